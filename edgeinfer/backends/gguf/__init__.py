@@ -1,0 +1,1 @@
+"""llama.cpp, through the low-level API of llama-cpp-python."""

@@ -1,0 +1,1 @@
+"""MLX on Apple unified memory, with the Metal kernels of this project."""

@@ -1,0 +1,1 @@
+"""`models.toml`: models, their shapes and their files."""

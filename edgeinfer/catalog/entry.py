@@ -1,0 +1,66 @@
+"""A model and its files, as `models.toml` describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeinfer.types import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKv:
+    """A group of layers that keep K/V alike. `window` is the model's own sliding window; 0 for full attention."""
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
+
+    architecture: str  # the GGUF architecture name
+    n_layers: int
+    hidden: int
+    n_heads: int
+    n_ffn: int
+    n_vocab: int
+    limit: int  # last usable position + 1
+    kv: tuple[LayerKv, ...]
+    n_params: int
+    n_active_params: int  # read per token: experts that run, without per-layer embeddings
+    short_limit: int = (
+        0  # the limit while the engine's context is no larger than this (Phi's long RoPE factors); 0: none
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file (or folder) of one model: what is downloaded and loaded."""
+
+    backend: str  # "gguf", "mlx", "executorch"
+    tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
+    n_bytes: int
+    repo: str  # "org/name"; "" for a local path
+    file: str  # the file in the repo; "" for a folder; the path for a local artifact
+    revision: str = ""
+    sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
+    embedded: bool = False  # ships inside the package
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    name: str  # the catalogue name: "qwen3-4b"
+    title: str  # the true base model: "Qwen3 4B"
+    license: str
+    gated: bool
+    rank: int  # order of quality; higher is better
+    rank_source: str
+    shape: ModelShape
+    sampling: Sampling
+    artifacts: tuple[Artifact, ...]
+    exit_layer: int | None = None
+    thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
+    notes: str = ""

@@ -1,0 +1,1 @@
+"""The one loop that emits tokens, its sampler, drafters and controller."""

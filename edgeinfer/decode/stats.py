@@ -1,0 +1,53 @@
+"""What one answer cost and kept. Filled by the loop, read by `--stats`, `--json` and the bench."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class ArmStats:
+    """One arm of the controller: a drafter at a depth, or `none`."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    emitted: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class AnswerStats:
+    """Counts are tokens, times are seconds."""
+
+    prompt: int = 0
+    reused: int = 0  # of the prompt, already in the cache
+    prefilled: int = 0  # of the prompt, newly run
+    reprefilled: int = 0  # run again because their keys were gone
+    kept: int = 0  # positions in the cache at the end
+    evicted: int = 0  # positions that left the window during this answer
+    reanchored: int = 0  # times the positions started again at 0
+    emitted: int = 0
+    prefill_s: float = 0.0
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+    finish: str = ""  # "stop", "length", "canceled"
+    plain_s_per_token: float = 0.0  # what the controller measured for a round without a draft; 0: not measured
+    arms: dict[str, ArmStats] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> int:
+        return sum(arm.rounds for arm in self.arms.values())
+
+    @property
+    def drafted(self) -> int:
+        return sum(arm.drafted for arm in self.arms.values())
+
+    @property
+    def accepted(self) -> int:
+        return sum(arm.accepted for arm in self.arms.values())
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decode speed, the first token (which the prefill makes) left out."""
+        return (self.emitted - 1) / self.decode_s if self.emitted > 1 and self.decode_s > 0 else 0.0

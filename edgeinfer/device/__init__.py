@@ -1,0 +1,1 @@
+"""What is here: the device profile, found or named."""

@@ -1,0 +1,1 @@
+"""Files: names, download, checks, the Hugging Face cache."""

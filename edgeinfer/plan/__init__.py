@@ -1,0 +1,1 @@
+"""The pure choice: device + catalogue + request -> Plan."""

@@ -1,0 +1,131 @@
+"""What a backend, a model, a cache, a round and a drafter are. Only token ids and float32 rows cross this seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.plan.types import Capabilities, Plan
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.types import Logits
+
+__all__ = ["Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer"]
+
+
+class Row(Protocol):
+    """One row of logits, [V] float32. It may still be on a GPU: `argmax` brings one id to the host, `numpy` all of it.
+
+    Valid until the round that made it ends; copy what must outlive it.
+    """
+
+    def argmax(self) -> int: ...
+    def numpy(self) -> Logits: ...
+
+
+TokenLike: TypeAlias = int | Row
+"""A token id, or a row that stands for its own argmax, so that a chain of drafts need not visit the host."""
+
+
+class Tokenizer(Protocol):
+    n_vocab: int
+    stop_tokens: frozenset[int]  # every id that ends a turn or the text
+    chat_template: str | None  # Jinja source from the file: data from a stranger
+    bos_text: str  # "" where the model takes none
+    eos_text: str
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of `text`; with `special`, control tokens in the text are parsed. Adds no BOS."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; a token may hold part of a character. Control tokens give b""."""
+        ...
+
+
+class Round(Protocol):
+    """One step on a cache. Before `commit` nothing is remembered; `commit` and `rollback` end the round."""
+
+    def draft(self, token: TokenLike) -> Row:
+        """Run layers [0, exit_layer) for `token` at the next position, then norm and head."""
+        ...
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        """All layers for `tokens` [T], a row each. Where the early layers already ran, the round knows and reuses them."""
+        ...
+
+    def commit(self, n: int) -> None:
+        """Keep the first `n` verified rows in every layer."""
+        ...
+
+    def rollback(self) -> None:
+        """Keep none. Does nothing on a round that has ended, so it can stand in `finally`."""
+        ...
+
+
+class Cache(Protocol):
+    """One conversation on one model. `length` moves only in prefill, commit and rewind."""
+
+    policy: WindowPolicy
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of K and V; equals the plan's `kv_bytes`."""
+        ...
+
+    def prefill(self, tokens: Tokens) -> Row:
+        """Add `tokens` (at least one), split at `policy.room`; the row of the last one. Raises UsageError past the limit."""
+        ...
+
+    def begin(self, max_rows: int) -> Round:
+        """Open a round of at most `max_rows` rows (<= policy.room(length)). One round at a time."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget positions >= `length`. Raises RewindError when keys that it needs are evicted."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    tokenizer: Tokenizer
+    exit_layer: int | None  # drafting runs layers [0, exit_layer); None: this model does not draft by itself
+    exact_rows: (
+        int | None
+    )  # most rows of one verify that equal plain rows bit for bit; None: equal within a tolerance only
+
+    def new_cache(self, policy: WindowPolicy) -> Cache: ...
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+        ...
+
+
+class Backend(Protocol):
+    name: str
+
+    def probe(self, device: DeviceProfile) -> Capabilities:
+        """What this backend can do here. Never raises; `unavailable` says why it cannot run."""
+        ...
+
+    def load(self, plan: Plan, path: Path) -> Model:
+        """Load the plan's artifact from `path` (a file or a folder). Raises ArtifactBad or EngineFailed."""
+        ...
+
+
+class Drafter(Protocol):
+    name: str
+
+    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
+        """At most `limit` guesses for what follows `context` [n]; its last token is emitted but not yet in the cache."""
+        ...
+
+    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
+        """What was drafted and what the target emitted in its place; a draft model catches up here."""
+        ...

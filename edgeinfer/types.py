@@ -1,0 +1,50 @@
+"""Values that every layer shares. No behavior, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:  # numpy is heavy: `edgeinfer --help` must not pay for it
+    import numpy as np
+    import numpy.typing as npt
+
+    Logits: TypeAlias = npt.NDArray[np.float32]  # [V]
+
+Tokens: TypeAlias = Sequence[int]
+Role: TypeAlias = Literal["system", "user", "assistant"]
+KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q4_0"]
+SpeculationMode: TypeAlias = Literal["auto", "off", "early-exit", "lookup", "draft"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is chosen. Temperature 0 is greedy. Truncations are off at 0 (top_k, min_p) and 1 (top_p)."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64  # tokens that the penalty looks back on
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids of a rendered conversation.
+
+    `n_system` tokens at the front are the system prompt (kept as sinks); `starts` are the positions where a
+    message begins, so that re-anchoring can cut there.
+    """
+
+    tokens: tuple[int, ...]
+    n_system: int = 0
+    starts: tuple[int, ...] = ()
