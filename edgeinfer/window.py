@@ -15,7 +15,7 @@ MIN_BLOCK = 64  # below it clipped rounds cost more than the finer window gives
 
 @dataclass(frozen=True, slots=True)
 class WindowPolicy:
-    """The first `sink` positions stay for ever, and at most `window` recent ones; `limit` is the first unusable position.
+    """The first `sink` positions stay, and at most `window` recent ones; `limit` is the first unusable position.
 
     Raises UsageError when the integers do not fit together.
     """
@@ -32,7 +32,7 @@ class WindowPolicy:
             )
         if self.window % self.block or self.window < 4 * self.block:
             raise UsageError(
-                f"window must be a multiple of block, at least 4 of them; received window {self.window}, block {self.block}"
+                f"window must be a multiple of block and >= 4 blocks; received window {self.window}, block {self.block}"
             )
         if self.sink + self.window > self.limit:
             raise UsageError(
