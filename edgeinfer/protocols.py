@@ -55,7 +55,7 @@ class Round(Protocol):
         ...
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        """All layers for `tokens` [T], a row each. Where the early layers already ran, the round knows and reuses them."""
+        """All layers for `tokens` [T], a row each. The early layers are not run again for drafted tokens."""
         ...
 
     def commit(self, n: int) -> None:
@@ -80,7 +80,7 @@ class Cache(Protocol):
         ...
 
     def prefill(self, tokens: Tokens) -> Row:
-        """Add `tokens` (at least one), split at `policy.room`; the row of the last one. Raises UsageError past the limit."""
+        """Add `tokens` (one or more), split at `policy.room`; the last one's row. Raises UsageError past the limit."""
         ...
 
     def begin(self, max_rows: int) -> Round:
@@ -123,7 +123,7 @@ class Drafter(Protocol):
     name: str
 
     def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
-        """At most `limit` guesses for what follows `context` [n]; its last token is emitted but not yet in the cache."""
+        """At most `limit` guesses for what follows `context` [n], whose last token is not yet in the cache."""
         ...
 
     def observe(self, drafted: Tokens, emitted: Tokens) -> None:
