@@ -1,0 +1,52 @@
+# make chat    set everything up in .venv and chat with the embedded demonstration model
+# make test    the tests
+# make check   lint, types, layers and the tests
+PYTHON ?= python3
+BIN := .venv/bin
+WHEELS := .venv/wheels
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: chat test check lint format golden clean
+
+chat: .venv/.ready
+	@$(BIN)/edgeinfer chat --model demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: .venv/.dev
+	$(BIN)/python -m pytest tests/golden --rewrite-golden
+
+clean:
+	rm -rf .venv dist
+
+# The wheels of every dependency are kept in .venv/wheels, so that llama.cpp is compiled once and the
+# test that installs the package into an empty environment needs no network.
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'error: Python 3.11 or newer is needed' >&2; echo 'hint: make PYTHON=python3.12' >&2; exit 2; }
+	@test "$$(uname -s)" != Linux || command -v c++ >/dev/null || \
+	  { echo 'error: a C++ compiler is needed to build llama.cpp' >&2; echo 'hint: apt install g++' >&2; exit 2; }
+	@echo 'Setting up .venv; the first time, building llama.cpp takes 4 to 15 minutes'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) wheel --quiet --wheel-dir $(WHEELS) --find-links $(WHEELS) .
+	rm -f $(WHEELS)/edgeinfer-*.whl
+	$(PIP) install --quiet --find-links $(WHEELS) --editable .
+	touch $@
+
+.venv/.dev: .venv/.ready
+	$(PIP) install --quiet --find-links $(WHEELS) --editable '.[dev,mlx,plot]'
+	touch $@
