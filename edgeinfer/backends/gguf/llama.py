@@ -1,0 +1,352 @@
+"""llama.cpp by ctypes: models, contexts, batches and their few calls, typed. No policy here.
+
+Written against llama-cpp-python 0.3.36 (llama.h of its llama.cpp). Struct layouts come from that binding; the functions
+on the hot path have prototypes of our own, so that an address comes back as an integer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import byref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import llama_cpp.llama_cpp as C
+import numpy as np
+
+from edgeinfer.backends.gguf.logs import EngineLog
+from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.types import KvType, Tokens
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgeinfer.types import Logits
+
+    Floats: TypeAlias = npt.NDArray[np.float32]
+
+__all__ = [
+    "KV_TYPES",
+    "LOG",
+    "Batch",
+    "C",
+    "Context",
+    "ContextOptions",
+    "LoadedModel",
+    "NodeCallback",
+    "byref",
+    "cells_for",
+    "kv_row_bytes",
+    "load",
+    "read_tensor",
+    "tensor_name",
+    "versions",
+    "write_tensor",
+]
+
+LOG: Final = EngineLog()
+
+NodeCallback: TypeAlias = Callable[[int, bool], bool]
+"""`(tensor address, ask) -> bool`, ggml_backend_sched_eval_callback: with `ask`, whether this node is wanted; without,
+the node has been computed and True goes on with the graph."""
+
+KV_TYPES: Final[Mapping[KvType, tuple[int, int, int]]] = {  # ggml type id, values a block, bytes a block
+    "f32": (0, 1, 4),
+    "f16": (1, 1, 2),
+    "q8_0": (8, 32, 34),
+    "q4_0": (2, 32, 18),
+}
+_CELL_PAD: Final = 256  # llama.cpp rounds n_ctx up to this many cells
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    LOG.write(level, text.decode("utf-8", "replace"))
+
+
+C.llama_log_set(_on_log, ctypes.c_void_p(0))
+C.llama_backend_init()
+
+
+def _function(name: str, result: Any, *arguments: Any, library: Any = C._lib) -> Any:
+    function = library[name]  # indexing makes a new function object: the binding's own prototype stays as it is
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+def _base_library() -> Any:
+    folder = Path(C.__file__).parent / "lib"
+    for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):
+        if (folder / name).exists():
+            return ctypes.CDLL(str(folder / name))
+    return C._lib
+
+
+_BASE: Final = _base_library()
+_decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_batch)
+_logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+_seq_rm = _function(
+    "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
+)
+_seq_cp = _function(
+    "llama_memory_seq_cp", None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
+)
+_get_name = _function("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p, library=_BASE)
+_tensor_get = _function(
+    "ggml_backend_tensor_get",
+    None,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    library=_BASE,
+)
+_tensor_set = _function(
+    "ggml_backend_tensor_set",
+    None,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    library=_BASE,
+)
+
+
+def versions() -> dict[str, str]:
+    """Of the binding, of the llama.cpp in it, and the CPU features that it was built with and found."""
+    import llama_cpp
+
+    features = C.llama_print_system_info().decode("utf-8", "replace")
+    return {
+        "llama-cpp-python": llama_cpp.__version__,
+        "llama.cpp": C.llama_version().decode("utf-8", "replace"),
+        "llama.cpp features": " ".join(features.replace("|", " ").split()),
+    }
+
+
+def tensor_name(address: int) -> bytes:
+    name: bytes = _get_name(address)
+    return name
+
+
+def read_tensor(address: int, out: Floats) -> None:
+    """Copy the first `out.nbytes` bytes of a computed tensor into `out` (contiguous)."""
+    _tensor_get(address, out.ctypes.data, 0, out.nbytes)
+
+
+def write_tensor(address: int, values: Floats) -> None:
+    """Overwrite the first `values.nbytes` bytes of a tensor (contiguous)."""
+    _tensor_set(address, values.ctypes.data, 0, values.nbytes)
+
+
+def cells_for(slots: int) -> int:
+    """K/V cells that a context of `slots` really holds."""
+    return -(-slots // _CELL_PAD) * _CELL_PAD
+
+
+def kv_row_bytes(kv_type: KvType, n_values: int) -> int:
+    """Bytes of `n_values` keys (or values) of one position in one layer."""
+    _, per_block, block_bytes = KV_TYPES[kv_type]
+    return n_values // per_block * block_bytes
+
+
+class LoadedModel:
+    """A llama_model and its vocabulary. `close` may be called twice."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.vocab = C.llama_model_get_vocab(handle)
+        self.n_vocab: int = C.llama_vocab_n_tokens(self.vocab)
+        self.n_layers: int = C.llama_model_n_layer(handle)
+        self.hidden: int = C.llama_model_n_embd(handle)
+        self.n_ctx_train: int = C.llama_model_n_ctx_train(handle)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(C.llama_model_size(self.handle))
+
+    def metadata(self, key: str) -> str | None:
+        """A scalar of the file's metadata as text; None when it is missing or an array."""
+        size = C.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        C.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        if self.handle is not None:
+            C.llama_model_free(self.handle)
+            self.handle = None
+
+
+def load(
+    paths: Path | Sequence[Path],
+    *,
+    mmap: bool = True,
+    repack: bool = True,
+    n_gpu_layers: int = 0,
+    vocab_only: bool = False,
+) -> LoadedModel:
+    """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp trusts them more than we do.
+
+    Raises ArtifactBad with llama.cpp's own last lines.
+    """
+    options = C.llama_model_default_params()
+    options.n_gpu_layers = n_gpu_layers
+    options.load_mode = C.LLAMA_LOAD_MODE_MMAP if mmap else C.LLAMA_LOAD_MODE_NONE
+    options.use_extra_bufts = repack
+    options.vocab_only = vocab_only
+    parts = [paths] if isinstance(paths, Path) else list(paths)
+    names = [os.fsencode(part) for part in parts]
+    LOG.clear()
+    if len(names) == 1:
+        handle = C.llama_model_load_from_file(names[0], options)
+    else:
+        handle = C.llama_model_load_from_splits((ctypes.c_char_p * len(names))(*names), len(names), options)
+    if not handle:
+        raise ArtifactBad(f"llama.cpp could not load {parts[0].name}: {LOG.tail() or 'no reason given'}")
+    return LoadedModel(handle)
+
+
+class Batch:
+    """Up to `capacity` rows of sequence 0, by token or (`hidden` > 0) by hidden state. Filled in place, never freed
+    while in use: llama.cpp reads these arrays only inside `decode`."""
+
+    def __init__(self, capacity: int, *, hidden: int = 0) -> None:
+        self.capacity = capacity
+        self.tokens = np.zeros(capacity, np.int32)
+        self.hidden = np.zeros((capacity, hidden), np.float32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        self._steps = np.arange(capacity, dtype=np.int32)
+        self._n_sequences = np.ones(capacity, np.int32)
+        self._sequence = (ctypes.c_int32 * 1)(0)
+        pointer = ctypes.cast(self._sequence, ctypes.POINTER(ctypes.c_int32))
+        self._sequences = (ctypes.POINTER(ctypes.c_int32) * capacity)(*[pointer] * capacity)
+        self.struct = C.llama_batch()
+        if hidden:
+            self.struct.embd = self.hidden.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        else:
+            self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.struct.n_seq_id = self._n_sequences.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.struct.seq_id = ctypes.cast(self._sequences, type(self.struct.seq_id))
+        self.struct.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def place(self, n: int, position: int, *, n_wanted: int) -> None:
+        """Use the first `n` rows at `position`, `position` + 1, ...; only the last `n_wanted` give logits."""
+        if n == 1:  # the plain decode step
+            self._positions[0] = position
+            self._wanted[0] = n_wanted
+        else:
+            np.add(self._steps[:n], position, out=self._positions[:n])
+            self._wanted[: n - n_wanted] = 0
+            self._wanted[n - n_wanted : n] = 1
+        self.struct.n_tokens = n
+
+    def fill(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
+        n = len(tokens)
+        if n == 1:
+            self.tokens[0] = tokens[0]
+        else:
+            self.tokens[:n] = tokens
+        self.place(n, position, n_wanted=n_wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """`slots` K/V positions (rounded up to 256 cells); `n_batch` rows of one decode at most."""
+
+    slots: int
+    n_batch: int
+    n_threads: int
+    kv_type: KvType = "f16"
+    flash_attention: bool = True
+    n_gpu_layers: int = 0
+    n_sequences: int = 1
+    cb_eval: NodeCallback | None = None  # called for graph nodes; see NodeCallback
+
+
+class Context:
+    """A llama_context: the K/V of a conversation and the buffers of its graph. `close` may be called twice."""
+
+    def __init__(self, model: LoadedModel, options: ContextOptions) -> None:
+        self.handle: Any = None
+        params = C.llama_context_default_params()
+        params.n_ctx = options.slots
+        params.n_batch = params.n_ubatch = options.n_batch
+        params.n_seq_max = options.n_sequences
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = options.n_threads
+        params.flash_attn_type = int(options.flash_attention)
+        params.type_k = params.type_v = KV_TYPES[options.kv_type][0]
+        params.offload_kqv = params.op_offload = options.n_gpu_layers != 0
+        params.swa_full = True  # a layer with its own window must survive rollback, too
+        params.no_perf = True
+        if options.cb_eval is not None:
+            params.cb_eval = self._callback = _node_callback(options.cb_eval)
+        LOG.clear()
+        self.handle = C.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise EngineFailed(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
+        self.n_vocab = model.n_vocab
+        self.n_cells: int = C.llama_n_ctx(self.handle)
+        self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
+        self._address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
+        self._views: dict[int, Logits] = {}
+
+    def decode(self, batch: Batch) -> None:
+        """Run the batch's rows. Raises EngineFailed; rows that were run before the failure stay in the memory."""
+        code = _decode(self._address, batch.struct)
+        if code != 0:
+            reason = {1: "no free K/V cell", 2: "aborted", -1: "invalid batch"}.get(code, f"code {code}")
+            raise EngineFailed(f"llama.cpp stopped decoding: {reason}" + (f" ({LOG.tail()})" if LOG.tail() else ""))
+
+    def logits(self, row: int) -> Logits:
+        """[V] float32 of batch row `row`: a view of llama.cpp's buffer, overwritten by the next decode.
+
+        A negative `row` counts from the last wanted row.
+        """
+        address = _logits_ith(self._address, row)
+        if not address:
+            raise EngineFailed(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
+        view = self._views.get(address)
+        if view is None:
+            if len(self._views) > 64:  # the buffer has moved: its old addresses are of no more use
+                self._views.clear()
+            view = np.frombuffer((ctypes.c_float * self.n_vocab).from_address(address), np.float32)
+            self._views[address] = view
+        return view
+
+    def remove(self, start: int, stop: int = -1, *, sequence: int = 0) -> None:
+        """Forget positions [start, stop); to the end with -1. Raises EngineFailed when this memory cannot."""
+        if not _seq_rm(self._memory, sequence, start, stop):
+            raise EngineFailed(f"llama.cpp cannot forget positions {start} to {stop} of this model")
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let sequence `target` see [start, stop) of sequence `source` as well; no cell is copied."""
+        _seq_cp(self._memory, source, target, start, stop)
+
+    def clear(self) -> None:
+        C.llama_memory_clear(self._memory, False)
+
+    def set_threads(self, n_threads: int) -> None:
+        C.llama_set_n_threads(self.handle, n_threads, n_threads)
+
+    def close(self) -> None:
+        if self.handle is not None:
+            self._views.clear()
+            C.llama_free(self.handle)
+            self.handle = None
+
+
+def _node_callback(on_node: NodeCallback) -> Any:
+    def call(address: int, ask: bool, _user_data: object) -> bool:
+        return on_node(address, ask)
+
+    return C.ggml_backend_sched_eval_callback(call)

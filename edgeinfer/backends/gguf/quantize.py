@@ -1,0 +1,34 @@
+"""Quantized copies of a GGUF, made by llama.cpp."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeinfer.errors import EngineFailed, UsageError
+
+
+def quantize(source: Path, out: Path, tier: str, *, pure: bool = False, n_threads: int = 0) -> None:
+    """Write `source` (F32, F16 or BF16) to `out` in `tier` ("Q4_0", "Q8_0", "Q4_K_M", ...).
+
+    `pure` gives every matrix the same type, so that a batch of rows rounds as single rows do. `out` appears whole
+    or not at all. Raises UsageError for an unknown tier, EngineFailed when llama.cpp refuses.
+    """
+    from edgeinfer.backends.gguf import llama
+
+    ftype = getattr(llama.C, f"LLAMA_FTYPE_MOSTLY_{tier}", None)
+    if ftype is None:
+        raise UsageError(f"llama.cpp has no quantization {tier!r}", hint="try Q4_0, Q8_0, Q4_K_M, Q5_K_M or Q6_K")
+    options = llama.C.llama_model_quantize_default_params()
+    options.ftype = ftype
+    options.pure = pure
+    options.nthread = n_threads or os.cpu_count() or 1
+    part = out.with_name(out.name + ".part")
+    llama.LOG.clear()
+    try:
+        code = llama.C.llama_model_quantize(os.fsencode(source), os.fsencode(part), llama.byref(options))
+        if code != 0:
+            raise EngineFailed(f"llama.cpp could not quantize {source} to {tier}: {llama.LOG.tail() or code}")
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
