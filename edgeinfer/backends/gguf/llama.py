@@ -319,7 +319,7 @@ class Context:
         if view is None:
             if len(self._views) > 64:  # the buffer has moved: its old addresses are of no more use
                 self._views.clear()
-            view = np.frombuffer((ctypes.c_float * self.n_vocab).from_address(address), np.float32)
+            view = np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
             self._views[address] = view
         return view
 
