@@ -1,0 +1,164 @@
+"""A tokenizer from GGUF metadata alone. It has the shape of `edgeinfer.protocols.Tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.gguf_bpe import SPLITTINGS, Splitting
+from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["GgufTokenizer", "TokenType"]
+
+# Texts that end a turn in the families at hand; files often name only one of them in their metadata.
+_END_TEXTS = frozenset(
+    {
+        "<|endoftext|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end_of_text|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<turn|>",
+        "<EOT>",
+        "<|return|>",
+    }
+)
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+
+class TokenType(IntEnum):
+    """`tokenizer.ggml.token_type`, as in llama.h."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+class GgufTokenizer:
+    """Byte-level BPE (`gpt2` in GGUF). Raises ArtifactBad for another kind, or for metadata that does not fit together.
+
+    Control tokens in a text are parsed only with `special=True`; tokens that the model's author added as plain words
+    (USER_DEFINED) always, as llama.cpp does.
+    """
+
+    def __init__(self, header: GgufHeader) -> None:
+        self._metadata = header.metadata
+        self._splitting = _splitting(
+            self._metadata.get("tokenizer.ggml.model"), self._metadata.get("tokenizer.ggml.pre")
+        )
+        self._texts = cast(tuple[str, ...], self._array("tokens"))
+        self._types = self._array("token_type") if "tokenizer.ggml.token_type" in self._metadata else ()
+        if self._types and len(self._types) != len(self._texts):
+            raise ArtifactBad(f"the tokenizer has {len(self._texts)} tokens but {len(self._types)} token types")
+        self.n_vocab = len(self._texts)
+        template = self._metadata.get("tokenizer.chat_template")
+        self.chat_template = template if isinstance(template, str) else None
+        self.stop_tokens = self._stop_tokens()
+        self.eos_text = self._text_of("eos_token_id")
+        self.bos_text = self._text_of("bos_token_id") if self._takes_bos() else ""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        engine = self._engine
+        engine.encode_special_tokens = not special
+        return engine.encode(text, add_special_tokens=False).ids
+
+    def piece(self, token: int) -> bytes:
+        kind = self._type(token)
+        if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED):
+            return b""
+        text = self._texts[token]
+        if kind == TokenType.USER_DEFINED:
+            return text.encode("utf-8")
+        return b"".join(_BYTES.get(character) or character.encode("utf-8") for character in text)
+
+    @cached_property
+    def _engine(self) -> tokenizers.Tokenizer:
+        from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+        ids = {text: token for token, text in enumerate(self._texts)}
+        merges = [_pair(merge) for merge in cast(tuple[str, ...], self._array("merges"))]
+        try:
+            engine = Tokenizer(models.BPE(ids, merges, ignore_merges=self._splitting.whole_first))
+        except Exception as error:  # the library raises bare Exception
+            raise ArtifactBad(f"the tokenizer in this file does not load: {str(error)[:200]}") from error
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self._splitting.patterns]
+        engine.pre_tokenizer = pre_tokenizers.Sequence(
+            [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
+        added = [
+            AddedToken(self._texts[token], special=kinds[TokenType(int(kind))], normalized=False)
+            for token, kind in enumerate(self._types)
+            if kind in kinds and self._texts[token]
+        ]
+        engine.add_tokens(added)
+        return engine
+
+    def _array(self, key: str) -> tuple[str | int | float | bool, ...]:
+        value = self._metadata.get(f"tokenizer.ggml.{key}")
+        if not isinstance(value, GgufArray):
+            raise ArtifactBad(f"the file has no tokenizer.ggml.{key}", hint="choose a file that holds its tokenizer")
+        return value.values
+
+    def _type(self, token: int) -> int:
+        return int(self._types[token]) if self._types else TokenType.NORMAL
+
+    def _id(self, key: str) -> int | None:
+        value = self._metadata.get(f"tokenizer.ggml.{key}")
+        return value if isinstance(value, int) and 0 <= value < self.n_vocab else None
+
+    def _text_of(self, key: str) -> str:
+        token = self._id(key)
+        return "" if token is None else self._texts[token]
+
+    def _takes_bos(self) -> bool:
+        """By the file's flag, or because its template writes it."""
+        flag = self._metadata.get("tokenizer.ggml.add_bos_token", self._splitting.add_bos)
+        return bool(flag) or "bos_token" in (self.chat_template or "")
+
+    def _stop_tokens(self) -> frozenset[int]:
+        named = {token for key in _END_KEYS if (token := self._id(key)) is not None}
+        return frozenset(
+            named
+            | {t for t, kind in enumerate(self._types) if kind == TokenType.CONTROL and self._texts[t] in _END_TEXTS}
+        )
+
+
+def _splitting(model: object, pre: object) -> Splitting:
+    known = ", ".join(sorted(SPLITTINGS))
+    if model != "gpt2":
+        raise ArtifactBad(
+            f"the tokenizer kind {model!r} is not read here; byte-level BPE (gpt2) is", hint="use --backend gguf"
+        )
+    if pre not in SPLITTINGS:
+        raise ArtifactBad(f"the pre-tokenizer {pre!r} is not known here; known: {known}", hint="use --backend gguf")
+    return SPLITTINGS[str(pre)]
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, space, right = merge.partition(" ")
+    if not space:
+        raise ArtifactBad(f"the merge {merge[:40]!r} is not two tokens with a space between")
+    return left, right
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """GPT-2's printable stand-in for each byte: itself where it is visible Latin-1, else the next code from 256 on."""
+    visible: Sequence[int] = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    alphabet = {chr(byte): bytes([byte]) for byte in visible}
+    return alphabet | {chr(256 + rank): bytes([byte]) for rank, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_alphabet()
