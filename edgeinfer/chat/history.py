@@ -1,0 +1,108 @@
+"""A conversation and its file. A file that is loaded may come from anywhere, so it is checked whole before use."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Message, Role
+
+FORMAT = 1
+MAX_FILE_BYTES = 16 * 1024 * 1024  # a conversation of some four million tokens
+MAX_MESSAGES = 100_000
+ROLES = frozenset(get_args(Role))
+
+
+def save(path: Path, messages: Sequence[Message], *, model: str) -> None:
+    """Write the conversation, whole or not at all. Raises UsageError when the place cannot be written."""
+    content = json.dumps(
+        {
+            "edgeinfer_conversation": FORMAT,
+            "model": model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+        },
+        ensure_ascii=False,
+        indent=1,
+    )
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(content + "\n")
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot save to `{path}`: {reason(error)}", hint="name a file in a folder of yours"
+        ) from error
+
+
+def load(path: Path) -> list[Message]:
+    """Read a conversation. Raises UsageError for whatever is not one; nothing is repaired or dropped."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
+    except OSError as error:
+        raise UsageError(f"cannot load `{path}`: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"`{path}` is not a conversation: {reason(error)}", hint="/save writes one") from error
+    return check(value, path)
+
+
+def check(value: object, path: Path) -> list[Message]:
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"`{path}` is not a conversation: {what}", hint="/save writes one")
+
+    if not isinstance(value, dict) or value.get("edgeinfer_conversation") != FORMAT:
+        raise wrong(f"`edgeinfer_conversation` must be {FORMAT}")
+    if set(value) != {"edgeinfer_conversation", "model", "messages"}:
+        raise wrong("the keys must be `edgeinfer_conversation`, `model` and `messages`")
+    rows = value["messages"]
+    if not isinstance(rows, list) or len(rows) > MAX_MESSAGES:
+        raise wrong(f"`messages` must be a list of at most {MAX_MESSAGES}")
+    messages: list[Message] = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or set(row) != {"role", "content"}:
+            raise wrong(f"message {number} must have `role` and `content`")
+        if not isinstance(row["role"], str) or row["role"] not in ROLES or not is_text(row["content"]):
+            raise wrong(f"message {number} has a role or content that cannot be used")
+        if row["role"] == "system" and number > 1:
+            raise wrong(f"message {number} is a system message, which can only come first")
+        messages.append(Message(row["role"], row["content"]))  # type: ignore[arg-type]  # checked above
+    return messages
+
+
+def is_text(value: object) -> bool:
+    """A string that UTF-8 can carry: JSON can smuggle lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key is there twice")
+    return keys
+
+
+def reason(error: BaseException) -> str:
+    """The error without the path, which the message already names."""
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).splitlines()[0]

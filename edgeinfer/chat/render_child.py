@@ -1,0 +1,155 @@
+"""Renders chat templates in a process of its own: a template is a program from a stranger.
+
+Run as a script, it imports Jinja and nothing of edgeinfer. One JSON request a line on stdin, one JSON reply a line on
+stdout. The sandbox refuses what it knows; processor time, memory and output are limited by the system besides, because
+a sandbox alone cannot stop `{{ 'x' * 10**10 }}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import debug as _debug  # noqa: F401  # imported late by Jinja, when the limits no longer allow it
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+CPU_S = 2.0
+MEMORY_BYTES = 512 * 1024 * 1024
+OUTPUT_CHARS = 16 * 1024 * 1024
+
+
+class Raised(Exception):
+    """The template itself said no."""
+
+
+class TooLong(Exception):
+    pass
+
+
+class Generation(Extension):
+    """`{% generation %}` marks the assistant's text for training; here it is its body alone."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Says no when an unsafe attribute is read, not only when it is used."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        raise SecurityError(f"it reads `{attribute}` of a {type(obj).__name__}")
+
+
+def raise_exception(message: object) -> NoReturn:
+    raise Raised(str(message))
+
+
+def strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
+    """JSON without HTML escapes, as the templates of the Hub expect it."""
+    known = {key: more[key] for key in ("separators", "sort_keys") if key in more}
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **known)
+
+
+def environment() -> Sandbox:
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    made.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
+    made.filters["tojson"] = tojson
+    return made
+
+
+def text_of(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    room = OUTPUT_CHARS
+    for part in template.generate(variables):
+        room -= len(part)
+        if room < 0:
+            raise TooLong
+        parts.append(part)
+    return "".join(parts)
+
+
+def render(template: jinja2.Template, request: dict[str, Any]) -> dict[str, Any]:
+    """The text, and for each n in `prefixes` the length of the first n messages' text where it begins the whole."""
+    messages, variables = request["messages"], request["variables"]
+    text = text_of(template, {**variables, "messages": messages, "add_generation_prompt": True})
+    ends: dict[int, int] = {}
+    for n in request["prefixes"]:
+        with contextlib.suppress(Raised, TemplateError, TypeError, IndexError, KeyError):
+            prefix = text_of(template, {**variables, "messages": messages[:n], "add_generation_prompt": False})
+            if text.startswith(prefix):
+                ends[n] = len(prefix)
+    return {"text": text, "ends": ends}
+
+
+def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return work()
+    except Raised as error:
+        return {"error": "raised", "message": str(error)}
+    except SecurityError as error:
+        return {"error": "refused", "message": str(error)}
+    except TemplateSyntaxError as error:
+        return {"error": "syntax", "message": f"{error.message}, line {error.lineno}"}
+    except TooLong:
+        return {"error": "limit", "message": f"it writes more than {OUTPUT_CHARS:,} characters"}
+    except MemoryError:
+        return {"error": "limit", "message": f"it takes more than {MEMORY_BYTES // 1024**2} MB"}
+    except Exception as error:  # whatever a template can provoke is the template's failure, not ours
+        return {"error": "failed", "message": f"{type(error).__name__}: {error}"}
+
+
+def limit_memory() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has none; macOS does not take all of them
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
+def limit_cpu(seconds: float) -> None:
+    """The system ends the process after `seconds` of processor time; 0 lifts the limit."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops an answer, not the renderer
+    limit_memory()
+    template: jinja2.Template | None = None
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        limit_cpu(CPU_S)
+
+        def work(request: dict[str, Any] = request) -> dict[str, Any]:
+            nonlocal template
+            if "template" in request:
+                template = environment().from_string(request["template"])
+                return {}
+            assert template is not None
+            return render(template, request)
+
+        reply = json.dumps(answer(work))
+        limit_cpu(0)
+        sys.stdout.buffer.write(reply.encode("ascii") + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The chat template: messages to the text that a model was trained on, rendered in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from edgeinfer.errors import ArtifactBad, EngineFailed, UsageError
+from edgeinfer.types import Message
+
+WALL_S = 20.0  # the child's own limit is processor time; this one catches a child that only waits
+REPLY_BYTES = 128 * 1024 * 1024  # the child's limit in characters, each at most six bytes in JSON
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The fallback for a file without a template: most models that name none were trained on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`ends[n]` is where the text of the first n messages ends, for those n where it begins the whole text."""
+
+    text: str
+    ends: Mapping[int, int] = field(default_factory=dict)
+
+
+class Template:
+    """One template in its child process. Raises ArtifactBad for a template that cannot be used."""
+
+    def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
+        self._source = source
+        self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
+        self._child: subprocess.Popen[bytes] | None = None
+        self._start()
+
+    def check(self) -> None:
+        """Compile the template. The child has had time to start by the time that anyone asks."""
+        self._ask({"template": self._source})
+
+    def render(
+        self, messages: Sequence[Message], *, prefixes: Sequence[int] = (), variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        """The text of the conversation with the opening of the next answer; the BOS text first, once.
+
+        Raises UsageError when the template itself refuses the messages.
+        """
+        if self._child is None:
+            self._start()
+            self.check()
+        reply = self._ask(
+            {
+                "messages": [{"role": message.role, "content": message.content} for message in messages],
+                "prefixes": list(prefixes),
+                "variables": {**self._variables, **(variables or {})},
+            }
+        )
+        bos = self._variables["bos_token"]
+        missing = "" if reply["text"].startswith(bos) else bos
+        return Rendered(missing + reply["text"], {int(n): len(missing) + end for n, end in reply["ends"].items()})
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        for stream in (child.stdin, child.stdout):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+        child.wait()
+
+    def _start(self) -> None:
+        script = Path(__file__).with_name("render_child.py")
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in the terminal is for the parent alone
+            )
+        except OSError as error:
+            raise EngineFailed(f"cannot start the template renderer: {error.strerror}") from error
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        child = self._child
+        assert child is not None and child.stdin is not None and child.stdout is not None
+        timer = threading.Timer(WALL_S, child.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = exchange(child.stdin, child.stdout, json.dumps(request).encode("ascii") + b"\n")
+        except BaseException:
+            self.close()  # a reply that nobody waited for must not answer the next question
+            raise
+        finally:
+            timer.cancel()
+        if not line.endswith(b"\n"):
+            self.close()
+            raise bad("it takes too long, or too much memory")
+        reply: dict[str, Any] = json.loads(line)
+        if reply.get("error") == "raised":
+            raise UsageError(f"the model's chat template refuses this conversation: {one_line(reply['message'])}")
+        if "error" in reply:
+            raise bad(one_line(reply["message"]))
+        return reply
+
+
+def exchange(stdin: IO[bytes], stdout: IO[bytes], request: bytes) -> bytes:
+    """The reply's line; b"" from a child that has ended."""
+    try:
+        stdin.write(request)
+        stdin.flush()
+        return stdout.readline(REPLY_BYTES)
+    except (BrokenPipeError, OSError):
+        return b""
+
+
+def bad(what: str) -> ArtifactBad:
+    return ArtifactBad(
+        f"the model's chat template cannot be used: {what}", hint="`--template chatml` uses a plain one instead"
+    )
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -1,0 +1,19 @@
+"""Bytes of tokens to text. A token may hold part of a character, so text comes when a character is whole."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class Utf8Stream:
+    """Feed bytes, get the text that is complete. Bytes that can never be UTF-8 become U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD where the last character was cut."""
+        return self._decoder.decode(b"", final=True)
