@@ -1,0 +1,148 @@
+"""Choosing a token from a row: penalty, temperature, truncation, then the Gumbel-max trick with keyed noise.
+
+The pick at an index of the answer depends on the row, the seed and the index alone, so every way to come by the row
+gives the same token. Order: repetition penalty, temperature, top-k, top-p, min-p; each renormalizes for the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeinfer.decode.noise import SPAN, gumbel
+from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.types import Sampling, Tokens
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgeinfer.types import Logits
+
+_STRIDE = 128  # logits per group when looking for a floor under the top k
+_NUCLEUS_START, _NUCLEUS_STEP = 1e-3, 0.05  # how the search for a nucleus lowers its floor, relative to the top token
+
+
+class Sampler:
+    """`greedy` says that a row's own argmax is the pick, so that the row need not come to the host."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        _check(sampling)
+        self.sampling = sampling
+        self._penal = sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0
+        self.greedy = sampling.temperature == 0.0 and not self._penal
+
+    def pick(self, row: Logits, index: int, context: Tokens) -> int:
+        """The token at `index` of the answer. row: [V] float32; `context` ends with the token before it."""
+        row = self._penalized(row, context)
+        if self.sampling.temperature == 0.0:
+            return int(row.argmax())
+        ids, scaled = self._kept(row)
+        if len(ids) == 1:
+            return int(ids[0])
+        return int(ids[(scaled + gumbel(self.sampling.seed, index, ids)).argmax()])
+
+    def probabilities(self, row: Logits, context: Tokens) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """What `pick` draws from: token ids [n] and their probabilities [n] float64, most likely first.
+
+        Tokens less likely than e^-41 of the first are left out: no noise could lift them.
+        """
+        row = self._penalized(row, context)
+        if self.sampling.temperature == 0.0:
+            return np.array([row.argmax()]), np.ones(1)
+        ids, scaled = self._kept(row)
+        order = np.argsort(-scaled, kind="stable")
+        weights = np.exp(scaled[order])
+        return ids[order], weights / weights.sum()
+
+    def looks_back(self, context: Tokens) -> list[int]:
+        """The part of `context` that a pick depends on."""
+        return list(context[-self.sampling.repeat_last_n :]) if self._penal else []
+
+    def _penalized(self, row: Logits, context: Tokens) -> Logits:
+        """CTRL's penalty (arXiv 1909.05858): a repeated token's logit is divided, or multiplied below zero."""
+        seen = self.looks_back(context)
+        if not seen:
+            return row
+        penalty = np.float32(self.sampling.repeat_penalty)
+        row = row.copy()
+        values = row[seen]
+        row[seen] = np.where(values > 0, values / penalty, values * penalty)
+        return row
+
+    def _kept(self, row: Logits) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Token ids that truncation leaves [n], and their logits over temperature [n] float64, the highest at 0."""
+        how = self.sampling
+        top = float(row.max())
+        if not np.isfinite(top):
+            raise EngineFailed(f"the engine gave logits that cannot be sampled: the largest is {top}")
+        floor = top - SPAN * how.temperature
+        if how.top_k and how.top_k < len(row):
+            ids = _largest(row, how.top_k, floor)
+            if how.top_p < 1.0:
+                ids = ids[: _nucleus(_weights(row[ids], top, how.temperature), how.top_p)]
+        elif how.top_p < 1.0:
+            ids = _nucleus_of_all(row, top, how)
+        else:
+            ids = np.flatnonzero(row >= floor)
+        scaled = (row[ids].astype(np.float64) - top) / how.temperature
+        if how.min_p > 0.0:
+            likely = scaled >= np.log(how.min_p)
+            ids, scaled = ids[likely], scaled[likely]
+        return ids, scaled
+
+
+def _largest(row: Logits, k: int, floor: float) -> npt.NDArray[np.intp]:
+    """Ids of the `k` largest logits that are >= `floor`, largest first, ties by the lower id. Sorts only a few.
+
+    With at least k groups, the k-th largest of the group maxima cannot be above the k-th largest logit.
+    """
+    groups = len(row) // _STRIDE
+    if groups > k:
+        maxima = row[: groups * _STRIDE].reshape(groups, _STRIDE).max(axis=1)
+        floor = max(floor, float(np.partition(maxima, groups - k)[groups - k]))
+    ids = np.flatnonzero(row >= floor)
+    return ids[np.argsort(-row[ids], kind="stable")[:k]]
+
+
+def _nucleus_of_all(row: Logits, top: float, how: Sampling) -> npt.NDArray[np.intp]:
+    """As `_nucleus`, over the whole row: lower a floor until the mass above it suffices, then sort what is above."""
+    weights = _weights(row, top, how.temperature)
+    wanted = how.top_p * float(weights.sum(dtype=np.float64))
+    floor = _NUCLEUS_START
+    while True:
+        ids = np.flatnonzero(weights >= floor)
+        above = weights[ids]
+        if len(ids) == len(row) or float(above.sum(dtype=np.float64)) >= wanted:
+            break
+        floor = floor * _NUCLEUS_STEP if floor > np.exp(-SPAN) else 0.0
+    order = np.argsort(-above, kind="stable")
+    reached = np.cumsum(above[order], dtype=np.float64)
+    return ids[order[: int(np.searchsorted(reached, wanted)) + 1]]
+
+
+def _nucleus(weights: npt.NDArray[np.float32], top_p: float) -> int:
+    """How many of `weights`, largest first, it takes to hold `top_p` of their sum (arXiv 1904.09751)."""
+    reached = np.cumsum(weights, dtype=np.float64)
+    return int(np.searchsorted(reached, top_p * reached[-1])) + 1
+
+
+def _weights(logits: Logits, top: float, temperature: float) -> npt.NDArray[np.float32]:
+    """Unnormalized probabilities, the top one 1: [n] float32."""
+    return np.exp((logits - np.float32(top)) * np.float32(1.0 / temperature))
+
+
+def _check(sampling: Sampling) -> None:
+    bounds = (
+        ("temperature", sampling.temperature, 0.0, 100.0),
+        ("top-k", sampling.top_k, 0, float("inf")),
+        ("top-p", sampling.top_p, 1e-6, 1.0),
+        ("min-p", sampling.min_p, 0.0, 1.0),
+        ("repeat-penalty", sampling.repeat_penalty, 1e-3, 1e3),
+        ("repeat-last-n", sampling.repeat_last_n, 0, float("inf")),
+    )
+    if 0.0 < sampling.temperature < 1e-3:
+        raise UsageError(f"temperature must be 0 (greedy) or at least 0.001; received {sampling.temperature:g}")
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise UsageError(f"{name} must be from {low:g} to {high:g}; received {value:g}")

@@ -1,0 +1,111 @@
+"""The tokens behind a cache, and the pure decision what of them a new prompt can reuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Prompt, Tokens
+from edgeinfer.window import WindowPolicy
+
+NO_GAP = range(0)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """All tokens of a conversation, and the `gap` of them that a re-anchoring left out of the cache.
+
+    The cache's length is the only truth about what was run: `tokens` may run ahead of it, until `settle`.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    gap: range = NO_GAP
+
+    def position(self, index: int) -> int:
+        """Positions that the first `index` tokens take."""
+        return index - len(self.gap) if index >= self.gap.stop else min(index, self.gap.start)
+
+    def index(self, length: int) -> int:
+        """Tokens that the first `length` positions hold, those of the gap included."""
+        return length + len(self.gap) if length > self.gap.start else length
+
+    def settle(self, length: int) -> None:
+        """Forget what a cache of `length` positions does not hold."""
+        del self.tokens[self.index(length) :]
+        if length <= self.gap.start:
+            self.gap = NO_GAP
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How a prompt meets the cache: keep `length` positions, leave `gap` out, run the other tokens."""
+
+    length: int
+    gap: range
+    shared: int  # tokens at the front that the timeline holds, run before
+
+    def runs(self, n_tokens: int) -> list[int]:
+        """Indices of the prompt's tokens to run, in order."""
+        first = self.length + len(self.gap) if self.length > self.gap.start else self.length
+        if first >= self.gap.stop:
+            return list(range(first, n_tokens))
+        return list(chain(range(first, self.gap.start), range(self.gap.stop, n_tokens)))
+
+
+def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy) -> Reuse:
+    """What a cache of `length` positions gives to `prompt`. At least the last token is always run, for its row.
+
+    Where the keys for the shared tokens are gone, or the prompt does not fit below the limit, it starts again at 0:
+    with all of its tokens if it fits the window or is another conversation, else re-anchored.
+    Raises UsageError when the system prompt passes the sink, or the last two messages pass the limit.
+    """
+    n = len(prompt.tokens)
+    if not n:
+        raise UsageError("the prompt is empty", hint="give at least one token")
+    if prompt.n_system > policy.sink:
+        raise UsageError(
+            f"the system prompt has {prompt.n_system} tokens, the window keeps {policy.sink}",
+            hint=f"--sink {prompt.n_system} fits it",
+        )
+    shared = min(common_prefix(timeline.tokens, prompt.tokens), n - 1)
+    kept = timeline.position(shared)
+    gap = timeline.gap if shared >= timeline.gap.stop else NO_GAP
+    if policy.can_rewind(length, kept) and n - len(gap) <= policy.limit:
+        return Reuse(kept, gap, shared)
+    another = not any(prompt.n_system < start <= shared for start in prompt.starts)
+    if n <= policy.window or (another and n <= policy.limit):
+        return Reuse(0, NO_GAP, shared)
+    return Reuse(0, _anchor_prompt(prompt, policy), shared)
+
+
+def anchor(prompt: Prompt, n_tokens: int, policy: WindowPolicy) -> range:
+    """The tokens to leave out so that the system prompt and the newest `window // 2` of `n_tokens` stay.
+
+    The cut moves to the nearest message start, if one is at most a block away.
+    """
+    cut = n_tokens - policy.window // 2
+    near = [start for start in prompt.starts if abs(start - cut) <= policy.block]
+    cut = min(near, key=lambda start: abs(start - cut), default=cut)
+    return range(prompt.n_system, cut) if cut > prompt.n_system else NO_GAP
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return min(len(a), len(b))
+
+
+def _anchor_prompt(prompt: Prompt, policy: WindowPolicy) -> range:
+    """As `anchor`, but the last two messages (the question and the header of the answer) stay whole."""
+    n = len(prompt.tokens)
+    newest = prompt.starts[-2] if len(prompt.starts) > 1 else prompt.n_system
+    needed = n - newest + min(prompt.n_system, newest)
+    if needed > policy.limit:
+        raise UsageError(
+            f"the newest message needs {needed} positions, the model has {policy.limit}",
+            hint="shorten it, or choose a model with a longer context",
+        )
+    gap = anchor(prompt, n, policy)
+    return range(gap.start, newest) if gap.start < newest < gap.stop else (gap if newest >= gap.stop else NO_GAP)
