@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgeinfer.types import Tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -27,8 +29,8 @@ class Outcome:
 
 
 class Controller(Protocol):
-    def choose(self, limit: int) -> Arm:
-        """The arm of the next round, of depth <= `limit`."""
+    def choose(self, context: Tokens, limit: int) -> Arm:
+        """The arm of the next round, of depth <= `limit`; `context` [n] ends with the token not yet in the cache."""
         ...
 
     def observe(self, arm: Arm, outcome: Outcome) -> None: ...
@@ -40,7 +42,8 @@ class Fixed:
 
     arm: Arm = NONE
 
-    def choose(self, limit: int) -> Arm:
+    def choose(self, context: Tokens, limit: int) -> Arm:
+        del context
         return Arm(self.arm.name, min(self.arm.depth, limit)) if limit > 0 and self.arm.depth else NONE
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:

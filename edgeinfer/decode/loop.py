@@ -125,7 +125,7 @@ class Decoder:
         cache, context = self.cache, self._timeline.tokens
         began = perf_counter()
         depth = min(self._policy.room(cache.length), ask.max_tokens - self.stats.emitted) - 1
-        arm = self._controller.choose(depth)
+        arm = self._controller.choose(context, depth)
         step = cache.begin(1 + arm.depth)
         try:
             proposed = self._propose(ask, arm, step) if arm.depth else ()
