@@ -32,41 +32,25 @@ class Rendered:
     ends: Mapping[int, int] = field(default_factory=dict)
 
 
-class Template:
-    """One template in its child process. Raises ArtifactBad for a template that cannot be used."""
+class Renderer:
+    """The child process that renders. It starts at once, so that it is ready when a model is."""
 
-    def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
+    def __init__(self) -> None:
+        self._source: str | None = None
+        self._child: subprocess.Popen[bytes] | None = start_child()
+
+    def compile(self, source: str) -> None:
+        """Take `source` as the template from now on. Raises ArtifactBad when it is no template."""
+        self._ask({"template": source})
         self._source = source
-        self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
-        self._child: subprocess.Popen[bytes] | None = None
-        self._start()
 
-    def check(self) -> None:
-        """Compile the template. The child has had time to start by the time that anyone asks."""
-        self._ask({"template": self._source})
-
-    def render(
-        self, messages: Sequence[Message], *, prefixes: Sequence[int] = (), variables: Mapping[str, Any] | None = None
-    ) -> Rendered:
-        """The text of the conversation with the opening of the next answer; the BOS text first, once.
-
-        Raises UsageError when the template itself refuses the messages.
-        """
-        if self._child is None:
-            self._start()
-            self.check()
-        reply = self._ask(
-            {
-                "messages": [{"role": message.role, "content": message.content} for message in messages],
-                "prefixes": list(prefixes),
-                "variables": {**self._variables, **(variables or {})},
-            }
-        )
-        bos = self._variables["bos_token"]
-        missing = "" if reply["text"].startswith(bos) else bos
-        return Rendered(missing + reply["text"], {int(n): len(missing) + end for n, end in reply["ends"].items()})
+    def render(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        if self._child is None and self._source is not None:
+            self.compile(self._source)
+        return self._ask(request)
 
     def close(self) -> None:
+        """End the process. A later request starts a new one."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -77,22 +61,9 @@ class Template:
                     stream.close()
         child.wait()
 
-    def _start(self) -> None:
-        script = Path(__file__).with_name("render_child.py")
-        try:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", str(script)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C in the terminal is for the parent alone
-            )
-        except OSError as error:
-            raise EngineFailed(f"cannot start the template renderer: {error.strerror}") from error
-
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        child = self._child
-        assert child is not None and child.stdin is not None and child.stdout is not None
+        self._child = child = self._child or start_child()
+        assert child.stdin is not None and child.stdout is not None
         timer = threading.Timer(WALL_S, child.kill)
         timer.daemon = True
         timer.start()
@@ -112,6 +83,47 @@ class Template:
         if "error" in reply:
             raise bad(one_line(reply["message"]))
         return reply
+
+
+class Template:
+    """A template with the words that a model adds to it. Raises ArtifactBad for one that cannot be used."""
+
+    def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "") -> None:
+        self._renderer = renderer
+        self._bos = bos
+        self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
+        renderer.compile(source)
+
+    def render(
+        self, messages: Sequence[Message], *, prefixes: Sequence[int] = (), variables: Mapping[str, Any] | None = None
+    ) -> Rendered:
+        """The text of the conversation with the opening of the next answer; the BOS text first, once.
+
+        Raises UsageError when the template itself refuses the messages.
+        """
+        reply = self._renderer.render(
+            {
+                "messages": [{"role": message.role, "content": message.content} for message in messages],
+                "prefixes": list(prefixes),
+                "variables": {**self._variables, **(variables or {})},
+            }
+        )
+        missing = "" if reply["text"].startswith(self._bos) else self._bos
+        return Rendered(missing + reply["text"], {int(n): len(missing) + end for n, end in reply["ends"].items()})
+
+
+def start_child() -> subprocess.Popen[bytes]:
+    script = Path(__file__).with_name("render_child.py")
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C in the terminal is for the parent alone
+        )
+    except OSError as error:
+        raise EngineFailed(f"cannot start the template renderer: {error.strerror}") from error
 
 
 def exchange(stdin: IO[bytes], stdout: IO[bytes], request: bytes) -> bytes:
