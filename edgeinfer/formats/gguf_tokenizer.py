@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.byte_alphabet import BYTES
 from edgeinfer.formats.gguf_bpe import SPLITTINGS, Splitting
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 
@@ -80,7 +80,7 @@ class GgufTokenizer:
         text = self._texts[token]
         if kind == TokenType.USER_DEFINED:
             return text.encode("utf-8")
-        return b"".join(_BYTES.get(character) or character.encode("utf-8") for character in text)
+        return b"".join(BYTES.get(character) or character.encode("utf-8") for character in text)
 
     @cached_property
     def _engine(self) -> tokenizers.Tokenizer:
@@ -151,14 +151,3 @@ def _pair(merge: str) -> tuple[str, str]:
     if not space:
         raise ArtifactBad(f"the merge {merge[:40]!r} is not two tokens with a space between")
     return left, right
-
-
-def _byte_alphabet() -> dict[str, bytes]:
-    """GPT-2's printable stand-in for each byte: itself where it is visible Latin-1, else the next code from 256 on."""
-    visible: Sequence[int] = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    alphabet = {chr(byte): bytes([byte]) for byte in visible}
-    return alphabet | {chr(256 + rank): bytes([byte]) for rank, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()

@@ -1,0 +1,35 @@
+"""The one door to an engine: what has not passed `check_artifact` is not loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.gguf_checks import check_model
+from edgeinfer.formats.gguf_header import GgufHeader, read_header
+from edgeinfer.formats.paths import refuse_pickle
+from edgeinfer.formats.safetensors_header import SafetensorsFolder, check_folder
+
+__all__ = ["check_artifact"]
+
+
+def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
+    """The checked header of a `.gguf` file, or of a folder with `config.json` and `.safetensors`.
+
+    Cheap: headers only, no weights. Raises ArtifactBad for anything else, pickles by name or content among it.
+    """
+    if path.is_dir():
+        return check_folder(path)
+    if not path.exists():
+        raise ArtifactBad(f"{path} does not exist", hint="check the path, or pull the model again")
+    if not path.is_file():
+        raise ArtifactBad(f"{path} is not a regular file")
+    try:
+        refuse_pickle(path)
+    except OSError as error:
+        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}") from error
+    if path.suffix == ".safetensors":
+        raise ArtifactBad(f"{path} is one weight file", hint="name its folder, which holds config.json too")
+    header = read_header(path)
+    check_model(header, str(path))
+    return header

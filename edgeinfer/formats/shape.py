@@ -1,0 +1,158 @@
+"""What a GGUF header tells of its model: shape, parameters, tier, license. The file has passed `check_model`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
+from edgeinfer.formats.gguf_types import FILE_TYPES
+
+__all__ = ["GgufFacts", "GgufShape", "KvGroup", "facts_from_gguf", "shape_from_gguf"]
+
+# Every n-th layer attends to everything, where the file does not list the layers (src/models/ of llama.cpp).
+_GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class KvGroup:
+    """A group of layers that keep K/V alike. `window` is the model's own sliding window; 0 for full attention."""
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int  # mean of the key's and the value's, rounded up
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GgufShape:
+    """The fields of `catalog.entry.ModelShape`, by the same names and with the same meaning."""
+
+    architecture: str
+    n_layers: int
+    hidden: int
+    n_heads: int
+    n_ffn: int
+    n_vocab: int
+    limit: int
+    kv: tuple[KvGroup, ...]
+    n_params: int
+    n_active_params: int
+    short_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFacts:
+    """What `show` prints. Texts are the file's own claims; "" where it makes none."""
+
+    name: str
+    base_model: str
+    license: str
+    tier: str
+    shape: GgufShape
+    n_bytes: int
+    has_template: bool
+    tokenizer: str
+    exit_layer: int | None
+
+
+def facts_from_gguf(header: GgufHeader) -> GgufFacts:
+    def text(key: str) -> str:
+        value = header.metadata.get(key, "")
+        return value if isinstance(value, str) else ""
+
+    file_type, exit_layer = header.metadata.get("general.file_type"), header.metadata.get("edgeinfer.exit_layer")
+    kinds = (text("tokenizer.ggml.model"), text("tokenizer.ggml.pre"))
+    return GgufFacts(
+        name=text("general.name"),
+        base_model=text("general.base_model.0.repo_url") or text("general.base_model.0.name"),
+        license=text("general.license"),
+        tier=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
+        shape=shape_from_gguf(header),
+        n_bytes=header.file_bytes,
+        has_template=bool(text("tokenizer.chat_template")),
+        tokenizer=" ".join(kind for kind in kinds if kind),
+        exit_layer=exit_layer if isinstance(exit_layer, int) else None,
+    )
+
+
+def shape_from_gguf(header: GgufHeader) -> GgufShape:
+    """The shape that memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
+    architecture = str(header.metadata["general.architecture"])
+
+    def number(key: str, default: int = 0) -> int:
+        value = header.metadata.get(f"{architecture}.{key}", default)
+        numbers = value.values if isinstance(value, GgufArray) else (value,)
+        return max((int(n) for n in numbers if isinstance(n, int)), default=default)
+
+    sizes = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
+    experts = number("expert_used_count") / max(1, number("expert_count"))
+    long_factors = any(name.startswith("rope_factors_long") for name in sizes)
+    return GgufShape(
+        architecture=architecture,
+        n_layers=number("block_count"),
+        hidden=number("embedding_length"),
+        n_heads=number("attention.head_count"),
+        n_ffn=number("feed_forward_length"),
+        n_vocab=header.by_name["token_embd.weight"].shape[1],
+        limit=number("context_length"),
+        kv=_kv_groups(header, architecture),
+        n_params=sum(sizes.values()),
+        n_active_params=_active(sizes, experts),
+        short_limit=number("rope.scaling.original_context_length") if long_factors else 0,
+    )
+
+
+def _active(sizes: dict[str, int], experts: float) -> int:
+    """Parameters that one token reads: of tables that are looked up, a row; of experts, those that run."""
+    untied = "output.weight" in sizes
+
+    def read(name: str, n: int) -> int:
+        if name.startswith("per_layer_token_embd") or (untied and name == "token_embd.weight"):
+            return 0
+        return int(n * experts) if "_exps." in name else n
+
+    return sum(read(name, n) for name, n in sizes.items())
+
+
+def _kv_groups(header: GgufHeader, architecture: str) -> tuple[KvGroup, ...]:
+    """Groups in the order of their first layer."""
+
+    def value(key: str) -> object:
+        return header.metadata.get(f"{architecture}.attention.{key}")
+
+    n_layers = _whole(header.metadata[f"{architecture}.block_count"], 0)
+    heads = _each(value("head_count"), n_layers, 0)
+    kv_heads = _each(value("head_count_kv"), n_layers, 0) if value("head_count_kv") is not None else heads
+    window, sliding = (
+        _whole(value("sliding_window"), 0),
+        _sliding(value("sliding_window_pattern"), architecture, n_layers),
+    )
+    hidden = _whole(header.metadata[f"{architecture}.embedding_length"], 0)
+    default = hidden // max(1, *heads)
+    groups: dict[tuple[int, int, int], int] = {}
+    for layer in range(n_layers - _whole(value("shared_kv_layers"), 0)):
+        own = "_swa" if sliding[layer] else ""
+        lengths = [_whole(value(f"{w}_length{own}"), _whole(value(f"{w}_length"), default)) for w in ("key", "value")]
+        key = (kv_heads[layer], -(-sum(lengths) // 2), window if sliding[layer] else 0)
+        if kv_heads[layer]:
+            groups[key] = groups.get(key, 0) + 1
+    return tuple(KvGroup(n, *key) for key, n in groups.items())
+
+
+def _sliding(pattern: object, architecture: str, n_layers: int) -> list[bool]:
+    """Which layers have a sliding window. Unknown patterns count as full attention, which takes more memory."""
+    if isinstance(pattern, GgufArray) and len(pattern) >= n_layers:
+        return [bool(flag) for flag in pattern][:n_layers]
+    every = _whole(pattern, _GLOBAL_EVERY.get(architecture, 1))
+    return [bool((layer + 1) % max(1, every)) for layer in range(n_layers)]
+
+
+def _each(value: object, n_layers: int, default: int) -> list[int]:
+    numbers: Iterable[object] = value if isinstance(value, GgufArray) else [value] * n_layers
+    return [_whole(number, default) for number in numbers]
+
+
+def _whole(value: object, default: int) -> int:
+    return value if isinstance(value, int) else default
