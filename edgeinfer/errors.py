@@ -49,7 +49,13 @@ class ModelNotFound(UsageError):
 
 
 class NoPlanFits(EdgeInferError):
+    """`rejected` holds every candidate as `plan --json` shows it: model, tier, backend, reason, over_bytes."""
+
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", rejected: tuple[dict[str, object], ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.rejected = rejected
 
 
 class BackendUnavailable(EdgeInferError):

@@ -48,6 +48,7 @@ class Artifact:
     revision: str = ""
     sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
     embedded: bool = False  # ships inside the package
+    exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,21 @@ class ModelEntry:
     exit_layer: int | None = None
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A quantization. `bits` a weight, as files come out; a higher `order` keeps more of the model."""
+
+    name: str
+    bits: float
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A row of the table by memory size: the models that people choose there, the best first."""
+
+    gb: int
+    models: tuple[str, ...]
+    tiers: tuple[str, ...]

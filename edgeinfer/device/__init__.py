@@ -1,1 +1,7 @@
 """What is here: the device profile, found or named."""
+
+from edgeinfer.device.detect import detect
+from edgeinfer.device.devices import load_devices, named, slugs
+from edgeinfer.device.profile import DeviceProfile, EngineSpeed
+
+__all__ = ["DeviceProfile", "EngineSpeed", "detect", "load_devices", "named", "slugs"]

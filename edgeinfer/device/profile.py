@@ -9,6 +9,19 @@ Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSpeed:
+    """How a kind of device decodes with a backend: seconds a token = bytes / (efficiency x bandwidth) + layers x layer_s.
+
+    `core_bytes_per_s`, where above 0, is what one core can unpack and multiply: few cores do not fill the bus.
+    """
+
+    backend: str
+    efficiency: float
+    layer_s: float
+    core_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """A machine, found (`detect()`) or named (`devices.toml`). Bytes are whole bytes; bandwidth in bytes per second."""
 
@@ -25,3 +38,4 @@ class DeviceProfile:
     bandwidth_source: str
     accelerators: frozenset[str]  # "metal", "cuda"
     named: bool = False  # True: planning for another device
+    speeds: tuple[EngineSpeed, ...] = ()

@@ -1,0 +1,96 @@
+"""The catalogue: the models of `models.toml`, with the person's own file laid over them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeinfer.catalog.entry import ModelEntry, Pick, Tier
+from edgeinfer.catalog.read import read_models, read_picks, read_tiers
+from edgeinfer.errors import UsageError
+from edgeinfer.formats.tables import read_toml
+
+__all__ = ["Catalog", "builtin_file", "load_catalog", "user_models_file"]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Models by rising rank; `picks` is the table by memory size; `tiers` the known quantizations."""
+
+    models: tuple[ModelEntry, ...]
+    picks: tuple[Pick, ...]
+    tiers: Mapping[str, Tier]
+    renamed: Mapping[str, str]  # names that people use for a model that does not exist -> what does
+
+    def find(self, name: str) -> ModelEntry | None:
+        """The entry of this catalogue name, in any case; None when there is none."""
+        wanted = name.strip().lower()
+        return next((model for model in self.models if model.name == wanted), None)
+
+    def near(self, name: str) -> list[str]:
+        """Up to three catalogue names that look like `name`, the nearest first."""
+        wanted = _squeeze(name)
+        names = {_squeeze(model.name): model.name for model in self.models}
+        names |= {_squeeze(model.title): model.name for model in self.models}
+        found = [names[near] for near in difflib.get_close_matches(wanted, names, n=6, cutoff=0.6)]
+        found += [
+            model.name
+            for key, model_name in names.items()
+            if wanted and wanted in key
+            for model in self.models
+            if model.name == model_name
+        ]
+        return list(dict.fromkeys(found))[:3]
+
+    def explain_missing(self, name: str) -> str:
+        """Why a well-known name is not here ("Llama 3.2 has 1B and 3B ..."), or ""."""
+        wanted = _squeeze(name)
+        return next((text for known, text in self.renamed.items() if _squeeze(known) in wanted), "")
+
+    def with_model(self, entry: ModelEntry) -> Catalog:
+        """This catalogue with `entry` added; it replaces one of the same name."""
+        others = [model for model in self.models if model.name != entry.name]
+        return replace(self, models=tuple(sorted([*others, entry], key=lambda model: (model.rank, model.name))))
+
+
+def _squeeze(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]", "", name.lower())
+
+
+def builtin_file() -> Path:
+    """`models.toml`: inside an installed package, or at the top of a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "models.toml"
+    return installed if installed.exists() else package.parent / "models.toml"
+
+
+def user_models_file() -> Path:
+    """Where a person's own entries live: `$XDG_CONFIG_HOME/edgeinfer/models.toml`."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "edgeinfer" / "models.toml"
+
+
+def load_catalog(user_file: Path | None = None) -> Catalog:
+    """The built-in models with those of `user_file` over them. Raises UsageError where a file is wrong."""
+    top = read_toml(builtin_file())
+    tiers = read_tiers(top)
+    catalog = Catalog(
+        models=tuple(sorted(read_models(top, tiers), key=lambda model: (model.rank, model.name))),
+        picks=read_picks(top),
+        tiers=tiers,
+        renamed={key: table.text("text") for key, table in top.named("missing").items()},
+    )
+    top.done()
+    mine = user_file or user_models_file()
+    if mine.exists():
+        own = read_toml(mine)
+        for entry in read_models(own, tiers):
+            catalog = catalog.with_model(entry)
+        own.done()
+    elif user_file is not None:
+        raise UsageError(f"no such file: {user_file}")
+    return catalog

@@ -1,0 +1,114 @@
+"""A person's own `models.toml`: `models add` appends one entry, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeinfer.catalog.catalog import load_catalog
+from edgeinfer.catalog.entry import Artifact, ModelEntry, ModelShape
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Sampling
+
+__all__ = ["append_user_entry"]
+
+
+def append_user_entry(entry: ModelEntry, path: Path) -> None:
+    """Write `entry` at the end of the file at `path`, which is made where it is missing; what is there stays as it is.
+
+    The new file is read back before it takes the old one's place. Raises UsageError when the name is taken there or the
+    file cannot be written.
+    """
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = old + ("\n" if old and not old.endswith("\n") else "") + "\n".join(_lines(entry)) + "\n"
+    if old and f"name = {_quote(entry.name)}\n" in old:
+        raise UsageError(f"{path} already has a model {entry.name}", hint=f"remove that entry from {path} first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".models-", suffix=".toml")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        load_catalog(new)
+        new.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text)  # a JSON string is a TOML basic string
+
+
+def _lines(entry: ModelEntry) -> Iterator[str]:
+    yield from ("", "[[model]]", f"name = {_quote(entry.name)}", f"title = {_quote(entry.title)}")
+    yield f"license = {_quote(entry.license)}"
+    yield f"gated = {str(entry.gated).lower()}"
+    yield f"rank = {entry.rank}"
+    yield f"rank_source = {_quote(entry.rank_source)}"
+    if entry.exit_layer is not None:
+        yield f"exit_layer = {entry.exit_layer}"
+    if entry.thinking is not None:
+        yield f"thinking = [{_quote(entry.thinking[0])}, {_quote(entry.thinking[1])}]"
+    if entry.notes:
+        yield f"notes = {_quote(entry.notes)}"
+    yield f"sampling = {_sampling(entry.sampling)}"
+    yield from _shape_lines(entry.shape)
+    for artifact in entry.artifacts:
+        yield from _file_lines(artifact)
+
+
+def _sampling(sampling: Sampling) -> str:
+    values = {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repeat_penalty,
+    }
+    return "{ " + ", ".join(f"{key} = {value}" for key, value in values.items()) + " }"
+
+
+def _shape_lines(shape: ModelShape) -> Iterator[str]:
+    yield "[model.shape]"
+    yield f"architecture = {_quote(shape.architecture)}"
+    values = {
+        "layers": shape.n_layers,
+        "hidden": shape.hidden,
+        "heads": shape.n_heads,
+        "ffn": shape.n_ffn,
+        "vocab": shape.n_vocab,
+        "limit": shape.limit,
+        "short_limit": shape.short_limit,
+        "params": shape.n_params,
+        "active_params": shape.n_active_params,
+    }
+    yield from (f"{key} = {value}" for key, value in values.items())
+    groups = [
+        f"{{ layers = {kv.n_layers}, heads = {kv.n_kv_heads}, head_dim = {kv.head_dim}, window = {kv.window} }}"
+        for kv in shape.kv
+    ]
+    yield f"kv = [{', '.join(groups)}]"
+
+
+def _file_lines(artifact: Artifact) -> Iterator[str]:
+    yield "[[model.files]]"
+    yield f"backends = [{_quote(artifact.backend)}]"
+    yield f"repo = {_quote(artifact.repo)}"
+    if artifact.revision:
+        yield f"revision = {_quote(artifact.revision)}"
+    digest = f", sha256 = {_quote(artifact.sha256)}" if artifact.sha256 else ""
+    size = "bytes" if artifact.exact else "about_bytes"
+    yield (
+        f"tiers = [{{ tier = {_quote(artifact.tier)}, {size} = {artifact.n_bytes}, "
+        f"file = {_quote(artifact.file)}{digest} }}]"
+    )

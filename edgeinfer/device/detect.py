@@ -1,0 +1,27 @@
+"""The profile of the machine that this process runs on."""
+
+from __future__ import annotations
+
+import sys
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.errors import EdgeInferError
+
+__all__ = ["detect"]
+
+
+def detect() -> DeviceProfile:
+    """What is here now. Reads no model and imports no engine; memory is asked again at each call."""
+    if sys.platform == "darwin":
+        from edgeinfer.device import macos
+
+        return macos.profile()
+    if sys.platform == "win32":
+        from edgeinfer.device import windows
+
+        return windows.profile()
+    if sys.platform.startswith("linux"):
+        from edgeinfer.device import linux
+
+        return linux.profile()
+    raise EdgeInferError(f"edgeinfer does not know how to look at {sys.platform}", hint="plan with --device NAME")

@@ -1,0 +1,42 @@
+"""Which window: the arithmetic from a wanted context to a policy."""
+
+from __future__ import annotations
+
+from edgeinfer.catalog.entry import ModelShape
+from edgeinfer.errors import UsageError
+from edgeinfer.window import MIN_BLOCK, WindowPolicy
+
+__all__ = ["DEFAULT_CONTEXT", "DEFAULT_SINK", "make_policy", "steps"]
+
+DEFAULT_SINK = 128
+DEFAULT_CONTEXT = 4096  # what a chat needs before it counts as comfortable; less only when asked for
+_FEWEST_BLOCKS, _BLOCKS = 4, 8
+
+
+def make_policy(shape: ModelShape, context: int, sink: int | None) -> WindowPolicy:
+    """The policy with the largest `sink + window` up to `context` tokens. Raises UsageError where none fits."""
+    least = _FEWEST_BLOCKS * MIN_BLOCK
+    if sink is None:
+        sink = max(0, min(DEFAULT_SINK, context - least))
+    if context - sink < least:
+        raise UsageError(
+            f"context must hold {least} recent tokens and the sink; received {context} with sink {sink}",
+            hint=f"--context {least + sink} is the smallest",
+        )
+    if context > shape.limit:
+        raise UsageError(f"context must not pass the model's {shape.limit} positions; received {context}")
+    window = context - sink
+    step = _BLOCKS if window >= _BLOCKS * MIN_BLOCK else MIN_BLOCK
+    window -= window % step
+    limit = shape.short_limit if shape.short_limit and sink + window <= shape.short_limit else shape.limit
+    return WindowPolicy(window, sink, max(MIN_BLOCK, window // _BLOCKS), limit)
+
+
+def steps(shape: ModelShape) -> list[int]:
+    """Contexts to choose from, smallest first: powers of two from the default, and the model's limit."""
+    sizes = []
+    size = DEFAULT_CONTEXT
+    while size < shape.limit:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, shape.limit]
