@@ -1,1 +1,78 @@
-"""llama.cpp, through the low-level API of llama-cpp-python."""
+"""llama.cpp, through the low-level API of llama-cpp-python. Importing this imports no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.errors import ArtifactBad, BackendUnavailable
+from edgeinfer.formats.gguf_types import FILE_TYPES
+from edgeinfer.plan.types import Capabilities, Plan
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.gguf.model import GgufModel
+
+__all__ = ["BACKEND", "GgufBackend"]
+
+_INSTALL = "pip install 'edgeinfer[gguf]' (needs a C++ compiler)"
+
+
+class GgufBackend:
+    """See protocols.Backend."""
+
+    name = "gguf"
+
+    def probe(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002
+        """Looks at the installed library without importing the binding, which takes a quarter of a second."""
+        from edgeinfer.backends.gguf.probe import library_versions
+
+        try:
+            versions, unavailable = library_versions(), ""
+        except (OSError, ImportError, AttributeError, ValueError) as error:
+            versions, unavailable = {}, f"llama-cpp-python cannot be used: {error}"
+        return Capabilities(
+            backend=self.name,
+            tiers=frozenset(FILE_TYPES.values()),
+            kv_types=("f16", "q8_0", "q4_0"),
+            early_exit=False,
+            versions=versions,
+            unavailable=unavailable,
+            hint=_INSTALL if unavailable else "",
+        )
+
+    def load(self, plan: Plan, path: Path) -> GgufModel:
+        """Raises BackendUnavailable, ArtifactBad (also for architectures that cannot roll back) and EngineFailed."""
+        from edgeinfer.formats.artifact import check_artifact
+        from edgeinfer.formats.gguf_header import GgufHeader
+
+        header = check_artifact(path)
+        if not isinstance(header, GgufHeader):
+            raise ArtifactBad(f"{path} is a folder; llama.cpp loads one .gguf file")
+        llama = _engine()
+        from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
+        from edgeinfer.backends.gguf.threads import fastest_threads
+
+        n_gpu_layers = -1 if plan.device.accelerators else 0
+        loaded = llama.load(path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
+        try:
+            if loaded.refusal:
+                raise ArtifactBad(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
+            n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
+            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers=n_gpu_layers)
+            return GgufModel(loaded, header, settings)
+        except BaseException:
+            loaded.close()
+            raise
+
+
+def _engine() -> ModuleType:
+    try:
+        from edgeinfer.backends.gguf import llama
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendUnavailable(f"llama-cpp-python cannot be used: {error}", hint=_INSTALL) from error
+    return llama
+
+
+BACKEND = GgufBackend()

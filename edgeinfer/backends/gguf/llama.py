@@ -38,12 +38,10 @@ __all__ = [
     "LoadedModel",
     "NodeCallback",
     "byref",
-    "cells_for",
-    "kv_row_bytes",
     "load",
+    "padded",
     "read_tensor",
     "tensor_name",
-    "versions",
     "write_tensor",
 ]
 
@@ -115,18 +113,6 @@ _tensor_set = _function(
 )
 
 
-def versions() -> dict[str, str]:
-    """Of the binding, of the llama.cpp in it, and the CPU features that it was built with and found."""
-    import llama_cpp
-
-    features = C.llama_print_system_info().decode("utf-8", "replace")
-    return {
-        "llama-cpp-python": llama_cpp.__version__,
-        "llama.cpp": C.llama_version().decode("utf-8", "replace"),
-        "llama.cpp features": " ".join(features.replace("|", " ").split()),
-    }
-
-
 def tensor_name(address: int) -> bytes:
     name: bytes = _get_name(address)
     return name
@@ -142,15 +128,9 @@ def write_tensor(address: int, values: Floats) -> None:
     _tensor_set(address, values.ctypes.data, 0, values.nbytes)
 
 
-def cells_for(slots: int) -> int:
-    """K/V cells that a context of `slots` really holds."""
-    return -(-slots // _CELL_PAD) * _CELL_PAD
-
-
-def kv_row_bytes(kv_type: KvType, n_values: int) -> int:
-    """Bytes of `n_values` keys (or values) of one position in one layer."""
-    _, per_block, block_bytes = KV_TYPES[kv_type]
-    return n_values // per_block * block_bytes
+def padded(cells: int) -> int:
+    """K/V cells that llama.cpp really allocates for so many."""
+    return -(-cells // _CELL_PAD) * _CELL_PAD
 
 
 class LoadedModel:
@@ -163,6 +143,18 @@ class LoadedModel:
         self.n_layers: int = C.llama_model_n_layer(handle)
         self.hidden: int = C.llama_model_n_embd(handle)
         self.n_ctx_train: int = C.llama_model_n_ctx_train(handle)
+        self.own_window: int = C.llama_model_n_swa(handle)  # of its sliding layers; 0: it has none
+
+    @property
+    def refusal(self) -> str:
+        """Why this model cannot be decoded with rollback; "" when it can."""
+        if C.llama_model_is_recurrent(self.handle) or C.llama_model_is_hybrid(self.handle):
+            return "its recurrent state cannot be rolled back"
+        if C.llama_model_is_diffusion(self.handle):
+            return "it is a diffusion model"
+        if C.llama_model_has_encoder(self.handle) or not C.llama_model_has_decoder(self.handle):
+            return "it is not a decoder-only model"
+        return ""
 
     @property
     def n_bytes(self) -> int:
@@ -219,6 +211,7 @@ class Batch:
 
     def __init__(self, capacity: int, *, hidden: int = 0) -> None:
         self.capacity = capacity
+        self.n_wanted = 0
         self.tokens = np.zeros(capacity, np.int32)
         self.hidden = np.zeros((capacity, hidden), np.float32)
         self._positions = np.zeros(capacity, np.int32)
@@ -248,6 +241,7 @@ class Batch:
             self._wanted[: n - n_wanted] = 0
             self._wanted[n - n_wanted : n] = 1
         self.struct.n_tokens = n
+        self.n_wanted = n_wanted
 
     def fill(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
         n = len(tokens)
@@ -260,11 +254,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """`slots` K/V positions (rounded up to 256 cells); `n_batch` rows of one decode at most."""
+    """`slots` K/V positions (rounded up to 256 cells); at most `n_batch` rows a decode, `n_outputs` with logits."""
 
     slots: int
     n_batch: int
     n_threads: int
+    n_outputs: int = 0  # 0: every row. A reserved row of logits costs 4 bytes a vocabulary entry
     kv_type: KvType = "f16"
     flash_attention: bool = True
     n_gpu_layers: int = 0
@@ -281,12 +276,15 @@ class Context:
         params.n_ctx = options.slots
         params.n_batch = params.n_ubatch = options.n_batch
         params.n_seq_max = options.n_sequences
+        params.n_outputs_max = self.n_outputs = min(options.n_outputs or options.n_batch, options.n_batch)
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = options.n_threads
         params.flash_attn_type = int(options.flash_attention)
         params.type_k = params.type_v = KV_TYPES[options.kv_type][0]
         params.offload_kqv = params.op_offload = options.n_gpu_layers != 0
-        params.swa_full = True  # a layer with its own window must survive rollback, too
+        # A decode overwrites only keys that its own first row no longer sees, so rollback is safe without this; a
+        # rewind is not, and `oldest` tells.
+        params.swa_full = False
         params.no_perf = True
         if options.cb_eval is not None:
             params.cb_eval = self._callback = _node_callback(options.cb_eval)
@@ -302,6 +300,12 @@ class Context:
 
     def decode(self, batch: Batch) -> None:
         """Run the batch's rows. Raises EngineFailed; rows that were run before the failure stay in the memory."""
+        if self.handle is None:
+            raise EngineFailed("the context is closed")
+        if batch.n_wanted > self.n_outputs:  # llama.cpp would abort the process
+            raise EngineFailed(
+                f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for"
+            )
         code = _decode(self._address, batch.struct)
         if code != 0:
             reason = {1: "no free K/V cell", 2: "aborted", -1: "invalid batch"}.get(code, f"code {code}")
@@ -312,6 +316,8 @@ class Context:
 
         A negative `row` counts from the last wanted row.
         """
+        if self.handle is None:
+            raise EngineFailed("the context is closed")
         address = _logits_ith(self._address, row)
         if not address:
             raise EngineFailed(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
@@ -331,6 +337,10 @@ class Context:
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Let sequence `target` see [start, stop) of sequence `source` as well; no cell is copied."""
         _seq_cp(self._memory, source, target, start, stop)
+
+    def oldest(self) -> int:
+        """The first position that every layer still holds, sinks aside; -1 when the memory is empty."""
+        return int(C.llama_memory_seq_pos_min(self._memory, 0))
 
     def clear(self) -> None:
         C.llama_memory_clear(self._memory, False)

@@ -1,0 +1,191 @@
+"""The window on llama.cpp: whole blocks are forgotten between rounds, keys keep their positions, nothing is shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.types import Logits
+
+__all__ = ["ContextRow", "GgufCache", "HeldRow", "PlainRound"]
+
+
+class ContextRow:
+    """A row of the newest decode, still in llama.cpp's buffer."""
+
+    __slots__ = ("_context", "_index")
+
+    def __init__(self, context: Context, index: int) -> None:
+        self._context = context
+        self._index = index
+
+    def argmax(self) -> int:
+        return int(self._context.logits(self._index).argmax())
+
+    def numpy(self) -> Logits:
+        return self._context.logits(self._index)
+
+
+class HeldRow:
+    """A row that was copied before a later decode overwrote it."""
+
+    __slots__ = ("_logits",)
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    def argmax(self) -> int:
+        return int(self._logits.argmax())
+
+    def numpy(self) -> Logits:
+        return self._logits
+
+
+class GgufCache:
+    """One conversation: a context of `policy.slots` cells, and the number of positions that count."""
+
+    def __init__(self, model: LoadedModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> None:
+        self.policy = policy
+        self.n_bytes = n_bytes
+        self._length = 0
+        self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
+        self._uncounted = False  # the memory may hold positions >= length
+        self._round: PlainRound | None = None
+        self._batch = Batch(options.n_batch)
+        self._context = Context(model, options)
+        self._own_window = model.own_window
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def is_open(self) -> bool:
+        return self._context.handle is not None
+
+    def prefill(self, tokens: Tokens) -> Row:
+        """See Cache. When the engine fails, the pieces before the failure are kept and `length` counts them."""
+        self._be_ready("prefill")
+        end = self._length + len(tokens)
+        if not tokens or end > self.policy.limit:
+            raise UsageError(f"prefill of {len(tokens)} tokens at {self._length} of {self.policy.limit} positions")
+        at = 0
+        while at < len(tokens):
+            n = min(self.policy.room(self._length), self._batch.capacity, len(tokens) - at)
+            self._evict()
+            self._forward(tokens[at : at + n], self._length, n_wanted=int(at + n == len(tokens)))
+            at += n
+            self._keep(n)
+        return ContextRow(self._context, -1)
+
+    def begin(self, max_rows: int) -> PlainRound:
+        self._be_ready("a round")
+        room = self.policy.room(self._length)
+        if not 1 <= max_rows <= room:
+            raise UsageError(f"a round of {max_rows} rows at position {self._length}, which has room for {room}")
+        self._evict()
+        self._round = PlainRound(self, max_rows)
+        return self._round
+
+    def rewind(self, length: int) -> None:
+        self._be_ready("rewind")
+        if not self.policy.can_rewind(self._length, length):
+            raise RewindError(f"cannot go back from position {self._length} to {length}: its keys have left the window")
+        if (
+            self._own_window
+            and 0 < length < self._length
+            and self._context.oldest() > max(0, length - self._own_window)
+        ):
+            raise RewindError(f"cannot go back to position {length}: its keys have left the model's own sliding window")
+        self._length = length
+        if length == 0:
+            self._context.clear()
+            self._evicted_to = self.policy.sink
+        else:
+            self._context.remove(length)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def run(self, tokens: Tokens) -> Sequence[Row]:
+        """All layers for `tokens` at `length`, a row each. For the open round; nothing is counted before `finish`."""
+        n, at_once = len(tokens), self._context.n_outputs
+        if n <= at_once:
+            self._forward(tokens, self._length, n_wanted=n)
+            return [ContextRow(self._context, index) for index in range(n)]
+        held: list[Row] = []
+        for at in range(0, n, at_once):
+            part = tokens[at : at + at_once]
+            self._forward(part, self._length + at, n_wanted=len(part))
+            held += [HeldRow(self._context.logits(index).copy()) for index in range(len(part))]
+        return held
+
+    def finish(self, n_kept: int, n_run: int) -> None:
+        """End the round: the first `n_kept` of its `n_run` rows count."""
+        self._round = None
+        self._keep(n_kept)
+        if n_kept < n_run:
+            self._context.remove(self._length)
+
+    def _be_ready(self, what: str) -> None:
+        if self._round is not None:
+            raise EngineFailed(f"{what} while a round is open: commit or roll back first")
+        if self._uncounted:  # the engine failed half way through a prefill
+            self._context.remove(self._length)
+            self._uncounted = False
+
+    def _evict(self) -> None:
+        evicted_to = self.policy.evicted(self._length).stop
+        if evicted_to > self._evicted_to:
+            self._context.remove(self._evicted_to, evicted_to)
+            self._evicted_to = evicted_to
+
+    def _forward(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
+        self._batch.fill(tokens, position, n_wanted=n_wanted)
+        self._uncounted = True
+        self._context.decode(self._batch)
+
+    def _keep(self, n: int) -> None:
+        self._length += n
+        self._uncounted = False
+
+
+class PlainRound:
+    """A round that verifies only: this model does not draft by itself."""
+
+    __slots__ = ("_cache", "_max_rows", "_n_run", "_open")
+
+    def __init__(self, cache: GgufCache, max_rows: int) -> None:
+        self._cache = cache
+        self._max_rows = max_rows
+        self._n_run = 0
+        self._open = True
+
+    def draft(self, token: TokenLike) -> Row:  # noqa: ARG002
+        raise EngineFailed("this model does not draft: its file names no exit layer, or speculation is off")
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        n = len(tokens)
+        if not self._open or self._n_run or not 1 <= n <= self._max_rows:
+            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
+        ids = [token if isinstance(token, int) else token.argmax() for token in tokens]
+        self._n_run = n  # also when the engine fails half way: rollback must remove what it ran
+        return self._cache.run(ids)
+
+    def commit(self, n: int) -> None:
+        if not self._open or not 0 <= n <= self._n_run:
+            raise EngineFailed(f"commit of {n} rows in a round of {self._n_run}")
+        self._open = False
+        self._cache.finish(n, self._n_run)
+
+    def rollback(self) -> None:
+        if self._open:
+            self._open = False
+            self._cache.finish(0, self._n_run)

@@ -1,0 +1,111 @@
+"""A GGUF model in llama.cpp: what its file says, and the caches that are open on it."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.llama import KV_TYPES, ContextOptions, LoadedModel, padded
+from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
+from edgeinfer.formats.gguf_header import GgufHeader
+from edgeinfer.formats.shape import KvGroup, shape_from_gguf
+from edgeinfer.plan.estimate import PREFILL_ROWS
+from edgeinfer.types import KvType
+from edgeinfer.window import WindowPolicy
+
+N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
+
+# Types whose rows round alike, alone and in a batch of so many (x86 kernels of ggml 0.25, flash attention on).
+_EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
+    (frozenset({"Q8_0"}), 16),
+    (frozenset({"Q4_0"}), 16),
+    (frozenset({"Q4_K", "Q6_K"}), 3),
+)
+_REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
+_REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
+
+
+def matrix_bytes(header: GgufHeader) -> Mapping[str, int]:
+    """Bytes of the matrices (tensors of two axes or more) of each type."""
+    counted: Counter[str] = Counter()
+    for tensor in header.tensors:
+        if len(tensor.shape) > 1:
+            counted[tensor.type.name] += tensor.n_bytes
+    return counted
+
+
+def exact_rows(header: GgufHeader) -> int | None:
+    """Model.exact_rows for this file on this processor."""
+    types = set(matrix_bytes(header))
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        for exact_types, rows in _EXACT_ROWS:
+            if types <= exact_types:
+                return rows
+    return None
+
+
+def is_repacked(header: GgufHeader) -> bool:
+    """Whether llama.cpp copies tensors into another layout: then a mapped file would be in memory twice."""
+    arm = platform.machine().lower() in {"arm64", "aarch64"}
+    return bool(set(matrix_bytes(header)) & (_REPACKED_ARM if arm else _REPACKED_X86))
+
+
+def kv_bytes(groups: Sequence[KvGroup], kv_type: KvType, slots: int) -> int:
+    """Bytes of K and V that a context of `slots` holds; layers with a window of their own hold that and one prefill."""
+    _, per_block, block_bytes = KV_TYPES[kv_type]
+    total = 0
+    for group in groups:
+        cells = min(padded(slots), padded(group.window + PREFILL_ROWS)) if group.window else padded(slots)
+        total += cells * group.n_layers * 2 * (group.n_kv_heads * group.head_dim // per_block * block_bytes)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How contexts of a model are opened."""
+
+    n_threads: int
+    kv_type: KvType
+    flash_attention: bool = True
+    n_gpu_layers: int = 0
+
+    def options(self, policy: WindowPolicy) -> ContextOptions:
+        return ContextOptions(
+            slots=policy.slots,
+            n_batch=PREFILL_ROWS,
+            n_outputs=N_OUTPUTS,
+            n_threads=self.n_threads,
+            kv_type=self.kv_type,
+            flash_attention=self.flash_attention,
+            n_gpu_layers=self.n_gpu_layers,
+        )
+
+
+class GgufModel:
+    """See protocols.Model. Without early exit: rounds verify, they do not draft."""
+
+    exit_layer: int | None = None
+
+    def __init__(self, loaded: LoadedModel, header: GgufHeader, settings: EngineSettings) -> None:
+        self.tokenizer = GgufTokenizer(loaded)
+        self.settings = settings
+        self.exact_rows = exact_rows(header) if settings.flash_attention and not settings.n_gpu_layers else None
+        self._loaded = loaded
+        self._kv = shape_from_gguf(header).kv
+        self._caches: list[GgufCache] = []
+
+    def new_cache(self, policy: WindowPolicy) -> GgufCache:
+        n_bytes = kv_bytes(self._kv, self.settings.kv_type, policy.slots)
+        cache = GgufCache(self._loaded, self.settings.options(policy), policy, n_bytes)
+        self._caches = [open_one for open_one in self._caches if open_one.is_open]
+        self._caches.append(cache)
+        return cache
+
+    def close(self) -> None:
+        for cache in self._caches:
+            cache.close()
+        self._loaded.close()

@@ -1,0 +1,36 @@
+"""What llama.cpp is installed, seen without importing llama_cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the binding and of its llama.cpp, and the CPU features of that build.
+
+    Raises ImportError when the binding is missing, OSError when its library cannot be loaded here.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ImportError("it is not installed")
+    library = _library(Path(spec.origin).parent / "lib")
+    library.llama_version.restype = ctypes.c_char_p
+    library.llama_print_system_info.restype = ctypes.c_char_p
+    features = library.llama_print_system_info().decode("utf-8", "replace")
+    return {
+        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
+        "llama.cpp": library.llama_version().decode("utf-8", "replace"),
+        "llama.cpp features": ", ".join(
+            word.strip().removesuffix(" = 1") for word in features.split("|") if word.strip()
+        ),
+    }
+
+
+def _library(folder: Path) -> ctypes.CDLL:
+    for name in ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll"):
+        if (folder / name).exists():
+            return ctypes.CDLL(str(folder / name))
+    raise OSError(f"no llama library in {folder}")

@@ -1,0 +1,36 @@
+"""How many threads decode fastest, measured on the model itself."""
+
+from __future__ import annotations
+
+import time
+
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+
+_TRIES = 4
+
+
+def fastest_threads(model: LoadedModel, most: int) -> int:
+    """Of `most` threads and fewer (threads that share a core, or a memory bus that one core fills, do not help).
+
+    Costs at most 16 one-row decodes in a small context.
+    """
+    candidates = sorted({most, max(1, most - 1), max(1, most // 2)}, reverse=True)
+    if len(candidates) == 1:
+        return most
+    context = Context(model, ContextOptions(slots=256, n_batch=1, n_threads=most, n_outputs=1))
+    try:
+        batch = Batch(1)
+        batch.fill([0], 0, n_wanted=1)
+        context.decode(batch)  # the first one touches the weights
+        best = dict.fromkeys(candidates, float("inf"))
+        for position in range(1, _TRIES + 1):
+            for n_threads in candidates:
+                context.set_threads(n_threads)
+                batch.fill([0], position, n_wanted=1)
+                started = time.perf_counter()
+                context.decode(batch)
+                best[n_threads] = min(best[n_threads], time.perf_counter() - started)
+                context.remove(position)
+    finally:
+        context.close()
+    return min(candidates, key=lambda n_threads: best[n_threads])

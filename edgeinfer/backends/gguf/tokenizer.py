@@ -1,0 +1,48 @@
+"""The tokenizer in a GGUF, run by llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+
+from edgeinfer.backends.gguf.llama import C, LoadedModel
+
+
+class GgufTokenizer:
+    """See protocols.Tokenizer. It lives as long as its model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._vocab = model.vocab
+        self.n_vocab = model.n_vocab
+        self.chat_template = model.metadata("tokenizer.chat_template")
+        self.bos_text = self._text(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else ""
+        self.eos_text = self._text(C.llama_vocab_eos(self._vocab))
+        self._piece = ctypes.create_string_buffer(64)
+
+    @cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        is_eog = C.llama_vocab_is_eog
+        return frozenset(token for token in range(self.n_vocab) if is_eog(self._vocab, token))
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")  # a lone surrogate becomes "?"
+        room = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            n = C.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+            if n >= 0:
+                return tokens[:n]
+            room = -n
+
+    def piece(self, token: int) -> bytes:
+        n = C.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        if n < 0:
+            self._piece = ctypes.create_string_buffer(-n)
+            n = C.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        return self._piece.raw[:n]
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: bytes = C.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace")
