@@ -1,0 +1,238 @@
+"""The conversation cache and its rounds on MLX. Arrays stay lazy until a row is asked for: one evaluation a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from edgeinfer.backends.mlx.adapter import Stages
+from edgeinfer.backends.mlx.ring import STEP, Bits, RingLayer, Span
+from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
+from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.types import Logits
+
+
+def engine_error(error: Exception) -> EdgeInferError:
+    """MLX's exception as ours; Metal's out-of-memory names what to lower."""
+    if isinstance(error, EdgeInferError):
+        return error
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    memory = "OutOfMemory" in text or "memory" in text.lower()
+    hint = "lower --context, choose a smaller --tier, or close other programs" if memory else ""
+    return EngineFailed(f"MLX: {text}", hint=hint)
+
+
+class Step:
+    """The rows of one round that nobody has looked at yet. The first look evaluates all of them at once."""
+
+    def __init__(self) -> None:
+        self.waiting: list[MlxRow] = []
+
+    def evaluate(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        try:
+            mx.eval([row.token for row in waiting])
+        except Exception as error:
+            raise engine_error(error) from error
+
+
+class MlxRow:
+    """logits [V] and their argmax, both still on the device."""
+
+    def __init__(self, step: Step, logits: mx.array) -> None:
+        self.logits = logits
+        self.token = mx.argmax(logits)
+        self._step = step
+        self._argmax: int | None = None
+        step.waiting.append(self)
+
+    def argmax(self) -> int:
+        if self._argmax is None:
+            self._step.evaluate()
+            self._argmax = int(np.array(self.token))
+        return self._argmax
+
+    def numpy(self) -> Logits:
+        self._step.evaluate()
+        return np.array(self.logits.astype(mx.float32))
+
+
+def as_array(tokens: Sequence[TokenLike]) -> mx.array:
+    """[1, T] int32; a row of this backend stands for its argmax without leaving the device."""
+    if all(isinstance(token, int) for token in tokens):
+        return mx.array([list(tokens)], mx.int32)
+    parts = [
+        token.token.astype(mx.int32) if isinstance(token, MlxRow) else mx.array(_number(token), mx.int32)
+        for token in tokens
+    ]
+    return mx.stack(parts)[None]
+
+
+def _number(token: TokenLike) -> int:
+    return token if isinstance(token, int) else token.argmax()
+
+
+class MlxCache:
+    """One ring per layer that keeps K/V, and the one `length` that they all follow."""
+
+    def __init__(self, stages: Stages, policy: WindowPolicy, own_windows: Sequence[int], kv_bits: Bits) -> None:
+        self.policy = policy
+        self.stages = stages
+        self.span = Span()
+        self.layers = [RingLayer(policy, self.span, kv_bits=kv_bits, own_window=own) for own in own_windows]
+        self._length = 0
+        self._round: MlxRound | None = None
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def prefill(self, tokens: Tokens) -> Row:
+        self._refuse_open_round()
+        if not tokens:
+            raise UsageError("prefill needs at least one token")
+        if self._length + len(tokens) > self.policy.limit:
+            raise UsageError(
+                f"{self._length} + {len(tokens)} tokens pass the model's {self.policy.limit} positions",
+                hint="shorten the prompt, or let the conversation be re-anchored",
+            )
+        done, hidden = 0, None
+        while done < len(tokens):
+            n = min(self.policy.room(self._length), STEP, len(tokens) - done)
+            hidden = self._forward(as_array(tokens[done : done + n]))
+            mx.eval([array for layer in self.layers for array in layer.stored])
+            self._length += n
+            done += n
+        assert hidden is not None
+        return MlxRow(Step(), self.stages.head(hidden[:, -1:])[0, 0])
+
+    def begin(self, max_rows: int) -> MlxRound:
+        self._refuse_open_round()
+        room = self.policy.room(self._length)
+        if not 1 <= max_rows <= room:
+            raise UsageError(f"a round at length {self._length} may have 1 to {room} rows; received {max_rows}")
+        self._round = MlxRound(self, max_rows)
+        return self._round
+
+    def rewind(self, length: int) -> None:
+        self._refuse_open_round()
+        if length > self._length or not self.policy.can_rewind(self._length, length):
+            raise RewindError(f"cannot rewind from {self._length} to {length}: keys that it needs are evicted")
+        self._length = length
+
+    def close(self) -> None:
+        for layer in self.layers:
+            layer.stored = []
+        self._round = None
+
+    def end_round(self, keep: int) -> None:
+        self._length += keep
+        self._round = None
+
+    def place(self, start: int, rows: int) -> None:
+        self.span.start, self.span.rows = start, rows
+
+    def _forward(self, tokens: mx.array) -> mx.array:
+        """The whole stack for [1, T] tokens at `length`; hidden [1, T, D]."""
+        self.place(self._length, tokens.shape[1])
+        try:
+            hidden = self.stages.front(tokens, self.layers) if self.stages.exit_layer else None
+            return self.stages.back(tokens, hidden, self.layers)
+        except Exception as error:
+            raise engine_error(error) from error
+
+    def _refuse_open_round(self) -> None:
+        if self._round is not None:
+            raise EngineFailed("a round is open on this cache; commit or roll it back first")
+
+
+class MlxRound:
+    """Drafted positions keep their hidden state on the device; `verify` starts the late layers from it."""
+
+    def __init__(self, cache: MlxCache, max_rows: int) -> None:
+        self._cache = cache
+        self._max_rows = max_rows
+        self._start = cache.length
+        self._step = Step()
+        self._tokens: list[TokenLike] = []  # whose early layers have run in this round
+        self._hidden: list[mx.array] = []  # [1, 1, D] each
+        self._verified = 0
+        self._open = True
+
+    def draft(self, token: TokenLike) -> Row:
+        self._check_open()
+        if not self._cache.stages.exit_layer:
+            raise EngineFailed("this model names no exit layer, so it cannot draft")
+        if len(self._hidden) >= self._max_rows:
+            raise UsageError(f"this round has {self._max_rows} rows; all of them are drafted")
+        self._cache.place(self._start + len(self._hidden), 1)
+        try:
+            hidden = self._cache.stages.front(as_array([token]), self._layers)
+            row = MlxRow(self._step, self._cache.stages.head(hidden)[0, 0])
+        except Exception as error:
+            raise engine_error(error) from error
+        self._tokens.append(token)
+        self._hidden.append(hidden)
+        return row
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        self._check_open()
+        if not 1 <= len(tokens) <= self._max_rows:
+            raise UsageError(f"this round has {self._max_rows} rows; received {len(tokens)}")
+        reused = self._reusable(tokens)
+        stages, ids = self._cache.stages, as_array(tokens)
+        try:
+            hidden = None
+            if stages.exit_layer:
+                parts = self._hidden[:reused]
+                if reused < len(tokens):
+                    self._cache.place(self._start + reused, len(tokens) - reused)
+                    parts = [*parts, stages.front(ids[:, reused:], self._layers)]
+                hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+            self._cache.place(self._start, len(tokens))
+            logits = stages.head(stages.back(ids, hidden, self._layers))[0]
+            rows = [MlxRow(self._step, logits[index]) for index in range(len(tokens))]
+        except Exception as error:
+            raise engine_error(error) from error
+        self._verified = len(tokens)
+        return rows
+
+    def commit(self, n: int) -> None:
+        self._check_open()
+        if not 0 <= n <= self._verified:
+            raise EngineFailed(f"{self._verified} rows were verified; cannot commit {n}")
+        self._open = False
+        self._cache.end_round(n)
+
+    def rollback(self) -> None:
+        if self._open:
+            self._open = False
+            self._cache.end_round(0)
+
+    @property
+    def _layers(self) -> list[Any]:
+        return list(self._cache.layers)
+
+    def _reusable(self, tokens: Sequence[TokenLike]) -> int:
+        """How many leading tokens are the very ones that were drafted; a row is compared by identity, not value."""
+        reused = 0
+        for token, drafted in zip(tokens, self._tokens, strict=False):
+            if token is not drafted and not (isinstance(token, int) and isinstance(drafted, int) and token == drafted):
+                break
+            reused += 1
+        return reused
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise EngineFailed("this round has ended")

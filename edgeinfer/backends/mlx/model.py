@@ -1,0 +1,65 @@
+"""A loaded MLX model: the stock mlx-lm module, cut in stages at its exit layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from edgeinfer.backends.mlx.adapter import Stages, own_windows, refusal
+from edgeinfer.backends.mlx.cache import MlxCache, engine_error
+from edgeinfer.backends.mlx.ring import Bits
+from edgeinfer.backends.mlx.weights import load_folder, load_gguf
+from edgeinfer.errors import EngineFailed
+from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Tokenizer
+from edgeinfer.window import WindowPolicy
+
+KV_BITS: dict[str, Bits] = {"f32": 16, "f16": 16, "q8_0": 8, "q4_0": 4}
+
+
+class MlxModel:
+    """`note` says why the model does not draft when it was asked to; "" otherwise."""
+
+    exact_rows: int | None = None  # one row and several take different kernels, which round differently
+
+    def __init__(self, module: Any, tokenizer: Tokenizer, *, exit_layer: int | None, kv_bits: Bits) -> None:
+        self.tokenizer = tokenizer
+        self.note = refusal(module, exit_layer) if exit_layer is not None else ""
+        self.exit_layer = None if self.note else exit_layer
+        self._kv_bits = kv_bits
+        self._own_windows = own_windows(module)
+        self._stages: Stages | None = Stages(module, self.exit_layer or 0)
+
+    def new_cache(self, policy: WindowPolicy) -> MlxCache:
+        if self._stages is None:
+            raise EngineFailed("this model is closed")
+        return MlxCache(self._stages, policy, self._own_windows, self._kv_bits)
+
+    def close(self) -> None:
+        self._stages = None
+        mx.clear_cache()
+
+
+def load(plan: Plan, path: Path) -> MlxModel:
+    exit_layer = plan.speculation.exit_layer
+    if path.is_dir():
+        module, _ = load_folder(path)
+        tokenizer: Tokenizer = HfTokenizer(path)
+    else:
+        header = read_header(path)
+        module, _ = load_gguf(path, header, mx.float32 if plan.kv_type == "f32" else mx.float16)
+        tokenizer = GgufTokenizer(header)
+        named = header.metadata.get("edgeinfer.exit_layer")
+        exit_layer = exit_layer if exit_layer is not None or not isinstance(named, int) else named
+    if plan.speculation.mode in ("off", "lookup", "draft"):
+        exit_layer = None
+    try:
+        mx.eval(module.parameters())
+    except Exception as error:
+        raise engine_error(error) from error
+    return MlxModel(module, tokenizer, exit_layer=exit_layer, kv_bits=KV_BITS[plan.kv_type])
