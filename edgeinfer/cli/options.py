@@ -1,0 +1,135 @@
+"""Flags that several commands share, and what they mean as values."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from edgeinfer.plan.types import Request
+from edgeinfer.types import Sampling
+
+BACKENDS = ("gguf", "mlx", "reference")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to run")
+    group.add_argument(
+        "-m",
+        "--model",
+        default="",
+        metavar="NAME",
+        help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
+    )
+    group.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
+    group.add_argument("--backend", default="", choices=("", *BACKENDS), metavar="NAME", help=", ".join(BACKENDS))
+    group.add_argument("-c", "--context", type=count, metavar="N", help="tokens that the window holds, sinks included")
+    group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
+    group.add_argument("--kv-type", choices=("f32", "f16", "q8_0", "q4_0"), metavar="TYPE", help="f16, q8_0 or q4_0")
+    group.add_argument(
+        "--prefer",
+        default="balanced",
+        choices=("balanced", "speed", "quality", "context"),
+        metavar="WHAT",
+        help="balanced, speed, quality or context",
+    )
+    group.add_argument(
+        "--min-speed", type=positive, default=8.0, metavar="N", help="tokens/s that a choice must reach (8)"
+    )
+    group.add_argument("--force", action="store_true", help="take the named model even if it does not fit")
+    group.add_argument(
+        "--speculation",
+        default="auto",
+        choices=("auto", "off", "early-exit", "lookup", "draft"),
+        metavar="MODE",
+        help="auto, off, early-exit, lookup or draft",
+    )
+    group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
+
+
+def add_open_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files")
+    group.add_argument("--offline", action="store_true", help="never use the network")
+    group.add_argument("-y", "--yes", action="store_true", help="download without asking")
+    group.add_argument(
+        "--template", default="", metavar="FILE", help="a Jinja chat template in place of the model's own, or `chatml`"
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the answer (without these, as the model's makers advise)")
+    group.add_argument("--temp", type=nonnegative, metavar="T", help="temperature; 0 takes the likeliest token")
+    group.add_argument("--top-k", type=count0, metavar="K", help="only the K likeliest tokens; 0: all")
+    group.add_argument("--top-p", type=share, metavar="P", help="only the likeliest tokens that sum to P")
+    group.add_argument("--min-p", type=share, metavar="P", help="only tokens at least P times as likely as the likeliest")
+    group.add_argument("--repeat-penalty", type=positive, metavar="R", help="above 1 makes recent tokens less likely")
+    group.add_argument("--seed", type=count0, metavar="N", help="the same seed gives the same answer")
+    group.add_argument("-n", "--max-tokens", type=count, default=2048, metavar="N", help="end an answer there (2048)")
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this text; may be repeated"
+    )
+    group.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
+    group.add_argument("--no-thinking", action="store_true", help="ask the model for no trace, and hide one that comes")
+    group.add_argument("--think-budget", type=count, metavar="N", help="tokens that a thinking trace may take")
+    group.add_argument("--stats", action="store_true", help="say what each answer cost, on stderr")
+
+
+def request_from(args: argparse.Namespace) -> Request:
+    return Request(
+        model=args.model,
+        tier=args.tier,
+        backend=args.backend,
+        context=args.context,
+        sink=args.sink,
+        kv_type=args.kv_type,
+        prefer=args.prefer,
+        min_tokens_per_s=args.min_speed,
+        speculation=args.speculation,
+        draft_model=args.draft_model,
+        force=args.force,
+    )
+
+
+def sampling_from(args: argparse.Namespace, usual: Sampling) -> Sampling:
+    given = {
+        "temperature": args.temp,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "min_p": args.min_p,
+        "repeat_penalty": args.repeat_penalty,
+        "seed": args.seed,
+    }
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+
+def number(text: str, kind: type[int] | type[float], least: float, most: float, what: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(-1)
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be {what}; received `{text}`")
+    return value
+
+
+def count(text: str) -> int:
+    return int(number(text, int, 1, 2**31, "a whole number of at least 1"))
+
+
+def count0(text: str) -> int:
+    return int(number(text, int, 0, 2**63 - 1, "a whole number of at least 0"))
+
+
+def nonnegative(text: str) -> float:
+    return number(text, float, 0.0, 100.0, "a number from 0 to 100")
+
+
+def positive(text: str) -> float:
+    return number(text, float, 1e-6, 1e9, "a number above 0")
+
+
+def share(text: str) -> float:
+    return number(text, float, 0.0, 1.0, "a number from 0 to 1")

@@ -1,0 +1,66 @@
+"""How the command line speaks: data on stdout, everything else on stderr, readable without color."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+DIM, BOLD, RED, RESET = "\033[2m", "\033[1m", "\033[31m", "\033[0m"
+
+
+def colored(stream: TextIO) -> bool:
+    """Whether escapes may be written: a terminal that can, and nobody who said no (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def style(text: str, code: str, stream: TextIO) -> str:
+    return f"{code}{text}{RESET}" if colored(stream) else text
+
+
+def say(text: str = "") -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def whisper(text: str) -> None:
+    """Something good to know, dimmed."""
+    say(style(text, DIM, sys.stderr))
+
+
+def show(text: str) -> None:
+    print(text, flush=True)
+
+
+def show_json(value: object) -> None:
+    show(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def complain(message: str, hint: str = "") -> None:
+    say(f"{style('error:', RED, sys.stderr)} {message}")
+    if hint:
+        say(f"{style('hint:', BOLD, sys.stderr)} {hint}")
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """The words that look like `word`, as a hint; "" when none does."""
+    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
+    return "did you mean " + " or ".join(f"`{name}`" for name in found) + "?" if found else ""
+
+
+def size(n_bytes: int) -> str:
+    """Decimal units, as the hubs print them: 26.6 MB, 2.50 GB."""
+    if n_bytes >= 1_000_000_000:
+        return f"{n_bytes / 1e9:.2f} GB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 100_000 else f"{n_bytes:,} bytes"
+
+
+def table(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
+    """Columns as wide as what is in them; two spaces between."""
+    lines = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,154 @@
+"""Printing an answer while it comes: the text on stdout, the trace and a live line on stderr, Ctrl-C in between."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from edgeinfer.cli.output import DIM, RESET, colored, whisper
+from edgeinfer.cli.stats_lines import stats_lines
+
+if TYPE_CHECKING:
+    from edgeinfer.cli.settings import Settings
+    from edgeinfer.decode.stats import AnswerStats
+    from edgeinfer.runner.session import Session
+    from edgeinfer.types import Message
+
+LIVE_S = 0.1  # between two drawings of the live line
+
+
+class Stop:
+    """Set by the first Ctrl-C; the second one is a KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, signum: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Ctrl-C sets the flag in place of breaking into the middle of a round."""
+    stop = Stop()
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Screen:
+    """Writes the answer on stdout and the trace on stderr, never one inside the other's line."""
+
+    def __init__(self, *, show_trace: bool) -> None:
+        self._show_trace = show_trace
+        self._in_trace = False
+        self._last = "\n"
+
+    def answer(self, text: str) -> None:
+        self._leave_trace()
+        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+        self._last = text[-1]
+
+    def trace(self, text: str) -> None:
+        if not self._show_trace:
+            return
+        dim, reset = (DIM, RESET) if colored(sys.stderr) else ("", "")
+        sys.stderr.write(f"{dim}{harmless(text)}{reset}")
+        sys.stderr.flush()
+        self._in_trace = True
+
+    def finish(self) -> None:
+        self._leave_trace()
+        if self._last != "\n":
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def _leave_trace(self) -> None:
+        if self._in_trace:
+            sys.stderr.write("\n\n")
+            sys.stderr.flush()
+            self._in_trace = False
+
+
+class LiveLine:
+    """Speed and arm on the terminal's last row, which the text does not scroll through while it is there."""
+
+    def __init__(self) -> None:
+        self._height = shutil.get_terminal_size().lines
+        self._started = self._drawn = time.perf_counter()
+        self._rounds: dict[str, int] = {}
+        self._arm = "none"
+        self._on = colored(sys.stderr) and self._height > 4
+        if self._on:  # make a free row below, then keep scrolling out of it
+            self._write(f"\n\033[A\0337\033[1;{self._height - 1}r\0338")
+
+    def draw(self, stats: AnswerStats) -> None:
+        now = time.perf_counter()
+        if not self._on or now - self._drawn < LIVE_S:
+            return
+        self._drawn = now
+        for name, arm in stats.arms.items():
+            if arm.rounds != self._rounds.get(name, 0):
+                self._rounds[name], self._arm = arm.rounds, name
+        text = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
+        self._write(f"\0337\033[{self._height};1H\033[2K{DIM}{text}{RESET}\0338")
+
+    def close(self) -> None:
+        if self._on:
+            self._write(f"\0337\033[r\033[{self._height};1H\033[2K\0338")
+            self._on = False
+
+    def _write(self, text: str) -> None:
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def stream_answer(session: Session, messages: list[Message], settings: Settings) -> tuple[str, bool]:
+    """Print one answer. Its text, and whether Ctrl-C stopped it. Raises what the session raises."""
+    screen = Screen(show_trace=settings.thinking)
+    said: list[str] = []
+    with stoppable() as stop:
+        live = LiveLine() if settings.stats else None
+        pieces = session.stream(
+            messages,
+            sampling=settings.sampling,
+            max_tokens=settings.max_tokens,
+            stop=settings.stop,
+            thinking=settings.thinking,
+            think_budget=settings.think_budget,
+            on_thinking=screen.trace,
+            stopped=lambda: stop.asked,
+        )
+        try:
+            with closing(pieces):
+                for text in pieces:
+                    said.append(text)
+                    screen.answer(text)
+                    if live:
+                        live.draw(session.stats)
+        finally:
+            if live:
+                live.close()
+            screen.finish()
+    return "".join(said), stop.asked
+
+
+def say_stats(stats: AnswerStats) -> None:
+    for line in stats_lines(stats):
+        whisper(line)
+
+
+def harmless(text: str) -> str:
+    """Without the control characters by which text could drive a terminal."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -1,0 +1,1 @@
+"""Opens a Plan: owns and closes the model, the cache, the decoder and the tokenizer."""

@@ -1,0 +1,53 @@
+"""From a request to the plan: what is here, what is known, and the one function that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgeinfer import backends
+from edgeinfer.catalog import Catalog, load_catalog
+from edgeinfer.device import DeviceProfile, detect, named
+from edgeinfer.errors import ModelNotFound
+from edgeinfer.hub.names import parse_name
+from edgeinfer.plan import Capabilities, Plan, Request, default_capabilities, make_plan
+from edgeinfer.runner.entries import entry_of_path
+
+__all__ = ["capabilities_here", "choose", "resolve"]
+
+
+def choose(request: Request, *, device: str = "") -> Plan:
+    """The plan for this machine, or for a device of `devices.toml`. Loads no engine and asks no network.
+
+    Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad.
+    """
+    profile = named(device) if device else detect()
+    capabilities = default_capabilities(profile) if device else capabilities_here(profile, request.backend)
+    catalog, request = resolve(load_catalog(), request)
+    return make_plan(profile, catalog, capabilities, request)
+
+
+def capabilities_here(device: DeviceProfile, wanted: str = "") -> Sequence[Capabilities]:
+    """What each backend's probe finds. The oracle only counts when it is asked for by name."""
+    names = [name for name in backends.NAMES if name != "reference" or wanted == "reference"]
+    return [backends.get(name).probe(device) for name in names]
+
+
+def resolve(catalog: Catalog, request: Request) -> tuple[Catalog, Request]:
+    """The request with a catalogue name; a model that is in no catalogue is added to it from its own header."""
+    if not request.model:
+        return catalog, request
+    try:
+        name = parse_name(request.model, [model.name for model in catalog.models])
+    except ModelNotFound as error:
+        why = catalog.explain_missing(request.model)
+        near = catalog.near(request.model)
+        if not why and not near:
+            raise
+        hints = [why, f"near names: {', '.join(near)}" if near else ""]
+        raise ModelNotFound(str(error), hint="; ".join(hint for hint in hints if hint)) from error
+    tier = name.tier or request.tier
+    if name.path is not None:
+        entry = entry_of_path(name.path)
+        return catalog.with_model(entry), replace(request, model=entry.name, tier="")
+    return catalog, replace(request, model=name.name, tier=tier)
