@@ -1,1 +1,69 @@
 """The oracle: a Llama-architecture model in NumPy float32, and the template for other backends."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.plan.types import Capabilities, Plan
+from edgeinfer.types import KvType
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.reference.model import ReferenceModel
+
+__all__ = ["BACKEND", "ReferenceBackend", "load_gguf"]
+
+TIERS = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
+_LIBRARIES = ("numpy", "gguf", "tokenizers")
+
+
+class ReferenceBackend:
+    """See protocols.Backend."""
+
+    name = "reference"
+
+    def probe(self, device: DeviceProfile) -> Capabilities:
+        del device  # NumPy runs wherever Python does
+        versions, unavailable = {}, ""
+        for library in _LIBRARIES:
+            try:
+                versions[library] = version(library)
+            except PackageNotFoundError:
+                unavailable = f"{library} is not installed"
+        return Capabilities(
+            backend=self.name,
+            tiers=TIERS,
+            kv_types=("f32", "f16", "q8_0", "q4_0"),
+            early_exit=True,
+            versions=versions,
+            unavailable=unavailable,
+            hint="pip install edgeinfer" if unavailable else "",
+        )
+
+    def load(self, plan: Plan, path: Path) -> ReferenceModel:
+        return load_gguf(path, kv_type=plan.kv_type)
+
+
+def load_gguf(path: Path, *, kv_type: KvType = "f32") -> ReferenceModel:
+    """Raises ArtifactBad for a file that is damaged, hostile, or of an architecture that is not computed here."""
+    from edgeinfer.backends.reference.model import ReferenceModel
+    from edgeinfer.backends.reference.weights import read_shape, read_weights
+    from edgeinfer.formats.artifact import check_artifact
+    from edgeinfer.formats.gguf_header import GgufHeader
+    from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+
+    header = check_artifact(path)
+    if not isinstance(header, GgufHeader):
+        raise ArtifactBad(f"{path} is a folder; the reference loads one .gguf file")
+    shape = read_shape(header, str(path))
+    exit_layer = header.metadata.get("edgeinfer.exit_layer")
+    if exit_layer is not None and not (isinstance(exit_layer, int) and 0 < exit_layer < shape.n_layers):
+        raise ArtifactBad(f"{path}: edgeinfer.exit_layer is {exit_layer!r}; the model has {shape.n_layers} layers")
+    weights = read_weights(header, path, shape)
+    return ReferenceModel(shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer)
+
+
+BACKEND = ReferenceBackend()

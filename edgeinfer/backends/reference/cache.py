@@ -1,0 +1,188 @@
+"""One conversation on the reference: K/V rings by `policy.slot`, and the round that reads and extends them.
+
+The forward writes keys as it goes. Nothing is remembered before `commit`: a query's view follows from its position, so
+keys behind the length are seen by no one before they are written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeinfer.backends.reference.storage import Ring
+from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.types import KvType, Tokens
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.reference.model import ReferenceModel
+    from edgeinfer.backends.reference.weights import Floats, Shape
+    from edgeinfer.types import Logits
+
+
+class LayerKv:
+    """K and V of one layer."""
+
+    def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
+        self._k = Ring(shape, slots, kv_type)
+        self._v = Ring(shape, slots, kv_type)
+        self.n_bytes = self._k.n_bytes + self._v.n_bytes
+
+    def write(self, slots: list[int], k: Floats, v: Floats) -> None:
+        """k, v: [T, KV heads, head_dim]."""
+        self._k.write(slots, k.transpose(1, 0, 2))
+        self._v.write(slots, v.transpose(1, 0, 2))
+
+    def read(self, n_slots: int) -> tuple[Floats, Floats]:
+        """K and V of the first `n_slots` slots: [KV heads, n_slots, head_dim]."""
+        return self._k.read(n_slots), self._v.read(n_slots)
+
+
+class ReferenceRow:
+    """See protocols.Row."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    def argmax(self) -> int:
+        return int(self._logits.argmax())
+
+    def numpy(self) -> Logits:
+        return self._logits
+
+
+class ReferenceCache:
+    """See protocols.Cache."""
+
+    def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
+        self.policy = policy
+        self.model = model
+        self.layers = [LayerKv(model.shape, policy.slots, model.kv_type) for _ in range(model.shape.n_layers)]
+        self._length = 0
+        self._round: ReferenceRound | None = None
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def prefill(self, tokens: Tokens) -> Row:
+        left = self.policy.limit - self._length
+        if not 0 < len(tokens) <= left:
+            raise UsageError(f"{len(tokens)} tokens cannot be added: 1 to {left} positions are left below the limit")
+        self._check_ready()
+        at, states = 0, self.model.embed(tokens[:0])
+        while at < len(tokens):
+            n = min(self.policy.room(self._length), len(tokens) - at)
+            states = self.forward(self.model.embed(tokens[at : at + n]), self._length, range(len(self.layers)))
+            self._length += n
+            at += n
+        return ReferenceRow(self.model.head(states[-1:])[0])
+
+    def begin(self, max_rows: int) -> ReferenceRound:
+        self._check_ready()
+        room = self.policy.room(self._length)
+        if not 1 <= max_rows <= room:
+            raise UsageError(f"a round of {max_rows} rows at {self._length} positions: 1 to {room} are possible")
+        self._round = ReferenceRound(self, max_rows)
+        return self._round
+
+    def rewind(self, length: int) -> None:
+        self._check_ready()
+        if not self.policy.can_rewind(self._length, length):
+            raise RewindError(f"{self._length} positions cannot go back to {length}: keys for it are gone")
+        self._length = length
+
+    def close(self) -> None:
+        self.layers = []
+
+    def forward(self, states: Floats, start: int, layers: range) -> Floats:
+        """`states` [T, hidden] at positions `start` and on, through `layers`."""
+        return self.model.run(states, start, layers, self.layers, self.policy)
+
+    def end_round(self, n: int) -> None:
+        """The one place where a round moves the length."""
+        self._length += n
+        self._round = None
+
+    def _check_ready(self) -> None:
+        if not self.layers:
+            raise EngineFailed("the cache is closed")
+        if self._round is not None:
+            raise EngineFailed("a round is open on this cache")
+
+
+class ReferenceRound:
+    """See protocols.Round. Drafted tokens and their states at the exit layer are kept for `verify`."""
+
+    def __init__(self, cache: ReferenceCache, max_rows: int) -> None:
+        self._cache = cache
+        self._max_rows = max_rows
+        self._start = cache.length
+        self._exit = cache.model.exit_layer or 0
+        self._drafted: list[int] = []
+        self._states: Floats = cache.model.embed([])  # [drafted, hidden], after layers [0, exit)
+        self._verified = 0
+        self._open = True
+
+    def draft(self, token: TokenLike) -> Row:
+        self._check_open()
+        if not self._exit:
+            raise UsageError("this model names no exit layer to draft with")
+        at = len(self._drafted)
+        if at >= self._max_rows:
+            raise UsageError(f"a round of {self._max_rows} rows cannot draft a token more")
+        model = self._cache.model
+        token = as_id(token)
+        state = self._cache.forward(model.embed([token]), self._start + at, range(self._exit))
+        self._drafted.append(token)
+        self._states = np.concatenate([self._states, state])
+        return ReferenceRow(model.head(state)[0])
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        self._check_open()
+        if not 1 <= len(tokens) <= self._max_rows or self._verified:
+            raise UsageError(f"a round of {self._max_rows} rows cannot verify {len(tokens)}, once")
+        model, ids = self._cache.model, [as_id(token) for token in tokens]
+        ready = _n_same(self._drafted, ids)
+        rest = self._cache.forward(model.embed(ids[ready:]), self._start + ready, range(self._exit))
+        states = np.concatenate([self._states[:ready], rest])
+        states = self._cache.forward(states, self._start, range(self._exit, model.shape.n_layers))
+        self._verified = len(ids)
+        return [ReferenceRow(row) for row in model.head(states)]
+
+    def commit(self, n: int) -> None:
+        self._check_open()
+        if not 0 <= n <= self._verified:
+            raise UsageError(f"{n} rows cannot be kept of {self._verified} verified ones")
+        self._end(n)
+
+    def rollback(self) -> None:
+        if self._open:
+            self._end(0)
+
+    def _end(self, n: int) -> None:
+        self._open = False
+        self._cache.end_round(n)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise EngineFailed("the round has ended")
+
+
+def as_id(token: TokenLike) -> int:
+    return token if isinstance(token, int) else token.argmax()
+
+
+def _n_same(drafted: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many of the drafted tokens stand at the front of `tokens`."""
+    same = 0
+    while same < min(len(drafted), len(tokens)) and drafted[same] == tokens[same]:
+        same += 1
+    return same
