@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from edgeinfer.errors import ArtifactBad
 
-__all__ = ["check_digest", "is_pickle_name", "refuse_pickle", "safe_join", "sha256_of"]
+__all__ = ["check_digest", "check_relative", "is_pickle_name", "refuse_pickle", "safe_join", "sha256_of"]
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
@@ -37,16 +37,20 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> s
     return f"sha256:{state.hexdigest()}"
 
 
-def safe_join(root: Path, name: str) -> Path:
-    """`root/name` for a relative name with forward slashes that stays inside `root`, through no symlink that leaves it.
+def check_relative(name: str) -> str:
+    """`name` when it is a relative path with forward slashes that can only stay below where it is put.
 
     Raises ArtifactBad for an empty or absolute name, `.` and `..` parts, backslashes, drive letters, control
     characters, and names that are devices on some system.
     """
-    parts = name.split("/")
-    if not all(_is_plain(part) for part in parts):
+    if not all(_is_plain(part) for part in name.split("/")):
         raise ArtifactBad(f"refused the file name {name[:120]!r}: it could lead out of its folder")
-    path = root.joinpath(*parts)
+    return name
+
+
+def safe_join(root: Path, name: str) -> Path:
+    """`root/name` for a name that `check_relative` allows and that no link leads out of `root`. Raises ArtifactBad."""
+    path = root / check_relative(name)
     if not path.resolve().is_relative_to(root.resolve()):
         raise ArtifactBad(f"refused the file name {name[:120]!r}: it leads out of {root}")
     return path

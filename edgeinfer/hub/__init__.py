@@ -1,1 +1,48 @@
-"""Files: names, download, checks, the Hugging Face cache."""
+"""Model files by name: where they are in the Hugging Face cache, and how they get there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeinfer.hub.cache import Installed, cache_dir, installed, locate, remove, verify
+    from edgeinfer.hub.choose import choose_file, folder_files, tiers
+    from edgeinfer.hub.names import ModelName, parse_name
+    from edgeinfer.hub.remote import RemoteFile, RemoteRepo, look_up, remote_header
+    from edgeinfer.hub.transfer import pull
+
+__all__ = [
+    "Installed",
+    "ModelName",
+    "RemoteFile",
+    "RemoteRepo",
+    "cache_dir",
+    "choose_file",
+    "folder_files",
+    "installed",
+    "locate",
+    "look_up",
+    "parse_name",
+    "pull",
+    "remote_header",
+    "remove",
+    "tiers",
+    "verify",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Installed", "cache_dir", "installed", "locate", "remove", "verify"), "cache"),
+    **dict.fromkeys(("choose_file", "folder_files", "tiers"), "choose"),
+    **dict.fromkeys(("ModelName", "parse_name"), "names"),
+    **dict.fromkeys(("RemoteFile", "RemoteRepo", "look_up", "remote_header"), "remote"),
+    "pull": "transfer",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import at first use: looking into the cache does not pay for the network."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

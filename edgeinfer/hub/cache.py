@@ -1,0 +1,166 @@
+"""The Hugging Face cache as it lies on the disk. Standard library only: looking must not cost an import.
+
+Layout (huggingface_hub 2, docs "Understand caching"): `models--org--name/{blobs,refs,snapshots/<commit>}`; a snapshot's
+files are links to blobs, and a blob is called after its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
+from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha256_of
+from edgeinfer.hub.names import check_repo, near
+
+__all__ = ["Installed", "cache_dir", "installed", "locate", "remove", "repo_dir", "verify"]
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One model in the cache: a `.gguf` file, or a whole snapshot (`file` is "")."""
+
+    repo: str
+    file: str
+    revision: str  # the commit
+    path: Path
+    n_bytes: int
+    sha256: str  # as the blob is called; "" for a folder and for files that the hub does not digest
+
+
+def cache_dir() -> Path:
+    """Where models lie: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if named:
+        return Path(os.path.expandvars(named)).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def repo_dir(repo: str) -> Path:
+    return cache_dir() / f"models--{check_repo(repo).replace('/', '--')}"
+
+
+def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
+    """Where `file` of `repo` (or its whole snapshot) lies; None when it is not in the cache. Never asks the network.
+
+    `revision` is a commit, a branch or a tag; "" is main.
+    """
+    folder = repo_dir(repo)
+    commit = _commit(folder, revision or "main")
+    if commit is None:
+        return None
+    snapshot = folder / "snapshots" / commit
+    if not file:
+        return snapshot if _is_whole(snapshot) else None
+    path = snapshot / check_relative(file)
+    return path if path.is_file() else None
+
+
+def installed() -> list[Installed]:
+    """Every model in the cache that edgeinfer can load, by repository and file."""
+    found: list[Installed] = []
+    for folder in sorted(cache_dir().glob("models--*--*")):
+        repo = folder.name.removeprefix("models--").replace("--", "/", 1)
+        for snapshot in sorted(folder.glob("snapshots/*")):
+            found += _in_snapshot(repo, snapshot)
+    return found
+
+
+def remove(repo: str, file: str = "") -> int:
+    """Delete `file` of `repo`, or all of `repo`, from the cache; the bytes that this freed.
+
+    Raises ModelNotFound when it is not there. Touches nothing outside the repository's own folder of the cache.
+    """
+    folder = repo_dir(repo)
+    if not folder.is_dir() or folder.is_symlink():
+        names = [model.repo for model in installed()]
+        raise ModelNotFound(f"{repo} is not in the cache", hint=near(repo, names) or "`edgeinfer list` shows what is")
+    before = _disk_bytes(folder)
+    if not file:
+        shutil.rmtree(folder)
+        shutil.rmtree(cache_dir() / ".locks" / folder.name, ignore_errors=True)
+        return before
+    links = [
+        path
+        for path in folder.glob("snapshots/*/" + escape(check_relative(file)))
+        if path.is_symlink() or path.is_file()
+    ]
+    if not links:
+        names = [model.file for model in installed() if model.repo == repo and model.file]
+        raise ModelNotFound(f"{repo} has no {file} in the cache", hint=near(file, names))
+    for link in links:
+        link.unlink()
+    used = {path.resolve() for path in folder.glob("snapshots/**/*") if path.is_symlink()}
+    for blob in folder.glob("blobs/*"):
+        if blob.resolve() not in used:
+            blob.unlink()
+    freed = before - _disk_bytes(folder)
+    if not used and not any(path.is_file() for path in folder.glob("snapshots/**/*")):
+        shutil.rmtree(folder)
+    return freed
+
+
+def verify(path: Path, sha256: str = "", progress: Callable[[int], None] = lambda _: None) -> str:
+    """Read all of `path` and hold its digest against `sha256`, or against the name of its blob in the cache.
+
+    Returns `sha256:<hex>`; raises ArtifactBad when it differs. A file that is known by no digest passes.
+    """
+    if not path.is_file():
+        raise ArtifactBad(f"{path} does not exist", hint="pull the model again")
+    blob = path.resolve().name
+    wanted = check_digest(sha256) if sha256 else f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
+    found = sha256_of(path, progress)
+    if wanted and found != wanted:
+        raise ArtifactBad(f"{path} has the digest {found}; {wanted} was expected", hint="remove it and pull it again")
+    if not wanted and COMMIT.fullmatch(blob) and (git := _git_digest(path)) != blob:
+        raise ArtifactBad(f"{path} has the git digest {git}; {blob} was expected", hint="remove it and pull it again")
+    return found
+
+
+def _git_digest(path: Path) -> str:
+    """The name git gives to the file's content; the hub uses it for small files."""
+    state = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def _commit(folder: Path, revision: str) -> str | None:
+    if COMMIT.fullmatch(revision):
+        return revision
+    if not _REVISION.fullmatch(revision):
+        raise UsageError(f"not a revision: {revision[:80]!r}", hint="name a commit, a branch or a tag")
+    ref = safe_join(folder / "refs", revision)
+    commit = ref.read_text().strip() if ref.is_file() else ""
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    return (snapshot / "config.json").is_file() and any(path.is_file() for path in snapshot.glob("*.safetensors"))
+
+
+def _in_snapshot(repo: str, snapshot: Path) -> Iterator[Installed]:
+    for path in sorted(snapshot.rglob("*.gguf")):
+        if path.is_file():
+            blob = path.resolve().name
+            digest = f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
+            file = path.relative_to(snapshot).as_posix()
+            yield Installed(repo, file, snapshot.name, path, path.stat().st_size, digest)
+    if _is_whole(snapshot):
+        n_bytes = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
+        yield Installed(repo, "", snapshot.name, snapshot, n_bytes, "")
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,0 +1,68 @@
+"""Which file of a repository a name means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from edgeinfer.errors import ArtifactBad, ModelNotFound
+from edgeinfer.hub.names import near
+from edgeinfer.hub.remote import RemoteFile, RemoteRepo
+
+__all__ = ["choose_file", "folder_files", "tiers"]
+
+DEFAULT_TIERS = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")
+
+_TIER = re.compile(r"(?<![A-Za-z0-9])(I?Q\d+(?:_[A-Z0-9]+)*|BF16|F16|F32|MXFP4|TQ\d_0)(?![A-Za-z0-9_])", re.IGNORECASE)
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_NOT_A_MODEL = re.compile(r"(^|[-_.])(mmproj|imatrix|vocab)", re.IGNORECASE)
+_FOLDER_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
+
+
+def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
+    """The GGUF files of `repo` by tier, in upper case. Of two with one tier the shorter name wins."""
+    found: dict[str, RemoteFile] = {}
+    for file in sorted(_models(repo), key=lambda file: (len(file.file), file.file)):
+        if not _SPLIT.search(file.file) and (names := _TIER.findall(PurePosixPath(file.file).stem)):
+            found.setdefault(names[-1].upper(), file)
+    return found
+
+
+def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
+    """The GGUF file of `tier`, or of the first default tier that is there; None: the repository is a model folder.
+
+    Raises ModelNotFound with the tiers that there are, ArtifactBad when the tier is only there in parts.
+    """
+    by_tier, wanted = tiers(repo), tier.upper()
+    if wanted in by_tier:
+        return by_tier[wanted]
+    models = _models(repo)
+    if not models and not wanted and any(file.file.endswith(".safetensors") for file in repo.files):
+        return None
+    if wanted and any(_SPLIT.search(file.file) and wanted in file.file.upper() for file in models):
+        raise ArtifactBad(f"{repo.repo} has {tier} only as a split file", hint=_offer(by_tier, wanted))
+    if wanted:
+        raise ModelNotFound(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
+    for default in DEFAULT_TIERS:
+        if default in by_tier:
+            return by_tier[default]
+    if len(models) == 1 and not _SPLIT.search(models[0].file):
+        return models[0]
+    if not models:
+        raise ModelNotFound(f"{repo.repo} holds neither a .gguf nor .safetensors", hint=f"see {repo.url}/tree/main")
+    raise ModelNotFound(f"{repo.repo} holds {len(models)} files; name a tier", hint=_offer(by_tier, ""))
+
+
+def folder_files(repo: RemoteRepo) -> tuple[RemoteFile, ...]:
+    """The files of a model folder: weights, configuration and tokenizer at its top; no code, no pickles."""
+    return tuple(f for f in repo.files if "/" not in f.file and PurePosixPath(f.file).suffix in _FOLDER_SUFFIXES)
+
+
+def _models(repo: RemoteRepo) -> list[RemoteFile]:
+    return [f for f in repo.files if f.file.endswith(".gguf") and not _NOT_A_MODEL.search(PurePosixPath(f.file).name)]
+
+
+def _offer(by_tier: dict[str, RemoteFile], wanted: str) -> str:
+    if not by_tier:
+        return "choose another repository"
+    return near(wanted, by_tier) or f"it has {', '.join(by_tier)}"

@@ -1,0 +1,237 @@
+"""Bring a file from the hub into the Hugging Face cache: resumed, measured and digested before it gets its name.
+
+huggingface_hub (2.4) throws a cut download away and checks only its length, so the bytes are fetched here, into the
+place where its own download then finds them and links them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from edgeinfer.errors import ArtifactBad, DownloadFailed
+from edgeinfer.formats.artifact import check_artifact
+from edgeinfer.formats.paths import check_digest, check_relative
+from edgeinfer.hub.cache import COMMIT, cache_dir, locate, repo_dir
+from edgeinfer.hub.choose import folder_files
+from edgeinfer.hub.remote import RemoteFile, RemoteRepo, endpoint, hub_errors, look_up, open_range
+
+__all__ = ["Progress", "pull"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""`progress(done_bytes, total_bytes)` of everything that this pull brings."""
+
+ATTEMPTS = 4  # in a row without one new byte
+PAUSE_S = 0.5  # doubles with each of them
+SPARE_BYTES = 64 << 20  # left free on the disk
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    repo: str
+    file: str
+    commit: str
+    etag: str  # the blob's name: sha256 of the content, or git's sha1
+    n_bytes: int
+
+    @property
+    def blob(self) -> Path:
+        return repo_dir(self.repo) / "blobs" / self.etag
+
+    @property
+    def part(self) -> Path:
+        return _part(self.repo, self.etag)
+
+
+def _part(repo: str, etag: str) -> Path:
+    return repo_dir(repo) / "blobs" / f"{etag}.edgeinfer.incomplete"
+
+
+def pull(
+    repo: str, file: str = "", revision: str = "", *, sha256: str = "", progress: Progress = lambda *_: None
+) -> Path:
+    """Have `file` of `repo` (or, for "", the whole model folder) at `revision` in the cache; where it lies.
+
+    `sha256` is a digest that the caller expects besides. What is in the cache already is not fetched again. Raises
+    ModelNotFound, DownloadFailed (the same call goes on where it stopped) or ArtifactBad (nothing is left behind).
+    """
+    if sha256:
+        check_digest(sha256)
+    if COMMIT.fullmatch(revision) and file and (here := locate(repo, file, revision)):
+        return here
+    source = look_up(repo, revision)
+    files = [source.file(check_relative(file))] if file else list(folder_files(source))
+    if sha256 and file and files[0].sha256 != sha256:
+        raise ArtifactBad(f"{repo}/{file} has the digest {files[0].sha256}; {sha256} was expected")
+    total = sum(wanted.n_bytes for wanted in files)
+    _check_space(source, files)
+    done = 0
+    for wanted in files:
+        path = _bring(source, wanted, lambda n, before=done: progress(before + n, total))  # type: ignore[misc]
+        done += wanted.n_bytes
+        progress(done, total)
+    _remember(repo, revision or "main", source.revision)
+    return path if file else path.parent
+
+
+def _check_space(source: RemoteRepo, files: list[RemoteFile]) -> None:
+    absent = [file for file in files if not locate(source.repo, file.file, source.revision)]
+    parts = [_part(source.repo, file.sha256.removeprefix("sha256:")) for file in absent]
+    missing = sum(file.n_bytes for file in absent) - sum(part.stat().st_size for part in parts if part.is_file())
+    folder = cache_dir()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if missing and free < missing + SPARE_BYTES:
+        raise DownloadFailed(
+            f"{source.repo} needs {missing / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB free",
+            hint="free some space, or set HF_HOME to a larger disk",
+        )
+
+
+def _bring(source: RemoteRepo, wanted: RemoteFile, progress: Callable[[int], None]) -> Path:
+    """The file's place in the snapshot, after it was fetched if it was not there."""
+    if here := locate(source.repo, wanted.file, source.revision):
+        return here
+    with _disk_errors(source.repo), hub_errors(source.repo, wanted.file, source.revision):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        target = _target(source, wanted)
+        lock = cache_dir() / ".locks" / repo_dir(source.repo).name / f"{target.etag}.lock"
+        for folder in (lock.parent, target.blob.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):  # the same lock as huggingface_hub takes for this blob
+            if not target.blob.exists():
+                _fetch(target, progress)
+        path = hf_hub_download(
+            source.repo, wanted.file, revision=source.revision, cache_dir=cache_dir(), endpoint=endpoint()
+        )
+    return _checked(Path(path))
+
+
+def _target(source: RemoteRepo, wanted: RemoteFile) -> _Target:
+    """What the hub says of the file, held against its listing: the digest becomes a file name, so it must be one."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(source.repo, wanted.file, revision=source.revision, endpoint=endpoint())
+    found = get_hf_file_metadata(url, endpoint=endpoint(), library_name="edgeinfer")
+    etag = found.etag or ""
+    if not _ETAG.fullmatch(etag) or found.commit_hash != source.revision:
+        raise ArtifactBad(
+            f"{source.repo}/{wanted.file}: the hub gives the digest {etag[:80]!r} at {found.commit_hash!r:.60}"
+        )
+    if wanted.sha256 and f"sha256:{etag}" != wanted.sha256:
+        raise ArtifactBad(f"{source.repo}/{wanted.file}: listed as {wanted.sha256}, offered as sha256:{etag}")
+    if found.size != wanted.n_bytes:
+        raise ArtifactBad(f"{source.repo}/{wanted.file}: listed with {wanted.n_bytes} bytes, offered with {found.size}")
+    return _Target(source.repo, wanted.file, source.revision, etag, wanted.n_bytes)
+
+
+def _fetch(target: _Target, progress: Callable[[int], None]) -> None:
+    """Fill the part file, from where an earlier pull stopped; once length and digest are right it becomes the blob."""
+    failures = 0
+    with target.part.open("ab") as part:
+        while (have := part.tell()) < target.n_bytes:
+            try:
+                with hub_errors(target.repo, target.file, target.commit):
+                    _stream(target, part, progress)
+                cut = None
+            except DownloadFailed as error:
+                cut = error
+            failures = 0 if part.tell() > have else failures + 1
+            if failures >= ATTEMPTS:
+                raise _gave_up(target, part.tell(), cut)
+            if failures:
+                time.sleep(PAUSE_S * 2 ** (failures - 1))
+    if (found := _digest(target)) != target.etag:
+        target.part.unlink()
+        raise ArtifactBad(
+            f"{target.repo}/{target.file} has the digest {found}; the hub promised {target.etag}",
+            hint="nothing was kept; try again, and if it stays wrong do not use this repository",
+        )
+    target.part.replace(target.blob)
+
+
+def _stream(target: _Target, part: BinaryIO, progress: Callable[[int], None]) -> None:
+    """Append one answer of the hub. It may end early; it may not be too long."""
+    have = part.tell()
+    with open_range(target.repo, target.file, target.commit, have) as response:
+        if have and response.status_code != 206:
+            part.truncate(0)  # the server does not resume
+            part.seek(0)
+        for piece in response.iter_bytes(1 << 20):
+            if part.tell() + len(piece) > target.n_bytes:
+                target.part.unlink(missing_ok=True)
+                raise ArtifactBad(
+                    f"{target.repo}/{target.file} is longer than the {target.n_bytes} bytes that the hub announced",
+                    hint="nothing was kept; try again later",
+                )
+            part.write(piece)
+            progress(part.tell())
+        part.flush()
+
+
+def _gave_up(target: _Target, have: int, cut: DownloadFailed | None) -> Exception:
+    where = f"{target.repo}/{target.file} stopped at {have} of {target.n_bytes} bytes"
+    if cut is None:
+        target.part.unlink(missing_ok=True)
+        return ArtifactBad(f"{where}: the hub has no more", hint="nothing was kept; try again later")
+    return DownloadFailed(f"{where}: {cut}", hint="run the same command again: it goes on from there")
+
+
+def _digest(target: _Target) -> str:
+    git = len(target.etag) == 40
+    state: Any = hashlib.sha1(usedforsecurity=False) if git else hashlib.sha256()
+    if git:
+        state.update(f"blob {target.n_bytes}\0".encode())
+    with target.part.open("rb") as file:
+        while piece := file.read(8 << 20):
+            state.update(piece)
+    return str(state.hexdigest())
+
+
+def _checked(path: Path) -> Path:
+    """A GGUF that is none is not left where `list` would show it."""
+    if path.suffix == ".gguf":
+        try:
+            check_artifact(path)
+        except ArtifactBad:
+            blob = path.resolve()
+            path.unlink()
+            blob.unlink(missing_ok=True)
+            raise
+    return path
+
+
+def _remember(repo: str, revision: str, commit: str) -> None:
+    """Note which commit a branch or tag stood for, as huggingface_hub does."""
+    if revision != commit:
+        ref = repo_dir(repo) / "refs" / check_relative(revision)
+        with _disk_errors(repo):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            ref.write_text(commit)
+
+
+@contextmanager
+def _disk_errors(repo: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f"{cache_dir()}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            for part in repo_dir(repo).glob("blobs/*.edgeinfer.incomplete"):
+                part.unlink()  # what fills the disk is not kept for later
+            raise DownloadFailed(f"the disk is full ({where})", hint="free some space, or set HF_HOME") from error
+        raise DownloadFailed(
+            f"the cache cannot be written ({where})", hint="set HF_HOME to a folder of yours"
+        ) from error
