@@ -1,11 +1,12 @@
 """Tiny random models as GGUF files, written when a test needs them: the same seed gives the same bytes.
 
-`write_tiny(path)` is a Llama of 4 layers with a byte-level BPE tokenizer, ChatML and `edgeinfer.exit_layer = 2`. The late
-layers are damped (`late_gain`), so that the exit often, and not always, agrees with the last layer.
+`write_tiny(path)` is a Llama of 4 layers with a byte-level BPE tokenizer, ChatML and `edgeinfer.exit_layer = 2`. The
+late layers are damped (`late_gain`), so that the exit often, and not always, agrees with the last layer.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,9 +58,7 @@ def write_tiny(path: Path, tiny: Tiny | None = None) -> Path:
     n_vocab = _add_tokenizer(writer, tiny.n_merges)
     kind = gguf.GGMLQuantizationType[tiny.tier]
     for name, values in _tensors(tiny, n_vocab):
-        if values.ndim == 1:
-            writer.add_tensor(name, values)
-        elif tiny.tier == "F32":
+        if values.ndim == 1 or tiny.tier == "F32":
             writer.add_tensor(name, values)
         else:
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
@@ -132,7 +131,7 @@ def _train(n_merges: int) -> list[tuple[str, str]]:
     words = [list(word) for word in _TEXT.replace(",", " ,").replace(" ", " \u0120").split(" ") if word]
     merges: list[tuple[str, str]] = []
     while len(merges) < n_merges:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in itertools.pairwise(word))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         words = [_merged(word, best) for word in words]
