@@ -7,8 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from edgeinfer.backends.mlx.adapter import Stages, own_windows, refusal
+from edgeinfer.backends.mlx.adapter import Stages, find_inner, own_windows, refusal
 from edgeinfer.backends.mlx.cache import MlxCache, engine_error
+from edgeinfer.backends.mlx.joined import join_projections
 from edgeinfer.backends.mlx.ring import Bits
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.errors import EngineFailed
@@ -59,6 +60,7 @@ def load(plan: Plan, path: Path) -> MlxModel:
     if plan.speculation.mode in ("off", "lookup", "draft"):
         exit_layer = None
     try:
+        join_projections(list(find_inner(module)[2]["layers"]))
         mx.eval(module.parameters())
     except Exception as error:
         raise engine_error(error) from error
