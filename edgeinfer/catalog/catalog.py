@@ -24,7 +24,7 @@ class Catalog:
     models: tuple[ModelEntry, ...]
     picks: tuple[Pick, ...]
     tiers: Mapping[str, Tier]
-    renamed: Mapping[str, str]  # names that people use for a model that does not exist -> what does
+    missing: Mapping[str, str]  # names that people ask for and nobody released -> what there is
 
     def find(self, name: str) -> ModelEntry | None:
         """The entry of this catalogue name, in any case; None when there is none."""
@@ -49,7 +49,7 @@ class Catalog:
     def explain_missing(self, name: str) -> str:
         """Why a well-known name is not here ("Llama 3.2 has 1B and 3B ..."), or ""."""
         wanted = _squeeze(name)
-        return next((text for known, text in self.renamed.items() if _squeeze(known) in wanted), "")
+        return next((text for known, text in self.missing.items() if _squeeze(known) in wanted), "")
 
     def with_model(self, entry: ModelEntry) -> Catalog:
         """This catalogue with `entry` added; it replaces one of the same name."""
@@ -82,7 +82,7 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
         models=tuple(sorted(read_models(top, tiers), key=lambda model: (model.rank, model.name))),
         picks=read_picks(top),
         tiers=tiers,
-        renamed={key: table.text("text") for key, table in top.named("missing").items()},
+        missing=top.table("missing").all_texts(),
     )
     top.done()
     mine = user_file or user_models_file()

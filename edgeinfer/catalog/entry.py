@@ -44,7 +44,9 @@ class Artifact:
     tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
     n_bytes: int
     repo: str  # "org/name"; "" for a local path
-    file: str  # the file in the repo; "" for a folder; the path for a local artifact
+    file: (
+        str  # the file in the repo; "" for a folder; the path for a local artifact; embedded: below the package folder
+    )
     revision: str = ""
     sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
     embedded: bool = False  # ships inside the package

@@ -118,7 +118,7 @@ def slugs() -> list[str]:
 
 
 def _merge(base: Devices, top: Table) -> Devices:
-    sources = {key: table.text("text") for key, table in top.named("source").items()}
+    sources = top.table("source").all_texts() if "source" in top else {}
     classes = base.classes | {name: _speeds(table) for name, table in top.named("speed").items()}
     chips = base.chips | {slug: _chip(slug, table, sources) for slug, table in top.named("chip").items()}
     devices = base.devices | {slug: _device(slug, table, chips, sources) for slug, table in top.named("device").items()}
@@ -154,7 +154,6 @@ def _speeds(table: Table) -> tuple[EngineSpeed, ...]:
 
 
 def _chip(slug: str, table: Table, sources: dict[str, str]) -> Chip:
-    memory = [int(gib) for gib in table.texts("memory_gib", [])]
     chip = Chip(
         slug=slug,
         title=table.text("title"),
@@ -162,7 +161,7 @@ def _chip(slug: str, table: Table, sources: dict[str, str]) -> Chip:
         n_cores=_figure(table, "cores", sources),
         cpu_features=frozenset(table.texts("features")),
         speed=table.text("speed"),
-        memory_gib=tuple(memory),
+        memory_gib=tuple(table.integers("memory_gib", [])),
     )
     table.done()
     return chip

@@ -10,7 +10,9 @@ Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
 
 @dataclass(frozen=True, slots=True)
 class EngineSpeed:
-    """How a kind of device decodes with a backend: seconds a token = bytes / (efficiency x bandwidth) + layers x layer_s.
+    """How a kind of device decodes with a backend.
+
+    Seconds a token = bytes / (efficiency x bandwidth) + layers x layer_s.
 
     `core_bytes_per_s`, where above 0, is what one core can unpack and multiply: few cores do not fill the bus.
     """

@@ -60,6 +60,16 @@ class Table:
             raise UsageError(f"{self.where}: `{key}` must be a list of texts; received {values!r}")
         return values
 
+    def all_texts(self) -> dict[str, str]:
+        """Every key of this table, each a text."""
+        return {key: self.text(key) for key in self._data}
+
+    def integers(self, key: str, default: list[int] | None = None) -> list[int]:
+        values = self._take(key, list, "a list of whole numbers", default)
+        if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+            raise UsageError(f"{self.where}: `{key}` must be a list of whole numbers; received {values!r}")
+        return values
+
     def table(self, key: str) -> Table:
         return Table(self._take(key, dict, "a table", None), f"{self.where}, {key}")
 
