@@ -1,0 +1,74 @@
+"""What a person reads when MLX or Metal gives up, and what MLX is never asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+
+from edgeinfer.backends.mlx import BACKEND  # noqa: E402
+from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
+from edgeinfer.backends.mlx.cache import MlxCache, engine_error  # noqa: E402
+from edgeinfer.catalog import load_catalog  # noqa: E402
+from edgeinfer.device import named  # noqa: E402
+from edgeinfer.errors import EngineFailed, NoPlanFits, RewindError, UsageError  # noqa: E402
+from edgeinfer.plan import Request, default_capabilities, make_plan  # noqa: E402
+from edgeinfer.window import WindowPolicy  # noqa: E402
+from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
+
+POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
+
+
+@pytest.fixture(scope="module")
+def ring() -> MlxCache:
+    model = build(FAMILIES["llama"])
+    return MlxCache(Stages(model, 3), POLICY, own_windows(model), 16)
+
+
+def test_metal_out_of_memory_says_what_to_lower() -> None:
+    error = engine_error(
+        RuntimeError(
+            "[METAL] Command buffer execution failed: Insufficient Memory (kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+        )
+    )
+    assert isinstance(error, EngineFailed)
+    assert "OutOfMemory" in str(error) and "\n" not in str(error)
+    assert "--context" in error.hint
+
+
+def test_other_errors_keep_their_first_line() -> None:
+    assert str(engine_error(ValueError("shapes differ\nand more"))) == "MLX: shapes differ"
+
+
+def test_a_plan_over_its_budget_is_never_loaded(tmp_path: object) -> None:
+    device = named("macbook-air-m1-8gb")
+    plan = make_plan(device, load_catalog(), default_capabilities(device), Request(backend="mlx"))
+    over = dataclasses.replace(plan, budget_bytes=plan.estimate.total_bytes - 5_000_000)
+    with pytest.raises(NoPlanFits, match="5 MB over"):
+        BACKEND.load(over, tmp_path)  # type: ignore[arg-type]
+
+
+def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
+    row = ring.prefill([1, 2, 3, 4, 5]).numpy()
+    step = ring.begin(2)
+    with pytest.raises(EngineFailed, match="round is open"):
+        ring.begin(1)
+    with pytest.raises(UsageError, match="2 rows; received 3"):
+        step.verify([1, 2, 3])
+    with pytest.raises(EngineFailed, match="0 rows were verified"):
+        step.commit(1)
+    step.rollback()
+    step.rollback()
+    with pytest.raises(EngineFailed, match="has ended"):
+        step.verify([1])
+    with pytest.raises(UsageError, match="pass the model's 128 positions"):
+        ring.prefill([1] * 124)
+    with pytest.raises(RewindError):
+        ring.rewind(6)
+    ring.rewind(0)
+    assert (ring.prefill([1, 2, 3, 4, 5]).numpy() == row).all()
+    ring.close()
+    ring.close()
