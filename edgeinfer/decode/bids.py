@@ -1,0 +1,156 @@
+"""What each drafter offers for the next round: so many tokens for so much time, from what it learned so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from edgeinfer.decode.arms import Arm, Outcome
+from edgeinfer.decode.costs import Costs, Part
+from edgeinfer.decode.drafters.gated import Gated
+from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.gate import COLD, best_length
+from edgeinfer.types import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """`tokens` expected for `cost`, in plain rounds. A plain round is one token for one."""
+
+    arm: Arm
+    tokens: float
+    cost: float
+
+    @property
+    def pace(self) -> float:
+        return self.tokens / self.cost
+
+
+class Bidder(Protocol):
+    name: str
+
+    def bid(self, context: Tokens, limit: int) -> Bid | None:
+        """The best offer with at most `limit` drafts; None when it has nothing to draft."""
+        ...
+
+    def settle(self, arm: Arm, outcome: Outcome) -> None:
+        """Learn from a round that this bidder had."""
+        ...
+
+
+class LookupBids:
+    """Lookup knows its drafts before the round, so it bids for these very tokens."""
+
+    name = "lookup"
+
+    def __init__(self, lookup: Lookup, costs: Costs) -> None:
+        self._lookup = lookup
+        self._costs = costs
+
+    def bid(self, context: Tokens, limit: int) -> Bid | None:
+        match = self._lookup.match(context)
+        if match is None or limit < 1:
+            return None
+        n, tokens, cost = best_length(self._lookup.chances(match, limit), self._cost)
+        return Bid(Arm(self.name, n), tokens, cost) if n else None
+
+    def settle(self, arm: Arm, outcome: Outcome) -> None:
+        del arm
+        self._costs.observe("verify", outcome.drafted + 1, outcome.draft_s + outcome.verify_s)
+
+    def _cost(self, n: int) -> float:
+        return self._costs.ratio("verify", n + 1)
+
+
+class _Mean:
+    """Tokens and cost of a round, as running means."""
+
+    __slots__ = ("cost", "rounds", "tokens")
+    MEMORY: Final = 24.0
+
+    def __init__(self, tokens: float, cost: float, rounds: float) -> None:
+        self.tokens, self.cost, self.rounds = tokens, cost, rounds
+
+    def add(self, tokens: float, cost: float) -> None:
+        self.rounds = min(self.rounds + 1.0, self.MEMORY)
+        self.tokens += (tokens - self.tokens) / self.rounds
+        self.cost += (cost - self.cost) / self.rounds
+
+
+class GatedBids:
+    """A gated drafter decides its depth inside the round; its bid is what such rounds gave from a like state."""
+
+    _SURE: Final = 0.45  # before anything is seen: how often the first draft is sure
+    _HIT: Final = 0.97  # and how often a sure one is accepted
+    _PRIOR_ROUNDS: Final = 4.0
+
+    def __init__(self, gated: Gated, costs: Costs, *, max_depth: int) -> None:
+        self.name = gated.name
+        self._gated = gated
+        self._costs = costs
+        self._max_depth = max_depth
+        tokens = 1.0 + self._SURE * self._HIT
+        cost = gated.cost_of_one(sure=self._SURE)
+        self._means = [_Mean(tokens, cost, self._PRIOR_ROUNDS) for _ in range(4)]
+        self._all = _Mean(tokens, cost, self._PRIOR_ROUNDS)
+        self._state = 3
+
+    def bid(self, context: Tokens, limit: int) -> Bid | None:
+        del context
+        depth = min(limit, self._max_depth)
+        if depth < 1:
+            return None
+        self._state = _likeness(self._gated.state)
+        mean = self._means[self._state]
+        return Bid(Arm(self.name, depth), mean.tokens, mean.cost)
+
+    def settle(self, arm: Arm, outcome: Outcome) -> None:
+        del arm
+        cost = (outcome.draft_s + outcome.verify_s) / self._costs.unit_s
+        self._means[self._state].add(outcome.emitted, cost)
+        self._all.add(outcome.emitted, cost)
+        self._gated.pace = max(1.0, self._all.tokens / self._all.cost)
+        self._gated.settle(outcome.drafted, outcome.verify_s)
+
+
+def _likeness(state: int) -> int:
+    """States that say alike how sure the next draft will be: unsure, middling, sure, unknown."""
+    if state == COLD:
+        return 3
+    return 0 if state < 4 else 1 if state < 7 else 2
+
+
+class DepthBids:
+    """A drafter of a depth fixed before the round, for engines where looking at a draft stops the device."""
+
+    _PRIOR_RATE: Final = 0.6
+    _MEMORY: Final = 60.0
+
+    def __init__(self, name: str, costs: Costs, *, max_depth: int, parts: tuple[Part, Part]) -> None:
+        self.name = name
+        self._costs = costs
+        self._draft, self._verify = parts
+        self._max_depth = max_depth
+        self._rates = [self._PRIOR_RATE] * max_depth  # of the draft at each depth, when those before were accepted
+        self._tries = [4.0] * max_depth
+
+    def bid(self, context: Tokens, limit: int) -> Bid | None:
+        del context
+        n, tokens, cost = best_length(self._rates[: max(0, limit)], self._cost)
+        if n:
+            return Bid(Arm(self.name, n), tokens, cost)
+        return Bid(Arm(self.name, 1), 1.0 + self._rates[0], self._cost(1)) if limit > 0 else None
+
+    def settle(self, arm: Arm, outcome: Outcome) -> None:
+        del arm
+        for depth in range(min(outcome.accepted + 1, outcome.drafted)):
+            self._tries[depth] = min(self._tries[depth] + 1.0, self._MEMORY)
+            self._rates[depth] += ((depth < outcome.accepted) - self._rates[depth]) / self._tries[depth]
+        if outcome.drafted:
+            self._costs.observe(self._draft, 1, outcome.draft_s / outcome.drafted)
+        self._costs.observe(self._verify, outcome.drafted + 1, outcome.verify_s)
+
+    def _cost(self, n: int) -> float:
+        if not n:
+            return 1.0
+        return n * self._costs.ratio(self._draft) + self._costs.ratio(self._verify, n + 1)

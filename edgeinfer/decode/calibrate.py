@@ -1,0 +1,153 @@
+"""The first costs of a model on this device: a second of rounds on a scratch cache, kept for the next start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, time
+from typing import Final
+
+from edgeinfer.decode.costs import RowCosts
+from edgeinfer.protocols import Cache, Model
+from edgeinfer.window import MIN_BLOCK, WindowPolicy
+
+__all__ = ["CostStore", "calibrate", "cost_key"]
+
+BUDGET_S: Final = 0.8
+_KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, what else it runs
+_CONTEXT: Final = 96  # tokens in the scratch cache
+_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+_DRAFTS: Final = (1, 2, 4, 8)
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One kind of round: `rows` verified after `drafts` drafts."""
+
+    rows: int
+    drafts: int
+
+
+def calibrate(
+    model: Model, *, max_rows: int, budget_s: float = BUDGET_S, clock: Callable[[], float] = perf_counter
+) -> RowCosts:
+    """Time plain, verify and drafted rounds in turn until `budget_s` has passed, each at least once; medians."""
+    policy = WindowPolicy(window=4 * MIN_BLOCK, sink=0, block=MIN_BLOCK, limit=4 * MIN_BLOCK)
+    cache = model.new_cache(policy)
+    try:
+        n_vocab = model.tokenizer.n_vocab
+        cache.prefill([index * 37 % n_vocab for index in range(_CONTEXT)])
+        trials = list(_trials(max_rows, drafts=model.exit_layer is not None))
+        verify_s: dict[_Trial, list[float]] = {trial: [] for trial in trials}
+        draft_s: list[float] = []
+        began = clock()
+        _time_round(cache, _Trial(1, 0), clock)  # the first call allocates
+        while True:
+            for trial in trials:
+                drafted, verified = _time_round(cache, trial, clock)
+                draft_s += drafted
+                verify_s[trial].append(verified)
+                if clock() - began > budget_s and all(verify_s.values()):
+                    return _costs(verify_s, draft_s)
+    finally:
+        cache.close()
+
+
+def _trials(max_rows: int, *, drafts: bool) -> Iterator[_Trial]:
+    """In an order where a short budget still sees every kind; two plain rounds in turn, as they come in answers."""
+    counts = [rows for rows in _COUNTS if rows <= max_rows] or [1]
+    for rows in counts:
+        yield _Trial(rows, 0)
+    for rows in [rows for rows in _DRAFTS if drafts and rows <= max_rows]:
+        yield _Trial(rows, rows)
+        yield _Trial(rows, rows - 1)
+
+
+def _time_round(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list[float], float]:
+    """Seconds of each draft, and of the verify. A plain round is timed after another one, as it mostly comes."""
+    if trial == _Trial(1, 0):
+        _time(cache, trial, clock)
+    return _time(cache, trial, clock)
+
+
+def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list[float], float]:
+    tokens = list(range(5, 5 + trial.rows))
+    drafted: list[float] = []
+    step = cache.begin(trial.rows)
+    try:
+        for token in tokens[: trial.drafts]:
+            began = clock()
+            step.draft(token).numpy().max()
+            drafted.append(clock() - began)
+        began = clock()
+        for row in step.verify(tokens):
+            row.argmax()
+        return drafted, clock() - began
+    finally:
+        step.rollback()
+
+
+def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float]) -> RowCosts:
+    def of(missing: int | None) -> dict[int, float]:
+        """Medians by rows, for rounds whose drafts fell short of the rows by `missing`; None: without drafts."""
+        return {
+            trial.rows: median(times)
+            for trial, times in verify_s.items()
+            if (trial.drafts == 0 if missing is None else trial.drafts > 0 and trial.rows - trial.drafts == missing)
+        }
+
+    if not draft_s:
+        return RowCosts(of(None))
+    return RowCosts(of(None), of(0), {1: of(None)[1], **of(1)}, median(draft_s))
+
+
+def cost_key(*facts: object) -> str:
+    """A name for the costs of one model file, engine version, machine and cache setting."""
+    return hashlib.sha256(json.dumps([_FORMAT, *map(str, facts)]).encode()).hexdigest()[:24]
+
+
+class CostStore:
+    """Costs on disk, one small file each; they can be deleted at any time."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self.folder = folder or Path(base) / "edgeinfer" / "costs"
+
+    def load(self, key: str) -> RowCosts | None:
+        """None where nothing usable is stored: unreadable, of another format, or a week old."""
+        try:
+            stored = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            if time() - float(stored["measured"]) > _KEEP_S:
+                return None
+            tables = [{int(n): float(s) for n, s in stored[name].items()} for name in ("verify", "back", "back_short")]
+            costs = RowCosts(tables[0], tables[1], tables[2], float(stored["exit_draft"]), float(stored["model_draft"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return (
+            costs if costs.verify_s.get(1, 0.0) > 0 and all(s > 0 for table in tables for s in table.values()) else None
+        )
+
+    def save(self, key: str, costs: RowCosts) -> None:
+        """Best effort: a cache that cannot be written costs a second at the next start, nothing else."""
+        stored = {
+            "measured": time(),
+            "verify": dict(costs.verify_s),
+            "back": dict(costs.back_s),
+            "back_short": dict(costs.back_short_s),
+            "exit_draft": costs.exit_draft_s,
+            "model_draft": costs.model_draft_s,
+        }
+        path = self.folder / f"{key}.json"
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(stored), encoding="utf-8")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)

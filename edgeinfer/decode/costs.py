@@ -1,0 +1,90 @@
+"""What the parts of a round cost on this device: measured once before the first answer, then by every round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Final, Literal, TypeAlias
+
+Part: TypeAlias = Literal["verify", "back", "back-short", "exit-draft", "model-draft"]
+"""`verify`: rows through the whole model; `back`: rows whose early layers all ran, `back-short`: all but the newest's;
+the others: one draft."""
+
+_CLIP: Final = 0.25  # a round may move an estimate by this much (log scale) at most: an outlier counts as a nudge
+_UNIT_RATE: Final = 0.1  # how fast the unit follows heat, load and a longer context
+_FIRST_ROUNDS: Final = 4  # the prior may be of another day: the first rounds may move the unit at once
+_LEAST_RATE: Final = 0.04  # of a ratio, once it has been seen often
+
+
+@dataclass(frozen=True, slots=True)
+class RowCosts:
+    """Seconds before any answer. Rows are counts of one verify; those between the measured ones are interpolated."""
+
+    verify_s: Mapping[int, float]  # 1 is a plain round
+    back_s: Mapping[int, float] = field(default_factory=dict)  # after as many drafts as rows
+    back_short_s: Mapping[int, float] = field(default_factory=dict)  # after one draft less
+    exit_draft_s: float = 0.0  # 0: the model does not draft by itself
+    model_draft_s: float = 0.0  # 0: no draft model
+
+    @property
+    def plain_s(self) -> float:
+        return self.verify_s[1]
+
+
+FLAT: Final = RowCosts(verify_s={1: 1e-2, 2: 2e-2})
+"""Where nothing was measured: every row costs a plain round, so that nothing looks cheap."""
+
+
+def interpolate(points: Mapping[int, float], rows: int) -> float:
+    """Seconds of `rows` rows: linear between the measured counts, and on along the last two."""
+    if rows in points:
+        return points[rows]
+    known = sorted(points)
+    if len(known) == 1:
+        return points[known[0]] * rows / known[0]
+    upper = next((i for i, count in enumerate(known) if count > rows), len(known) - 1)
+    a, b = known[max(upper - 1, 0)], known[max(upper, 1)]
+    return points[a] + (points[b] - points[a]) * (rows - a) / (b - a)
+
+
+class Costs:
+    """Costs in units of a plain round. The unit is followed live; the ratios to it move slowly.
+
+    A machine that heats, a neighbor's load and a growing context change all costs alike: the unit takes that up
+    from any round, so that costs measured at different times stay comparable.
+    """
+
+    def __init__(self, prior: RowCosts, max_rows: int) -> None:
+        self.unit_s = prior.plain_s
+        self.max_rows = max_rows
+        self._ratios: dict[tuple[Part, int], float] = {}
+        self._seen: dict[tuple[Part, int], int] = {}
+        for rows in range(1, max_rows + 1):
+            self._ratios["verify", rows] = interpolate(prior.verify_s, rows) / prior.plain_s
+            if prior.back_s:
+                self._ratios["back", rows] = interpolate(prior.back_s, rows) / prior.plain_s
+                self._ratios["back-short", rows] = interpolate(prior.back_short_s, rows) / prior.plain_s
+        self._ratios["exit-draft", 1] = prior.exit_draft_s / prior.plain_s
+        self._ratios["model-draft", 1] = prior.model_draft_s / prior.plain_s
+
+    def ratio(self, part: Part, rows: int = 1) -> float:
+        """Plain rounds that this part takes. A count above `max_rows` is not known: KeyError."""
+        return self._ratios[part, rows]
+
+    def observe(self, part: Part, rows: int, seconds: float) -> None:
+        """One measured part. A plain round sets the unit; any other moves its own ratio and, a little, the unit."""
+        key = (part, rows)
+        ratio = self._ratios.get(key, 0.0)
+        if ratio <= 0.0:
+            self._ratios[key] = seconds / self.unit_s
+            return
+        surprise = log(max(seconds, 1e-9) / (self.unit_s * ratio))
+        nudge = min(max(surprise, -_CLIP), _CLIP)
+        seen = self._seen.get(key, 0) + 1
+        self._seen[key] = seen
+        if key == ("verify", 1):
+            self.unit_s *= exp(surprise / seen if seen <= _FIRST_ROUNDS else _UNIT_RATE * nudge)
+            return
+        self._ratios[key] = ratio * exp(max(1.0 / (seen + 4), _LEAST_RATE) * nudge)
+        self.unit_s *= exp(0.3 * _UNIT_RATE * nudge)

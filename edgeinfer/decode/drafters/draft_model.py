@@ -1,0 +1,88 @@
+"""A small model with the same tokenizer as a drafter (arXiv 2211.17192), with a cache and a window of its own."""
+
+from __future__ import annotations
+
+from edgeinfer.decode.costs import Part
+from edgeinfer.errors import UsageError
+from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+_AHEAD = 64  # positions that one round of drafts may need
+_SAMPLE = 997  # every so-many-th token is compared (a prime, so that no regular vocabulary hides between)
+
+
+class DraftModel:
+    """A `Source` for `Gated`. What it has run may be ahead of the conversation: it goes back where they part."""
+
+    name = "draft"
+    draft_part: Part = "model-draft"
+    whole_part: Part = "verify"
+    short_part: Part = "verify"
+
+    def __init__(self, model: Model, policy: WindowPolicy) -> None:
+        self._cache: Cache = model.new_cache(policy)
+        self._policy = policy
+        self._run: list[int] = []  # the tokens behind the cache's positions
+        self._skipped = 0  # tokens of the conversation before them, dropped at the limit
+        self._round: Round | None = None
+
+    def start(self, round: Round, context: Tokens) -> None:
+        """Catch up: run what the conversation has gained, after going back to where it left what was drafted."""
+        del round
+        self._end_round()
+        wanted = list(context[self._skipped : -1])
+        shared = _shared(self._run, wanted)
+        fits = len(wanted) + _AHEAD <= self._policy.limit
+        if not (fits and self._policy.can_rewind(self._cache.length, shared)):
+            self._skipped = max(0, len(context) - 1 - self._policy.window // 2)
+            wanted = list(context[self._skipped : -1])
+            shared = 0
+        if shared < self._cache.length:
+            self._cache.rewind(shared)
+        del self._run[shared:]
+        if wanted[shared:]:
+            self._cache.prefill(wanted[shared:])
+            self._run += wanted[shared:]
+
+    def draft(self, token: int) -> Row:
+        self._end_round()
+        self._round = self._cache.begin(1)
+        row = self._round.verify([token])[0]
+        self._run.append(token)
+        return row
+
+    def observe(self, emitted: Tokens) -> None:
+        del emitted  # the next `start` sees them in the context
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def _end_round(self) -> None:
+        """The row of a draft is read while its round is open."""
+        if self._round is not None:
+            self._round.commit(1)
+            self._round = None
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How long the common front is. Mostly all but the last few, so that is tried first."""
+    for back in range(min(len(a), 32)):
+        n = len(a) - back
+        if n <= len(b) and a[n - 1] == b[n - 1] and a[:n] == b[:n]:
+            return n
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def check_same_tokens(model: Tokenizer, draft: Tokenizer) -> None:
+    """Raises UsageError when the two tokenizers do not number their tokens alike."""
+    hint = "the draft model must have the tokenizer of the model"
+    if model.n_vocab != draft.n_vocab:
+        raise UsageError(f"the draft model has {draft.n_vocab} tokens, the model has {model.n_vocab}", hint=hint)
+    different = [
+        token for token in (*range(min(512, model.n_vocab)), *range(512, model.n_vocab, _SAMPLE))
+        if model.piece(token) != draft.piece(token)
+    ]  # fmt: skip
+    if different or model.stop_tokens != draft.stop_tokens:
+        what = f"token {different[0]} differs" if different else "the stop tokens differ"
+        raise UsageError(f"the draft model's tokenizer is not the model's: {what}", hint=hint)

@@ -1,0 +1,164 @@
+"""Prompt lookup: what followed the longest earlier occurrence of the newest tokens, as drafts that cost nothing.
+
+Prompt lookup decoding (A. Saxena, 2023; transformers calls it `prompt_lookup_num_tokens`), with hash chains as in LZ77
+for the search, and a hit rate for every match length learned from all tokens, also those that were not drafted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.protocols import Round, TokenLike
+from edgeinfer.types import Tokens
+
+_GRAMS: Final = (3, 2, 1)  # suffix lengths that are indexed, longest first
+_CHAIN: Final = 12  # earlier occurrences looked at
+_LONGEST: Final = 48  # a longer match is as good
+_PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
+_BUCKETS: Final = (1, 2, 3, 4, 6, 9, 13, 20, 32)  # match lengths from which a hit rate counts
+_PRIOR: Final = (0.25, 0.40, 0.50, 0.58, 0.66, 0.74, 0.82, 0.90, 0.95)  # before anything is learned
+_PRIOR_WEIGHT: Final = 6.0
+_MEMORY: Final = 64.0  # observations that a hit rate remembers, so that it follows a change of topic
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The next tokens are expected at `source` in the context; `length` tokens before it equal the newest ones."""
+
+    source: int
+    length: int
+
+
+class HitRates:
+    """How often the token after a match of some length was the expected one."""
+
+    def __init__(self) -> None:
+        self._hits = [rate * _PRIOR_WEIGHT for rate in _PRIOR]
+        self._tries = [_PRIOR_WEIGHT] * len(_PRIOR)
+        self._rates = list(_PRIOR)
+        self._bucket = [0] * (_LONGEST + 1)
+        for length in range(1, _LONGEST + 1):
+            self._bucket[length] = max(i for i, least in enumerate(_BUCKETS) if least <= length)
+
+    def rate(self, length: int) -> float:
+        return self._rates[self._bucket[min(length, _LONGEST)]]
+
+    def learn(self, length: int, hit: bool) -> None:
+        bucket = self._bucket[min(length, _LONGEST)]
+        if self._tries[bucket] >= _MEMORY:
+            self._hits[bucket] *= 1 - 1 / _MEMORY
+            self._tries[bucket] *= 1 - 1 / _MEMORY
+        self._hits[bucket] += hit
+        self._tries[bucket] += 1.0
+        self._rates[bucket] = self._hits[bucket] / self._tries[bucket]
+
+
+class Lookup:
+    """Drafts from the conversation itself. A step costs microseconds, whatever the length of the context."""
+
+    name = "lookup"
+
+    def __init__(self, *, least_match: int = 2) -> None:
+        self.rates = HitRates()
+        self._least = least_match
+        self._forget()
+
+    def match(self, context: Tokens) -> Match | None:
+        """Where the next tokens of `context` [n] may be found, or None."""
+        self._follow(context)
+        return self._match
+
+    def chances(self, match: Match, limit: int) -> list[float]:
+        """The chance that each of the next `limit` tokens at `match` is accepted, given those before it."""
+        return [self.rates.rate(match.length + ahead) for ahead in range(limit)]
+
+    def tokens(self, match: Match, limit: int) -> list[int]:
+        """`limit` tokens at `match`; a match that overlaps the end of the context goes on with its own tokens."""
+        known = self._tokens
+        drafts = known[match.source : match.source + limit]
+        period = len(known) - match.source
+        while len(drafts) < limit:
+            drafts.append(drafts[len(drafts) - period])
+        return drafts
+
+    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
+        del round
+        match = self.match(context)
+        return self.tokens(match, limit) if match and match.length >= self._least and limit > 0 else []
+
+    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
+        del drafted, emitted  # the context itself tells what came, at the next call
+
+    def _forget(self) -> None:
+        self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
+        self._tokens: list[int] = []
+        self._latest: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _GRAMS)
+        self._earlier: tuple[list[int], ...] = tuple([] for _ in _GRAMS)
+        self._match: Match | None = None
+
+    def _follow(self, context: Tokens) -> None:
+        known = self._tokens
+        n = len(known)
+        grown = context is self._seen and len(context) >= n and (not n or context[n - 1] == known[-1])
+        if not grown and (len(context) < n or list(context[:n]) != known):
+            self._forget()
+            known, n = self._tokens, 0
+        self._seen = context
+        new = context[n:]
+        if n and len(new) <= _PROMPT:
+            for token in new:
+                self._step(token)
+        else:
+            self._match = None
+            known.extend(new)
+            occurrences = self._index(n)
+            self._match = self._search(occurrences) if new else None
+
+    def _step(self, token: int) -> None:
+        known, match = self._tokens, self._match
+        hit = match is not None and known[match.source] == token
+        if match:
+            self.rates.learn(match.length, hit)
+        known.append(token)
+        occurrences = self._index(len(known) - 1)
+        if match and hit:  # the longest match before, one longer: no other can be longer now
+            self._match = Match(match.source + 1, min(match.length + 1, _LONGEST))
+        else:
+            self._match = self._search(occurrences)
+
+    def _index(self, start: int) -> list[int]:
+        """Index the grams that end at `start` or later; of the newest, the place after the one before it, or -1."""
+        known, occurrences = self._tokens, []
+        for gram, latest, earlier in zip(_GRAMS, self._latest, self._earlier, strict=True):
+            before = -1
+            for end in range(start + 1, len(known) + 1):
+                key = tuple(known[max(0, end - gram) : end])
+                before = latest.get(key, -1)
+                latest[key] = end
+                earlier.append(before)
+            occurrences.append(before)
+        return occurrences
+
+    def _search(self, occurrences: list[int]) -> Match | None:
+        for which, gram in enumerate(_GRAMS):
+            place, best = occurrences[which], None
+            for _ in range(_CHAIN):
+                if place < 0:
+                    break
+                length = self._common(place, gram)
+                if best is None or length > best.length:
+                    best = Match(place, length)
+                place = self._earlier[which][place - 1]
+            if best:
+                return best
+        return None
+
+    def _common(self, place: int, least: int) -> int:
+        """How many tokens before `place` equal the newest ones; `least` of them are known to."""
+        known, length = self._tokens, least
+        end = len(known)
+        while length < _LONGEST and length < place and known[place - 1 - length] == known[end - 1 - length]:
+            length += 1
+        return length

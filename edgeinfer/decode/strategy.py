@@ -1,0 +1,113 @@
+"""From a plan to the controller and the drafters of its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from edgeinfer.decode.arms import NONE, Controller, Fixed
+from edgeinfer.decode.bids import Bidder, DepthBids, GatedBids, LookupBids
+from edgeinfer.decode.calibrate import CostStore, calibrate, cost_key
+from edgeinfer.decode.controller import Auto
+from edgeinfer.decode.costs import Costs, RowCosts
+from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
+from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Drafter, Model
+from edgeinfer.window import WindowPolicy
+
+__all__ = ["Strategy", "build", "measured_costs"]
+
+_MAX_DRAFTS: Final = 8  # of a drafter that runs a model for each
+_READS_SLOWLY: Final = frozenset({"mlx"})  # backends where looking at a row stops the device
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    controller: Controller
+    drafters: Mapping[str, Drafter]
+    close: Callable[[], None] = lambda: None  # frees what the drafters own
+
+
+PLAIN: Final = Strategy(Fixed(NONE), {})
+
+
+def build(model: Model, plan: Plan, *, draft: Model | None = None, costs: RowCosts | None = None) -> Strategy:
+    """What the decoder of `plan` needs. `draft` is the model of `--draft-model`; `costs` come from the store, or are
+    measured now, in about a second, unless given.
+
+    Raises UsageError for a draft model with another tokenizer.
+    """
+    wanted = [name for name in plan.speculation.drafters if name != "early-exit" or model.exit_layer is not None]
+    max_rows = min(plan.speculation.max_rows, model.exact_rows or plan.speculation.max_rows)
+    if plan.speculation.mode == "off" or not wanted or max_rows < 2:
+        return PLAIN
+    if "draft" in wanted:
+        if draft is None:
+            raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
+        check_same_tokens(model.tokenizer, draft.tokenizer)
+    live = Costs(costs or measured_costs(model, plan, draft, max_rows), max_rows)
+    return assemble(plan, draft if "draft" in wanted else None, wanted, live)
+
+
+def assemble(plan: Plan, draft: Model | None, wanted: list[str], costs: Costs) -> Strategy:
+    max_drafts = min(_MAX_DRAFTS, costs.max_rows - 1)
+    drafters: dict[str, Drafter] = {}
+    bidders: list[Bidder] = []
+    close: Callable[[], None] = PLAIN.close
+    if "lookup" in wanted:
+        lookup = Lookup(least_match=1)
+        drafters[lookup.name] = lookup
+        bidders.append(LookupBids(lookup, costs))
+    if "early-exit" in wanted and plan.backend in _READS_SLOWLY:
+        from edgeinfer.decode.drafters.early_exit import EarlyExit
+
+        drafters["early-exit"] = EarlyExit()
+        bidders.append(DepthBids("early-exit", costs, max_depth=max_drafts, parts=("exit-draft", "back-short")))
+    elif "early-exit" in wanted:
+        gated = Gated(ExitSource(), costs)
+        drafters[gated.name] = gated
+        bidders.append(GatedBids(gated, costs, max_depth=max_drafts))
+    if draft is not None:
+        source = DraftModel(draft, _draft_window(plan.window))
+        close = source.close
+        gated = Gated(source, costs)
+        drafters[gated.name] = gated
+        bidders.append(GatedBids(gated, costs, max_depth=max_drafts))
+    return Strategy(Auto(bidders, costs), drafters, close)
+
+
+def measured_costs(model: Model, plan: Plan, draft: Model | None, max_rows: int) -> RowCosts:
+    """Stored costs of this model on this machine, or new ones."""
+    store = CostStore()
+    key = cost_key(
+        plan.artifact.repo, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
+        plan.backend, engine_version(plan.backend), plan.device.chip, plan.n_threads, plan.kv_type, max_rows,
+        model.exit_layer,
+    )  # fmt: skip
+    costs = store.load(key)
+    if costs is None:
+        costs = calibrate(model, max_rows=max_rows)
+        store.save(key, costs)
+    if draft is None:
+        return costs
+    alone = calibrate(draft, max_rows=1, budget_s=0.2)
+    return replace(costs, model_draft_s=alone.plain_s)
+
+
+def engine_version(backend: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version({"gguf": "llama-cpp-python", "mlx": "mlx"}.get(backend, "edgeinfer"))
+    except PackageNotFoundError:
+        return ""
+
+
+def _draft_window(policy: WindowPolicy) -> WindowPolicy:
+    """The draft model needs no long memory: at most 1024 recent tokens."""
+    window = min(policy.window, max(1024 // policy.block, 4) * policy.block)
+    return WindowPolicy(window=window, sink=policy.sink, block=policy.block, limit=policy.limit)
