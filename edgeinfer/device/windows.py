@@ -13,7 +13,7 @@ __all__ = ["profile"]
 
 
 def profile() -> DeviceProfile:
-    """Memory and cores by psutil. CPU features cannot be asked here, so the slow class of its architecture is assumed."""
+    """Memory and cores by psutil. CPU features cannot be asked here: the slow class of the architecture is assumed."""
     import psutil
 
     memory = psutil.virtual_memory()

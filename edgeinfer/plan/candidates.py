@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeinfer.catalog.catalog import Catalog
-from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.catalog.entry import Artifact, ModelEntry, Tier
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.context import DEFAULT_CONTEXT, make_policy
@@ -40,7 +40,9 @@ class Candidate:
         return (self.model.rank, self.tier_order, self.tokens_per_s)
 
     def rejected(self, reason: str, over_bytes: int = 0) -> Rejection:
-        return Rejection(self.model.name, self.artifact.tier, self.artifact.backend, reason, over_bytes)
+        return Rejection(
+            self.model.name, self.artifact.tier, self.artifact.backend, reason, over_bytes, self.model.rank
+        )
 
 
 def reserve_bytes(device: DeviceProfile) -> int:
@@ -67,7 +69,7 @@ def candidates(
 ) -> Iterator[Candidate | Rejection]:
     """Each artifact of each wanted model that `request` does not exclude by name, tier or backend."""
     by_backend = {found.backend: found for found in capabilities}
-    for model in catalog.models:
+    for model in reversed(catalog.models):
         if request.model and model.name != request.model:
             continue
         for artifact in model.artifacts:
@@ -75,7 +77,7 @@ def candidates(
                 continue
             if not request.backend or artifact.backend == request.backend:
                 tier = catalog.tiers.get(artifact.tier)
-                yield _judge(device, model, artifact, by_backend[artifact.backend], tier.order if tier else 0, request)
+                yield _judge(device, model, artifact, by_backend[artifact.backend], tier, request)
 
 
 def _judge(
@@ -83,15 +85,15 @@ def _judge(
     model: ModelEntry,
     artifact: Artifact,
     found: Capabilities,
-    tier_order: int,
+    tier: Tier | None,
     request: Request,
 ) -> Candidate | Rejection:
     def refuse(reason: str) -> Rejection:
-        return Rejection(model.name, artifact.tier, artifact.backend, reason)
+        return Rejection(model.name, artifact.tier, artifact.backend, reason, rank=model.rank)
 
     if found.unavailable:
         return refuse(f"{found.backend} cannot run here: {found.unavailable}")
-    if artifact.tier not in found.tiers:
+    if tier and artifact.tier not in found.tiers:  # of a tier that nobody knows, the engine has the last word
         return refuse(f"{found.backend} does not load {artifact.tier}")
     kv_type = request.kv_type or ("f16" if "f16" in found.kv_types else found.kv_types[0])
     if kv_type not in found.kv_types:
@@ -104,7 +106,7 @@ def _judge(
         model=model,
         artifact=artifact,
         capabilities=found,
-        tier_order=tier_order,
+        tier_order=tier.order if tier else 0,
         kv_type=kv_type,
         window=window,
         estimate=estimate(model.shape, artifact, window, kv_type),

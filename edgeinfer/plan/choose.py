@@ -56,12 +56,12 @@ def make_plan(device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Ca
         backend=chosen.artifact.backend,
         window=chosen.window,
         kv_type=chosen.kv_type,
-        n_threads=device.n_cores,
-        speculation=plan_speculation(chosen, request),
+        n_threads=device.n_cores if device.named else 0,
+        speculation=plan_speculation(device, chosen, request),
         estimate=chosen.estimate,
         expected_tokens_per_s=chosen.tokens_per_s,
-        reasons=reasons(device, catalog, chosen, [one for one in fitting if one is not best], budget, floor, request),
-        rejected=tuple(one for one in rejected if not _same(one, chosen)),
+        reasons=reasons(device, catalog, chosen, able, budget, floor, request),
+        rejected=tuple(rejected),
         forced=forced,
     )
 
@@ -128,11 +128,6 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
         else:
             rejected.append(one.rejected(f"fits, but {best.artifact.backend} is faster"))
     return rejected
-
-
-def _same(rejection: Rejection, chosen: Candidate) -> bool:
-    ours = (chosen.model.name, chosen.artifact.tier, chosen.artifact.backend)
-    return (rejection.model, rejection.tier, rejection.backend) == ours
 
 
 def _nothing_can_run(

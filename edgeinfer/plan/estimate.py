@@ -9,45 +9,51 @@ from edgeinfer.window import WindowPolicy
 
 __all__ = ["PREFILL_ROWS", "estimate", "kv_bytes", "kv_value_bytes", "workspace_bytes"]
 
-PREFILL_ROWS = 256  # rows of one forward, at most: what the activations and a GPU's logits buffer are sized for
+PREFILL_ROWS = 256  # rows of one llama.cpp forward, at most: its activations are sized for them
+_MLX_STEP = 512  # rows of one MLX forward, and the slack that a layer with its own window keeps
+_LOGIT_ROWS = 16  # rows of one verify, at most
 _CELLS = 256  # llama.cpp rounds its K/V cells up to this many
 
-# a value in a block of 32: llama.cpp's block_q8_0 is 34 bytes, block_q4_0 is 18; MLX's groups of 64 come to the same
-_KV_VALUE_BYTES: dict[KvType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+# Bytes of one stored value. A block of 32 in llama.cpp is 34 bytes at 8 bits (block_q8_0) and 18 at 4 (block_q4_0); in
+# MLX a group of 32 has a scale and a bias of 2 bytes each.
+_BLOCK: dict[KvType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_GROUP: dict[KvType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 36 / 32, "q4_0": 20 / 32}
 
-# the interpreter with what a chat imports, and the engine's own code and tables
+# The interpreter with what a chat imports, and the engine's own code and tables: measured, docs/memory.md.
 _ENGINE_BYTES = {"gguf": 90_000_000, "mlx": 160_000_000, "executorch": 40_000_000, "reference": 60_000_000}
 _TOKENIZER_BYTES_PER_ENTRY = 200
 
 
-def kv_value_bytes(kv_type: KvType) -> float:
+def kv_value_bytes(backend: str, kv_type: KvType) -> float:
     """Bytes of one stored K or V value, its share of the block's scale included."""
-    return _KV_VALUE_BYTES[kv_type]
+    return (_GROUP if backend == "mlx" else _BLOCK)[kv_type]
 
 
 def kv_bytes(shape: ModelShape, backend: str, policy: WindowPolicy, kv_type: KvType) -> int:
     """Bytes of K and V that a cache of this backend holds, every layer that owns K/V counted as it is stored."""
-    per_value = _KV_VALUE_BYTES[kv_type]
-    return round(
-        sum(_slots(kv, backend, policy) * kv.n_layers * kv.n_kv_heads * kv.head_dim * 2 * per_value for kv in shape.kv)
-    )
+    values = sum(_slots(kv, backend, policy) * kv.n_layers * 2 * kv.n_kv_heads * kv.head_dim for kv in shape.kv)
+    return round(values * kv_value_bytes(backend, kv_type))
 
 
 def _slots(kv: LayerKv, backend: str, policy: WindowPolicy) -> int:
-    if backend != "gguf":
-        return policy.slots
-    cells = _padded(policy.slots)
-    return min(cells, _padded(kv.window + PREFILL_ROWS)) if kv.window else cells
+    """K/V rows of one layer; a layer with a window of its own keeps that and the rows of one forward."""
+    if backend == "gguf":
+        cells = _up_to(_CELLS, policy.slots)
+        return min(cells, _up_to(_CELLS, kv.window + PREFILL_ROWS)) if kv.window else cells
+    if backend == "mlx" and kv.window:
+        return min(policy.slots, _up_to(_MLX_STEP, kv.window) + _MLX_STEP)
+    return policy.slots
 
 
-def _padded(cells: int) -> int:
-    return -(-cells // _CELLS) * _CELLS
+def _up_to(multiple: int, n: int) -> int:
+    return -(-n // multiple) * multiple
 
 
 def workspace_bytes(shape: ModelShape, backend: str) -> int:
-    """The interpreter, the engine, the tokenizer, activations of one prefill and the logits rows, in bytes."""
-    activations = PREFILL_ROWS * (6 * shape.hidden + 3 * shape.n_ffn) * 4
-    logits = PREFILL_ROWS * shape.n_vocab * 4
+    """The interpreter, the engine, the tokenizer, the activations of one prefill and the rows of logits, in bytes."""
+    rows = _MLX_STEP if backend == "mlx" else PREFILL_ROWS
+    activations = rows * (6 * shape.hidden + 3 * shape.n_ffn) * 4
+    logits = 2 * _LOGIT_ROWS * shape.n_vocab * 4  # in the graph, and as they are handed over
     return _ENGINE_BYTES[backend] + shape.n_vocab * _TOKENIZER_BYTES_PER_ENTRY + activations + logits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.candidates import Candidate
 from edgeinfer.plan.types import Request, SpeculationPlan
@@ -9,16 +10,10 @@ from edgeinfer.plan.types import Request, SpeculationPlan
 __all__ = ["plan_speculation"]
 
 _MAX_ROWS = 16
-_EXACT_ROWS = {  # most rows of one llama.cpp forward whose logits equal those of single rows
-    ("gguf", "Q4_K_M"): 3,
-    ("gguf", "Q4_0"): _MAX_ROWS,
-    ("gguf", "Q8_0"): _MAX_ROWS,
-    ("reference", "Q4_0"): _MAX_ROWS,
-    ("reference", "Q8_0"): _MAX_ROWS,
-}
+_EXACT_ON_X86 = {"Q4_0": _MAX_ROWS, "Q8_0": _MAX_ROWS, "Q4_K_M": 3}  # llama.cpp's kernels there, flash attention on
 
 
-def plan_speculation(chosen: Candidate, request: Request) -> SpeculationPlan:
+def plan_speculation(device: DeviceProfile, chosen: Candidate, request: Request) -> SpeculationPlan:
     """Raises UsageError when a drafter was asked for by name that this model or backend does not have."""
     mode = request.speculation
     if mode == "off":
@@ -36,7 +31,7 @@ def plan_speculation(chosen: Candidate, request: Request) -> SpeculationPlan:
         "draft": bool(request.draft_model),
     }
     drafters = tuple(name for name, can in possible.items() if can and mode in ("auto", name))
-    rows = _EXACT_ROWS.get((chosen.artifact.backend, chosen.artifact.tier))
+    rows = _exact_rows(device, chosen)
     note = "same tokens as plain decoding" if rows else "rows equal plain ones within rounding"
     return SpeculationPlan(
         mode,
@@ -45,3 +40,11 @@ def plan_speculation(chosen: Candidate, request: Request) -> SpeculationPlan:
         max_rows=rows or _MAX_ROWS,
         note=note,
     )
+
+
+def _exact_rows(device: DeviceProfile, chosen: Candidate) -> int | None:
+    """Most rows of one forward whose logits equal those of single rows; None: equal within rounding only."""
+    if chosen.artifact.backend == "reference":
+        return _MAX_ROWS
+    on_x86 = chosen.artifact.backend == "gguf" and "avx2" in device.cpu_features and not device.accelerators
+    return _EXACT_ON_X86.get(chosen.artifact.tier) if on_x86 else None

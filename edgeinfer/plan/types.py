@@ -72,6 +72,7 @@ class Rejection:
     backend: str
     reason: str
     over_bytes: int = 0  # how far over the budget; 0 when memory is not the reason
+    rank: int = 0  # of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Plan:
     backend: str
     window: WindowPolicy
     kv_type: KvType
-    n_threads: int
+    n_threads: int  # 0: the backend measures how many are fastest here
     speculation: SpeculationPlan
     estimate: Estimate
     expected_tokens_per_s: float
