@@ -1,7 +1,7 @@
 """Tiny random models as GGUF files, written when a test needs them: the same seed gives the same bytes.
 
-`write_tiny(path)` is a Llama of 4 layers with a byte-level BPE tokenizer, ChatML and `edgeinfer.exit_layer = 2`. The
-late layers are damped (`late_gain`), so that the exit often, and not always, agrees with the last layer.
+A Llama of 4 layers by default, with a byte-level BPE tokenizer, ChatML and `edgeinfer.exit_layer = 2`. The late layers
+are damped (`late_gain`), so that the exit often, and not always, agrees with the last layer.
 """
 
 from __future__ import annotations
