@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 from dataclasses import replace
 
 from edgeinfer.plan.types import Request
@@ -64,9 +65,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temp", type=nonnegative, metavar="T", help="temperature; 0 takes the likeliest token")
     group.add_argument("--top-k", type=count0, metavar="K", help="only the K likeliest tokens; 0: all")
     group.add_argument("--top-p", type=share, metavar="P", help="only the likeliest tokens that sum to P")
-    group.add_argument("--min-p", type=share, metavar="P", help="only tokens at least P times as likely as the likeliest")
+    group.add_argument(
+        "--min-p", type=share, metavar="P", help="only tokens at least P times as likely as the likeliest"
+    )
     group.add_argument("--repeat-penalty", type=positive, metavar="R", help="above 1 makes recent tokens less likely")
-    group.add_argument("--seed", type=count0, metavar="N", help="the same seed gives the same answer")
+    group.add_argument(
+        "--seed", type=count0, metavar="N", help="the same seed gives the same answer; without one, a new one each time"
+    )
     group.add_argument("-n", "--max-tokens", type=count, default=2048, metavar="N", help="end an answer there (2048)")
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this text; may be repeated"
@@ -102,6 +107,8 @@ def sampling_from(args: argparse.Namespace, usual: Sampling) -> Sampling:
         "repeat_penalty": args.repeat_penalty,
         "seed": args.seed,
     }
+    if args.seed is None:
+        given["seed"] = secrets.randbelow(2**32)
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 

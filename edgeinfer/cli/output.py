@@ -21,8 +21,13 @@ def style(text: str, code: str, stream: TextIO) -> str:
     return f"{code}{text}{RESET}" if colored(stream) else text
 
 
+def write(stream: TextIO, line: str) -> None:
+    stream.write(line + "\n")
+    stream.flush()
+
+
 def say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
+    write(sys.stderr, text)
 
 
 def whisper(text: str) -> None:
@@ -31,7 +36,7 @@ def whisper(text: str) -> None:
 
 
 def show(text: str) -> None:
-    print(text, flush=True)
+    write(sys.stdout, text)
 
 
 def show_json(value: object) -> None:

@@ -28,7 +28,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
 
-    def __call__(self, signum: int, frame: object) -> None:
+    def __call__(self, *_: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
@@ -48,13 +48,16 @@ def stoppable() -> Iterator[Stop]:
 class Screen:
     """Writes the answer on stdout and the trace on stderr, never one inside the other's line."""
 
-    def __init__(self, *, show_trace: bool) -> None:
+    def __init__(self, *, show_trace: bool, quiet: bool) -> None:
         self._show_trace = show_trace
+        self._quiet = quiet  # for a caller who prints the answer himself
         self._in_trace = False
         self._last = "\n"
 
     def answer(self, text: str) -> None:
         self._leave_trace()
+        if self._quiet:
+            return
         sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
         self._last = text[-1]
@@ -114,9 +117,11 @@ class LiveLine:
         sys.stderr.flush()
 
 
-def stream_answer(session: Session, messages: list[Message], settings: Settings) -> tuple[str, bool]:
+def stream_answer(
+    session: Session, messages: list[Message], settings: Settings, *, quiet: bool = False
+) -> tuple[str, bool]:
     """Print one answer. Its text, and whether Ctrl-C stopped it. Raises what the session raises."""
-    screen = Screen(show_trace=settings.thinking)
+    screen = Screen(show_trace=settings.thinking, quiet=quiet)
     said: list[str] = []
     with stoppable() as stop:
         live = LiveLine() if settings.stats else None
@@ -144,9 +149,13 @@ def stream_answer(session: Session, messages: list[Message], settings: Settings)
     return "".join(said), stop.asked
 
 
-def say_stats(stats: AnswerStats) -> None:
-    for line in stats_lines(stats):
-        whisper(line)
+def say_what_happened(stats: AnswerStats, settings: Settings) -> None:
+    """What a person would otherwise not see: an answer cut short, and with `--stats` the counts."""
+    if stats.finish == "length":
+        whisper(f"(stopped at --max-tokens {settings.max_tokens})")
+    if settings.stats:
+        for line in stats_lines(stats):
+            whisper(line)
 
 
 def harmless(text: str) -> str:

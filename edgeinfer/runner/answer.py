@@ -68,7 +68,9 @@ class Answer:
         now = self._decoder.stats
         return now if self._earlier is None or self._earlier is now else joined(self._earlier, now)
 
-    def stream(self, prompt: Prompt, sampling: Sampling, on_thinking: Callable[[str], None]) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, on_thinking: Callable[[str], None]
+    ) -> Generator[str, None, None]:
         """Text of the answer as it becomes certain; the trace goes to `on_thinking`."""
         with closing(self._segments(prompt, sampling)) as segments:
             for segment in segments:

@@ -11,19 +11,20 @@ from edgeinfer.device import DeviceProfile, detect, named
 from edgeinfer.errors import ModelNotFound
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Capabilities, Plan, Request, default_capabilities, make_plan
-from edgeinfer.runner.entries import entry_of_path
+from edgeinfer.runner.entries import entry_of_path, entry_of_repo
 
 __all__ = ["capabilities_here", "choose", "resolve"]
 
 
-def choose(request: Request, *, device: str = "") -> Plan:
-    """The plan for this machine, or for a device of `devices.toml`. Loads no engine and asks no network.
+def choose(request: Request, *, device: str = "", offline: bool = False) -> Plan:
+    """The plan for this machine, or for a device of `devices.toml`. Loads no engine; asks the network only for the
+    header of an `org/repo` that is in no catalogue, and not with `offline`.
 
     Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad.
     """
     profile = named(device) if device else detect()
     capabilities = default_capabilities(profile) if device else capabilities_here(profile, request.backend)
-    catalog, request = resolve(load_catalog(), request)
+    catalog, request = resolve(load_catalog(), request, offline=offline)
     return make_plan(profile, catalog, capabilities, request)
 
 
@@ -33,7 +34,7 @@ def capabilities_here(device: DeviceProfile, wanted: str = "") -> Sequence[Capab
     return [backends.get(name).probe(device) for name in names]
 
 
-def resolve(catalog: Catalog, request: Request) -> tuple[Catalog, Request]:
+def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:
     """The request with a catalogue name; a model that is in no catalogue is added to it from its own header."""
     if not request.model:
         return catalog, request
@@ -47,7 +48,13 @@ def resolve(catalog: Catalog, request: Request) -> tuple[Catalog, Request]:
         hints = [why, f"near names: {', '.join(near)}" if near else ""]
         raise ModelNotFound(str(error), hint="; ".join(hint for hint in hints if hint)) from error
     tier = name.tier or request.tier
+    if name.kind == "catalog":
+        return catalog, replace(request, model=name.name, tier=tier)
     if name.path is not None:
         entry = entry_of_path(name.path)
         return catalog.with_model(entry), replace(request, model=entry.name, tier="")
-    return catalog, replace(request, model=name.name, tier=tier)
+    known = next((model for model in catalog.models if name.name in {file.repo for file in model.artifacts}), None)
+    if known is not None:
+        return catalog, replace(request, model=known.name, tier=tier)
+    entry = entry_of_repo(name.name, tier, offline=offline)
+    return catalog.with_model(entry), replace(request, model=entry.name, tier="")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
-from edgeinfer.errors import UsageError
+from edgeinfer.errors import DownloadFailed, UsageError
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import GgufFacts, GgufShape
+from edgeinfer.hub import choose_file, installed, look_up, remote_header
 from edgeinfer.types import Sampling
 
 RANK_SOURCE = "not ranked: it is in no catalogue"
@@ -24,6 +27,43 @@ def entry_of_path(path: Path) -> ModelEntry:
     facts = facts_from_gguf(header)
     artifact = Artifact("gguf", facts.tier or "unknown", path.stat().st_size, repo="", file=str(path.resolve()))
     return entry_of_header(path.stem, header, (artifact,))
+
+
+def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
+    """The entry of one GGUF file of `org/repo`: the one that is here, else what the hub says of it.
+
+    Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
+    """
+    here = [model for model in installed() if model.repo == repo and model.file and tier.upper() in model.file.upper()]
+    if here:
+        found = here[0]
+        header = check_artifact(found.path)
+        assert isinstance(header, GgufHeader)  # only .gguf files have a `file`
+        kind = facts_from_gguf(header).tier or tier or "unknown"
+        artifact = Artifact("gguf", kind, found.n_bytes, repo, found.file, found.revision, found.sha256)
+        return entry_of_header(name_of(repo), header, (artifact,))
+    if offline:
+        raise DownloadFailed(
+            f"{repo} is not on this machine, and --offline was given", hint=f"`edgeinfer pull {repo}` with a network"
+        )
+    listing = look_up(repo)
+    file = choose_file(listing, tier)
+    if file is None:
+        raise UsageError(
+            f"{repo} is a folder of safetensors, which is only known by its catalogue entry",
+            hint="name a repository with .gguf files",
+        )
+    header = remote_header(repo, file.file, listing.revision)
+    kind = facts_from_gguf(header).tier or tier or "unknown"
+    artifact = Artifact("gguf", kind, file.n_bytes, repo, file.file, listing.revision, file.sha256)
+    entry = entry_of_header(name_of(repo), header, (artifact,))
+    return replace(entry, license=listing.license or entry.license, gated=listing.gated)
+
+
+def name_of(repo: str) -> str:
+    """A name as catalogues have it: `org/Some-Model-GGUF` is `some-model`."""
+    words = re.sub(r"[^a-z0-9.]+", "-", repo.rpartition("/")[2].lower()).strip("-.")
+    return words.removesuffix("-gguf") or "model"
 
 
 def entry_of_header(name: str, header: GgufHeader, artifacts: tuple[Artifact, ...]) -> ModelEntry:

@@ -10,6 +10,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.strategy import build
 from edgeinfer.errors import ArtifactBad, UsageError
 from edgeinfer.hub.cache import locate
 from edgeinfer.plan import Plan
@@ -40,7 +41,9 @@ def open_plan(plan: Plan, path: Path, *, template: str = "") -> Session:
         stack.callback(renderer.close)
         model = backends.get(plan.backend).load(plan, path)
         stack.callback(model.close)
-        decoder = Decoder(model, plan.window)
+        strategy = build(model, plan)
+        stack.callback(strategy.close)
+        decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
         stack.callback(decoder.close)
         session = Session(plan, Parts(model, decoder, renderer, source))
         stack.pop_all()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeAlias
@@ -70,7 +71,7 @@ class Session:
         think_budget: int | None = None,
         on_thinking: Callable[[str], None] | None = None,
         stopped: Callable[[], bool] | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """The answer to a conversation, piece by piece; whole characters only.
 
         `messages` is the whole conversation, or one question as text. What the last call had already run is not run
@@ -109,9 +110,10 @@ class Session:
     ) -> None:
         self.close()
 
-    def _remembering(self, answer: Answer, pieces: Iterator[str]) -> Iterator[str]:
+    def _remembering(self, answer: Answer, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
         try:
-            yield from pieces
+            with closing(pieces):
+                yield from pieces
         finally:
             self._builder.answered(answer.tokens, answer.text)
 

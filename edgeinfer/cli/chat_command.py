@@ -1,0 +1,50 @@
+"""`edgeinfer chat`: choose, say why, open, talk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from edgeinfer.cli.options import add_open_options, add_plan_options, add_sampling_options
+from edgeinfer.cli.output import say, whisper
+
+HELP = "chat with a model, the best one for this device unless named"
+USAGE = "chat [MODEL] [--context N] [--system TEXT] [--temp T] [--stats] [...]"
+EXAMPLES = """\
+  edgeinfer chat                                choose a model for this machine, say why, and chat
+  edgeinfer chat --model demo                   the 46M-parameter demonstration: no download
+  edgeinfer chat qwen3-4b --context 8192 --stats
+  edgeinfer chat unsloth/Qwen3-4B-GGUF:Q4_K_M   one file of a repository
+  printf 'Hi\\nAnd you?\\n' | edgeinfer chat demo every line is a message
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
+    add_plan_options(parser)
+    add_open_options(parser)
+    add_sampling_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.cli.banner import banner
+    from edgeinfer.cli.opening import open_from, plan_from, say_choice
+    from edgeinfer.cli.settings import settings_from
+
+    args.model = args.model or args.name
+    plan = plan_from(args)
+    if not args.model:
+        say_choice(plan)
+    settings = settings_from(args, plan.model.sampling)
+    with open_from(args, plan) as session:
+        from edgeinfer.cli.lines import line_source
+        from edgeinfer.cli.repl import Chat
+
+        first, *more = banner(plan)
+        say(first)
+        for line in more:
+            whisper(line)
+        source = line_source()
+        if not sys.stdin.isatty():
+            whisper("(reading messages from stdin, one a line)")
+        return Chat(session, settings).run(source)

@@ -1,0 +1,139 @@
+"""`edgeinfer doctor`: what is here, what each backend found, where files lie."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer import __version__
+from edgeinfer.cli.options import add_json_option
+from edgeinfer.cli.output import show, show_json, size
+
+if TYPE_CHECKING:
+    from edgeinfer.device import DeviceProfile
+    from edgeinfer.plan import Capabilities
+
+HELP = "say what this machine is, what each backend found, and where files are"
+USAGE = "doctor [--json]"
+EXAMPLES = """\
+  edgeinfer doctor
+  edgeinfer doctor --json   for a bug report
+"""
+LIBRARIES = ("numpy", "jinja2", "huggingface_hub", "tokenizers", "gguf", "prompt_toolkit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code 3 when no backend can run."""
+    from edgeinfer import backends
+    from edgeinfer.device import detect
+    from edgeinfer.errors import BackendUnavailable
+
+    device = detect()
+    probes = [backends.get(name).probe(device) for name in backends.NAMES]
+    facts = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "libraries": {name: installed_version(name) for name in LIBRARIES},
+        "device": device_facts(device),
+        "backends": [probe_facts(probe) for probe in probes],
+        "files": places(),
+    }
+    if args.json:
+        show_json(facts)
+    else:
+        show("\n".join(lines(device, probes)))
+    usable = [probe for probe in probes if not probe.unavailable and probe.backend != "reference"]
+    return 0 if usable else BackendUnavailable.exit_code
+
+
+def lines(device: DeviceProfile, probes: list[Capabilities]) -> list[str]:
+    libraries = ", ".join(f"{name} {installed_version(name) or 'missing'}" for name in LIBRARIES)
+    text = [
+        f"edgeinfer {__version__}, Python {platform.python_version()}",
+        f"  {libraries}",
+        "",
+        f"device: {device.name}",
+        f"  chip        {device.chip}, {device.n_cores} cores for this process",
+        f"  features    {' '.join(sorted(device.cpu_features)) or 'none known'}",
+        f"  memory      {size(device.total_bytes)}, {size(device.available_bytes)} free now",
+        f"  ceiling     {size(device.ceiling_bytes)} ({device.ceiling_source})",
+        f"  bandwidth   {device.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({device.bandwidth_source})",
+        f"  accelerator {', '.join(sorted(device.accelerators)) or 'none'}",
+        "",
+        "backends:",
+    ]
+    for probe in probes:
+        versions = ", ".join(f"{name} {version}" for name, version in probe.versions.items())
+        text.append(f"  {probe.backend:<11} {probe.unavailable or 'ready'}{f' ({versions})' if versions else ''}")
+        if probe.hint:
+            text.append(f"  {'':<11} hint: {probe.hint}")
+    text += ["", "files:"]
+    text += [f"  {name:<11} {path}" for name, path in places().items()]
+    return text
+
+
+def device_facts(device: DeviceProfile) -> dict[str, object]:
+    return {
+        "name": device.name,
+        "os": device.os,
+        "chip": device.chip,
+        "cpu_features": sorted(device.cpu_features),
+        "n_cores": device.n_cores,
+        "total_bytes": device.total_bytes,
+        "available_bytes": device.available_bytes,
+        "ceiling_bytes": device.ceiling_bytes,
+        "ceiling_source": device.ceiling_source,
+        "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
+        "bandwidth_source": device.bandwidth_source,
+        "accelerators": sorted(device.accelerators),
+    }
+
+
+def probe_facts(probe: Capabilities) -> dict[str, object]:
+    return {
+        "name": probe.backend,
+        "available": not probe.unavailable,
+        "unavailable": probe.unavailable,
+        "hint": probe.hint,
+        "versions": probe.versions,
+        "tiers": sorted(probe.tiers),
+        "kv_types": list(probe.kv_types),
+        "early_exit": probe.early_exit,
+    }
+
+
+def installed_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def places() -> dict[str, str]:
+    from edgeinfer.catalog import builtin_file, user_models_file
+    from edgeinfer.cli.lines import history_file
+    from edgeinfer.hub import cache_dir
+
+    found = {
+        "models": cache_dir(),
+        "catalogue": builtin_file(),
+        "yours": user_models_file(),
+        "history": history_file(),
+    }
+    return {name: f"{path}{note(path)}" for name, path in found.items()}
+
+
+def note(path: Path) -> str:
+    """What is wrong with the place, said before someone waits for a download."""
+    at = path
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    return "" if os.access(at, os.W_OK) or path.name == "models.toml" else " (cannot be written)"

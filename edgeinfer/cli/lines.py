@@ -1,0 +1,105 @@
+"""Where the person's messages come from: a line editor with a history on a terminal, plain lines from a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edgeinfer.cli.output import whisper
+from edgeinfer.cli.reading import decoded
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import History
+
+FENCE = '"""'
+
+
+class LineSource(Protocol):
+    interactive: bool
+
+    def read(self, prompt: str) -> str | None:
+        """The next line without its end; None at the end of input. Ctrl-C is KeyboardInterrupt."""
+        ...
+
+
+class PipedLines:
+    """Lines of stdin. A line that is not UTF-8 raises UsageError."""
+
+    interactive = False
+
+    def read(self, prompt: str) -> str | None:
+        del prompt
+        line = sys.stdin.buffer.readline()
+        return decoded(line, name="stdin").rstrip("\r\n") if line else None
+
+
+class EditedLines:
+    """A line editor on stderr, so that stdout holds answers alone."""
+
+    interactive = True
+
+    def __init__(self) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.output import create_output
+
+        self._session: PromptSession[str] = PromptSession(history=history(), output=create_output(stdout=sys.stderr))
+
+    def read(self, prompt: str) -> str | None:
+        try:
+            return self._session.prompt(prompt)
+        except EOFError:
+            return None
+
+
+def line_source() -> LineSource:
+    if sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return EditedLines()
+    return PipedLines()
+
+
+def history_file() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "edgeinfer" / "history"
+
+
+def history() -> History:
+    """The lines of earlier chats; of this one alone where the file cannot be written."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    file = history_file()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        whisper(f"(no history: cannot write {file}: {error.strerror})")
+        return InMemoryHistory()
+    return FileHistory(str(file))
+
+
+def messages(source: LineSource) -> Iterator[str]:
+    """Whole messages: a line, or what stands between two `\"\"\"`. Empty ones are left out."""
+    while (line := source.read(">>> ")) is not None:
+        text = line.strip()
+        if text.startswith(FENCE):
+            text = fenced(text.removeprefix(FENCE), source)
+        if text:
+            yield text
+
+
+def fenced(first: str, source: LineSource) -> str:
+    lines: list[str] = []
+    line: str | None = first
+    while line is not None:
+        if line.rstrip().endswith(FENCE):
+            lines.append(line.rstrip().removesuffix(FENCE))
+            return "\n".join(lines).strip("\n")
+        lines.append(line)
+        line = source.read("... ")
+    raise UsageError(f"the message that {FENCE} began never ended: it was not sent", hint=f"end it with {FENCE}")

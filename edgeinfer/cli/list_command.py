@@ -1,0 +1,73 @@
+"""`edgeinfer list`: the models that are here, or those that could be."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from edgeinfer.cli.options import add_json_option
+from edgeinfer.cli.output import show, show_json, size, table, whisper
+
+if TYPE_CHECKING:
+    from edgeinfer.catalog import Catalog
+
+HELP = "list the models on this machine, or in the catalogue"
+USAGE = "list [--catalog] [--json]"
+EXAMPLES = """\
+  edgeinfer list             what is here
+  edgeinfer list --catalog   what has a name, the best first
+  edgeinfer list --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--catalog", action="store_true", help="the models of the catalogue in place of those here")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.catalog import load_catalog
+
+    catalog = load_catalog()
+    rows = catalog_rows(catalog) if args.catalog else here_rows(catalog)
+    if args.json:
+        show_json(rows)
+        return 0
+    columns = ("name", "tiers", "license", "title") if args.catalog else ("name", "tier", "size", "where")
+    cells = [[size(value) if isinstance(value := row[key], int) else str(value) for key in columns] for row in rows]
+    show(table(cells, head=columns))
+    if not args.catalog:
+        whisper("`edgeinfer list --catalog` shows what can be pulled")
+    return 0
+
+
+def catalog_rows(catalog: Catalog) -> list[dict[str, object]]:
+    return [
+        {
+            "name": model.name,
+            "title": model.title,
+            "license": model.license,
+            "gated": model.gated,
+            "rank": model.rank,
+            "tiers": " ".join(dict.fromkeys(artifact.tier for artifact in model.artifacts)),
+        }
+        for model in reversed(catalog.models)
+    ]
+
+
+def here_rows(catalog: Catalog) -> list[dict[str, object]]:
+    """The embedded models and what the cache holds; a file that the catalogue knows has its name."""
+    from edgeinfer.hub import installed
+
+    known = {(file.repo, file.file): (model.name, file.tier) for model in catalog.models for file in model.artifacts}
+    embedded = {
+        (model.name, file.tier): file.n_bytes for model in catalog.models for file in model.artifacts if file.embedded
+    }
+    rows: list[dict[str, object]] = [
+        {"name": name, "tier": tier, "size": n_bytes, "where": "inside edgeinfer"}
+        for (name, tier), n_bytes in embedded.items()
+    ]
+    for model in installed():
+        name, tier = known.get((model.repo, model.file), (model.repo, ""))
+        rows.append({"name": name, "tier": tier or model.file, "size": model.n_bytes, "where": str(model.path)})
+    return rows

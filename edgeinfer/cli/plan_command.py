@@ -1,0 +1,65 @@
+"""`edgeinfer plan`: what would run here, or on a named device, and why."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeinfer.cli.options import add_json_option, add_plan_options, request_from
+from edgeinfer.cli.output import show, show_json
+
+HELP = "say which model fits a device, why, and what was refused"
+USAGE = "plan [MODEL] [--device SLUG] [--context N] [--prefer WHAT] [--json] [...]"
+EXAMPLES = """\
+  edgeinfer plan                                the choice for this machine
+  edgeinfer plan --device iphone-15-pro --json  the choice for a phone, for a program
+  edgeinfer plan --devices                      the devices that are known by name
+  edgeinfer plan --model llama-3.1-8b --context 8192
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
+    parser.add_argument("--device", default="", metavar="SLUG", help="plan for this device in place of the one here")
+    parser.add_argument("--devices", action="store_true", help="list the devices that are known by name")
+    add_json_option(parser)
+    add_plan_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.devices:
+        return list_devices(as_json=args.json)
+    from edgeinfer.errors import NoPlanFits
+    from edgeinfer.plan import explain, to_json
+    from edgeinfer.runner.choose import choose
+
+    args.model = args.model or args.name
+    try:
+        plan = choose(request_from(args), device=args.device)
+    except NoPlanFits as error:
+        if args.json:
+            show_json({"error": str(error), "rejected": list(error.rejected)})
+        raise
+    if args.json:
+        show_json(to_json(plan))
+    else:
+        show("\n".join(explain(plan)))
+    return 0
+
+
+def list_devices(*, as_json: bool) -> int:
+    from edgeinfer.cli.output import table
+    from edgeinfer.device import load_devices
+
+    devices = load_devices()
+    if as_json:
+        show_json(
+            [
+                {"slug": slug, "title": device.title, "os": device.os, "total_bytes": profile.total_bytes}
+                for slug, device in devices.devices.items()
+                if (profile := devices.profile(slug))
+            ]
+        )
+    else:
+        rows = [[slug, device.title] for slug, device in devices.devices.items()]
+        show(table(rows, head=("slug", "device")))
+    return 0

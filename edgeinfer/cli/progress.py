@@ -1,0 +1,47 @@
+"""A line on stderr that grows with a download; on a log, a line every tenth."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from edgeinfer.cli.output import colored, say, size
+
+DRAW_S = 0.2
+
+
+class Progress:
+    """Called with the bytes that are here and those of the whole."""
+
+    def __init__(self) -> None:
+        self._live = colored(sys.stderr)
+        self._drawn = 0.0
+        self._tenth = -1
+        self._started = time.perf_counter()
+        self._first: int | None = None
+
+    def __call__(self, n_bytes: int, total: int) -> None:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = n_bytes  # what an earlier try left here did not come at this speed
+        part = min(1.0, n_bytes / max(1, total))
+        if self._live:
+            if now - self._drawn >= DRAW_S or n_bytes >= total:
+                self._drawn = now
+                speed = (n_bytes - self._first) / max(1e-3, now - self._started)
+                sys.stderr.write(f"\r\033[2K{part:4.0%} of {size(total)}, {size(int(speed))}/s")
+                sys.stderr.flush()
+        elif int(part * 10) > self._tenth:
+            self._tenth = int(part * 10)
+            say(f"{part:.0%} of {size(total)}")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live and self._drawn:
+            sys.stderr.write("\r\033[2K")
+            sys.stderr.flush()

@@ -1,0 +1,43 @@
+"""`edgeinfer pull`: bring a model's file into the Hugging Face cache."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from edgeinfer.cli.output import show, size, whisper
+
+HELP = "download a model, with its size said before"
+USAGE = "pull MODEL [--tier TIER] [--backend NAME] [--yes] [--offline]"
+EXAMPLES = """\
+  edgeinfer pull qwen3-4b                       the tier that fits this machine best
+  edgeinfer pull qwen3-4b --tier Q8_0
+  edgeinfer pull unsloth/Qwen3-4B-GGUF:Q4_K_M   one file of a repository
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
+    parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: which kind of file")
+    parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is not here")
+    parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.cli.opening import fetch
+    from edgeinfer.plan import Request
+    from edgeinfer.runner.choose import choose
+    from edgeinfer.runner.opening import local_path
+
+    args.yes = args.yes or not sys.stdin.isatty()  # `pull` was said: in a script that is the answer
+    request = Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
+    plan = choose(request, offline=args.offline)
+    path = local_path(plan.artifact)
+    if path is None:
+        whisper(f"{plan.model.title}, {plan.artifact.tier}: {size(plan.artifact.n_bytes)} from {plan.artifact.repo}")
+        if plan.forced:
+            whisper("(this machine has not the memory for it)")
+        path = fetch(args, plan)
+    show(str(path))
+    return 0

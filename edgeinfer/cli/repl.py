@@ -1,0 +1,188 @@
+"""The chat itself: messages in, answers out, slash commands in between."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer.chat import history
+from edgeinfer.cli import settings as settings_module
+from edgeinfer.cli.lines import LineSource, messages
+from edgeinfer.cli.output import complain, near, say, size, whisper
+from edgeinfer.cli.settings import Settings
+from edgeinfer.cli.stats_lines import stats_lines
+from edgeinfer.cli.streaming import say_what_happened, stream_answer
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Message
+
+if TYPE_CHECKING:
+    from edgeinfer.decode.stats import AnswerStats
+    from edgeinfer.runner.session import Session
+
+HELP = """\
+  /help              this list
+  /clear             forget the conversation; the system prompt stays
+  /show              the model and the settings; `/show stats` the last answer's counts
+  /set NAME VALUE    change a setting; `/set` alone shows them all
+  /save FILE         write the conversation
+  /load FILE         go on with one
+  /bye               leave; so does Ctrl-D, or Ctrl-C twice
+  \"\"\"                begins a message of many lines, and ends it"""
+
+
+@dataclass
+class Chat:
+    """A conversation in the command line. `system` lives in the settings, `said` is the rest."""
+
+    session: Session
+    settings: Settings
+    said: list[Message] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)  # what was said once and need not be said again
+    leaving: bool = False
+    exit_code: int = 0
+
+    def run(self, source: LineSource) -> int:
+        """Until the person leaves. The exit code: of the last message that could not be sent, for a script."""
+        interrupted = False
+        while not self.leaving:
+            try:
+                for text in messages(source):
+                    interrupted = False
+                    self.take(text)
+                    if self.leaving:
+                        break
+                else:
+                    break
+            except UsageError as error:
+                complain(str(error), error.hint)
+                self.exit_code = 0 if source.interactive else error.exit_code
+            except KeyboardInterrupt:
+                if interrupted:
+                    break
+                interrupted = True
+                whisper("(Ctrl-C again, Ctrl-D or /bye leaves)")
+        return self.exit_code
+
+    def take(self, text: str) -> None:
+        """One message or command. Raises UsageError for what cannot be done; the chat goes on."""
+        if text.startswith("/") and not re.match(r"/\S*/", text):  # a path is a message, not a command
+            self.command(*text[1:].split(None, 1))
+        else:
+            self.ask(text)
+
+    def ask(self, text: str) -> None:
+        self.said.append(Message("user", text))
+        answer, stopped = "", False
+        try:
+            answer, stopped = stream_answer(self.session, self.conversation(), self.seeded())
+        finally:
+            if answer:
+                self.said.append(Message("assistant", answer))
+            else:
+                self.said.pop()  # a question without an answer would be asked again with the next one
+        if stopped:
+            whisper("(stopped)")
+        self.warn(self.session.stats)
+        say_what_happened(self.session.stats, self.settings)
+
+    def seeded(self) -> Settings:
+        """The settings with a seed of this place in the conversation: with one seed, every answer would meet the same
+        noise, and a question asked again the same answer."""
+        sampling = self.settings.sampling
+        return replace(self.settings, sampling=replace(sampling, seed=sampling.seed + len(self.said)))
+
+    def conversation(self) -> list[Message]:
+        system = [Message("system", self.settings.system)] if self.settings.system else []
+        return [*system, *self.said]
+
+    def warn(self, stats: AnswerStats) -> None:
+        """Say once that the window is full and what that means: nothing leaves it in silence."""
+        window = self.session.plan.window
+        if stats.evicted and "evicted" not in self.warned:
+            self.warned.add("evicted")
+            whisper(
+                f"(the window of {window.slots} tokens is full: from here on the oldest messages leave it, "
+                f"the first {window.sink} tokens stay; --context makes it larger)"
+            )
+        if stats.reanchored and "reanchored" not in self.warned:
+            self.warned.add("reanchored")
+            whisper(
+                f"(the model's {window.limit} positions are used up: it goes on with the system prompt and the newest "
+                f"{window.window // 2} tokens; what is older is forgotten)"
+            )
+
+    def command(self, name: str = "", rest: str = "") -> None:
+        if name not in COMMANDS:
+            known = [f"/{command}" for command in COMMANDS]
+            raise UsageError(f"there is no command `/{name}`", hint=near(f"/{name}", known) or "/help lists them")
+        COMMANDS[name](self, rest.strip())
+
+    def help(self, rest: str) -> None:
+        del rest
+        say(HELP)
+
+    def clear(self, rest: str) -> None:
+        del rest
+        self.said.clear()
+        self.warned.clear()
+        whisper("(a new conversation)")
+
+    def show(self, rest: str) -> None:
+        if rest == "stats":
+            for line in stats_lines(self.session.stats):
+                say(f"  {line}")
+            return
+        if rest:
+            raise UsageError(f"/show does not know `{rest}`", hint="`/show` or `/show stats`")
+        plan = self.session.plan
+        say(f"  model           {plan.model.title} ({plan.model.name}), {plan.model.license}")
+        say(f"  file            {plan.artifact.tier}, {size(plan.artifact.n_bytes)}, on {plan.backend}")
+        window = plan.window
+        say(f"  context         {window.slots} tokens: {window.sink} from the start, {window.window} recent")
+        say(f"  K/V             {plan.kv_type}, {size(plan.estimate.kv_bytes)}")
+        say(f"  speculation     {', '.join(plan.speculation.drafters) or 'off'}")
+        say(f"  conversation    {len(self.said)} messages")
+        say("\n".join(settings_module.lines(self.settings)))
+
+    def set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        if not name:
+            say("\n".join(settings_module.lines(self.settings)))
+            return
+        self.settings = settings_module.changed(self.settings, name, value.strip())
+
+    def save(self, rest: str) -> None:
+        file = named_file(rest, "/save")
+        history.save(file, self.conversation(), model=self.session.plan.model.name)
+        whisper(f"(saved {len(self.said)} messages to {file})")
+
+    def load(self, rest: str) -> None:
+        loaded = history.load(named_file(rest, "/load"))
+        system = [message.content for message in loaded if message.role == "system"]
+        self.said = [message for message in loaded if message.role != "system"]
+        self.settings = replace(self.settings, system=system[0] if system else "")
+        whisper(f"(loaded {len(self.said)} messages)")
+
+    def bye(self, rest: str) -> None:
+        del rest
+        self.leaving = True
+
+
+COMMANDS: Mapping[str, Callable[[Chat, str], None]] = {
+    "help": Chat.help,
+    "clear": Chat.clear,
+    "show": Chat.show,
+    "set": Chat.set,
+    "save": Chat.save,
+    "load": Chat.load,
+    "bye": Chat.bye,
+}
+
+
+def named_file(rest: str, command: str) -> Path:
+    if not rest:
+        raise UsageError(f"{command} needs a file", hint=f"{command} chat.json")
+    return Path(rest).expanduser()

@@ -1,0 +1,51 @@
+"""`edgeinfer rm`: take a model out of the Hugging Face cache."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeinfer.cli.output import near, size, whisper
+
+HELP = "remove a model from this machine's cache"
+USAGE = "rm MODEL [--tier TIER]"
+EXAMPLES = """\
+  edgeinfer rm qwen3-4b                       every file of it that is here
+  edgeinfer rm unsloth/Qwen3-4B-GGUF:Q4_K_M   one file
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("--tier", default="", help="only this tier")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.catalog import load_catalog
+    from edgeinfer.errors import ModelNotFound, UsageError
+    from edgeinfer.hub import installed, parse_name, remove
+
+    catalog = load_catalog()
+    name = parse_name(args.model, [model.name for model in catalog.models])
+    if name.path is not None:
+        raise UsageError(f"`{name.path}` is not in the cache: only you can delete it", hint=f"rm {name.path}")
+    tier = (name.tier or args.tier).upper()
+    entry = catalog.find(name.name)
+    if entry is not None and any(artifact.embedded for artifact in entry.artifacts):
+        raise UsageError(f"{entry.name} is a part of edgeinfer and cannot be removed")
+    wanted = (
+        {(file.repo, file.file) for file in entry.artifacts if tier in ("", file.tier.upper())}
+        if entry
+        else {
+            (model.repo, model.file) for model in installed() if model.repo == name.name and tier in model.file.upper()
+        }
+    )
+    here = [model for model in installed() if (model.repo, model.file) in wanted]
+    if not here:
+        names = [model.repo for model in installed()]
+        raise ModelNotFound(
+            f"{args.model} is not on this machine", hint=near(args.model, names) or "`edgeinfer list` shows what is"
+        )
+    for repo, file in dict.fromkeys((model.repo, model.file) for model in here):
+        freed = remove(repo, file)
+        whisper(f"removed {repo}{'/' if file else ''}{file}: {size(freed)} free again")
+    return 0

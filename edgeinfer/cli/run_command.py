@@ -1,0 +1,96 @@
+"""`edgeinfer run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from edgeinfer.cli.opening import open_from, plan_from, say_choice
+from edgeinfer.cli.options import add_json_option, add_open_options, add_plan_options, add_sampling_options
+from edgeinfer.cli.output import show_json, whisper
+from edgeinfer.cli.reading import read_all, stdin_is_fed
+from edgeinfer.cli.settings import Settings, settings_from
+from edgeinfer.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeinfer.runner.session import Session
+    from edgeinfer.types import Message
+
+HELP = "answer one prompt on stdout"
+USAGE = "run [MODEL] PROMPT [--json] [--stats] [--temp T] [--max-tokens N] [...]"
+EXAMPLES = """\
+  edgeinfer run "Why is the sky blue?"
+  edgeinfer run demo "Hi"                       the model first, as other programs have it
+  edgeinfer run --model demo --temp 0 "Hi"      the likeliest answer, the same every time
+  git diff | edgeinfer run "Sum this up:"       what is piped in follows the prompt
+  edgeinfer run --model demo - < question.txt   `-` is all of stdin
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help="the prompt; `-` reads it from stdin")
+    parser.add_argument("-p", "--prompt", default="", metavar="TEXT", help="the prompt as a flag")
+    add_json_option(parser)
+    add_plan_options(parser)
+    add_open_options(parser)
+    add_sampling_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.types import Message
+
+    prompt = prompt_from(args)
+    plan = plan_from(args)
+    if not args.model:
+        say_choice(plan)
+    settings = settings_from(args, plan.model.sampling)
+    messages = [Message("user", prompt)]
+    if settings.system:
+        messages.insert(0, Message("system", settings.system))
+    with open_from(args, plan) as session:
+        return answer(session, messages, settings, as_json=args.json)
+
+
+def prompt_from(args: argparse.Namespace) -> str:
+    """The prompt of the words, the flag and stdin; a first word of two is the model."""
+    words = list(args.words)
+    if len(words) + bool(args.prompt) == 2 and not args.model:
+        args.model = words.pop(0)
+    texts = [*words, args.prompt] if args.prompt else words
+    if len(texts) > 1:
+        raise UsageError(f"there are {len(texts)} prompts", hint='put the prompt in quotes: edgeinfer run MODEL "..."')
+    prompt = texts[0] if texts else "-"
+    if prompt == "-":
+        if not texts and sys.stdin.isatty():
+            raise UsageError("there is no prompt", hint='edgeinfer run "Why is the sky blue?"')
+        prompt = read_all(sys.stdin.buffer)
+    elif stdin_is_fed():
+        more = read_all(sys.stdin.buffer)
+        prompt = f"{prompt}\n\n{more}" if more else prompt
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", hint='edgeinfer run "Why is the sky blue?"')
+    return prompt
+
+
+def answer(session: Session, messages: list[Message], settings: Settings, *, as_json: bool) -> int:
+    from edgeinfer.cli.stats_lines import stats_json
+    from edgeinfer.cli.streaming import say_what_happened, stream_answer
+
+    text, stopped = stream_answer(session, messages, settings, quiet=as_json)
+    if as_json:
+        plan = session.plan
+        show_json(
+            {
+                "model": plan.model.name,
+                "tier": plan.artifact.tier,
+                "backend": plan.backend,
+                "text": text,
+                "stats": stats_json(session.stats),
+            }
+        )
+    say_what_happened(session.stats, settings)
+    if stopped:
+        whisper("stopped")
+        return 130
+    return 0

@@ -1,0 +1,171 @@
+"""`edgeinfer show`: what a model really is."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeinfer.cli.options import add_json_option
+from edgeinfer.cli.output import show, show_json, size
+from edgeinfer.cli.streaming import harmless
+
+if TYPE_CHECKING:
+    from edgeinfer.catalog import Artifact, ModelEntry
+
+HELP = "show a model's true base, tier, shape, license, digest and template"
+USAGE = "show MODEL [--tier TIER] [--verify] [--json]"
+EXAMPLES = """\
+  edgeinfer show demo
+  edgeinfer show ./model.gguf --verify   read all of it and hold it against its digest
+  edgeinfer show qwen3-4b --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path")
+    parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
+    parser.add_argument("--verify", action="store_true", help="read the whole file and check its digest")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.catalog import load_catalog
+    from edgeinfer.errors import ModelNotFound
+    from edgeinfer.plan import Request
+    from edgeinfer.runner.choose import resolve
+
+    catalog, request = resolve(load_catalog(), Request(model=args.model, tier=args.tier), offline=args.offline)
+    entry = catalog.find(request.model)
+    assert entry is not None  # resolve gives a name of the catalogue
+    artifacts = [artifact for artifact in entry.artifacts if request.tier.upper() in ("", artifact.tier.upper())]
+    if not artifacts:
+        tiers = ", ".join(dict.fromkeys(artifact.tier for artifact in entry.artifacts))
+        raise ModelNotFound(f"{entry.name} has no tier {request.tier}", hint=f"it has {tiers}")
+    facts = describe(entry, unique(artifacts), verify_files=args.verify)
+    if args.json:
+        show_json(facts)
+    else:
+        show("\n".join(lines(facts)))
+    return 0
+
+
+def unique(artifacts: list[Artifact]) -> list[list[Artifact]]:
+    """The artifacts of each file: one that several backends load is listed once."""
+    files: dict[tuple[str, str, str], list[Artifact]] = {}
+    for artifact in artifacts:
+        files.setdefault((artifact.repo, artifact.file, artifact.tier), []).append(artifact)
+    return list(files.values())
+
+
+def describe(entry: ModelEntry, files: list[list[Artifact]], *, verify_files: bool) -> dict[str, object]:
+    shape = entry.shape
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "license": entry.license,
+        "gated": entry.gated,
+        "rank": entry.rank,
+        "architecture": shape.architecture,
+        "parameters": shape.n_params,
+        "active_parameters": shape.n_active_params,
+        "layers": shape.n_layers,
+        "hidden": shape.hidden,
+        "heads": shape.n_heads,
+        "kv_heads": max((group.n_kv_heads for group in shape.kv), default=0),
+        "vocabulary": shape.n_vocab,
+        "positions": shape.limit,
+        "exit_layer": entry.exit_layer,
+        "thinking": list(entry.thinking) if entry.thinking else None,
+        "notes": entry.notes,
+        "files": [describe_file(same, verify_it=verify_files) for same in files],
+    }
+
+
+def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]:
+    """What the catalogue and, when it is here, the file itself say."""
+    from edgeinfer.runner.opening import local_path
+
+    artifact = same[0]
+    path = local_path(artifact)
+    facts: dict[str, object] = {
+        "tier": artifact.tier,
+        "backends": [one.backend for one in same],
+        "n_bytes": artifact.n_bytes,
+        "repo": artifact.repo,
+        "file": artifact.file,
+        "revision": artifact.revision,
+        "sha256": artifact.sha256 or None,
+        "path": str(path) if path else None,
+    }
+    return facts | (said_by_file(path, artifact, verify_it=verify_it) if path else {})
+
+
+def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str, object]:
+    from edgeinfer.formats import GgufHeader, check_artifact, facts_from_gguf
+    from edgeinfer.hub import verify
+
+    header = check_artifact(path)
+    said: dict[str, object] = {}
+    if isinstance(header, GgufHeader):
+        facts = facts_from_gguf(header)
+        template = header.metadata.get("tokenizer.chat_template")
+        said = {
+            "base_model": facts.base_model or None,
+            "tokenizer": facts.tokenizer,
+            "template": template if isinstance(template, str) else None,
+            "n_bytes": facts.n_bytes,
+        }
+    if verify_it:
+        said |= {"sha256": verify(path, artifact.sha256), "verified": True}
+    return said
+
+
+def lines(facts: dict[str, object]) -> list[str]:
+    text = [f"{facts['title']} ({facts['name']})"]
+    shape = (
+        f"{facts['architecture']}, {count(facts['parameters'])} parameters, {facts['layers']} layers of "
+        f"{facts['hidden']}, {facts['heads']} heads ({facts['kv_heads']} K/V), vocabulary {facts['vocabulary']}, "
+        f"{facts['positions']} positions"
+    )
+    rows = {
+        "license": f"{facts['license']}{', gated' if facts['gated'] else ''}",
+        "shape": shape,
+        "early exit": f"after layer {facts['exit_layer']}" if facts["exit_layer"] else "none",
+        "notes": facts["notes"],
+    }
+    text += [f"  {name:<11} {value}" for name, value in rows.items() if value]
+    files = facts["files"]
+    assert isinstance(files, list)
+    for file in files:
+        text += ["", *file_lines(file)]
+    return [harmless(line) for line in text]
+
+
+def file_lines(file: dict[str, object]) -> list[str]:
+    assert isinstance(file["n_bytes"], int)
+    rows = {
+        "file": f"{file['repo']}/{file['file']}" if file["repo"] else file["file"],
+        "base model": file.get("base_model"),
+        "digest": f"{file['sha256'] or 'not published'}{', verified' if file.get('verified') else ''}",
+        "here": file["path"] or "no",
+        "tokenizer": file.get("tokenizer"),
+        "template": None if not file["path"] else shortened(file.get("template")),
+    }
+    backends = file["backends"]
+    assert isinstance(backends, list)
+    head = f"  {file['tier']} for {', '.join(backends)}, {size(file['n_bytes'])}"
+    return [head, *(f"    {name:<11} {value}" for name, value in rows.items() if value)]
+
+
+def shortened(template: object) -> str:
+    if not isinstance(template, str):
+        return "none: ChatML is used"
+    text = " ".join(template.split())
+    return text if len(text) <= 160 else f"{text[:160]}... ({len(template):,} characters; --json has all)"
+
+
+def count(value: object) -> str:
+    assert isinstance(value, int)
+    return f"{value / 1e9:.2f}B" if value >= 1_000_000_000 else f"{value / 1e6:.1f}M"
