@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edgeinfer.types import Logits
 
-_STRIDE = 128  # logits per group when looking for a floor under the top k
+_GROUP = 128  # logits per group when looking for a floor under the top k
 _NUCLEUS_START, _NUCLEUS_STEP = 1e-3, 0.05  # how the search for a nucleus lowers its floor, relative to the top token
 
 
@@ -84,7 +84,8 @@ class Sampler:
         elif how.top_p < 1.0:
             ids = _nucleus_of_all(row, top, how)
         else:
-            ids = np.flatnonzero(row >= floor)
+            likely_floor = top + how.temperature * float(np.log(how.min_p)) if how.min_p else floor
+            ids = np.flatnonzero(row >= max(floor, likely_floor - 1e-3))  # loose: float64 decides below
         scaled = (row[ids].astype(np.float64) - top) / how.temperature
         if how.min_p > 0.0:
             likely = scaled >= np.log(how.min_p)
@@ -97,11 +98,17 @@ def _largest(row: Logits, k: int, floor: float) -> npt.NDArray[np.intp]:
 
     With at least k groups, the k-th largest of the group maxima cannot be above the k-th largest logit.
     """
-    groups = len(row) // _STRIDE
-    if groups > k:
-        maxima = row[: groups * _STRIDE].reshape(groups, _STRIDE).max(axis=1)
-        floor = max(floor, float(np.partition(maxima, groups - k)[groups - k]))
-    ids = np.flatnonzero(row >= floor)
+    n_groups = len(row) // _GROUP
+    if n_groups > k:
+        groups = row[: n_groups * _GROUP].reshape(_GROUP, n_groups)  # a group is a column
+        maxima = groups.max(axis=0)
+        floor = max(floor, float(np.partition(maxima, n_groups - k)[n_groups - k]))
+        live = np.flatnonzero(maxima >= floor)
+        ranks, columns = np.nonzero(groups[:, live] >= floor)
+        rest = np.flatnonzero(row[n_groups * _GROUP :] >= floor) + n_groups * _GROUP
+        ids = np.concatenate([ranks * n_groups + live[columns], rest])
+    else:
+        ids = np.flatnonzero(row >= floor)
     return ids[np.argsort(-row[ids], kind="stable")[:k]]
 
 
@@ -129,7 +136,8 @@ def _nucleus(weights: npt.NDArray[np.float32], top_p: float) -> int:
 
 def _weights(logits: Logits, top: float, temperature: float) -> npt.NDArray[np.float32]:
     """Unnormalized probabilities, the top one 1: [n] float32."""
-    return np.exp((logits - np.float32(top)) * np.float32(1.0 / temperature))
+    weights: npt.NDArray[np.float32] = np.exp((logits - np.float32(top)) * np.float32(1.0 / temperature))
+    return weights
 
 
 def _check(sampling: Sampling) -> None:
