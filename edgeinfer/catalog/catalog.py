@@ -29,7 +29,7 @@ class Catalog:
     def find(self, name: str) -> ModelEntry | None:
         """The entry of this catalogue name, in any case; None when there is none."""
         wanted = name.strip().lower()
-        return next((model for model in self.models if model.name == wanted), None)
+        return next((model for model in self.models if model.name.lower() == wanted), None)
 
     def near(self, name: str) -> list[str]:
         """Up to three catalogue names that look like `name`, the nearest first."""
