@@ -1,4 +1,4 @@
-"""Drafting with the model's own early layers at a fixed depth: no row needs to visit the host before the verification."""
+"""Drafting with the model's own early layers at a fixed depth: no row need visit the host before the verification."""
 
 from __future__ import annotations
 
