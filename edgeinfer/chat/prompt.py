@@ -38,7 +38,7 @@ class PromptBuilder:
         self._marks: list[Mark] = [Mark(0, 0)]
         self._ends: dict[int, int] = {}  # n messages -> where their text ends, in `_text`
         self._messages: tuple[Message, ...] = ()
-        self.text = ""  # the rendered text of the last prompt
+        self.opening = ""  # what the template wrote after the last message, to open the answer
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
         known = self._known_ends(messages)
@@ -49,7 +49,8 @@ class PromptBuilder:
         same = n_same(self._text, rendered.text)
         ends = {n: end for n, end in known.items() if end <= same} | dict(rendered.ends)
         self._set(rendered.text, list(ends.values()), same)
-        self._messages, self._ends, self.text = tuple(messages), ends, rendered.text
+        self._messages, self._ends = tuple(messages), ends
+        self.opening = rendered.text[ends.get(len(messages), len(rendered.text)) :]
         token_at = {mark.n_chars: mark.n_tokens for mark in self._marks}
         n_system = token_at.get(ends.get(1, -1), 0) if messages[0].role == "system" else 0
         starts = tuple(sorted({token_at[end] for end in ends.values() if end in token_at} - {0}))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import secrets
+import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from edgeinfer.plan.types import Request
-from edgeinfer.types import Sampling
+if TYPE_CHECKING:
+    from edgeinfer.plan import Request
+    from edgeinfer.types import Sampling
 
 BACKENDS = ("gguf", "mlx", "reference")
 
@@ -83,6 +85,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(args: argparse.Namespace) -> Request:
+    from edgeinfer.plan import Request
+
     return Request(
         model=args.model,
         tier=args.tier,
@@ -108,7 +112,7 @@ def sampling_from(args: argparse.Namespace, usual: Sampling) -> Sampling:
         "seed": args.seed,
     }
     if args.seed is None:
-        given["seed"] = secrets.randbelow(2**32)
+        given["seed"] = int.from_bytes(os.urandom(4), "big")
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -69,3 +69,8 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def harmless(text: str) -> str:
+    """Without the control characters by which text could drive a terminal."""
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")

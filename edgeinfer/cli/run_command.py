@@ -6,14 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.opening import open_from, plan_from, say_choice
 from edgeinfer.cli.options import add_json_option, add_open_options, add_plan_options, add_sampling_options
 from edgeinfer.cli.output import show_json, whisper
 from edgeinfer.cli.reading import read_all, stdin_is_fed
-from edgeinfer.cli.settings import Settings, settings_from
 from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgeinfer.cli.settings import Settings
     from edgeinfer.runner.session import Session
     from edgeinfer.types import Message
 
@@ -38,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgeinfer.cli.opening import open_from, plan_from, say_choice
+    from edgeinfer.cli.settings import settings_from
     from edgeinfer.types import Message
 
     prompt = prompt_from(args)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import add_json_option
-from edgeinfer.cli.output import show, show_json, size
-from edgeinfer.cli.streaming import harmless
+from edgeinfer.cli.output import harmless, show, show_json, size
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Artifact, ModelEntry

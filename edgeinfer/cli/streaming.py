@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.output import DIM, RESET, colored, whisper
+from edgeinfer.cli.output import DIM, RESET, colored, harmless, whisper
 from edgeinfer.cli.stats_lines import stats_lines
 
 if TYPE_CHECKING:
@@ -156,8 +156,3 @@ def say_what_happened(stats: AnswerStats, settings: Settings) -> None:
     if settings.stats:
         for line in stats_lines(stats):
             whisper(line)
-
-
-def harmless(text: str) -> str:
-    """Without the control characters by which text could drive a terminal."""
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -11,7 +11,6 @@ from edgeinfer.device import DeviceProfile, detect, named
 from edgeinfer.errors import ModelNotFound
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Capabilities, Plan, Request, default_capabilities, make_plan
-from edgeinfer.runner.entries import entry_of_path, entry_of_repo
 
 __all__ = ["capabilities_here", "choose", "resolve"]
 
@@ -50,6 +49,8 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
     tier = name.tier or request.tier
     if name.kind == "catalog":
         return catalog, replace(request, model=name.name, tier=tier)
+    from edgeinfer.runner.entries import entry_of_path, entry_of_repo  # the readers of file formats take time to import
+
     if name.path is not None:
         entry = entry_of_path(name.path)
         return catalog.with_model(entry), replace(request, model=entry.name, tier="")
