@@ -37,6 +37,7 @@ __all__ = [
     "ContextOptions",
     "LoadedModel",
     "NodeCallback",
+    "base_function",
     "byref",
     "load",
     "padded",
@@ -84,6 +85,13 @@ def _base_library() -> Any:
 
 
 _BASE: Final = _base_library()
+
+
+def base_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml's own library, with its prototype."""
+    return _function(name, result, *arguments, library=_BASE)
+
+
 _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_batch)
 _logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 _seq_rm = _function(
