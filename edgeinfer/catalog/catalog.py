@@ -11,7 +11,6 @@ from pathlib import Path
 
 from edgeinfer.catalog.entry import ModelEntry, Pick, Tier
 from edgeinfer.catalog.read import read_models, read_picks, read_tiers
-from edgeinfer.errors import UsageError
 from edgeinfer.formats.tables import read_toml
 
 __all__ = ["Catalog", "builtin_file", "load_catalog", "user_models_file"]
@@ -75,7 +74,10 @@ def user_models_file() -> Path:
 
 
 def load_catalog(user_file: Path | None = None) -> Catalog:
-    """The built-in models with those of `user_file` over them. Raises UsageError where a file is wrong."""
+    """The built-in models with those of `user_file`, where it exists, over them.
+
+    None: the person's own file. Raises UsageError where a file is wrong.
+    """
     top = read_toml(builtin_file())
     tiers = read_tiers(top)
     catalog = Catalog(
@@ -91,6 +93,4 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
         for entry in read_models(own, tiers):
             catalog = catalog.with_model(entry)
         own.done()
-    elif user_file is not None:
-        raise UsageError(f"no such file: {user_file}")
     return catalog

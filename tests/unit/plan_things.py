@@ -1,0 +1,66 @@
+"""Devices, models and backends of chosen sizes, for tests of the planner."""
+
+from dataclasses import replace
+
+from edgeinfer.catalog import Artifact, Catalog, LayerKv, ModelEntry, ModelShape, Tier
+from edgeinfer.device import DeviceProfile, EngineSpeed
+from edgeinfer.plan import Capabilities
+from edgeinfer.types import Sampling
+
+GB = 1_000_000_000
+TIERS = {
+    "Q4_0": Tier("Q4_0", 4.5, 40),
+    "Q4_K_M": Tier("Q4_K_M", 5.0, 50),
+    "Q8_0": Tier("Q8_0", 8.5, 80),
+    "mlx-4bit-g64": Tier("mlx-4bit-g64", 4.5, 42),
+}
+GGUF = Capabilities("gguf", frozenset({"Q4_0", "Q4_K_M", "Q8_0"}), ("f16", "q8_0", "q4_0"), early_exit=True)
+MLX = Capabilities("mlx", frozenset({"mlx-4bit-g64", "Q4_0"}), ("f16", "q8_0"), early_exit=True)
+
+SHAPE = ModelShape(
+    architecture="llama",
+    n_layers=10,
+    hidden=1024,
+    n_heads=16,
+    n_ffn=4096,
+    n_vocab=32000,
+    limit=16384,
+    kv=(LayerKv(10, 4, 64),),
+    n_params=1_000_000_000,
+    n_active_params=1_000_000_000,
+)
+
+
+def device(free_gb: float = 8, gb_per_s: float = 100) -> DeviceProfile:
+    return DeviceProfile(
+        name="test machine",
+        os="linux",
+        chip="test",
+        cpu_features=frozenset({"avx2"}),
+        n_cores=4,
+        total_bytes=int(2 * free_gb * GB),
+        available_bytes=int(free_gb * GB),
+        ceiling_bytes=int(2 * free_gb * GB),
+        ceiling_source="test",
+        bandwidth_bytes_per_s=int(gb_per_s * GB),
+        bandwidth_source="test",
+        accelerators=frozenset(),
+        named=True,
+        speeds=(EngineSpeed("gguf", 0.7, 100e-6), EngineSpeed("mlx", 0.9, 50e-6)),
+    )
+
+
+def artifact(gb: float, tier: str = "Q4_K_M", backend: str = "gguf") -> Artifact:
+    return Artifact(backend, tier, int(gb * GB), "org/model", f"model-{tier}.gguf")
+
+
+def model(name: str, rank: int, *artifacts: Artifact, shape: ModelShape = SHAPE) -> ModelEntry:
+    return ModelEntry(name, name.title(), "mit", False, rank, "test", shape, Sampling(), artifacts)
+
+
+def catalog(*models: ModelEntry) -> Catalog:
+    return Catalog(tuple(sorted(models, key=lambda one: one.rank)), (), TIERS, {})
+
+
+def with_shape(**changes: object) -> ModelShape:
+    return replace(SHAPE, **changes)  # type: ignore[arg-type]

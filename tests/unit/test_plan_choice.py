@@ -1,0 +1,130 @@
+"""What make_plan picks and what it says of the rest."""
+
+import pytest
+
+from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
+from edgeinfer.plan import Capabilities, Request, make_plan
+from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
+
+ANY = Request()
+SMALL = model("small", 1, artifact(0.5, "Q4_K_M"), artifact(0.9, "Q8_0"))
+LARGE = model("large", 2, artifact(4, "Q4_K_M"), artifact(7, "Q8_0"))
+
+
+def pick(request: Request = ANY, free_gb: float = 8, gb_per_s: float = 200) -> tuple[str, str]:
+    plan = make_plan(device(free_gb, gb_per_s), catalog(SMALL, LARGE), [GGUF], request)
+    return plan.model.name, plan.artifact.tier
+
+
+def test_rank_comes_before_tier() -> None:
+    assert pick(free_gb=6) == ("large", "Q4_K_M")  # though small would fit at Q8_0
+
+
+def test_the_best_tier_that_fits() -> None:
+    assert pick(free_gb=6) == ("large", "Q4_K_M")
+    assert pick(free_gb=12) == ("large", "Q8_0")
+    assert pick(free_gb=2) == ("small", "Q8_0")
+
+
+def test_a_slow_model_gives_way_and_is_offered() -> None:
+    plan = make_plan(device(12, gb_per_s=30), catalog(SMALL, LARGE), [GGUF], Request())
+    assert (plan.model.name, plan.artifact.tier) == ("small", "Q8_0")
+    assert any(line.startswith("larger but slower: Large Q4_K_M") for line in plan.reasons)
+    assert pick(Request(min_tokens_per_s=4), free_gb=12, gb_per_s=30) == ("large", "Q4_K_M")
+
+
+def test_prefer() -> None:
+    # at 50 GB/s: large Q4_K_M 8.7 tokens/s, small Q8_0 37, small Q4_K_M 66
+    assert pick(gb_per_s=50) == ("large", "Q4_K_M")
+    assert pick(Request(prefer="speed"), gb_per_s=50) == ("small", "Q8_0")
+    assert pick(Request(prefer="quality"), free_gb=12, gb_per_s=25) == ("large", "Q8_0")
+    assert pick(free_gb=12, gb_per_s=25) == ("small", "Q8_0")
+
+
+def test_the_faster_backend_of_one_tier() -> None:
+    both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
+    assert make_plan(device(), catalog(both), [GGUF, MLX], Request()).backend == "mlx"
+    assert make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="gguf")).backend == "gguf"
+
+
+def test_over_bytes_is_the_distance_to_the_budget() -> None:
+    plan = make_plan(device(6), catalog(SMALL, LARGE), [GGUF], Request(context=4096))
+    (q8,) = [one for one in plan.rejected if (one.model, one.tier) == ("large", "Q8_0")]
+    # 7.0 GB against 4.0 GB of the same shape in the same context
+    assert q8.over_bytes == plan.estimate.total_bytes + 3_000_000_000 - plan.budget_bytes > 0
+
+
+def test_a_model_that_is_asked_for_is_taken_though_slow() -> None:
+    plan = make_plan(device(12, gb_per_s=10), catalog(SMALL, LARGE), [GGUF], Request(model="Large"))
+    assert (plan.model.name, plan.artifact.tier) == ("large", "Q4_K_M")
+    assert any("slow" in line for line in plan.reasons)
+
+
+def test_force_overrides_and_says_so() -> None:
+    small_device = device(2)
+    with pytest.raises(NoPlanFits, match=r"needs 2,\d+ MB more"):
+        make_plan(small_device, catalog(LARGE), [GGUF], Request())
+    plan = make_plan(small_device, catalog(LARGE), [GGUF], Request(force=True))
+    assert plan.forced and plan.estimate.total_bytes > plan.budget_bytes
+    assert plan.reasons[0].startswith("FORCED")
+
+
+def test_force_changes_nothing_where_something_fits() -> None:
+    plan = make_plan(device(6), catalog(SMALL, LARGE), [GGUF], Request(force=True))
+    assert not plan.forced and plan.artifact.tier == "Q4_K_M"
+
+
+def test_no_fit_lists_every_candidate() -> None:
+    with pytest.raises(NoPlanFits) as caught:
+        make_plan(device(0.3), catalog(SMALL, LARGE), [GGUF], Request())
+    listed = {(one["model"], one["tier"]) for one in caught.value.rejected}
+    assert listed == {("small", "Q4_K_M"), ("small", "Q8_0"), ("large", "Q4_K_M"), ("large", "Q8_0")}
+    assert all(isinstance(one["over_bytes"], int) and one["over_bytes"] > 0 for one in caught.value.rejected)
+
+
+def test_nothing_fast_enough_names_the_speed_that_there_is() -> None:
+    with pytest.raises(NoPlanFits, match="nothing that fits decodes at 8 tokens/s") as caught:
+        make_plan(device(12, gb_per_s=1), catalog(SMALL, LARGE), [GGUF], Request())
+    assert caught.value.hint.startswith("--min-speed")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ModelNotFound, match="no model named smal") as caught:
+        make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="smal"))
+    assert "small" in caught.value.hint
+    with pytest.raises(UsageError, match="unknown backend"):
+        make_plan(device(), catalog(SMALL), [GGUF], Request(backend="tpu"))
+    with pytest.raises(UsageError, match="small has no files of tier Q2_K"):
+        make_plan(device(), catalog(SMALL), [GGUF], Request(model="small", tier="Q2_K"))
+
+
+def test_a_backend_that_cannot_run() -> None:
+    gone = Capabilities("gguf", GGUF.tiers, GGUF.kv_types, True, unavailable="not installed", hint="pip install it")
+    with pytest.raises(BackendUnavailable, match="not installed") as caught:
+        make_plan(device(), catalog(SMALL), [gone], Request())
+    assert caught.value.hint == "pip install it"
+
+
+def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
+    with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q4_0"):
+        make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q4_0"))
+
+
+def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
+    moe = with_shape(n_params=10_000_000_000, n_active_params=1_000_000_000)
+    plan = make_plan(device(8, 100), catalog(model("moe", 1, artifact(5), shape=moe)), [GGUF], Request())
+    assert plan.estimate.weight_bytes == 5_000_000_000
+    assert plan.expected_tokens_per_s == pytest.approx(1 / (0.5e9 / 70e9 + 10 * 100e-6))
+
+
+def test_speculation() -> None:
+    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q4_K_M"))
+    assert (plan.speculation.drafters, plan.speculation.max_rows) == (("lookup",), 3)
+    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q8_0"))
+    assert plan.speculation.max_rows == 16
+    off = make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="off"))
+    assert off.speculation.drafters == ()
+    with pytest.raises(UsageError, match="no early exit"):
+        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="early-exit"))
+    with pytest.raises(UsageError, match="needs its name"):
+        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="draft"))
