@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ _KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling,
 _CONTEXT: Final = 96  # tokens in the scratch cache
 _COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 _DRAFTS: Final = (1, 2, 4, 8)
+_ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
 _FORMAT: Final = 1
 
 
@@ -37,13 +38,16 @@ class _Trial:
 def calibrate(
     model: Model, *, max_rows: int, budget_s: float = BUDGET_S, clock: Callable[[], float] = perf_counter
 ) -> RowCosts:
-    """Time plain, verify and drafted rounds in turn until `budget_s` has passed, each at least once; medians."""
+    """Time plain, verify and drafted rounds in turn until `budget_s` has passed; medians.
+
+    On a slow model or a busy machine it stops at twice that, and what was not seen is taken from its neighbors.
+    """
     policy = WindowPolicy(window=4 * MIN_BLOCK, sink=0, block=MIN_BLOCK, limit=4 * MIN_BLOCK)
     cache = model.new_cache(policy)
     try:
         n_vocab = model.tokenizer.n_vocab
         cache.prefill([index * 37 % n_vocab for index in range(_CONTEXT)])
-        trials = list(_trials(max_rows, drafts=model.exit_layer is not None))
+        trials = _trials(max_rows, drafts=model.exit_layer is not None)
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in trials}
         draft_s: list[float] = []
         began = clock()
@@ -53,20 +57,30 @@ def calibrate(
                 drafted, verified = _time_round(cache, trial, clock)
                 draft_s += drafted
                 verify_s[trial].append(verified)
-                if clock() - began > budget_s and all(verify_s.values()):
+                spent = clock() - began
+                if (spent > budget_s and all(verify_s.values())) or (spent > 2 * budget_s and _enough(verify_s)):
                     return _costs(verify_s, draft_s)
     finally:
         cache.close()
 
 
-def _trials(max_rows: int, *, drafts: bool) -> Iterator[_Trial]:
-    """In an order where a short budget still sees every kind; two plain rounds in turn, as they come in answers."""
-    counts = [rows for rows in _COUNTS if rows <= max_rows] or [1]
-    for rows in counts:
-        yield _Trial(rows, 0)
-    for rows in [rows for rows in _DRAFTS if drafts and rows <= max_rows]:
-        yield _Trial(rows, rows)
-        yield _Trial(rows, rows - 1)
+def _trials(max_rows: int, *, drafts: bool) -> list[_Trial]:
+    """The most telling first, so that a cut-short run has seen them."""
+    rounds = [_Trial(rows, 0) for rows in _COUNTS if rows <= max_rows]
+    if drafts:
+        counts = [rows for rows in _DRAFTS if rows <= max_rows]
+        rounds += [_Trial(rows, rows - short) for rows in counts for short in (0, 1) if rows > short]
+    return sorted(rounds, key=lambda trial: (_ORDER.index(trial.rows), trial.drafts))
+
+
+def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:
+    """Whether costs of one and of several rows are known of every kind of round."""
+    seen = {(trial.rows > 1, trial.rows - trial.drafts if trial.drafts else None) for trial in verify_s}
+    return seen == {
+        (trial.rows > 1, trial.rows - trial.drafts if trial.drafts else None)
+        for trial, times in verify_s.items()
+        if times
+    }
 
 
 def _time_round(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list[float], float]:
@@ -99,7 +113,8 @@ def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float])
         return {
             trial.rows: median(times)
             for trial, times in verify_s.items()
-            if (trial.drafts == 0 if missing is None else trial.drafts > 0 and trial.rows - trial.drafts == missing)
+            if times
+            and (trial.drafts == 0 if missing is None else trial.drafts > 0 and trial.rows - trial.drafts == missing)
         }
 
     if not draft_s:

@@ -55,6 +55,7 @@ class Auto:
         self._trial = False
         if limit < 1 or self._since_plain >= _LOOK_AGAIN:
             return NONE
+        limit = min(limit, self._costs.max_rows - 1)
         offers = [bidder.bid(context, limit) for bidder in self._bidders.values()]
         bid, self._trial = pick([offer for offer in offers if offer is not None], self._ledger)
         return bid.arm if bid else NONE
