@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.devices:
         return list_devices(as_json=args.json)
+    import edgeinfer
     from edgeinfer.errors import NoPlanFits
     from edgeinfer.plan import explain, to_json
-    from edgeinfer.runner.choose import choose
 
     args.model = args.model or args.name
     try:
-        plan = choose(request_from(args), device=args.device)
+        plan = edgeinfer.choose(request_from(args), device=args.device)
     except NoPlanFits as error:
         if args.json:
             show_json({"error": str(error), "rejected": list(error.rejected)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from edgeinfer.cli.output import colored, say, size
 
@@ -36,12 +35,7 @@ class Progress:
             self._tenth = int(part * 10)
             say(f"{part:.0%} of {size(total)}")
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._live and self._drawn:
             sys.stderr.write("\r\033[2K")
             sys.stderr.flush()

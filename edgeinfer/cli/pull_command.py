@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from edgeinfer.cli.output import show, size, whisper
+from edgeinfer.cli.output import show, whisper
 
 HELP = "download a model, with its size said before"
 USAGE = "pull MODEL [--tier TIER] [--backend NAME] [--yes] [--offline]"
@@ -25,19 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer.cli.opening import fetch
-    from edgeinfer.plan import Request
-    from edgeinfer.runner.choose import choose
-    from edgeinfer.runner.opening import local_path
+    import edgeinfer
+    from edgeinfer.cli.opening import downloads_from
+    from edgeinfer.runner.opening import bring
 
     args.yes = args.yes or not sys.stdin.isatty()  # `pull` was said: in a script that is the answer
-    request = Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
-    plan = choose(request, offline=args.offline)
-    path = local_path(plan.artifact)
-    if path is None:
-        whisper(f"{plan.model.title}, {plan.artifact.tier}: {size(plan.artifact.n_bytes)} from {plan.artifact.repo}")
-        if plan.forced:
-            whisper("(this machine has not the memory for it)")
-        path = fetch(args, plan)
-    show(str(path))
+    request = edgeinfer.Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
+    plan = edgeinfer.choose(request, offline=args.offline)
+    if plan.forced:
+        whisper("(this machine has not the memory for it)")
+    with downloads_from(args) as downloads:
+        show(str(bring(plan, downloads)))
     return 0

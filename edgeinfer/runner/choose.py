@@ -15,12 +15,14 @@ from edgeinfer.plan import Capabilities, Plan, Request, default_capabilities, ma
 __all__ = ["capabilities_here", "choose", "resolve"]
 
 
-def choose(request: Request, *, device: str = "", offline: bool = False) -> Plan:
-    """The plan for this machine, or for a device of `devices.toml`. Loads no engine; asks the network only for the
-    header of an `org/repo` that is in no catalogue, and not with `offline`.
+def choose(request: Request | str = "", *, device: str = "", offline: bool = False) -> Plan:
+    """The plan for this machine, or for a device of `devices.toml`. `request` may be a model's name alone.
 
-    Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad.
+    Loads no engine; asks the network only for the header of an `org/repo` that is in no catalogue, and not with
+    `offline`. Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad, DownloadFailed.
     """
+    if isinstance(request, str):
+        request = Request(model=request)
     profile = named(device) if device else detect()
     capabilities = default_capabilities(profile) if device else capabilities_here(profile, request.backend)
     catalog, request = resolve(load_catalog(), request, offline=offline)

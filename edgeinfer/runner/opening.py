@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import edgeinfer
 from edgeinfer import backends
 from edgeinfer.catalog import Artifact
-from edgeinfer.chat.template import CHATML, Renderer
+from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.strategy import build
-from edgeinfer.errors import ArtifactBad, UsageError
-from edgeinfer.hub.cache import locate
-from edgeinfer.plan import Plan
+from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
+from edgeinfer.hub import locate, pull
+from edgeinfer.plan import Plan, Request
+from edgeinfer.protocols import Model
+from edgeinfer.runner.choose import choose
 from edgeinfer.runner.session import Parts, Session
 
-__all__ = ["local_path", "open_plan"]
+__all__ = ["Downloads", "bring", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
+NO_TEMPLATE = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
 
 
 def local_path(artifact: Artifact) -> Path | None:
@@ -33,21 +38,71 @@ def local_path(artifact: Artifact) -> Path | None:
     return locate(artifact.repo, artifact.file, artifact.revision)
 
 
-def open_plan(plan: Plan, path: Path, *, template: str = "") -> Session:
-    """Load the plan's model from `path`. `template` is a Jinja file in place of the model's own, or "chatml"."""
+@dataclass(frozen=True, slots=True)
+class Downloads:
+    """What may happen when a file is not here. `ask` is called first, and raises Canceled to say no."""
+
+    offline: bool = False
+    ask: Callable[[Plan], None] = lambda _: None
+    progress: Callable[[int, int], None] = lambda *_: None  # bytes here, bytes in all
+
+
+FREELY = Downloads()
+
+
+def open(  # noqa: A001  # the name that people look for
+    what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
+) -> Session:
+    """Open a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
+
+    What is not here is downloaded as `downloads` says. `draft` names a small model with the same tokenizer, for
+    `speculation="draft"`; `template` is a Jinja file in place of the model's own, or "chatml". Raises what `choose`
+    raises, and DownloadFailed, Canceled, EngineFailed; nothing stays open then.
+    """
     source = read_template(template) if template else None
+    plan = what if isinstance(what, Plan) else choose(what, offline=downloads.offline)
+    draft = draft or (what.draft_model if isinstance(what, Request) else "")
+    path = bring(plan, downloads)
     with ExitStack() as stack:
         renderer = Renderer()
         stack.callback(renderer.close)
-        model = backends.get(plan.backend).load(plan, path)
-        stack.callback(model.close)
-        strategy = build(model, plan)
+        model = load(plan, path, stack)
+        draft_model = None
+        if draft and "draft" in plan.speculation.drafters:
+            draft_plan = choose(
+                Request(model=draft, backend=plan.backend, speculation="off"), offline=downloads.offline
+            )
+            draft_model = load(draft_plan, bring(draft_plan, downloads), stack)
+        strategy = build(model, plan, draft=draft_model)
         stack.callback(strategy.close)
         decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
         stack.callback(decoder.close)
-        session = Session(plan, Parts(model, decoder, renderer, source))
-        stack.pop_all()
-    return session
+        tokenizer = model.tokenizer
+        source = source or tokenizer.chat_template
+        words = Template(renderer, source or CHATML, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+        notes = () if source else (NO_TEMPLATE,)
+        return Session(plan, Parts(decoder, tokenizer, words, stack.pop_all().close), notes=notes)
+
+
+def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
+    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadFailed, ArtifactBad."""
+    artifact = plan.artifact
+    path = local_path(artifact)
+    if path is not None:
+        return path
+    if downloads.offline:
+        raise DownloadFailed(
+            f"{plan.model.title} {artifact.tier} is not on this machine, and the network is not to be used",
+            hint=f"`edgeinfer pull {plan.model.name}` with a network",
+        )
+    downloads.ask(plan)
+    return pull(artifact.repo, artifact.file, artifact.revision, sha256=artifact.sha256, progress=downloads.progress)
+
+
+def load(plan: Plan, path: Path, stack: ExitStack) -> Model:
+    model = backends.get(plan.backend).load(plan, path)
+    stack.callback(model.close)
+    return model
 
 
 def read_template(name: str) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
 
 from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.chat.template import Template
 from edgeinfer.chat.thinking import begins_inside
-from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
-from edgeinfer.protocols import Model
-from edgeinfer.runner.answer import Answer, Limits
+from edgeinfer.protocols import Tokenizer
+from edgeinfer.runner.answer import Answer, Decodes, Limits
 from edgeinfer.types import Message, Sampling
 
 __all__ = ["Conversation", "Parts", "Session"]
@@ -28,13 +27,12 @@ Conversation: TypeAlias = "str | Sequence[Message | Mapping[str, str]]"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a session is made of; `edgeinfer.runner.opening` puts it together."""
+    """What a session is made of; `edgeinfer.runner.opening` puts it together. `close` frees all of it, once."""
 
-    model: Model
-    decoder: Decoder
-    renderer: Renderer
-    template: str | None = None  # in place of the file's own
-    notes: tuple[str, ...] = field(default=())
+    decoder: Decodes
+    tokenizer: Tokenizer
+    template: Template
+    close: Callable[[], None]
 
 
 class Session:
@@ -44,15 +42,11 @@ class Session:
     know about how the model was opened.
     """
 
-    def __init__(self, plan: Plan, parts: Parts) -> None:
+    def __init__(self, plan: Plan, parts: Parts, *, notes: tuple[str, ...] = ()) -> None:
         self.plan = plan
+        self.notes = notes
         self._parts = parts
-        tokenizer = parts.model.tokenizer
-        source = parts.template or tokenizer.chat_template
-        no_template = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
-        self.notes = parts.notes if source else (*parts.notes, no_template)
-        template = Template(parts.renderer, source or CHATML, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
-        self._builder = PromptBuilder(template, tokenizer)
+        self._builder = PromptBuilder(parts.template, parts.tokenizer)
         self._answer: Answer | None = None
         self._closed = False
 
@@ -88,7 +82,7 @@ class Session:
         prompt = self._builder.build(conversation, {"enable_thinking": thinking})
         tags = self.plan.model.thinking
         inside = tags is not None and begins_inside(self._builder.opening, tags)
-        answer = Answer(self._parts.decoder, self._parts.model.tokenizer, limits=limits, tags=tags, inside=inside)
+        answer = Answer(self._parts.decoder, self._parts.tokenizer, limits=limits, tags=tags, inside=inside)
         self._answer = answer
         pieces = answer.stream(prompt, sampling or self.plan.model.sampling, on_thinking or ignore)
         return self._remembering(answer, pieces)
@@ -98,9 +92,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self._parts.renderer.close()
-        self._parts.decoder.close()
-        self._parts.model.close()
+        self._parts.close()
 
     def __enter__(self) -> Session:
         return self
