@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
-from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -57,9 +57,11 @@ class GgufCache:
         self._length = 0
         self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
         self._uncounted = False  # the memory may hold positions >= length
-        self._round: PlainRound | None = None
+        self._round: Round | None = None
+        self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
+        self._close_more: Callable[[], None] = lambda: None
         self._batch = Batch(options.n_batch)
-        self._context = Context(model, options)
+        self.context = Context(model, options)
         self._own_window = model.own_window
 
     @property
@@ -68,7 +70,7 @@ class GgufCache:
 
     @property
     def is_open(self) -> bool:
-        return self._context.handle is not None
+        return self.context.handle is not None
 
     def prefill(self, tokens: Tokens) -> Row:
         """See Cache. When the engine fails, the pieces before the failure are kept and `length` counts them."""
@@ -83,15 +85,19 @@ class GgufCache:
             self._forward(tokens[at : at + n], self._length, n_wanted=int(at + n == len(tokens)))
             at += n
             self._keep(n)
-        return ContextRow(self._context, -1)
+        return ContextRow(self.context, -1)
 
-    def begin(self, max_rows: int) -> PlainRound:
+    def draft_by(self, open_round: Callable[[int], Round], close: Callable[[], None]) -> None:
+        """Rounds are opened by `open_round(max_rows)` from now on; `close` frees what they use."""
+        self._open_round, self._close_more = open_round, close
+
+    def begin(self, max_rows: int) -> Round:
         self._be_ready("a round")
         room = self.policy.room(self._length)
         if not 1 <= max_rows <= room:
             raise UsageError(f"a round of {max_rows} rows at position {self._length}, which has room for {room}")
         self._evict()
-        self._round = PlainRound(self, max_rows)
+        self._round = self._open_round(max_rows)
         return self._round
 
     def rewind(self, length: int) -> None:
@@ -101,30 +107,31 @@ class GgufCache:
         if (
             self._own_window
             and 0 < length < self._length
-            and self._context.oldest() > max(0, length - self._own_window)
+            and self.context.oldest() > max(0, length - self._own_window)
         ):
             raise RewindError(f"cannot go back to position {length}: its keys have left the model's own sliding window")
         self._length = length
         if length == 0:
-            self._context.clear()
+            self.context.clear()
             self._evicted_to = self.policy.sink
         else:
-            self._context.remove(length)
+            self.context.remove(length)
 
     def close(self) -> None:
-        self._context.close()
+        self._close_more()
+        self.context.close()
 
     def run(self, tokens: Tokens) -> Sequence[Row]:
         """All layers for `tokens` at `length`, a row each. For the open round; nothing is counted before `finish`."""
-        n, at_once = len(tokens), self._context.n_outputs
+        n, at_once = len(tokens), self.context.n_outputs
         if n <= at_once:
             self._forward(tokens, self._length, n_wanted=n)
-            return [ContextRow(self._context, index) for index in range(n)]
+            return [ContextRow(self.context, index) for index in range(n)]
         held: list[Row] = []
         for at in range(0, n, at_once):
             part = tokens[at : at + at_once]
             self._forward(part, self._length + at, n_wanted=len(part))
-            held += [HeldRow(self._context.logits(index).copy()) for index in range(len(part))]
+            held += [HeldRow(self.context.logits(index).copy()) for index in range(len(part))]
         return held
 
     def finish(self, n_kept: int, n_run: int) -> None:
@@ -132,25 +139,25 @@ class GgufCache:
         self._round = None
         self._keep(n_kept)
         if n_kept < n_run:
-            self._context.remove(self._length)
+            self.context.remove(self._length)
 
     def _be_ready(self, what: str) -> None:
         if self._round is not None:
             raise EngineFailed(f"{what} while a round is open: commit or roll back first")
         if self._uncounted:  # the engine failed half way through a prefill
-            self._context.remove(self._length)
+            self.context.remove(self._length)
             self._uncounted = False
 
     def _evict(self) -> None:
         evicted_to = self.policy.evicted(self._length).stop
         if evicted_to > self._evicted_to:
-            self._context.remove(self._evicted_to, evicted_to)
+            self.context.remove(self._evicted_to, evicted_to)
             self._evicted_to = evicted_to
 
     def _forward(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
         self._batch.fill(tokens, position, n_wanted=n_wanted)
         self._uncounted = True
-        self._context.decode(self._batch)
+        self.context.decode(self._batch)
 
     def _keep(self, n: int) -> None:
         self._length += n
