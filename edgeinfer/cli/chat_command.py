@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from threading import Thread
 
 from edgeinfer.cli.options import add_open_options, add_plan_options, add_sampling_options
 from edgeinfer.cli.output import say, whisper
@@ -36,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.model:
         say_choice(plan)
     settings = settings_from(args, plan.model.sampling)
+    editor = Thread(target=import_editor, daemon=True)  # while the model loads, which is not Python's work
+    editor.start()
     with open_from(args, plan) as session:
+        editor.join()
         from edgeinfer.cli.lines import line_source
         from edgeinfer.cli.repl import Chat
 
@@ -48,3 +52,8 @@ def run(args: argparse.Namespace) -> int:
         if not sys.stdin.isatty():
             whisper("(reading messages from stdin, one a line)")
         return Chat(session, settings).run(source)
+
+
+def import_editor() -> None:
+    if sys.stdin.isatty():
+        import prompt_toolkit  # noqa: F401

@@ -1,0 +1,94 @@
+"""A conversation's file: written whole or not at all, and checked before it is believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeinfer.chat.history import MAX_FILE_BYTES, load, save
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Message
+
+TALK = [Message("system", "Be brief."), Message("user", "Hé 😀\n"), Message("assistant", "")]
+
+
+def good(**changes: object) -> dict[str, object]:
+    rows = [{"role": "user", "content": "Hi"}]
+    return {"edgeinfer_conversation": 1, "model": "demo", "messages": rows} | changes
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    save(file, TALK, model="demo")
+    assert load(file) == TALK
+    assert json.loads(file.read_text())["model"] == "demo"
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    save(file, TALK, model="demo")
+    with pytest.raises(UsageError, match="cannot save"):
+        save(file, [Message("user", "\ud800")], model="demo")  # which UTF-8 cannot carry
+    assert load(file) == TALK
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot save to .*No such file"):
+        save(tmp_path / "none" / "talk.json", TALK, model="demo")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "not a conversation"),
+        (b"\xff\xfe", "can't decode"),
+        (b"[1, 2", "Expecting"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": 1, "a": 2}', "a key is there twice"),
+        (json.dumps([1]).encode(), "`edgeinfer_conversation` must be 1"),
+        (json.dumps(good(edgeinfer_conversation=2)).encode(), "must be 1"),
+        (json.dumps(good(extra=1)).encode(), "the keys must be"),
+        (json.dumps(good(messages={})).encode(), "must be a list"),
+        (json.dumps(good(messages=[1])).encode(), "message 1 must have"),
+        (json.dumps(good(messages=[{"role": "user"}])).encode(), "message 1 must have"),
+        (json.dumps(good(messages=[{"role": "root", "content": "x"}])).encode(), "cannot be used"),
+        (json.dumps(good(messages=[{"role": ["user"], "content": "x"}])).encode(), "cannot be used"),
+        (json.dumps(good(messages=[{"role": "user", "content": 5}])).encode(), "cannot be used"),
+        (json.dumps(good(messages=[{"role": "user", "content": "\ud800"}])).encode(), "cannot be used"),
+        (
+            json.dumps(good(messages=[{"role": role, "content": "x"} for role in ("user", "system")])).encode(),
+            "can only come first",
+        ),
+    ],
+)
+def test_a_hostile_file_is_refused_in_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "talk.json"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=says) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    with file.open("wb") as handle:
+        handle.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(UsageError, match="larger than"):
+        load(file)
+
+
+def test_a_folder_is_not_a_conversation(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot load"):
+        load(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_give_anything_but_a_refusal(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "fuzz.json"
+    file.write_bytes(content)
+    with pytest.raises(UsageError):
+        load(file)

@@ -1,0 +1,132 @@
+"""Prompts whose tokens agree with what the cache holds, and message starts that are true."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from edgeinfer.chat.prompt import PromptBuilder, n_same
+from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.types import Message
+
+SYSTEM, FIRST, SECOND = Message("system", "S"), Message("user", "a"), Message("user", "b")
+
+
+class Letters:
+    """A token for each letter and each control word; `ab` and `ba` are one token, so that texts have two spellings."""
+
+    n_vocab = 1000
+    stop_tokens = frozenset({1})
+    chat_template = None
+    bos_text = eos_text = ""
+    control = ("<|im_start|>", "<|im_end|>")
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        words = re.findall(r"<\|im_start\|>|<\|im_end\|>|ab|ba|[\s\S]", text)
+        return [self.control.index(word) if word in self.control else self.id_of(word) for word in words]
+
+    def id_of(self, word: str) -> int:
+        return {"ab": 900, "ba": 901}.get(word) or ord(word)
+
+    def piece(self, token: int) -> bytes:
+        return {0: b"", 1: b"", 900: b"ab", 901: b"ba"}.get(token) or chr(token).encode()
+
+
+@pytest.fixture
+def renderer() -> Iterator[Renderer]:
+    one = Renderer()
+    yield one
+    one.close()
+
+
+def builder(renderer: Renderer, source: str = CHATML) -> PromptBuilder:
+    return PromptBuilder(Template(renderer, source), Letters())
+
+
+def starts_with(tokens: tuple[int, ...], place: int, text: str) -> bool:
+    return tokens[place : place + len(Letters().encode(text, special=True))] == tuple(
+        Letters().encode(text, special=True)
+    )
+
+
+def test_the_system_prompt_and_the_starts(renderer: Renderer) -> None:
+    prompt = builder(renderer).build([SYSTEM, FIRST])
+    assert list(prompt.tokens) == Letters().encode(
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", special=True
+    )
+    user, answer = prompt.starts
+    assert prompt.n_system == user == 11
+    assert starts_with(prompt.tokens, user, "<|im_start|>user")
+    assert starts_with(prompt.tokens, answer, "<|im_start|>assistant")
+
+
+def test_an_answer_keeps_the_tokens_that_were_said(renderer: Renderer) -> None:
+    """ "ab" was said as two tokens; encoding the text again would give one."""
+    build = builder(renderer)
+    first = build.build([SYSTEM, FIRST])
+    said = [ord("a"), ord("b")]
+    build.answered(said, "ab")
+    second = build.build([SYSTEM, FIRST, Message("assistant", "ab"), SECOND])
+    assert second.tokens[: len(first.tokens) + 2] == (*first.tokens, *said)
+    assert second.tokens[len(first.tokens) + 2] == 1  # the turn's end comes from the template
+    assert all(starts_with(second.tokens, start, "<|im_start|>") for start in second.starts)
+    assert len(second.starts) == 4
+
+
+def test_a_later_turn_still_keeps_them(renderer: Renderer) -> None:
+    build = builder(renderer)
+    talk = [FIRST]
+    for _ in range(5):
+        build.build(talk)
+        build.answered([ord("a"), ord("b")], "ab")
+        talk += [Message("assistant", "ab"), SECOND]
+    prompt = build.build(talk)
+    assert 900 not in prompt.tokens
+    assert len(prompt.starts) == len(talk)
+
+
+def test_a_changed_answer_is_encoded_again_from_its_own_place(renderer: Renderer) -> None:
+    """As when a stop string cut the text, or a person edited the conversation."""
+    build = builder(renderer)
+    first = build.build([SYSTEM, FIRST])
+    build.answered([ord("a"), ord("b")], "ab")
+    second = build.build([SYSTEM, FIRST, Message("assistant", "a"), SECOND])
+    assert second.tokens[: len(first.tokens) + 2] == (*first.tokens, ord("a"), 1)
+
+
+def test_a_changed_past_shares_only_what_is_the_same(renderer: Renderer) -> None:
+    build = builder(renderer)
+    first = build.build([SYSTEM, FIRST])
+    build.answered([ord("x")], "x")
+    second = build.build([SYSTEM, SECOND])
+    assert second.tokens[: first.n_system] == first.tokens[: first.n_system]
+    assert second.tokens == tuple(builder(renderer).build([SYSTEM, SECOND]).tokens)
+    assert second.starts == builder(renderer).build([SYSTEM, SECOND]).starts
+
+
+def test_no_starts_where_tokens_do_not_end_with_the_messages(renderer: Renderer) -> None:
+    """Messages run into each other ("a" + "b" is one token), so a message start is no token start."""
+    prompt = builder(renderer, "{% for m in messages %}{{ m.content }}{% endfor %}").build(
+        [FIRST, Message("assistant", "b"), Message("user", "c")]
+    )
+    assert prompt.tokens == (900, ord("c"))
+    assert prompt.starts == (2,)  # where the answer begins
+
+
+def test_a_template_that_moves_the_system_prompt_has_none(renderer: Renderer) -> None:
+    source = (
+        "{% for m in messages[1:] %}{% if loop.last %}{{ messages[0].content }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    assert builder(renderer, source).build([SYSTEM, FIRST]).n_system == 0
+
+
+def test_the_opening_is_what_follows_the_last_message(renderer: Renderer) -> None:
+    build = builder(renderer, CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    build.build([SYSTEM, FIRST])
+    assert build.opening == "<|im_start|>assistant\n<think>\n"
+
+
+def test_common_beginnings() -> None:
+    assert [n_same(*pair) for pair in (("", "a"), ("abc", "abd"), ("abc", "abc"), ("x", "abc"), ("abc", "ab"))] == [
+        0, 2, 3, 0, 2,
+    ]  # fmt: skip

@@ -1,0 +1,137 @@
+"""Templates: what they are given, and what they may not do."""
+
+import datetime
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.types import Message
+
+TALK = [
+    Message("system", "Be brief."),
+    Message("user", "Hé"),
+    Message("assistant", "Yo"),
+    Message("user", "And?"),
+]
+Open = Callable[..., Template]
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[Renderer]:
+    one = Renderer()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def template(renderer: Renderer) -> Open:
+    return lambda source, **words: Template(renderer, source, **words)
+
+
+def test_chatml_and_where_its_messages_end(template: Open) -> None:
+    rendered = template(CHATML).render(TALK, prefixes=[1, 2, 3, 4])
+    assert rendered.text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHé<|im_end|>\n"
+        "<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert {n: rendered.text[:end].rpartition("<|im_start|>")[2] for n, end in rendered.ends.items()} == {
+        1: "system\nBe brief.<|im_end|>\n",
+        2: "user\nHé<|im_end|>\n",
+        3: "assistant\nYo<|im_end|>\n",
+        4: "user\nAnd?<|im_end|>\n",
+    }
+
+
+def test_a_template_that_is_not_prefix_stable_has_no_ends(template: Open) -> None:
+    """As Mistral's does: the system prompt goes into the last user message."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.last %}{{ messages[0].content }} {% endif %}"
+        "{{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    rendered = template(source).render(TALK, prefixes=[1, 2, 3])
+    assert rendered.text == "[INST]Hé[/INST]Yo</s>[INST]Be brief. And?[/INST]"
+    assert 2 not in rendered.ends
+
+
+def test_a_prefix_that_the_template_refuses_has_no_end(template: Open) -> None:
+    source = (
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}{{ m.content }};{% endfor %}"
+    )
+    assert set(template(source).render(TALK, prefixes=[1, 2, 3, 4]).ends) == {2, 4}
+
+
+def test_bos_comes_once(template: Open) -> None:
+    assert template("{{ bos_token }}x{{ eos_token }}", bos="<s>", eos="</s>").render(TALK).text == "<s>x</s>"
+    rendered = template("{% for m in messages %}{{ m.content }}{% endfor %}", bos="<s>").render(TALK, prefixes=[1])
+    assert rendered.text == "<s>Be brief.HéYoAnd?"
+    assert rendered.text[: rendered.ends[1]] == "<s>Be brief."
+
+
+def test_what_templates_of_the_hub_expect(template: Open) -> None:
+    source = (
+        "{%- set ns = namespace(n=0) -%}\n"
+        "{%- for m in messages -%}\n    {%- if m.role == 'assistant' %}{% continue %}{% endif -%}\n"
+        "    {%- set ns.n = ns.n + 1 -%}\n{%- endfor -%}\n"
+        "{{ ns.n }} {{ {'a': '<é>'} | tojson }} {{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }}"
+        "{% generation %}!{% endgeneration %}"
+    )
+    text = template(source).render(TALK, variables={"enable_thinking": False}).text
+    assert text == f'3 {{"a": "<é>"}} {datetime.datetime.now().year} False True!'
+
+
+def test_the_template_may_refuse_a_conversation(template: Open) -> None:
+    refusing = template("{{ raise_exception('Conversation roles must\nalternate') }}")
+    with pytest.raises(UsageError, match="refuses this conversation: Conversation roles must alternate"):
+        refusing.render(TALK)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "it reads `__class__` of a str"),
+        ("{{ messages.__class__ }}", "it reads `__class__` of a list"),
+        ("{{ messages | attr('__class__') }}", "it reads `__class__`"),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "it reads `__init__`"),
+        ("{{ '{0.__class__}'.format(1) }}", "it reads `__class__`"),
+        ("{{ ''.join.__self__ }}", "it reads `__self__`"),
+        ("{{ raise_exception.__globals__ }}", "it reads `__globals__` of a function"),
+        ("{{ messages.append(1) }}", "it reads `append` of a list"),
+        ("{{ messages[0].update(role='x') }}", "it reads `update` of a dict"),
+        ("{{ self.__init__ }}", "it reads `__init__`"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{% for x in %}", "line 1"),
+        ("{{ nothing.more }}", "'nothing' is undefined"),
+        ("{{ 'x' * 10 ** 10 }}", "takes more than 512 MB"),
+        ("{% for i in range(99999) %}{% for j in range(999) %}aaaa{% endfor %}{% endfor %}", "writes more than"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "512 MB"),
+    ],
+)
+def test_a_hostile_template_is_refused_in_one_line(template: Open, source: str, says: str) -> None:
+    with pytest.raises(ArtifactBad, match=says) as caught:
+        template(source).render(TALK)
+    assert "\n" not in str(caught.value)
+    assert "--template chatml" in caught.value.hint
+
+
+def test_a_template_that_loops_for_ever_ends(renderer: Renderer) -> None:
+    """Two seconds of processor time, and the renderer goes on to serve."""
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    endless = Template(renderer, loop)
+    began = time.monotonic()
+    with pytest.raises(ArtifactBad, match="takes too long"):
+        endless.render(TALK)
+    assert time.monotonic() - began < 20
+    assert Template(renderer, "{{ messages | length }}").render(TALK).text == "4"
+
+
+def test_a_renderer_that_was_closed_starts_again(renderer: Renderer) -> None:
+    template = Template(renderer, "{{ messages | length }}")
+    renderer.close()
+    renderer.close()
+    assert template.render(TALK).text == "4"
