@@ -95,7 +95,7 @@ def report(rows: Sequence[Row], top: Table, devices: Devices) -> str:
         "Made by `python -m edgeinfer.bench.predicted_speed > docs/predicted-speed.md`.",
         "",
         "Seconds a token = bytes read / (efficiency x bandwidth) + layers x seconds a layer. The constants were fitted",
-        "to these same runs, two to a class of device and backend: this shows how well the form holds; it is no forecast.",
+        "to these same runs, two to a class of device and backend: it shows how well the form holds, no forecast.",
         "",
         f"Median error {statistics.median(errors):.1%}, largest {max(errors):.1%}, "
         f"{len(outliers)} of {len(rows)} runs off by more than {OUTLIER:.0%}.",

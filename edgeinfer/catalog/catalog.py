@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -32,6 +31,8 @@ class Catalog:
 
     def near(self, name: str) -> list[str]:
         """Up to three catalogue names that look like `name`, the nearest first."""
+        import difflib  # `plan` should not pay for it
+
         wanted = _squeeze(name)
         names = {_squeeze(model.name): model.name for model in self.models}
         names |= {_squeeze(model.title): model.name for model in self.models}

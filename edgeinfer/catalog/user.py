@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,8 @@ def append_user_entry(entry: ModelEntry, path: Path) -> None:
     The new file is read back before it takes the old one's place. Raises UsageError when the name is taken there or the
     file cannot be written.
     """
+    import tempfile  # `plan` should not pay for it
+
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     text = old + ("\n" if old and not old.endswith("\n") else "") + "\n".join(_lines(entry)) + "\n"
     if old and f"name = {_quote(entry.name)}\n" in old:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +59,8 @@ def _load(file: Path) -> dict[str, int]:
 
 
 def _store(file: Path, kept: dict[str, int]) -> None:
+    import tempfile  # only a first run pays for it
+
     with suppress(OSError):  # a cache that cannot be written costs 50 ms next time, no more
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +68,8 @@ class Devices:
         """Raises UsageError, with near names, where there is no such device."""
         device = self.devices.get(slug.strip().lower())
         if device is None:
+            import difflib
+
             near = difflib.get_close_matches(slug.lower(), self.devices, n=3, cutoff=0.4)
             near += [known for known in self.devices if slug.lower() in known]
             raise UsageError(
