@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
@@ -17,6 +17,7 @@ from edgeinfer.types import Sampling
 RANK_SOURCE = "not ranked: it is in no catalogue"
 USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file gives no advice
 THINK = ("<think>", "</think>")
+READ_EVERYWHERE = frozenset({"llama", "qwen3"})  # architectures whose GGUF files every backend reads
 
 
 def entry_of_path(path: Path) -> ModelEntry:
@@ -24,9 +25,7 @@ def entry_of_path(path: Path) -> ModelEntry:
     header = check_artifact(path)
     if not isinstance(header, GgufHeader):
         raise UsageError(f"`{path}` is a folder", hint="name a .gguf file, or `org/repo` on the hub")
-    facts = facts_from_gguf(header)
-    artifact = Artifact("gguf", facts.tier or "unknown", path.stat().st_size, repo="", file=str(path.resolve()))
-    return entry_of_header(path.stem, header, (artifact,))
+    return entry_of_header(path.stem, header, File("", str(path.resolve())))
 
 
 def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
@@ -39,12 +38,11 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
         found = here[0]
         header = check_artifact(found.path)
         assert isinstance(header, GgufHeader)  # only .gguf files have a `file`
-        kind = facts_from_gguf(header).tier or tier or "unknown"
-        artifact = Artifact("gguf", kind, found.n_bytes, repo, found.file, found.revision, found.sha256)
-        return entry_of_header(name_of(repo), header, (artifact,))
+        return entry_of_header(name_of(repo), header, File(repo, found.file, found.revision, found.sha256))
     if offline:
         raise DownloadFailed(
-            f"{repo} is not on this machine, and --offline was given", hint=f"`edgeinfer pull {repo}` with a network"
+            f"{repo} is not on this machine, and the network is not to be used",
+            hint=f"`edgeinfer pull {repo}` with a network",
         )
     listing = look_up(repo)
     file = choose_file(listing, tier)
@@ -54,10 +52,18 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
             hint="name a repository with .gguf files",
         )
     header = remote_header(repo, file.file, listing.revision)
-    kind = facts_from_gguf(header).tier or tier or "unknown"
-    artifact = Artifact("gguf", kind, file.n_bytes, repo, file.file, listing.revision, file.sha256)
-    entry = entry_of_header(name_of(repo), header, (artifact,))
+    entry = entry_of_header(name_of(repo), header, File(repo, file.file, listing.revision, file.sha256))
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Where a GGUF lies: in a repository, or at a path when `repo` is ""."""
+
+    repo: str
+    file: str
+    revision: str = ""
+    sha256: str = ""
 
 
 def name_of(repo: str) -> str:
@@ -66,8 +72,13 @@ def name_of(repo: str) -> str:
     return words.removesuffix("-gguf") or "model"
 
 
-def entry_of_header(name: str, header: GgufHeader, artifacts: tuple[Artifact, ...]) -> ModelEntry:
+def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
     facts = facts_from_gguf(header)
+    everywhere = facts.shape.architecture in READ_EVERYWHERE
+    artifacts = tuple(
+        Artifact(backend, facts.tier or "unknown", facts.n_bytes, file.repo, file.file, file.revision, file.sha256)
+        for backend in (("gguf", "mlx", "reference") if everywhere else ("gguf",))
+    )
     return ModelEntry(
         name=name,
         title=title_of(facts) or name,
@@ -76,10 +87,25 @@ def entry_of_header(name: str, header: GgufHeader, artifacts: tuple[Artifact, ..
         rank=0,
         rank_source=RANK_SOURCE,
         shape=model_shape(facts.shape),
-        sampling=USUAL,
+        sampling=usual_sampling(header),
         artifacts=artifacts,
         exit_layer=facts.exit_layer,
         thinking=THINK if thinks(header) else None,
+    )
+
+
+def usual_sampling(header: GgufHeader) -> Sampling:
+    """What the file's makers advise (`general.sampling.*`), where they do."""
+
+    def said(key: str, usual: float, most: float) -> float:
+        value = header.metadata.get(f"general.sampling.{key}")
+        return value if isinstance(value, int | float) and 0 <= value <= most else usual
+
+    return replace(
+        USUAL,
+        temperature=said("temp", USUAL.temperature, 10.0),
+        top_k=int(said("top_k", USUAL.top_k, 1e6)),
+        top_p=said("top_p", USUAL.top_p, 1.0),
     )
 
 

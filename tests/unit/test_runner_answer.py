@@ -1,0 +1,175 @@
+"""One answer: text from tokens, the trace, stop strings, the budget, and stats of an answer in two parts."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from edgeinfer.decode.stats import AnswerStats, ArmStats
+from edgeinfer.runner.answer import Answer, Limits, joined
+from edgeinfer.types import Prompt, Sampling
+
+STOP, OPEN, CLOSE = 0, 1, 2
+TAGS = ("<think>", "</think>")
+GREEDY = Sampling()
+
+
+class Bytes:
+    """A token for each byte (from 256 on); the tags are control tokens, which have no text of their own."""
+
+    n_vocab = 512
+    stop_tokens = frozenset({STOP})
+    chat_template = None
+    bos_text = eos_text = ""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        if text in TAGS:
+            return [OPEN if text == TAGS[0] else CLOSE]
+        before, tag, after = text.partition(TAGS[1])
+        return [256 + byte for byte in before.encode()] + (
+            [CLOSE, *[256 + byte for byte in after.encode()]] if tag else []
+        )
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token - 256]) if token >= 256 else b""
+
+
+class Scripted:
+    """A decoder that says what it was told to, whatever the prompt; it notes the prompts and how answers ended."""
+
+    def __init__(self, *scripts: list[int]) -> None:
+        self.scripts = list(scripts)
+        self.prompts: list[Prompt] = []
+        self.indices: list[int] = []
+        self.stats = AnswerStats()
+
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
+    ) -> Iterator[int]:
+        self.prompts.append(prompt)
+        self.indices.append(first_index)
+        self.stats = stats = AnswerStats(prompt=len(prompt.tokens))
+        script = self.scripts.pop(0)
+        try:
+            for token in script[:max_tokens]:
+                stats.emitted += 1
+                yield token
+            stats.finish = "stop" if script[:max_tokens][-1] in stop_tokens else "length"
+        except GeneratorExit:
+            stats.finish = "canceled"
+            raise
+
+
+def text(words: str) -> list[int]:
+    return [256 + byte for byte in words.encode()]
+
+
+def run(
+    decoder: Scripted, *, limits: Limits | None = None, tags: tuple[str, str] | None = None, inside: bool = False
+) -> tuple[str, str, Answer]:
+    answer = Answer(decoder, Bytes(), limits=limits or Limits(1000), tags=tags, inside=inside)
+    thought: list[str] = []
+    said = "".join(answer.stream(Prompt((7,)), GREEDY, thought.append))
+    return said, "".join(thought), answer
+
+
+def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None:
+    said, _, answer = run(Scripted([*text("é€"), STOP]))
+    assert said == "é€" == answer.text
+    assert answer.tokens == text("é€")
+    assert answer.stats.finish == "stop"
+    assert answer.stats.emitted == 6
+
+
+def test_a_character_cut_by_the_limit_is_shown_as_such() -> None:
+    said, _, answer = run(Scripted(text("a€")), limits=Limits(3))
+    assert said == "a\ufffd" == answer.text
+    assert answer.stats.finish == "length"
+
+
+def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
+    decoder = Scripted([*text("one. TWO three"), STOP])
+    said, _, answer = run(decoder, limits=Limits(1000, stop=("TWO",)))
+    assert said == "one. "
+    assert answer.text == "one. TWO"  # what the cache holds
+    assert decoder.stats.finish == "stop"
+    assert decoder.stats.emitted == 8
+
+
+def test_the_person_may_stop_while_nothing_is_shown() -> None:
+    """A trace is shown nowhere here, and `stopped` is asked all the same."""
+    asked = iter([False] * 4 + [True] * 9)
+    decoder = Scripted([OPEN, *text("and so on and so on"), STOP])
+    said, _, answer = run(decoder, limits=Limits(1000, stopped=lambda: next(asked)), tags=TAGS)
+    assert said == ""
+    assert len(answer.tokens) == 5
+    assert decoder.stats.finish == "canceled"
+
+
+def test_tags_that_are_control_tokens_are_seen() -> None:
+    said, thought, answer = run(Scripted([OPEN, *text("\nhm\n"), CLOSE, *text("\n\n4"), STOP]), tags=TAGS)
+    assert (said, thought) == ("4", "hm\n")
+    assert answer.text == "<think>\nhm\n</think>\n\n4"
+
+
+def test_without_tags_nothing_is_a_trace() -> None:
+    said, thought, _ = run(Scripted([*text("<think>x</think>4"), STOP]))
+    assert (said, thought) == ("<think>x</think>4", "")
+
+
+def test_a_template_may_have_opened_the_trace() -> None:
+    said, thought, _ = run(Scripted([*text("hm"), CLOSE, *text("4"), STOP]), tags=TAGS, inside=True)
+    assert (said, thought) == ("4", "hm")
+
+
+def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
+    decoder = Scripted([OPEN, *text("abcdefgh"), STOP], [*text("4"), STOP])
+    said, thought, answer = run(decoder, limits=Limits(1000, think_budget=4), tags=TAGS)
+    assert (said, thought) == ("4", "abcd\n")  # the tag is not counted
+    first, second = decoder.prompts
+    closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
+    assert second.tokens == (*first.tokens, OPEN, *text("abcd"), *closing)
+    assert decoder.indices == [0, 5 + len(closing)]  # the noise of a seed goes on, too
+    assert answer.tokens == [OPEN, *text("abcd"), *closing, *text("4")]
+    assert answer.stats.emitted == 5 + 2
+    assert answer.stats.finish == "stop"
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing() -> None:
+    decoder = Scripted([OPEN, *text("ab"), CLOSE, *text("4"), STOP])
+    said, thought, _ = run(decoder, limits=Limits(1000, think_budget=4), tags=TAGS)
+    assert (said, thought, len(decoder.prompts)) == ("4", "ab", 1)
+
+
+def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
+    decoder = Scripted([OPEN, *text("abcdefgh"), STOP])
+    said, _, answer = run(decoder, limits=Limits(6, think_budget=4), tags=TAGS)
+    assert said == ""
+    assert answer.stats.finish == "length"
+    assert answer.stats.emitted == 5
+
+
+def test_a_reader_who_walks_away_ends_the_decoder() -> None:
+    decoder = Scripted([*text("abc"), STOP])
+    answer = Answer(decoder, Bytes(), limits=Limits(1000), tags=None, inside=False)
+    pieces = answer.stream(Prompt((7,)), GREEDY, print)
+    assert next(pieces) == "a"
+    pieces.close()
+    assert decoder.stats.finish == "canceled"
+    assert answer.tokens == text("a")
+
+
+def test_two_parts_are_one_answer() -> None:
+    first = AnswerStats(prompt=5, reused=2, prefilled=3, emitted=4, first_token_s=0.1, decode_s=1.0, finish="canceled")
+    first.arms = {"none": ArmStats(rounds=3, emitted=3, seconds=1.0)}
+    second = AnswerStats(prompt=12, reused=9, prefilled=3, emitted=6, first_token_s=9.0, decode_s=2.0, finish="stop")
+    second.arms = {"none": ArmStats(rounds=1, emitted=1, seconds=0.5), "lookup": ArmStats(1, 4, 3, 4, 1.5)}
+    both = joined(first, second)
+    assert (both.prompt, both.reused, both.prefilled, both.emitted) == (5, 2, 6, 10)
+    assert (both.first_token_s, both.decode_s, both.finish) == (0.1, 3.0, "stop")
+    assert both.arms == {"none": ArmStats(4, 0, 0, 4, 1.5), "lookup": ArmStats(1, 4, 3, 4, 1.5)}
+    assert first.arms["none"].rounds == 3  # the parts stay as they were
+
+
+@pytest.mark.parametrize("emitted", [0, 1])
+def test_no_speed_from_nothing(emitted: int) -> None:
+    assert AnswerStats(emitted=emitted).tokens_per_s == 0.0
