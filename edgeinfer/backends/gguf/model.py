@@ -23,8 +23,12 @@ N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs i
 _EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
     (frozenset({"Q8_0"}), 16),
     (frozenset({"Q4_0"}), 16),
+    (frozenset({"Q4_0", "Q6_K"}), 5),
     (frozenset({"Q4_K", "Q6_K"}), 3),
 )
+# With several threads and K and V in these types, ggml splits the keys of a single row among the threads (from 512 cells
+# on, ops.cpp, use_split_kv_path), and so adds them up in another order than those of several rows.
+_SPLIT_KV: Final[frozenset[KvType]] = frozenset({"f16", "f32"})
 _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
@@ -38,14 +42,14 @@ def matrix_bytes(header: GgufHeader) -> Mapping[str, int]:
     return counted
 
 
-def exact_rows(header: GgufHeader) -> int | None:
-    """Model.exact_rows for this file on this processor."""
+def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
+    """Model.exact_rows for this file, opened like this, on this processor."""
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    split = settings.kv_type in _SPLIT_KV and settings.n_threads > 1
+    if not x86 or split or not settings.flash_attention or settings.n_gpu_layers:
+        return None
     types = set(matrix_bytes(header))
-    if platform.machine().lower() in {"x86_64", "amd64"}:
-        for exact_types, rows in _EXACT_ROWS:
-            if types <= exact_types:
-                return rows
-    return None
+    return next((rows for exact_types, rows in _EXACT_ROWS if types <= exact_types), None)
 
 
 def is_repacked(header: GgufHeader) -> bool:
@@ -93,7 +97,7 @@ class GgufModel:
     def __init__(self, loaded: LoadedModel, header: GgufHeader, settings: EngineSettings) -> None:
         self.tokenizer = GgufTokenizer(loaded)
         self.settings = settings
-        self.exact_rows = exact_rows(header) if settings.flash_attention and not settings.n_gpu_layers else None
+        self.exact_rows = exact_rows(header, settings)
         self._loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []

@@ -23,14 +23,14 @@ def fastest_threads(model: LoadedModel, most: int) -> int:
         batch.fill([0], 0, n_wanted=1)
         context.decode(batch)  # the first one touches the weights
         best = dict.fromkeys(candidates, float("inf"))
-        for position in range(1, _TRIES + 1):
+        for _ in range(_TRIES):
             for n_threads in candidates:
                 context.set_threads(n_threads)
-                batch.fill([0], position, n_wanted=1)
+                batch.fill([0], 1, n_wanted=1)
                 started = time.perf_counter()
                 context.decode(batch)
                 best[n_threads] = min(best[n_threads], time.perf_counter() - started)
-                context.remove(position)
+                context.remove(1)
     finally:
         context.close()
     return min(candidates, key=lambda n_threads: best[n_threads])
