@@ -26,7 +26,7 @@ _EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
     (frozenset({"Q4_0", "Q6_K"}), 5),
     (frozenset({"Q4_K", "Q6_K"}), 3),
 )
-# With several threads and K and V in these types, ggml splits the keys of a single row among the threads (from 512 cells
+# With several threads and K and V in these types, ggml splits the keys of a single row among them (from 512 cells
 # on, ops.cpp, use_split_kv_path), and so adds them up in another order than those of several rows.
 _SPLIT_KV: Final[frozenset[KvType]] = frozenset({"f16", "f32"})
 _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
