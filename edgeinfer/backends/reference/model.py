@@ -93,11 +93,13 @@ class ReferenceModel:
         heads, kv_heads, dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
         normed = _norm(states, weights.attn_norm, shape.norm_eps)
         qkv = (normed @ weights.qkv.T).reshape(len(states), heads + 2 * kv_heads, dim)
-        q, k, v = np.split(qkv, [heads, heads + kv_heads], axis=1)
+        qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if weights.q_norm is not None and weights.k_norm is not None:
-            q, k = _norm(q, weights.q_norm, shape.norm_eps), _norm(k, weights.k_norm, shape.norm_eps)
-        q, k = self._rotated(q, turn) * np.float32(dim**-0.5), self._rotated(k, turn)
-        kv.write([view.slot for view in views], k[: len(views)], v[: len(views)])
+            normed_q = _norm(qk[:, :heads], weights.q_norm, shape.norm_eps)
+            qk = np.concatenate([normed_q, _norm(qk[:, heads:], weights.k_norm, shape.norm_eps)], axis=1)
+        qk = self._rotated(qk, turn)
+        q = qk[:, :heads] * np.float32(dim**-0.5)
+        kv.write([view.slot for view in views], qk[: len(views), heads:], v[: len(views)])
         keys, values = kv.read(max(view.n_slots for view in views))
         out = np.zeros((len(states), heads * dim), np.float32)
         for row, view in enumerate(views):
@@ -108,7 +110,7 @@ class ReferenceModel:
 
     def _feed_forward(self, states: Floats, weights: LayerWeights) -> Floats:
         gate_up = _norm(states, weights.ffn_norm, self.shape.norm_eps) @ weights.gate_up.T
-        gate, up = np.split(gate_up, 2, axis=1)
+        gate, up = gate_up[:, : self.shape.n_ffn], gate_up[:, self.shape.n_ffn :]
         with np.errstate(over="ignore"):  # exp overflows to inf where the gate is closed
             inner: Floats = gate / (1 + np.exp(-gate)) * up
         return inner @ weights.ffn_down.T
@@ -124,9 +126,10 @@ class ReferenceModel:
         cos, sin = turn
         half = self.shape.head_dim // 2
         pairs = x.reshape(*x.shape[:2], half, 2) if self.shape.interleaved else x.reshape(*x.shape[:2], 2, half)
-        axis = -1 if self.shape.interleaved else -2
-        a, b = np.take(pairs, 0, axis), np.take(pairs, 1, axis)
-        return np.stack([a * cos - b * sin, a * sin + b * cos], axis).reshape(x.shape)
+        pairs = pairs if self.shape.interleaved else pairs.swapaxes(-1, -2)
+        a, b = pairs[..., 0], pairs[..., 1]
+        turned = np.stack([a * cos - b * sin, a * sin + b * cos], axis=-1 if self.shape.interleaved else -2)
+        return turned.reshape(x.shape)
 
 
 class _View:
@@ -146,7 +149,7 @@ class _View:
 
 def _norm(x: Floats, weight: Floats, eps: float) -> Floats:
     """RMSNorm (arXiv 1910.07467) over the last dimension."""
-    scale: Floats = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
+    scale: Floats = np.sqrt((x * x).sum(axis=-1, keepdims=True) / np.float32(x.shape[-1]) + np.float32(eps))
     return x / scale * weight
 
 

@@ -1,0 +1,418 @@
+"""What every backend must do, as functions: the suite calls them on backends, the mutants on broken ones.
+
+Each check compares with plain decoding (one row at a time, no rounds, no loop) or with the oracle, and holds its own
+guard: one that tests the wrap asserts that it wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeinfer.decode.arms import Arm, Fixed
+from edgeinfer.decode.drafters.early_exit import EarlyExit
+from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.sampler import Sampler
+from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
+from edgeinfer.protocols import Drafter, Model
+from edgeinfer.types import Prompt, Sampling
+from edgeinfer.window import WindowPolicy
+from tests.conformance.backends import POLICY, Subject
+from tests.conformance.forced import Breaking, Forced, Primed, rows_of
+from tests.conformance.oracle import oracle_logits, visible
+
+GREEDY = Sampling()
+SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, repeat_penalty=1.1, seed=11)
+NO_STOP: frozenset[int] = frozenset()
+N_ANSWER = 190  # from a prompt of 40: past two re-anchorings at 128
+
+
+@dataclass
+class Case:
+    """A subject with its model open."""
+
+    subject: Subject
+    model: Model
+    path: Path
+    policy: WindowPolicy = POLICY
+    answers: dict[Any, list[int]] = field(default_factory=dict)  # plain ones, made once
+
+
+Check = Callable[[Case], None]
+
+
+def tokens_of(n: int, seed: int = 1) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, 259, n)]
+
+
+def a_prompt(n: int = 40, seed: int = 1) -> Prompt:
+    return Prompt(tuple(tokens_of(n, seed)), n_system=6)
+
+
+def plain_rows(case: Case, tokens: Sequence[int]) -> list[Any]:
+    """The row after each token, one at a time."""
+    cache = case.model.new_cache(case.policy)
+    rows = [cache.prefill([token]).numpy().copy() for token in tokens]
+    cache.close()
+    return rows
+
+
+def plain_answer(case: Case, prompt: Prompt, how: Sampling, n: int) -> list[int]:
+    key = (prompt, how, n)
+    if key not in case.answers:
+        case.answers[key] = decode_plainly(case, prompt, how, n)
+    return case.answers[key]
+
+
+def decode_plainly(case: Case, prompt: Prompt, how: Sampling, n: int) -> list[int]:
+    """Decoding as one would write it for one row and no drafts; the re-anchoring spelled out."""
+    policy, sampler, tokens = case.policy, Sampler(how), list(prompt.tokens)
+    cache = case.model.new_cache(policy)
+    row = cache.prefill(tokens)
+    while True:
+        tokens.append(sampler.pick(row.numpy(), len(tokens) - len(prompt.tokens), tokens))
+        if len(tokens) == len(prompt.tokens) + n:
+            cache.close()
+            return tokens[len(prompt.tokens) :]
+        if cache.length == policy.limit:
+            cache.rewind(0)
+            cache.prefill(tokens[: prompt.n_system] + tokens[:-1][-(policy.window // 2) :])
+        row = cache.prefill(tokens[-1:])
+
+
+def assert_rows(case: Case, got: Any, expected: Any, n_rows: int) -> None:
+    """Equal bit for bit where the backend promises that for so many rows, else close."""
+    if case.model.exact_rows is not None and n_rows <= case.model.exact_rows:
+        assert np.array_equal(got, expected)
+    else:
+        assert np.abs(got - expected).max() <= case.subject.tolerance
+
+
+def drafter_for(name: str, truth: Sequence[int], n_prompt: int) -> Drafter:
+    def wrong(index: int) -> bool:
+        return index % 7 == 3 or index % 11 == 0
+
+    if name == "lookup":
+        return Primed(Lookup(), [token if index % 9 else 255 for index, token in enumerate(truth)])
+    if name == "early-exit":
+        return EarlyExit()
+    return Forced(truth, n_prompt, wrong, early=name == "forced-early")
+
+
+def answer(decoder: Decoder, prompt: Prompt, how: Sampling, n: int, stop: frozenset[int] = NO_STOP) -> list[int]:
+    return list(decoder.stream(prompt, how, max_tokens=n, stop_tokens=stop))
+
+
+def check_lossless(case: Case, name: str, how: Sampling, *, depth: int = 5) -> None:
+    prompt = a_prompt()
+    expected = plain_answer(case, prompt, how, N_ANSWER)
+    drafter = drafter_for(name, expected, len(prompt.tokens))
+    decoder = Decoder(case.model, case.policy, controller=Fixed(Arm(name, depth)), drafters={name: drafter})
+    got = answer(decoder, prompt, how, N_ANSWER)
+    decoder.close()
+    assert got == expected
+    stats = decoder.stats
+    assert stats.reanchored >= 2
+    assert stats.evicted >= 3 * case.policy.block
+    assert 0 < stats.accepted < stats.drafted
+    assert stats.emitted == N_ANSWER
+    assert sum(arm.emitted for arm in stats.arms.values()) == N_ANSWER - 1
+
+
+def check_plain(case: Case, how: Sampling) -> None:
+    """The loop without a drafter is plain decoding."""
+    prompt = a_prompt()
+    decoder = Decoder(case.model, case.policy)
+    assert answer(decoder, prompt, how, N_ANSWER) == plain_answer(case, prompt, how, N_ANSWER)
+    assert decoder.stats.reanchored >= 2
+    decoder.close()
+
+
+def check_oracle(case: Case) -> None:
+    """Rows of rounds of every size, some with a suffix that is thrown away, against float64 without a cache."""
+    policy, tokens = case.policy, tokens_of(case.policy.limit)
+    expected = oracle_logits(case.path, tokens, visible(len(tokens), policy.window, policy.sink, policy.block))
+    cache, rng, worst = case.model.new_cache(policy), np.random.default_rng(2), 0.0
+    cache.prefill(tokens[:30])
+    for size in cycle([1, 3, 8, 2, 16, 5]):
+        at = cache.length
+        if not policy.room(at):
+            break
+        size = min(size, policy.room(at))
+        keep = int(rng.integers(1, size + 1))
+        step = cache.begin(size)
+        rows = rows_of(step.verify([*tokens[at : at + keep], *tokens_of(size - keep, at)]))[:keep]
+        worst = max(worst, np.abs(np.array(rows) - expected[at : at + keep]).max())
+        step.commit(keep)
+    assert cache.length == policy.limit and len(policy.evicted(cache.length)) >= 4 * policy.block
+    cache.close()
+    assert worst <= case.subject.oracle_tolerance
+
+
+def check_chunks(case: Case) -> None:
+    """Any chunking gives the same rows: by rounds, and by prefills of any length."""
+    tokens = tokens_of(case.policy.limit)
+    expected = plain_rows(case, tokens)
+    for sizes in ([8], [1, 7, 16, 3], [64]):
+        cache = case.model.new_cache(case.policy)
+        for size in cycle(sizes):
+            room = case.policy.room(cache.length)
+            if not room:
+                break
+            at, n = cache.length, min(size, room)
+            step = cache.begin(n)
+            for index, row in enumerate(step.verify(tokens[at : at + n])):
+                assert_rows(case, row.numpy(), expected[at + index], n)
+            step.commit(n)
+        cache.close()
+    for first in (1, 63, 64, 65, 100):
+        cache = case.model.new_cache(case.policy)
+        assert_rows(case, cache.prefill(tokens[:first]).numpy(), expected[first - 1], first)
+        assert_rows(case, cache.prefill(tokens[first:]).numpy(), expected[-1], len(tokens) - first)
+        cache.close()
+
+
+def check_rounds(case: Case) -> None:
+    """Every number of rows, drafted before or not, and every number of them kept; the next round is exact."""
+    policy, tokens = case.policy, tokens_of(case.policy.limit)
+    expected = plain_rows(case, tokens)
+    most_drafts = 4 if case.model.exit_layer else 0
+    plans = [(rows, keep, drafts) for rows in (1, 2, 3, 4) for keep in range(rows + 1) for drafts in range(rows + 1)]
+    cache, done = case.model.new_cache(policy), 0
+    cache.prefill(tokens[:50])
+    for rows, keep, drafts in plans:
+        if policy.room(cache.length) < 4:
+            cache.prefill(tokens[cache.length : cache.length + policy.room(cache.length)])
+        if cache.length > policy.limit - 8:
+            cache.rewind(0)
+            cache.prefill(tokens[:50])
+        at = cache.length
+        asked = [*tokens[at : at + keep], *tokens_of(rows - keep, at + 1000)]
+        step = cache.begin(rows)
+        for token in asked[: min(drafts, most_drafts)]:
+            step.draft(token)
+        for index, row in enumerate(rows_of(step.verify(asked))[: keep or 1]):
+            if index < keep:
+                assert_rows(case, row, expected[at + index], rows)
+        step.commit(keep)
+        assert cache.length == at + keep
+        done += at > policy.window
+    assert done > len(plans) // 3  # rounds past the wrap
+    cache.close()
+
+
+def check_rollback(case: Case) -> None:
+    """A round that is given up at any point leaves nothing behind."""
+    tokens = tokens_of(120)
+    expected = plain_rows(case, tokens)
+    cache = case.model.new_cache(case.policy)
+    cache.prefill(tokens[:61])
+    while cache.length < 115:
+        at = cache.length
+        n = min(3, case.policy.room(at))
+        for stage in ("begin", "draft", "verify"):
+            step = cache.begin(n)
+            if stage != "begin" and case.model.exit_layer:
+                for token in tokens_of(n, 7):
+                    step.draft(token)
+            if stage == "verify":
+                step.verify(tokens_of(n, 8))
+            step.rollback()
+            step.rollback()  # a second one does nothing
+            assert cache.length == at
+        assert_rows(case, cache.prefill(tokens[at : at + 1]).numpy(), expected[at], 1)
+    cache.close()
+
+
+def check_other_than_drafted(case: Case) -> None:
+    """Verified tokens need not be those that were drafted: states of the wrong ones must not be used."""
+    if not case.model.exit_layer:
+        pytest.skip("this model does not draft")
+    tokens = tokens_of(100)
+    expected = plain_rows(case, tokens)
+    cache = case.model.new_cache(case.policy)
+    cache.prefill(tokens[:70])
+    for at in (70, 73, 76):
+        step = cache.begin(3)
+        for token in (tokens[at], 250, 251):
+            step.draft(token)
+        for index, row in enumerate(rows_of(step.verify(tokens[at : at + 3]))):
+            assert_rows(case, row, expected[at + index], 3)
+        step.commit(3)
+    assert_rows(case, cache.prefill(tokens[79:80]).numpy(), expected[79], 1)
+    cache.close()
+
+
+def check_rewind(case: Case) -> None:
+    """Back to anywhere before the first eviction, later inside the block, else refused and nothing changed."""
+    tokens = tokens_of(120)
+    expected = plain_rows(case, tokens)
+    cache = case.model.new_cache(case.policy)
+    cache.prefill(tokens_of(60, 9))
+    cache.rewind(0)
+    cache.prefill([*tokens[:20], *tokens_of(40, 10)])
+    cache.rewind(20)
+    cache.prefill(tokens[20:100])
+    cache.rewind(97)
+    cache.prefill(tokens_of(14, 11))
+    cache.rewind(97)
+    assert_rows(case, cache.prefill(tokens[97:98]).numpy(), expected[97], 1)
+    with pytest.raises(RewindError):
+        cache.rewind(90)
+    assert cache.length == 98
+    assert_rows(case, cache.prefill(tokens[98:99]).numpy(), expected[98], 1)
+    cache.rewind(0)  # clearing is always possible
+    cache.prefill(tokens[:30])
+    assert_rows(case, cache.prefill(tokens[30:31]).numpy(), expected[30], 1)
+    cache.close()
+
+
+def check_bytes(case: Case) -> None:
+    tiny, pad = case.subject.tiny, case.subject.pad_slots
+    for policy in (case.policy, WindowPolicy(512, 128, 64, 2048)):
+        slots = -(-policy.slots // pad) * pad
+        values = 2 * tiny.n_layers * tiny.n_kv_heads * tiny.head_dim * slots
+        expected = {"f32": values * 4, "f16": values * 2, "q8_0": values * 34 // 32, "q4_0": values * 18 // 32}
+        cache = case.model.new_cache(policy)
+        assert cache.n_bytes == expected[case.subject.kv_type]
+        cache.close()
+
+
+def check_misuse(case: Case) -> None:
+    """Refused with one of our errors, and the cache goes on as if nothing had been asked."""
+    tokens = tokens_of(160)
+    expected = plain_rows(case, tokens[:61])
+    cache = case.model.new_cache(case.policy)
+    cache.prefill(tokens[:60])
+    for bad in (
+        lambda: cache.begin(5),  # room for 4
+        lambda: cache.begin(0),
+        lambda: cache.prefill([]),
+        lambda: cache.prefill(tokens[:101]),  # past the limit
+        lambda: cache.rewind(61),
+        lambda: cache.rewind(-1),
+    ):
+        with pytest.raises(EdgeInferError):
+            bad()
+        assert cache.length == 60
+    step = cache.begin(2)
+    for bad in (
+        lambda: cache.begin(1),  # one round at a time
+        lambda: cache.prefill([5]),
+        lambda: cache.rewind(0),
+        lambda: step.verify(tokens[:3]),  # more than it was opened for
+        lambda: step.commit(1),  # nothing is verified
+    ):
+        with pytest.raises(EdgeInferError):
+            bad()
+    step.verify(tokens[60:62])
+    with pytest.raises(EdgeInferError):
+        step.commit(3)
+    step.commit(0)
+    with pytest.raises(EdgeInferError):
+        step.commit(1)
+    assert_rows(case, cache.prefill(tokens[60:61]).numpy(), expected[60], 1)
+    cache.close()
+    cache.close()
+
+
+def rounds_of_six(case: Case, how: Sampling) -> tuple[Prompt, list[int], Decoder]:
+    """A decoder whose drafts are all accepted: after the first token, rounds of six."""
+    prompt = a_prompt(61)
+    truth = plain_answer(case, prompt, how, 80)
+    forced = Forced(truth, len(prompt.tokens), lambda index: False, early=bool(case.model.exit_layer))
+    decoder = Decoder(case.model, case.policy, controller=Fixed(Arm("forced", 5)), drafters={"forced": forced})
+    return prompt, truth, decoder
+
+
+def check_next_is_exact(case: Case, decoder: Decoder, prompt: Prompt, tokens: Sequence[int], how: Sampling) -> None:
+    """A follow-up on what was answered, against a decoder that starts afresh."""
+    following = Prompt((*prompt.tokens, *tokens, *tokens_of(12, 5)), prompt.n_system)
+    fresh = Decoder(case.model, case.policy)
+    assert answer(decoder, following, how, 40) == answer(fresh, following, how, 40)
+    fresh.close()
+
+
+def check_stop(case: Case, how: Sampling) -> None:
+    """A stop token inside an accepted draft ends the answer there, and nothing behind it stays in the cache."""
+    prompt, truth, decoder = rounds_of_six(case, how)
+    n = len(prompt.tokens)
+    inside = [k for k in range(2, 60) if truth[k] not in truth[:k] and case.policy.room(n + k - 1) > 1]
+    assert len(inside) > 3
+    for k in inside[:4]:
+        got = answer(decoder, prompt, how, 80, frozenset({truth[k]}))
+        assert got == truth[: k + 1]
+        assert decoder.stats.finish == "stop"
+        assert decoder.cache.length == n + k  # the stop token itself is not run
+    assert decoder.stats.accepted > 0
+    check_next_is_exact(case, decoder, prompt, truth[: inside[3] + 1], how)
+    decoder.close()
+
+
+def check_max_tokens(case: Case, how: Sampling) -> None:
+    prompt, truth, decoder = rounds_of_six(case, how)
+    for n in (1, 2, 5, 9, 10, 30):
+        assert answer(decoder, prompt, how, n) == truth[:n]
+        assert decoder.stats.finish == "length"
+        assert decoder.cache.length == len(prompt.tokens) + n - 1
+    check_next_is_exact(case, decoder, prompt, truth[:30], how)
+    decoder.close()
+
+
+def check_walk_away(case: Case, how: Sampling) -> None:
+    """The reader leaves inside a round's tokens: the next answer is exact, whatever it goes on from."""
+    prompt, truth, decoder = rounds_of_six(case, how)
+    for n in (1, 3, 10):
+        reader = decoder.stream(prompt, how, max_tokens=80, stop_tokens=NO_STOP)
+        assert list(islice(reader, n)) == truth[:n]
+        reader.close()  # type: ignore[attr-defined]
+        assert decoder.stats.finish == "canceled" and decoder.stats.emitted == n
+        check_next_is_exact(case, decoder, prompt, truth[:n], how)
+    decoder.close()
+
+
+def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
+    """The engine gives up inside a round: one error, and the next answer is exact."""
+    prompt, truth, _ = rounds_of_six(case, how)
+    forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.exit_layer))
+    for at in (1, 4):
+        broken = Breaking(case.model, verb, at)
+        decoder = Decoder(broken, case.policy, controller=Fixed(Arm("forced", 5)), drafters={"forced": forced})
+        got = []
+        with pytest.raises(EngineFailed, match="gave up"):
+            for token in decoder.stream(prompt, how, max_tokens=80, stop_tokens=NO_STOP):
+                got.append(token)
+        assert got == truth[: len(got)]
+        check_next_is_exact(case, decoder, prompt, got, how)
+        assert answer(decoder, prompt, how, 80) == truth
+        decoder.close()
+
+
+def check_close(case: Case) -> None:
+    """Twice each, in any order; what is used afterwards says so."""
+    model = case.subject.open(case.path)
+    cache = model.new_cache(case.policy)
+    cache.prefill([5, 6])
+    cache.close()
+    cache.close()
+    with pytest.raises(EdgeInferError):
+        cache.prefill([5])
+    other = model.new_cache(case.policy)
+    model.close()
+    model.close()
+    other.close()
+
+
+def check_bad_token(case: Case) -> None:
+    cache = case.model.new_cache(case.policy)
+    for bad in (-1, case.model.tokenizer.n_vocab):
+        with pytest.raises((UsageError, EngineFailed)):
+            cache.prefill([5, bad])
+    cache.close()

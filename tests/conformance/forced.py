@@ -1,0 +1,127 @@
+"""Drafters and an engine that do on purpose what chance does seldom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from edgeinfer.errors import EngineFailed
+from edgeinfer.protocols import Cache, Drafter, Model, Round, Row, TokenLike
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+
+class Forced:
+    """Proposes the `truth` that follows a prompt of `n_prompt` tokens, but a wrong token at the indices of `wrong`.
+
+    `early`: the early layers run for what is proposed, as a drafter of that kind would have it.
+    """
+
+    name = "forced"
+
+    def __init__(self, truth: Sequence[int], n_prompt: int, wrong: Callable[[int], bool], *, early: bool) -> None:
+        self._truth = truth
+        self._n_prompt = n_prompt
+        self._wrong = wrong
+        self._early = early
+
+    def propose(self, round: Round, context: Tokens, limit: int) -> list[int]:
+        first = len(context) - self._n_prompt
+        drafts = [
+            (token + 1) % 256 if self._wrong(index) else token
+            for index, token in enumerate(self._truth[first : first + limit], first)
+        ]
+        if self._early:
+            for token in [context[-1], *drafts][: len(drafts)]:
+                round.draft(token)
+        return drafts
+
+    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
+        pass
+
+
+class Primed:
+    """A lookup that also finds its drafts in `truth`: a random model says nothing twice."""
+
+    def __init__(self, inner: Drafter, truth: Tokens) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._truth = truth
+
+    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
+        return self._inner.propose(round, [*self._truth, *context], limit)
+
+    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
+        self._inner.observe(drafted, emitted)
+
+
+class Breaking:
+    """`model`, but the engine gives up at the `at`-th call of `verb` in all rounds together."""
+
+    def __init__(self, model: Model, verb: str, at: int) -> None:
+        self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self._model = model
+        self._verb = verb
+        self._left = at
+
+    def new_cache(self, policy: WindowPolicy) -> Cache:
+        cache = self._model.new_cache(policy)
+        return _Proxy(cache, begin=lambda max_rows: self._broken(cache.begin(max_rows)))  # type: ignore[return-value]
+
+    def close(self) -> None:
+        self._model.close()
+
+    def _broken(self, round: Round) -> Any:
+        return SimpleNamespace(
+            draft=self._maybe("draft", round.draft),
+            verify=self._maybe("verify", round.verify),
+            commit=self._maybe("commit", round.commit),
+            rollback=round.rollback,
+        )
+
+    def _maybe(self, verb: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            if verb != self._verb:
+                return call(*arguments)
+            self._left -= 1
+            if verb == "verify" and self._left == 0:
+                call(*arguments)  # what the engine wrote before it gave up must not stay
+            if self._left == 0:
+                raise EngineFailed("the engine gave up")
+            return call(*arguments)
+
+        return called
+
+
+class Piecewise:
+    """`model`, whose prefills go to the engine in pieces of `n`: rows that it rounds as it rounds single ones."""
+
+    def __init__(self, model: Model, n: int) -> None:
+        self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self._model = model
+        self._n = n
+
+    def new_cache(self, policy: WindowPolicy) -> Cache:
+        cache = self._model.new_cache(policy)
+
+        def prefill(tokens: Tokens) -> Row:
+            return [cache.prefill(tokens[at : at + self._n]) for at in range(0, len(tokens), self._n)][-1]
+
+        return _Proxy(cache, prefill=prefill)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        self._model.close()
+
+
+class _Proxy:
+    def __init__(self, inner: Any, **replaced: Any) -> None:
+        self._inner = inner
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced[name] if name in self._replaced else getattr(self._inner, name)
+
+
+def rows_of(rows: Sequence[Row]) -> list[Any]:
+    return [row.numpy().copy() for row in rows]

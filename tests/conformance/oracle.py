@@ -1,0 +1,89 @@
+"""Logits of every position at once, in float64, without a cache: each query sees a set that is spelled out.
+
+Independent of the package but for reading the file: nothing here knows slots, rounds or rooms.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def visible(n: int, window: int, sink: int, block: int) -> npt.NDArray[np.bool_]:
+    """[n, n]: whether query (row) sees key (column)."""
+    seen = np.zeros((n, n), bool)
+    for query in range(n):
+        first_of_block = query - query % block
+        oldest = first_of_block - (window - block)
+        for key in range(query + 1):
+            seen[query, key] = key < sink or key >= oldest
+    return seen
+
+
+def oracle_logits(path: Path, tokens: list[int], seen: npt.NDArray[np.bool_]) -> Array:
+    """[n, V] for a Llama or Qwen3 file."""
+    tensors, shape = _read(path)
+    heads, kv_heads, dim = shape["heads"], shape["kv_heads"], shape["dim"]
+    n = len(tokens)
+
+    def norm(x: Array, weight: Array) -> Array:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weight
+
+    angles = np.arange(n)[:, None] / 10000.0 ** (np.arange(0, dim, 2) / dim)
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+
+    def rotate(x: Array) -> Array:
+        out = np.empty_like(x)
+        if shape["qwen3"]:
+            a, b = x[..., : dim // 2], x[..., dim // 2 :]
+            out[..., : dim // 2], out[..., dim // 2 :] = a * cos - b * sin, a * sin + b * cos
+        else:
+            a, b = x[..., 0::2], x[..., 1::2]
+            out[..., 0::2], out[..., 1::2] = a * cos - b * sin, a * sin + b * cos
+        return out
+
+    x = tensors["token_embd"][tokens]
+    for layer in range(shape["layers"]):
+        w = {name.split(".", 2)[2]: t for name, t in tensors.items() if name.startswith(f"blk.{layer}.")}
+        h = norm(x, w["attn_norm"])
+        q = (h @ w["attn_q"].T).reshape(n, heads, dim)
+        k = (h @ w["attn_k"].T).reshape(n, kv_heads, dim)
+        v = (h @ w["attn_v"].T).reshape(n, kv_heads, dim).repeat(heads // kv_heads, 1)
+        if shape["qwen3"]:
+            q, k = norm(q, w["attn_q_norm"]), norm(k, w["attn_k_norm"])
+        q, k = rotate(q), rotate(k).repeat(heads // kv_heads, 1)
+        scores = np.where(seen[None], np.einsum("qhd,khd->hqk", q, k) / np.sqrt(dim), -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        x = x + np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1) @ w["attn_output"].T
+        h = norm(x, w["ffn_norm"])
+        gate = h @ w["ffn_gate"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up"].T)) @ w["ffn_down"].T
+    return norm(x, tensors["output_norm"]) @ tensors["output"].T
+
+
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+
+    def number(key: str) -> int:
+        return int(reader.fields[f"{architecture}.{key}"].contents())
+
+    tensors = {
+        tensor.name.removesuffix(".weight"): gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
+        for tensor in reader.tensors
+    }
+    return tensors, {
+        "qwen3": architecture == "qwen3",
+        "layers": number("block_count"),
+        "heads": number("attention.head_count"),
+        "kv_heads": number("attention.head_count_kv"),
+        "dim": number("attention.key_length"),
+    }

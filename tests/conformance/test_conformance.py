@@ -1,0 +1,90 @@
+"""One suite for every backend that can run here. The checks say what is asked; the mutants, that they ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.conformance import checks
+from tests.conformance.backends import available, write_model
+from tests.conformance.checks import GREEDY, SAMPLED, Case
+from tests.conformance.forced import Piecewise
+
+SETTINGS = pytest.mark.parametrize("how", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+
+
+@pytest.fixture(scope="module", params=available(), ids=lambda subject: subject.name)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    path = write_model(request.param, tmp_path_factory.mktemp("tiny"))
+    model = request.param.open(path)
+    yield Case(request.param, model, path)
+    model.close()
+
+
+@pytest.fixture
+def exact(case: Case) -> Case:
+    """Where rows are only close, tokens may part at a tie: those backends are held to rows."""
+    if case.model.exact_rows is None:
+        pytest.skip("rows of this backend are close, not equal")
+    return replace(case, model=Piecewise(case.model, case.model.exact_rows))
+
+
+def test_reference_runs_everywhere() -> None:
+    assert any(subject.name.startswith("reference") for subject in available())
+
+
+@SETTINGS
+@pytest.mark.parametrize("name", ["early-exit", "lookup", "forced", "forced-early"])
+def test_lossless(exact: Case, name: str, how: checks.Sampling) -> None:
+    if "early" in name and not exact.model.exit_layer:
+        pytest.skip("this model does not draft")
+    checks.check_lossless(exact, name, how)
+
+
+@SETTINGS
+def test_plain(exact: Case, how: checks.Sampling) -> None:
+    checks.check_plain(exact, how)
+
+
+@SETTINGS
+def test_stop_inside_an_accepted_draft(exact: Case, how: checks.Sampling) -> None:
+    checks.check_stop(exact, how)
+
+
+@SETTINGS
+def test_max_tokens_inside_an_accepted_draft(exact: Case, how: checks.Sampling) -> None:
+    checks.check_max_tokens(exact, how)
+
+
+@SETTINGS
+def test_reader_walks_away(exact: Case, how: checks.Sampling) -> None:
+    checks.check_walk_away(exact, how)
+
+
+@pytest.mark.parametrize("verb", ["draft", "verify", "commit"])
+def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
+    if verb == "draft" and not exact.model.exit_layer:
+        pytest.skip("this model does not draft")
+    checks.check_engine_error(exact, verb, GREEDY)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_oracle,
+        checks.check_chunks,
+        checks.check_rounds,
+        checks.check_rollback,
+        checks.check_other_than_drafted,
+        checks.check_rewind,
+        checks.check_bytes,
+        checks.check_misuse,
+        checks.check_bad_token,
+        checks.check_close,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_backend(case: Case, check: checks.Check) -> None:
+    check(case)
