@@ -27,7 +27,6 @@ import numpy as np
 from edgeinfer.backends.mlx.kernels.launch import Launch, arguments, metal_function, source
 
 SIM = Path(__file__).parent / "sim"
-OPT = os.environ.get("OPT","-O1")
 ORDERS = ("forward", "reverse", "random")
 SANITIZE = {
     "none": [],
@@ -163,14 +162,15 @@ class Run:
 class Simulator:
     """Compiles each variant once into `folder`; answers are outputs as bytes."""
 
-    def __init__(self, folder: Path, sanitize: str = "address") -> None:
+    def __init__(self, folder: Path, sanitize: str = "address", texts: dict[str, tuple[str, str]] | None = None) -> None:
         self.folder = folder
+        self.texts = texts or {}  # (header, body) in place of a kernel's own, for seeded mistakes
         self.sanitize = sanitize
-        self.order = "forward"
+        self.order = ""  # of threads; "" takes each in turn
         self.launches = 0
 
     def build(self, cpp: str) -> Path:
-        flags = ["-std=c++17", OPT, "-w", "-fno-threadsafe-statics", f"-I{SIM}", *SANITIZE[self.sanitize]]
+        flags = ["-std=c++17", "-O0", "-w", "-fno-threadsafe-statics", f"-I{SIM}", *SANITIZE[self.sanitize]]
         key = hashlib.sha256("\n".join([cpp, *flags]).encode()).hexdigest()[:24]
         program = self.folder / key
         if not program.exists():
@@ -225,11 +225,12 @@ class Simulator:
 
     def launch(self, launch: Launch) -> list[mx.array]:
         """A drop-in for `on_metal`: the same Launch, run here."""
-        generated = generate_launch(launch)
+        generated = generate_launch(launch, self.texts.get(launch.kernel))
         buffers: list[np.ndarray | int] = [numpy_bits(array) for array in launch.inputs]
         outputs = list(zip(launch.output_shapes, launch.output_dtypes, strict=True))
         buffers += [int(np.prod(shape)) * dtype.size for shape, dtype in outputs]
-        run = Run(tuple(buffers), launch.grid, launch.threadgroup, self.order, seed=self.launches + 1)
+        order = self.order or ORDERS[self.launches % len(ORDERS)]
+        run = Run(tuple(buffers), launch.grid, launch.threadgroup, order, seed=self.launches + 1)
         (answer,) = self.run(self.build(cpp_text(generated)), [run])
         return [from_bits(data, shape, dtype) for data, (shape, dtype) in zip(answer, outputs, strict=True)]
 
@@ -238,7 +239,7 @@ _generated: dict[tuple[Any, ...], MetalSource] = {}
 
 
 def generate_launch(launch: Launch, text: tuple[str, str] | None = None) -> MetalSource:
-    """`text`: (header, body) in place of the kernel's own, for seeded mistakes."""
+    """`text`: (header, body) in place of the kernel's own."""
     header, body = text or source(launch.kernel)
     small = tuple((str(a.dtype), min(a.size, 8), a.ndim) for a in launch.inputs)
     key = (launch.kernel, header, body, str(launch.template), small, str(launch.output_dtypes))
