@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from time import perf_counter, time
 from typing import Final
 
@@ -38,7 +37,8 @@ class _Trial:
 def calibrate(
     model: Model, *, max_rows: int, budget_s: float = BUDGET_S, clock: Callable[[], float] = perf_counter
 ) -> RowCosts:
-    """Time plain, verify and drafted rounds in turn until `budget_s` has passed; medians.
+    """Time plain, verify and drafted rounds in turn until `budget_s` has passed; of each the lower quartile, as what
+    neighbors take comes on top.
 
     On a slow model or a busy machine it stops at twice that, and what was not seen is taken from its neighbors.
     """
@@ -109,9 +109,9 @@ def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list
 
 def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float]) -> RowCosts:
     def of(missing: int | None) -> dict[int, float]:
-        """Medians by rows, for rounds whose drafts fell short of the rows by `missing`; None: without drafts."""
+        """Seconds by rows, for rounds whose drafts fell short of the rows by `missing`; None: without drafts."""
         return {
-            trial.rows: median(times)
+            trial.rows: _quartile(times)
             for trial, times in verify_s.items()
             if times
             and (trial.drafts == 0 if missing is None else trial.drafts > 0 and trial.rows - trial.drafts == missing)
@@ -119,7 +119,11 @@ def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float])
 
     if not draft_s:
         return RowCosts(of(None))
-    return RowCosts(of(None), of(0), {1: of(None)[1], **of(1)}, median(draft_s))
+    return RowCosts(of(None), of(0), {1: of(None)[1], **of(1)}, _quartile(draft_s))
+
+
+def _quartile(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) // 4]
 
 
 def cost_key(*facts: object) -> str:

@@ -1,0 +1,131 @@
+"""What a speed run writes down, one JSON object a line, so that a run that was cut can go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from edgeinfer.decode.costs import RowCosts
+from edgeinfer.errors import UsageError
+
+PLAIN: Final = "plain"  # the whole model, speculation off
+CONTROL: Final = "plain again"  # the same once more: how much equal runs differ
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model that was run."""
+
+    model: str
+    tier: str
+    n_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One answer. `tokens` and `seconds` leave out the first token, which the prefill makes."""
+
+    subject: Subject
+    temperature: float
+    run: int
+    prompt: int  # its place in the prompts file
+    kind: str
+    arm: str
+    order: int  # 0 for the arm that ran first on this prompt
+    tokens: int
+    seconds: float
+    first_token_s: float
+    drafted: int
+    accepted: int
+    digest: str  # of the answer's token ids
+    load: float  # load average of a minute, at the end
+    arms: Mapping[str, tuple[int, int, float]]  # by drafter: rounds, tokens, seconds
+    text: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # ids of prompt and answer; of plain greedy answers
+
+    @property
+    def key(self) -> tuple[Subject, float, int, int, str]:
+        return (self.subject, self.temperature, self.run, self.prompt, self.arm)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """For each token of a plain greedy answer but the first: whether the exit would have drafted it."""
+
+    subject: Subject
+    prompt: int
+    agreed: tuple[bool, ...]
+
+
+@dataclass(slots=True)
+class Log:
+    """Everything measured so far."""
+
+    records: list[Record] = field(default_factory=list)
+    traces: list[Trace] = field(default_factory=list)
+    costs: dict[Subject, RowCosts] = field(default_factory=dict)
+
+    def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
+        if isinstance(item, Record):
+            self.records.append(item)
+        elif isinstance(item, Trace):
+            self.traces.append(item)
+        else:
+            self.costs[item[0]] = item[1]
+
+
+class LogFile:
+    """A Log that is also appended to a file, line by line. Without a path it is only kept in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.log = Log()
+        self._path = path
+        if path is not None and path.exists():
+            for item in read(path):
+                self.log.add(item)
+
+    def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
+        self.log.add(item)
+        if self._path is None:
+            return
+        if isinstance(item, tuple):
+            line = {"what": "costs", "subject": asdict(item[0]), "costs": asdict(item[1])}
+        else:
+            line = {"what": "answer" if isinstance(item, Record) else "trace", **asdict(item)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read(path: Path) -> Iterator[Record | Trace | tuple[Subject, RowCosts]]:
+    """Raises UsageError for a file that is not such a log. A last line that was cut is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _item(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                return
+            raise UsageError(f"{path}, line {number}: not a record of this bench", hint="name another file") from error
+
+
+def _item(line: dict[str, Any]) -> Record | Trace | tuple[Subject, RowCosts]:
+    what, subject = line.pop("what"), Subject(**line.pop("subject"))
+    if what == "costs":
+        costs = {name: _by_rows(value) for name, value in line["costs"].items()}
+        return subject, RowCosts(**costs)
+    if what == "trace":
+        return Trace(subject, line["prompt"], tuple(line["agreed"]))
+    line["arms"] = {name: tuple(counts) for name, counts in line["arms"].items()}
+    line["text"] = tuple(tuple(ids) for ids in line["text"])
+    return Record(subject, **line)
+
+
+def _by_rows(value: Any) -> Any:
+    return {int(rows): seconds for rows, seconds in value.items()} if isinstance(value, dict) else value
+
+
+def subjects(records: Iterable[Record]) -> list[Subject]:
+    """In the order in which they were measured."""
+    return list(dict.fromkeys(record.subject for record in records))

@@ -1,0 +1,124 @@
+"""One model opened several times: with speculation off, and with each arm. And one answer of it, measured."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeinfer import backends
+from edgeinfer.bench.records import PLAIN, Subject
+from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.stats import AnswerStats
+from edgeinfer.decode.strategy import build
+from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.plan.types import Plan, Request
+from edgeinfer.protocols import Model
+from edgeinfer.runner.choose import choose
+from edgeinfer.runner.opening import local_path
+from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
+
+CONTEXT = 1024  # positions: enough for every prompt of the bench, and equal for all sides
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    tokens: tuple[int, ...]
+    stats: AnswerStats
+    load: float
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.tokens).encode()).hexdigest()[:16]
+
+
+class Sides:
+    """The decoders of one model by arm name, "plain" among them. A context manager; owns all that it opens."""
+
+    def __init__(self, name: str, arms: Sequence[SpeculationMode]) -> None:
+        self._stack = ExitStack()
+        self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
+        self.decoders: dict[str, Decoder] = {}
+        self._models: dict[tuple[str, ...], Model] = {}
+        try:
+            self._renderer = Renderer()
+            self._stack.callback(self._renderer.close)
+            plan = self._open(name, PLAIN, "off")
+            self.plan = plan
+            self.subject = Subject(plan.model.name, plan.artifact.tier, plan.model.shape.n_params)
+            for arm in arms:
+                try:
+                    self.plan = self._open(name, arm, arm)
+                except UsageError as error:
+                    self.skipped[arm] = str(error)
+            self._words = self._template()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def plain_model(self) -> Model:
+        return self._models[()]
+
+    @property
+    def exit_model(self) -> Model | None:
+        """The model as it is opened to draft by itself."""
+        return next((model for model in self._models.values() if model.exit_layer is not None), None)
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        return PromptBuilder(self._words, self.plain_model.tokenizer).build(messages)
+
+    def answer(self, arm: str, prompt: Prompt, sampling: Sampling, max_tokens: int) -> Answered:
+        decoder = self.decoders[arm]
+        stops = self.plain_model.tokenizer.stop_tokens
+        tokens = tuple(decoder.stream(prompt, sampling, max_tokens=max_tokens, stop_tokens=stops))
+        return Answered(tokens, decoder.stats, os.getloadavg()[0])
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Sides:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
+        plan = choose(Request(model=name, speculation=mode, context=CONTEXT, sink=0, force=True), offline=True)
+        model = self._model(plan)
+        strategy = build(model, plan)
+        self._stack.callback(strategy.close)
+        decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
+        self._stack.callback(decoder.close)
+        self.decoders[arm] = decoder
+        return plan
+
+    def _model(self, plan: Plan) -> Model:
+        """Arms that open the model alike share it."""
+        key = ("early-exit",) if "early-exit" in plan.speculation.drafters else ()
+        if key not in self._models:
+            model = backends.get(plan.backend).load(plan, path_of(plan))
+            self._stack.callback(model.close)
+            self._models[key] = model
+        return self._models[key]
+
+    def _template(self) -> Template:
+        tokenizer = self.plain_model.tokenizer
+        source = tokenizer.chat_template or CHATML
+        return Template(self._renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+
+
+def path_of(plan: Plan) -> Path:
+    path = local_path(plan.artifact)
+    if path is None:
+        raise ArtifactBad(f"{plan.model.name} is not on this machine", hint=f"edgeinfer pull {plan.model.name}")
+    return path
+
+
+def by_arm(stats: AnswerStats) -> Mapping[str, tuple[int, int, float]]:
+    return {name: (arm.rounds, arm.emitted, arm.seconds) for name, arm in stats.arms.items()}

@@ -1,0 +1,119 @@
+"""From the log of a speculation run to its rows, its targets and its text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from edgeinfer.bench.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.statistics import Pair, speedup
+
+ALL: Final = "all"  # every kind, pooled
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell of the report: an arm on one kind of prompt (or on all) of one model at one temperature."""
+
+    model: str
+    tier: str
+    n_params: int
+    temperature: float
+    kind: str
+    arm: str
+    n_prompts: int
+    plain_tokens_per_s: float
+    tokens_per_s: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    acceptance: float | None  # None: nothing was drafted
+    identical: int  # answers with the tokens of plain decoding
+    answers: int
+    first_token_ratio: float  # time to the first token, plain over this arm
+    shares: Mapping[str, float]  # of the arm's time, by drafter
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    values = asdict(row)
+    values["identical"] = row.identical == row.answers
+    values["n_identical"] = row.identical
+    return values
+
+
+def rows_of(log: Log) -> list[Row]:
+    """Every model, temperature, arm and kind that was measured, kinds pooled last."""
+    cells: dict[tuple[Subject, float, str, str], list[tuple[Record, Record]]] = defaultdict(list)
+    latest = {record.key: record for record in log.records}
+    for record in latest.values():
+        plain = latest.get((*record.key[:4], PLAIN))
+        if record.arm == PLAIN or plain is None:
+            continue
+        for kind in (record.kind, ALL):
+            cells[record.subject, record.temperature, record.arm, kind].append((plain, record))
+    rows = [_row(key, pairs) for key, pairs in cells.items()]
+    order = {kind: place for place, kind in enumerate(dict.fromkeys(record.kind for record in log.records))}
+    models = subjects(log.records)
+    rank = {(subject.model, subject.tier): place for place, subject in enumerate(models)}
+    return sorted(
+        (row for row in rows if row is not None),
+        key=lambda row: (
+            rank[row.model, row.tier],
+            row.temperature,
+            row.arm == CONTROL,
+            row.arm,
+            order.get(row.kind, 99),
+        ),
+    )
+
+
+def _row(key: tuple[Subject, float, str, str], pairs: Sequence[tuple[Record, Record]]) -> Row | None:
+    subject, temperature, arm, kind = key
+    by_prompt: dict[int, list[tuple[Record, Record]]] = defaultdict(list)
+    for plain, record in pairs:
+        if plain.tokens > 0 and record.tokens > 0:
+            by_prompt[record.prompt].append((plain, record))
+    if not by_prompt:
+        return None
+    sums = [_summed(runs) for runs in by_prompt.values()]  # runs of a prompt are one observation
+    result = speedup(sums)
+    drafted = sum(record.drafted for _, record in pairs)
+    plain_s, seconds = sum(pair.plain_s for pair in sums), sum(pair.seconds for pair in sums)
+    return Row(
+        subject.model, subject.tier, subject.n_params, temperature, kind, arm,
+        n_prompts=len(by_prompt),
+        plain_tokens_per_s=sum(pair.plain_tokens for pair in sums) / plain_s,
+        tokens_per_s=sum(pair.tokens for pair in sums) / seconds,
+        speedup=result.ratio, speedup_low=result.low, speedup_high=result.high,
+        acceptance=sum(record.accepted for _, record in pairs) / drafted if drafted else None,
+        identical=sum(plain.digest == record.digest for plain, record in pairs),
+        answers=len(pairs),
+        first_token_ratio=sum(p.first_token_s for p, _ in pairs) / sum(r.first_token_s for _, r in pairs),
+        shares=_shares([record for _, record in pairs]),
+    )  # fmt: skip
+
+
+def _summed(runs: Sequence[tuple[Record, Record]]) -> Pair:
+    return Pair(
+        sum(plain.tokens for plain, _ in runs),
+        sum(plain.seconds for plain, _ in runs),
+        sum(record.tokens for _, record in runs),
+        sum(record.seconds for _, record in runs),
+    )
+
+
+def _shares(records: Sequence[Record]) -> dict[str, float]:
+    seconds: dict[str, float] = defaultdict(float)
+    for record in records:
+        for name, (_, _, spent) in record.arms.items():
+            seconds[name] += spent
+    total = sum(seconds.values()) or 1.0
+    return {name: spent / total for name, spent in sorted(seconds.items())}
+
+
+def markdown(log: Log, rows: Sequence[Row]) -> str:
+    from edgeinfer.bench.spec_text import text_of
+
+    return text_of(log, rows)

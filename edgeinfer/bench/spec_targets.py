@@ -1,0 +1,64 @@
+"""What the speculation of this project is held to, and whether a run shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.bench.records import CONTROL
+from edgeinfer.bench.spec_report import ALL, Row
+
+LARGE: Final = 500_000_000  # parameters from which a model counts as of the 1B shape
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    what: str
+    least: float
+    applies: Callable[[Row], bool]
+    value: Callable[[Row], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    target: Target
+    row: Row
+
+    @property
+    def met(self) -> bool:
+        return self.target.value(self.row) >= self.target.least
+
+
+def _greedy(row: Row, arm: str, kind: str, tier: str, *, large: bool) -> bool:
+    size = (row.n_params >= LARGE) == large
+    return row.temperature == 0 and row.arm == arm and row.kind == kind and row.tier == tier and size
+
+
+def _high(row: Row) -> float:
+    return row.speedup_high
+
+
+def _ratio(row: Row) -> float:
+    return row.speedup
+
+
+TARGETS: Final = (
+    Target("auto is nowhere slower: upper bound of every cell", 0.98, lambda r: r.arm == "auto", _high),
+    Target("large F16, early exit alone", 1.12, lambda r: _greedy(r, "early-exit", ALL, "F16", large=True), _ratio),
+    Target("large F16, auto", 1.30, lambda r: _greedy(r, "auto", ALL, "F16", large=True), _ratio),
+    Target("large Q4_0, auto", 1.15, lambda r: _greedy(r, "auto", ALL, "Q4_0", large=True), _ratio),
+    Target("large Q4_0, auto, copying", 1.50, lambda r: _greedy(r, "auto", "copy", "Q4_0", large=True), _ratio),
+    Target("small Q4_0, auto, copying", 1.35, lambda r: _greedy(r, "auto", "copy", "Q4_0", large=False), _ratio),
+)
+
+
+def verdicts(rows: Sequence[Row]) -> list[Verdict]:
+    """The weakest row of each target that was measured, per model and tier."""
+    found: list[Verdict] = []
+    for target in TARGETS:
+        matching = [row for row in rows if row.arm != CONTROL and target.applies(row)]
+        for model, tier in dict.fromkeys((row.model, row.tier) for row in matching):
+            cells = [row for row in matching if (row.model, row.tier) == (model, tier)]
+            found.append(Verdict(target, min(cells, key=target.value)))
+    return found

@@ -1,0 +1,184 @@
+"""The report of a speculation run, in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from statistics import median
+from typing import Final
+
+from edgeinfer.bench.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
+from edgeinfer.bench.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.spec_report import ALL, Row
+from edgeinfer.bench.spec_targets import verdicts
+from edgeinfer.bench.statistics import spread
+from edgeinfer.decode.costs import RowCosts, interpolate
+
+NOISY: Final = 0.05  # plain runs of the same prompt that differ by more make a run doubtful
+_SHOWN_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+_FIXED: Final = (1, 2, 3, 4)
+
+
+def text_of(log: Log, rows: Sequence[Row]) -> str:
+    return "\n".join([*_head(log), *_verdicts(rows), *_models(log, rows)])
+
+
+def _head(log: Log) -> Iterator[str]:
+    loads = [record.load for record in log.records]
+    yield "# Speculation: speed off and on"
+    yield ""
+    yield f"{platform.machine()}, {_chip()}, {os.cpu_count()} cores, {platform.system()} {platform.release()};"
+    yield f"edgeinfer {_version('edgeinfer')}, llama-cpp-python {_version('llama-cpp-python')}."
+    if loads:
+        yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
+    yield ""
+    yield "Off is the whole model, nothing split. Off and every arm ran in one process on the same prompts, in turn, in an"
+    yield "order that changed with each prompt. A speed-up is pooled tokens per second on over off, first tokens left out;"
+    yield "brackets are 95 % intervals of a bootstrap over prompts."
+    yield ""
+
+
+def _verdicts(rows: Sequence[Row]) -> Iterator[str]:
+    found = verdicts(rows)
+    if not found:
+        return
+    yield "## Targets"
+    yield ""
+    yield "| target | model | weakest cell | value | at least | |"
+    yield "|---|---|---|---|---|---|"
+    for verdict in found:
+        row, target = verdict.row, verdict.target
+        cell = f"{row.kind}, T={row.temperature:g}"
+        value = f"{target.value(row):.3f} | {target.least:.2f} | {'met' if verdict.met else '**not met**'}"
+        yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
+    yield ""
+
+
+def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
+    for subject in subjects(log.records):
+        own = [row for row in rows if (row.model, row.tier) == (subject.model, subject.tier)]
+        yield f"## {subject.model} {subject.tier} ({subject.n_params / 1e6:.0f} M parameters)"
+        yield ""
+        yield from _noise(log, subject)
+        for temperature in dict.fromkeys(row.temperature for row in own):
+            yield from _speeds([row for row in own if row.temperature == temperature], temperature)
+        if subject in log.costs:
+            yield from _costs(log.costs[subject])
+            yield from _ceilings(log, subject, own)
+
+
+def _noise(log: Log, subject: Subject) -> Iterator[str]:
+    """Plain decoding against itself: what a difference must exceed to mean something."""
+    by_key = {record.key: record for record in log.records if record.subject == subject}
+    pairs = [(by_key.get((*key[:4], PLAIN)), record) for key, record in by_key.items() if key[4] == CONTROL]
+    ratios = [
+        _per_token(plain) / _per_token(again) for plain, again in pairs if plain and plain.tokens and again.tokens
+    ]
+    if not ratios:
+        return
+    off_by = spread([*ratios, *[1 / ratio for ratio in ratios]])
+    drift = _drift([record for record in by_key.values() if record.arm == PLAIN])
+    verdict = "**the machine was busy or hot: read these figures with care**" if off_by > NOISY else "steady"
+    yield f"Plain decoding run twice on {len(ratios)} prompts differs by {off_by:.1%} (median); {drift}; {verdict}."
+    yield ""
+
+
+def _drift(plain: Sequence[Record]) -> str:
+    times = [_per_token(record) for record in plain if record.tokens]
+    third = max(1, len(times) // 3)
+    change = median(times[-third:]) / median(times[:third]) - 1 if times else 0.0
+    return f"the last third of the plain runs took {change:+.1%} a token against the first"
+
+
+def _per_token(record: Record) -> float:
+    return record.seconds / record.tokens
+
+
+def _speeds(rows: Sequence[Row], temperature: float) -> Iterator[str]:
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    name = "Greedy" if temperature == 0 else f"Temperature {temperature:g}"
+    pooled = [row for row in rows if row.kind == ALL]
+    if not pooled:
+        return
+    yield f"{name}; plain {pooled[0].plain_tokens_per_s:.1f} tokens/s, {pooled[0].n_prompts} prompts."
+    yield ""
+    yield f"| arm | {' | '.join(kinds)} | acceptance | same tokens | first token | time in |"
+    yield "|---" * (len(kinds) + 5) + "|"
+    for row in pooled:
+        cells = {other.kind: other for other in rows if other.arm == row.arm}
+        speeds = " | ".join(_cell(cells[kind]) if kind in cells else "" for kind in kinds)
+        acceptance = "" if row.acceptance is None else f"{row.acceptance:.2f}"
+        shares = ", ".join(f"{arm} {share:.0%}" for arm, share in row.shares.items())
+        same = f"{row.identical}/{row.answers}"
+        yield f"| {row.arm} | {speeds} | {acceptance} | {same} | {row.first_token_ratio:.2f} | {shares} |"
+    yield ""
+
+
+def _cell(row: Row) -> str:
+    value = f"{row.speedup:.2f} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+    return f"**{value}**" if row.kind == ALL else value
+
+
+def _costs(costs: RowCosts) -> Iterator[str]:
+    yield f"Row costs measured before the run, a plain round ({costs.plain_s * 1e3:.1f} ms) being 1:"
+    yield ""
+    yield f"| rows | {' | '.join(map(str, _SHOWN_ROWS))} |"
+    yield "|---" * (len(_SHOWN_ROWS) + 1) + "|"
+    rows = " | ".join(f"{interpolate(costs.verify_s, n) / costs.plain_s:.2f}" for n in _SHOWN_ROWS)
+    yield f"| verify | {rows} |"
+    if costs.back_short_s:
+        drafted = " | ".join(f"{exit_round_s(costs, n - 1) / costs.plain_s:.2f}" if n <= 9 else "" for n in _SHOWN_ROWS)
+        yield f"| drafted by the exit (one draft {costs.exit_draft_s / costs.plain_s:.2f}), then verified | {drafted} |"
+    yield ""
+
+
+def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
+    """What an all-knowing gate would have won on the same tokens with these costs, against what was won."""
+    known = list(_reaches(log, subject))
+    traced = [one for one in known if one.exit]
+    if not known:
+        return
+    won = {row.arm: row.speedup for row in rows if row.kind == ALL and row.temperature == 0}
+    costs = log.costs[subject]
+    plans = [("lookup", known, {"lookup": True, "early_exit": False})]
+    if traced and costs.back_short_s:
+        plans += [("early-exit", traced, {"lookup": False, "early_exit": True})]
+    plans += [("auto", traced or known, {"lookup": True, "early_exit": bool(traced)})]
+    yield "| arm | won | all-knowing gate, same tokens and row costs | of the gain there |"
+    yield "|---|---|---|---|"
+    for arm, reaches, use in plans:
+        if arm not in won:
+            continue
+        plain = sum(len(one.lookup) for one in reaches) * costs.plain_s
+        best = plain / sum(best_seconds(one, costs, **use) for one in reaches)
+        share = f"{(won[arm] - 1) / (best - 1):.0%}" if best > 1.005 else ""
+        yield f"| {arm} | {won[arm]:.2f} | {best:.2f} | {share} |"
+    yield ""
+    if traced and costs.back_short_s:
+        plain = sum(len(one.exit) for one in traced) * costs.plain_s
+        fixed = [f"{depth}: {plain / sum(fixed_seconds(one, costs, depth) for one in traced):.2f}" for depth in _FIXED]
+        yield f"Drafting always to a fixed depth by the exit would give {', '.join(fixed)}."
+        yield ""
+
+
+def _reaches(log: Log, subject: Subject) -> Iterator[Reach]:
+    agreed = {trace.prompt: trace.agreed for trace in log.traces if trace.subject == subject}
+    for record in log.records:
+        prompt, answer = record.text
+        if record.subject == subject and len(answer) > 1:
+            yield reach(prompt, answer, agreed.get(record.prompt, ()))
+
+
+def _chip() -> str:
+    from edgeinfer.device import detect
+
+    return detect().chip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(source)"

@@ -1,0 +1,244 @@
+"""`edgeinfer bench speculation`: the same prompts with speculation off and on, in turn, in one process.
+
+Off is the whole model, nothing split. On every prompt the arms run in another order. What is compared is the time
+of the tokens after the first; the first token's time is reported apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, cast
+
+from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.sides import Answered, Sides, by_arm
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
+
+HELP = "speed with speculation on against off, per kind of prompt, with acceptance and intervals"
+ARMS: Final = ("auto", "early-exit", "lookup")
+TEMPERATURES: Final = (0.0, 0.7)
+FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
+_MANY_PARAMS: Final = 500_000_000
+_CONTROL_EVERY: Final = 3  # prompts
+_TRACED: Final = 12  # prompts whose exit is looked at for the ceiling
+_ANSWER: Final = 50  # tokens of a usual answer, for the time it will take
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt of the file, in the order of the file."""
+
+    index: int
+    kind: str
+    messages: tuple[Message, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is run of one model."""
+
+    tasks: tuple[Task, ...]
+    runs: int  # greedy ones
+    sampled: tuple[Task, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
+    parser.add_argument("--arm", action="append", choices=[*ARMS, "draft"], help="repeatable; default: all but draft")
+    parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
+    parser.add_argument("--quick", action="store_true", help="two minutes in all")
+    parser.add_argument("--minutes", type=float, help=f"time for all models together; default {FULL_MINUTES:g}")
+    parser.add_argument("--runs", type=int, help="greedy runs; default 3 for large models at Q4_0 and F16, else 1")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep every answer's figures; a cut run goes on here")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="speed-up against acceptance, as FILE.png and FILE.svg"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises UsageError for prompts or a log that cannot be read, and what opening a model raises."""
+    from edgeinfer.bench.spec_report import as_json, markdown, rows_of
+
+    log = LogFile(args.log)
+    tasks = read_prompts(args.prompts or Path(__file__).parent / "data" / "prompts.jsonl")
+    names = args.model or ["demo"]
+    minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
+    arms = cast("Sequence[SpeculationMode]", tuple(args.arm or ARMS))
+    for name in names:
+        measure_model(name, arms, tasks, log, args, minutes * 60 / len(names))
+    rows = rows_of(log.log)
+    if args.json:
+        for row in rows:
+            sys.stdout.write(json.dumps(as_json(row)) + "\n")
+    else:
+        sys.stdout.write(markdown(log.log, rows) + "\n")
+    if args.plot:
+        from edgeinfer.bench.plot import plot
+
+        plot(rows, args.plot)
+    return 0
+
+
+def measure_model(
+    name: str,
+    arms: Sequence[SpeculationMode],
+    tasks: Sequence[Task],
+    log: LogFile,
+    args: argparse.Namespace,
+    left: float,
+) -> None:
+    began = time.perf_counter()
+    with Sides(name, arms) as sides:
+        subject = sides.subject
+        if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
+            return
+        say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
+        for arm, why in sides.skipped.items():
+            say(f"  no {arm}: {why}")
+        measure_costs(sides, log)
+        plain_s = log.log.costs[subject].plain_s
+        left -= time.perf_counter() - began
+        amount = how_much(subject, tasks, plain_s * _ANSWER * (len(sides.decoders) + 0.3), left, args.runs)
+        done = {record.key for record in log.log.records}
+        trace_exit(sides, amount.tasks[:_TRACED], log)
+        for run_index in range(amount.runs):
+            for turn, task in enumerate(amount.tasks):
+                measure(sides, task, 0.0, run_index, turn, log, done)
+        for turn, task in enumerate(amount.sampled):
+            measure(sides, task, TEMPERATURES[1], 0, turn, log, done)
+
+
+def how_much(subject: Subject, tasks: Sequence[Task], prompt_s: float, left: float, runs: int | None) -> Amount:
+    """As many prompts of every kind as the time allows, with a third of them sampled too."""
+    large = subject.n_params >= _MANY_PARAMS
+    runs = runs or (3 if large and subject.tier in ("Q4_0", "F16") else 1)
+    kinds = list(dict.fromkeys(task.kind for task in tasks))
+    per_kind = max(1, int(left / (prompt_s * len(kinds) * (runs + 0.5))))
+    chosen = tuple(first_of_each(tasks, per_kind))
+    return Amount(chosen, runs, tuple(first_of_each(tasks, max(1, per_kind // 2))))
+
+
+def first_of_each(tasks: Sequence[Task], per_kind: int) -> Iterator[Task]:
+    """The first `per_kind` tasks of every kind, in turn of the kinds."""
+    seen: dict[str, int] = {}
+    for task in tasks:
+        seen[task.kind] = seen.get(task.kind, 0) + 1
+        if seen[task.kind] <= per_kind:
+            yield task
+
+
+def measure(
+    sides: Sides, task: Task, temperature: float, run_index: int, turn: int, log: LogFile, done: Set[object]
+) -> None:
+    """One prompt with every arm. The order turns by one with each prompt, and every second round goes backwards."""
+    arms = [*sides.decoders, *([CONTROL] if turn % _CONTROL_EVERY == 0 else [])]
+    key = (sides.subject, temperature, run_index, task.index)
+    if all((*key, arm) in done for arm in arms):
+        return
+    prompt = sides.prompt(task.messages)
+    first = (turn + run_index) % len(arms)
+    order = arms[first:] + arms[:first]
+    if (turn // len(arms) + run_index) % 2:
+        order.reverse()
+    sampling = Sampling(temperature=temperature, seed=task.index)
+    for place, arm in enumerate(order):
+        answered = sides.answer(PLAIN if arm == CONTROL else arm, prompt, sampling, task.max_tokens)
+        keep = arm == PLAIN and temperature == 0 and run_index == 0
+        text = (tuple(prompt.tokens), answered.tokens) if keep else ((), ())
+        log.add(record_of(sides.subject, task, answered, (temperature, run_index, arm, place), text))
+    say(f"  {task.kind:9} {task.index:3} T={temperature:g} run {run_index}")
+
+
+def record_of(
+    subject: Subject,
+    task: Task,
+    answered: Answered,
+    where: tuple[float, int, str, int],
+    text: tuple[tuple[int, ...], tuple[int, ...]],
+) -> Record:
+    stats, (temperature, run_index, arm, place) = answered.stats, where
+    return Record(
+        subject, temperature, run_index, task.index, task.kind, arm, place,
+        tokens=len(answered.tokens) - 1, seconds=stats.decode_s, first_token_s=stats.first_token_s,
+        drafted=stats.drafted, accepted=stats.accepted, digest=answered.digest, load=answered.load,
+        arms=by_arm(stats), text=text,
+    )  # fmt: skip
+
+
+def measure_costs(sides: Sides, log: LogFile) -> None:
+    """The row costs of the report's ceilings, measured here and now; the answers also warm every side up."""
+    from edgeinfer.decode.calibrate import calibrate
+    from edgeinfer.decode.costs import RowCosts
+
+    for arm in sides.decoders:
+        sides.answer(arm, sides.prompt([Message("user", "Hi")]), Sampling(), 8)
+    if sides.subject in log.log.costs:
+        return
+    plain = calibrate(sides.plain_model, max_rows=16, budget_s=2.0)
+    if sides.exit_model is None:
+        log.add((sides.subject, plain))
+        return
+    drafting = calibrate(sides.exit_model, max_rows=16, budget_s=3.0)
+    back, short = dict(drafting.back_s), {**drafting.back_short_s, 1: plain.plain_s}
+    log.add((sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s)))
+
+
+def trace_exit(sides: Sides, tasks: Sequence[Task], log: LogFile) -> None:
+    """Along plain greedy answers, ask the exit for each token: what it would have got right."""
+    model, traced = sides.exit_model, {(trace.subject, trace.prompt) for trace in log.log.traces}
+    if model is None:
+        return
+    cache = model.new_cache(sides.plan.window)
+    try:
+        for task in tasks:
+            if (sides.subject, task.index) in traced:
+                continue
+            prompt: Prompt = sides.prompt(task.messages)
+            answer = sides.answer(PLAIN, prompt, Sampling(), task.max_tokens).tokens
+            cache.rewind(0)
+            cache.prefill(prompt.tokens)
+            agreed: list[bool] = []
+            for token, after in pairwise(answer):
+                step = cache.begin(1)
+                agreed.append(step.draft(token).argmax() == after)
+                step.verify([token])
+                step.commit(1)
+            log.add(Trace(sides.subject, task.index, tuple(agreed)))
+    finally:
+        cache.close()
+
+
+def read_prompts(path: Path) -> list[Task]:
+    """Raises UsageError for a file that is missing or holds something else."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            Task(
+                index,
+                str(line["kind"]),
+                tuple(Message(message["role"], message["content"]) for message in line["messages"]),
+                int(line["max_tokens"]),
+            )
+            for index, line in enumerate(lines)
+        ]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not a file of prompts", hint="JSON lines with kind, messages, max_tokens"
+        ) from error
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
