@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
+from edgeinfer.formats.gguf_types import STRING
 
 __all__ = ["check_model"]
 
@@ -26,6 +27,7 @@ _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _TOKEN_IDS = ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding")  # spelled as GGUF spells them
 _RECURRENT = ("ssm.state_size", "wkv.head_size")  # layers without heads
 _LLAMA_LIKE = frozenset({"llama", "qwen2", "qwen3"})
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _HINT = "the file is damaged or was made to harm; download it again from a source that you trust"
 
 
@@ -33,7 +35,7 @@ def check_model(header: GgufHeader, name: str) -> None:
     """Raise ArtifactBad, with the key and its value, when `header` cannot be that of a working language model."""
     facts = _Facts(header, name)
     if "split.count" in header.metadata and facts.whole("split.count", 0, 1 << 16) > 1:
-        raise ArtifactBad(f"{name} is one part of a split model", hint="choose a tier that is one file")
+        raise ArtifactBad(f"{name}: this is one part of a split model", hint="choose a tier that is one file")
     if not header.tensors:
         raise facts.bad("the file holds no tensors")
     _check_attention(facts)
@@ -131,6 +133,11 @@ def _check_floats(facts: _Facts) -> None:
     for key, value in facts.header.metadata.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise facts.bad(f"{key} is {value}")
+        if isinstance(value, float) and key.endswith("epsilon") and value < 0:
+            raise facts.bad(f"{key} is {value}; it must not be below 0")
+    scaling = facts.header.metadata.get(f"{facts.architecture}.rope.scaling.type", "none")
+    if scaling not in _ROPE_SCALINGS:
+        raise facts.bad(f"{facts.architecture}.rope.scaling.type is {_shown(scaling)}")
     base = facts.header.metadata.get(f"{facts.architecture}.rope.freq_base", 1.0)
     if not isinstance(base, float) or base <= 0:
         raise facts.bad(f"{facts.architecture}.rope.freq_base is {_shown(base)}; it must be above 0")
@@ -156,10 +163,12 @@ def _check_vocabulary(facts: _Facts) -> None:
     if facts.has("vocab_size") and (n := facts.own("vocab_size", 1, 1 << 31)) != n_rows:
         raise facts.bad(f"vocab_size is {n}, but token_embd.weight has {n_rows} rows")
     tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, GgufArray):
+    if not isinstance(tokens, GgufArray) or tokens.kind != STRING:
         raise facts.bad("the file has no tokenizer (tokenizer.ggml.tokens)")
     if len(tokens) != n_rows:
         raise facts.bad(f"the tokenizer has {len(tokens)} tokens, but token_embd.weight has {n_rows} rows")
+    if twice := tokens.twice():
+        raise facts.bad(f"the token {twice[:60]!r} is there twice")
     for key in ("token_type", "scores"):
         array = metadata.get(f"tokenizer.ggml.{key}")
         if array is not None and (not isinstance(array, GgufArray) or len(array) != n_rows):

@@ -26,6 +26,7 @@ MAX_KEYS = 16_384
 MAX_TENSORS = 65_536
 MAX_NAME_BYTES = 63  # ggml keeps a tensor's name in 64 bytes with its NUL
 MAX_KEY_BYTES = 1024
+MAX_TEXT_BYTES = 8 << 20  # of one string that is not in an array; the longest known are templates of some 100 kB
 MAX_ALIGNMENT = 1 << 20
 FIRST_READ = 256 << 10
 
@@ -54,6 +55,18 @@ class GgufArray(Sequence["str | int | float | bool"]):
             texts.append(raw[start:end].decode("utf-8", "replace"))
             start = end
         return tuple(texts)
+
+    def twice(self) -> str:
+        """A string that is there twice, or ""; empty ones do not count."""
+        raw, start, seen = bytes(self.raw), 0, set()
+        for _ in range(self._count if self.kind == STRING else 0):
+            start += 8
+            end = start + _U64.unpack_from(raw, start - 8)[0]
+            text, start = raw[start:end], end
+            if text and text in seen:
+                return text.decode("utf-8", "replace")
+            seen.add(text)
+        return ""
 
     def __len__(self) -> int:
         return self._count
@@ -239,7 +252,10 @@ def _metadata(cursor: _Cursor, n_keys: int) -> Mapping[str, Value]:
 
 def _scalar(cursor: _Cursor, key: str, kind: int) -> str | int | float | bool:
     if kind == STRING:
-        return cursor.take(cursor.u64()).decode("utf-8", "replace")
+        length = cursor.u64()
+        if length > MAX_TEXT_BYTES:
+            raise cursor.bad(f"{key} is a text of {length} bytes; at most {MAX_TEXT_BYTES} are allowed")
+        return cursor.take(length).decode("utf-8", "replace")
     if kind not in SCALARS:
         raise cursor.bad(f"{key} has the unknown value type {kind}")
     code = SCALARS[kind]

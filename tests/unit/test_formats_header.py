@@ -1,0 +1,208 @@
+"""The GGUF reader: sound files are read as they are, and each lie is refused with its place and its values."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats import check_artifact, facts_from_gguf, read_header
+from edgeinfer.formats.gguf_header import GgufHeader, parse_header
+from tests import gguf_bytes as g
+
+DEMO = Path(__file__).parents[2] / "edgeinfer" / "models" / "demo.Q4_0.gguf"
+
+
+def parse(raw: bytes) -> GgufHeader:
+    return parse_header(lambda offset, n: raw[offset : offset + n], len(raw), "x.gguf")
+
+
+def refused(raw: bytes) -> str:
+    with pytest.raises(ArtifactBad) as caught:
+        parse(raw)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_sound_header_is_read_as_it_is() -> None:
+    header = parse(g.file())
+    assert (header.version, header.alignment) == (3, 32)
+    assert header.data_offset == -(-len(g.header()) // 32) * 32
+    assert header.metadata["llama.attention.head_count"] == 4
+    assert header.metadata["tokenizer.ggml.add_bos_token"] is False
+    assert list(header.metadata["tokenizer.ggml.tokens"]) == ["<s>", "</s>", "a", "b", "c", "d", "e", "f"]  # type: ignore[call-overload]
+    assert header.metadata["tokenizer.ggml.token_type"][1] == 3  # type: ignore[index]
+    query = header.by_name["blk.0.attn_q.weight"]
+    assert (query.shape, query.type.name, query.n_bytes) == ((32, 32), "F32", 4096)
+    assert query.offset == header.data_offset + 1024 + 128  # after token_embd [8, 32] and attn_norm [32]
+
+
+def test_the_gguf_package_reads_the_same(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "x.gguf"
+    path.write_bytes(g.file())
+    theirs, ours = gguf.GGUFReader(path), read_header(path)
+    assert [(t.name, tuple(t.shape), t.tensor_type.name, t.data_offset, t.n_bytes) for t in theirs.tensors] == [
+        (t.name, t.shape, t.type.name, t.offset, t.n_bytes) for t in ours.tensors
+    ]
+    for key, value in ours.metadata.items():
+        plain = value if isinstance(value, str | int | float) else list(value)
+        assert plain == theirs.fields[key].contents(), key
+
+
+def test_demo_facts() -> None:
+    header = check_artifact(DEMO)
+    assert isinstance(header, GgufHeader)
+    facts = facts_from_gguf(header)
+    shape = facts.shape
+    assert (facts.tier, facts.exit_layer, facts.has_template) == ("Q4_0", 3, True)
+    assert (shape.architecture, shape.n_layers, shape.hidden, shape.n_heads, shape.n_vocab) == (
+        "llama",
+        12,
+        512,
+        8,
+        16384,
+    )
+    assert (shape.limit, shape.n_params, shape.n_active_params) == (2048, 46_150_144, 46_150_144)
+    assert [(kv.n_layers, kv.n_kv_heads, kv.head_dim, kv.window) for kv in shape.kv] == [(12, 4, 64, 0)]
+
+
+def test_every_truncation_is_refused() -> None:
+    raw = g.file()
+    for cut in [*range(0, len(g.header()), 7), *range(len(g.header()), len(raw), 97)]:
+        refused(raw[:cut])
+
+
+def test_one_missing_byte_of_data_is_refused() -> None:
+    assert "the file ends at" in refused(g.file()[:-1])
+
+
+def patched(offset: int, raw: bytes) -> bytes:
+    whole = g.file()
+    return whole[:offset] + raw + whole[offset + len(raw) :]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"GGML" + g.file()[4:], "starts with b'GGML'"),
+        (patched(4, struct.pack("<I", 1)), "GGUF version 1"),
+        (patched(4, struct.pack(">I", 3)), "big-endian"),
+        (patched(8, struct.pack("<Q", 2**63)), "9223372036854775808 tensors"),
+        (patched(16, struct.pack("<Q", 2**64 - 1)), "18446744073709551615 keys"),
+        (patched(24, struct.pack("<Q", 2**64 - 1)), "a key has 18446744073709551615 bytes"),
+        (g.file([*g.KEYS.items(), ("general.name", (g.STRING, "again"))]), "general.name is there twice"),
+        (g.file({**g.KEYS, "general.alignment": (g.U32, 24)}), "general.alignment is 24"),
+        (g.file({**g.KEYS, "general.alignment": (g.U32, 0)}), "general.alignment is 0"),
+        (g.file({**g.KEYS, "x": (g.BOOL, 2)}), "a boolean of value 2"),
+        (g.file({**g.KEYS, "x": (g.ARRAY, (g.BOOL, [1, 7]))}), "neither 0 nor 1"),
+        (g.file({**g.KEYS, "x": (g.ARRAY, (g.ARRAY, []))}), "arrays inside arrays"),
+        (g.file({**g.KEYS, "a\x07": (g.U32, 1)}), "not printable"),
+    ],
+)
+def test_bad_preamble_and_values(raw: bytes, message: str) -> None:
+    assert message in refused(raw)
+
+
+def with_tensor(name: str, shape: tuple[int, ...], number: int = 0, offset: int = 0) -> bytes:
+    return g.file(listed=[*g.tensors()[1:], (name, shape, number, offset)])
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (with_tensor("t", (2**32, 2**32)), "has 18446744073709551616 values"),  # the product wraps to 0 in 64 bits
+        (with_tensor("t", (2**31, 2**31, 2, 2)), "has 18446744073709551616 values"),
+        (with_tensor("t", (2**61, 1)), "but the file ends at"),  # 2^61 * 4 bytes wraps to 2^63
+        (with_tensor("t", (0,)), "has 0 values"),
+        (with_tensor("t", (1,) * 5), "5 dimensions"),
+        (with_tensor("t", (33,), 2), "no multiple of Q4_0's 32"),
+        (with_tensor("t", (32,), 12), "no multiple of Q4_K's 256"),
+        (with_tensor("t", (32,), 4), "unknown type 4"),
+        (with_tensor("t", (32,), 0, 2**64 - 32), "but the file ends at"),  # offset + size wraps to 96
+        (with_tensor("t", (32,), 0, 8), "not aligned to 32"),
+        (with_tensor("t", (32,), 0, 1024), "overlap"),
+        (with_tensor("output_norm.weight", (32,), 0, 0), "output_norm.weight is there twice"),
+        (with_tensor("t" * 64, (32,)), "64 bytes; 1 to 63"),
+    ],
+)
+def test_bad_tensors(raw: bytes, message: str) -> None:
+    assert message in refused(raw)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"llama.attention.head_count": (g.U32, 0)}, "head_count is 0"),
+        ({"llama.attention.head_count_kv": (g.U32, 3)}, "4 heads over 3 KV heads"),
+        ({"llama.attention.head_count_kv": (g.U32, 0)}, "4 heads over 0 KV heads"),
+        ({"llama.block_count": (g.U32, 2**32 - 1)}, "block_count is 4294967295"),
+        ({"llama.block_count": (g.U32, 2)}, "layer 1 has no tensors"),
+        ({"llama.embedding_length": (g.U32, 64)}, "embedding_length is 64"),
+        ({"llama.vocab_size": (g.U32, 9)}, "token_embd.weight has 8 rows"),
+        ({"llama.context_length": (g.U32, 0)}, "context_length is 0"),
+        ({"llama.rope.dimension_count": (g.U32, 10)}, "rope.dimension_count is 10"),
+        ({"llama.attention.layer_norm_rms_epsilon": (g.F32, -5.0)}, "layer_norm_rms_epsilon is -5.0"),
+        ({"llama.rope.scaling.type": (g.STRING, "none of them")}, "rope.scaling.type is 'none of them'"),
+        ({"llama.rope.freq_base": (g.F32, float("nan"))}, "freq_base is nan"),
+        ({"llama.expert_count": (g.U32, 2), "llama.expert_used_count": (g.U32, 3)}, "expert_used_count is 3"),
+        ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, g.TOKENS[:-1]))}, "7 tokens"),
+        ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' is there twice"),
+        ({"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))}, "token_type"),
+        ({"tokenizer.ggml.eos_token_id": (g.U32, 8)}, "eos_token_id is 8"),
+        ({"general.architecture": (g.STRING, "../x")}, "general.architecture is '../x'"),
+        ({"split.count": (g.U32, 3)}, "one part of a split model"),
+    ],
+)
+def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(g.file({**g.KEYS, **keys}))
+    with pytest.raises(ArtifactBad, match=r"x\.gguf: ") as caught:
+        check_artifact(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["token_embd.weight", "blk.0.attn_k.weight", "output_norm.weight"])
+def test_missing_tensor(tmp_path: Path, gone: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(g.file(listed=[tensor for tensor in g.tensors() if tensor[0] != gone]))
+    with pytest.raises(ArtifactBad, match=gone):
+        check_artifact(path)
+
+
+@pytest.mark.parametrize("kind", ["key", "text", "strings", "numbers", "zeros"])
+def test_huge_promises_cost_nothing(tmp_path: Path, kind: str) -> None:
+    """A sparse file of 1 TB is large enough for every promise to be possible."""
+    start = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    raw = {
+        "key": start + struct.pack("<Q", 2**39),
+        "text": start + g.text("k") + struct.pack("<IQ", g.STRING, 2**39),
+        "strings": start + g.text("k") + struct.pack("<IIQ", g.ARRAY, g.STRING, 2**36),
+        "numbers": start + g.text("k") + struct.pack("<IIQ", g.ARRAY, g.U64, 2**36),
+        "zeros": start[:8] + struct.pack("<QQ", 60_000, 16_000) + g.text("k") + struct.pack("<II", g.U32, 1),
+    }[kind]
+    path = tmp_path / "sparse.gguf"
+    with path.open("wb") as file:
+        file.write(raw)
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactBad):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_reads_only_the_header() -> None:
+    raw, seen = g.file() + b"\0" * (4 << 20), []
+
+    def fetch(offset: int, n: int) -> bytes:
+        seen.append((offset, n))
+        return raw[offset : offset + n]
+
+    parse_header(fetch, len(raw), "x")
+    assert seen == [(0, 256 << 10)]
