@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeinfer.catalog.catalog import Catalog
-from edgeinfer.catalog.entry import Artifact, ModelEntry, Tier
+from edgeinfer.catalog.entry import Artifact, ModelEntry, ModelShape, Tier
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.context import DEFAULT_CONTEXT, make_policy
@@ -19,6 +19,7 @@ from edgeinfer.window import WindowPolicy
 __all__ = ["Candidate", "budget_bytes", "candidates", "reserve_bytes", "wanted_context"]
 
 _LONG_CONTEXT = 32768  # what `--prefer context` asks for
+_KV_BLOCK = 32  # values that share a scale in q8_0 and q4_0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _judge(
         return refuse(f"{found.backend} cannot run here: {found.unavailable}")
     if tier and artifact.tier not in found.tiers:  # of a tier that nobody knows, the engine has the last word
         return refuse(f"{found.backend} does not load {artifact.tier}")
-    kv_type = request.kv_type or ("f16" if "f16" in found.kv_types else found.kv_types[0])
+    kv_type = request.kv_type or _preferred_kv_type(found, model.shape)
     if kv_type not in found.kv_types:
         return refuse(f"{found.backend} does not keep K and V as {kv_type}")
     try:
@@ -112,3 +113,9 @@ def _judge(
         estimate=estimate(model.shape, artifact, window, kv_type),
         tokens_per_s=expected_tokens_per_s(device, model.shape, artifact),
     )
+
+
+def _preferred_kv_type(found: Capabilities, shape: ModelShape) -> KvType:
+    """The backend's first choice whose blocks fit the heads."""
+    whole = all(group.head_dim % _KV_BLOCK == 0 for group in shape.kv)
+    return next((kind for kind in found.kv_types if whole or kind in ("f16", "f32")), found.kv_types[0])

@@ -16,7 +16,7 @@ EXECUTORCH_TIERS = frozenset({"8da4w"})
 
 def default_capabilities(device: DeviceProfile) -> tuple[Capabilities, ...]:
     """GGUF wherever there is a CPU, MLX on Apple-silicon Macs, ExecuTorch on phones and tablets."""
-    found = [Capabilities("gguf", GGUF_TIERS, ("f16", "q8_0", "q4_0"), early_exit=True)]
+    found = [Capabilities("gguf", GGUF_TIERS, ("q8_0", "f16", "q4_0"), early_exit=True)]
     if device.os == "macos" and "metal" in device.accelerators:
         found.append(Capabilities("mlx", MLX_TIERS, ("f16", "q8_0"), early_exit=True))
     if device.os in ("ios", "ipados", "android"):

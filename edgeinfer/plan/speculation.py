@@ -46,5 +46,7 @@ def _exact_rows(device: DeviceProfile, chosen: Candidate) -> int | None:
     """Most rows of one forward whose logits equal those of single rows; None: equal within rounding only."""
     if chosen.artifact.backend == "reference":
         return _MAX_ROWS
+    if chosen.kv_type in ("f16", "f32"):
+        return None  # llama.cpp splits the keys of a single row among its threads
     on_x86 = chosen.artifact.backend == "gguf" and "avx2" in device.cpu_features and not device.accelerators
     return _EXACT_ON_X86.get(chosen.artifact.tier) if on_x86 else None

@@ -19,7 +19,7 @@ class Capabilities:
 
     backend: str
     tiers: frozenset[str]
-    kv_types: tuple[KvType, ...]
+    kv_types: tuple[KvType, ...]  # the backend's first choice first
     early_exit: bool
     versions: dict[str, str] = field(default_factory=dict)
     unavailable: str = ""  # why it cannot run; "" when it can

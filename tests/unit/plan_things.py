@@ -14,7 +14,7 @@ TIERS = {
     "Q8_0": Tier("Q8_0", 8.5, 80),
     "mlx-4bit-g64": Tier("mlx-4bit-g64", 4.5, 42),
 }
-GGUF = Capabilities("gguf", frozenset({"Q4_0", "Q4_K_M", "Q8_0"}), ("f16", "q8_0", "q4_0"), early_exit=True)
+GGUF = Capabilities("gguf", frozenset({"Q4_0", "Q4_K_M", "Q8_0"}), ("q8_0", "f16", "q4_0"), early_exit=True)
 MLX = Capabilities("mlx", frozenset({"mlx-4bit-g64", "Q4_0"}), ("f16", "q8_0"), early_exit=True)
 
 SHAPE = ModelShape(

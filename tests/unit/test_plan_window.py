@@ -62,12 +62,13 @@ def context_of(free_gb: float, request: Request = ANY) -> int:
 
 
 def test_the_window_grows_with_memory_until_it_would_cost_speed() -> None:
-    # K/V for 131072 tokens are 1.34 GB: read beside 1 GB of weights they would halve the speed of a full chat
-    assert context_of(1.8) == 16384
-    assert context_of(8) == 16384
-    assert context_of(1.45) == 4096
-    assert context_of(8, Request(prefer="context")) == 131072
-    assert context_of(2.4, Request(prefer="context")) == 65536
+    # K/V in f16 for 131072 tokens are 1.34 GB: read beside 1 GB of weights they would halve the speed of a full chat
+    balanced, longest = Request(kv_type="f16"), Request(kv_type="f16", prefer="context")
+    assert context_of(1.8, balanced) == 16384
+    assert context_of(8, balanced) == 16384
+    assert context_of(1.45, balanced) == 4096
+    assert context_of(8, longest) == 131072
+    assert context_of(2.4, longest) == 65536
 
 
 def test_a_context_that_is_asked_for_is_what_one_gets() -> None:

@@ -35,7 +35,7 @@ class GgufBackend:
         return Capabilities(
             backend=self.name,
             tiers=frozenset(FILE_TYPES.values()),
-            kv_types=("f16", "q8_0", "q4_0"),
+            kv_types=("q8_0", "f16", "q4_0"),  # rows of f16 round alone and in a batch differently: model.exact_rows
             early_exit=False,
             versions=versions,
             unavailable=unavailable,
