@@ -110,6 +110,22 @@ def answer(decoder: Decoder, prompt: Prompt, how: Sampling, n: int, stop: frozen
     return list(decoder.stream(prompt, how, max_tokens=n, stop_tokens=stop))
 
 
+def check_lossless_but_for_ties(case: Case, name: str) -> None:
+    """Greedy, where rows are only close: tokens part at most where the two best are closer than rounding."""
+    prompt = a_prompt()
+    expected = plain_answer(case, prompt, GREEDY, 80)
+    drafter = drafter_for(name, expected, len(prompt.tokens))
+    decoder = Decoder(case.model, case.policy, controller=Fixed(Arm(name, 5)), drafters={name: drafter})
+    got = answer(decoder, prompt, GREEDY, 80)
+    decoder.close()
+    assert 0 < decoder.stats.accepted < decoder.stats.drafted
+    assert decoder.stats.evicted >= 3 * case.policy.block
+    parted = next((index for index, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b), None)
+    if parted is not None:
+        row = plain_rows(case, [*prompt.tokens, *expected[:parted]])[-1]
+        assert row[expected[parted]] - row[got[parted]] <= 2 * case.subject.tolerance
+
+
 def check_lossless(case: Case, name: str, how: Sampling, *, depth: int = 5) -> None:
     prompt = a_prompt()
     expected = plain_answer(case, prompt, how, N_ANSWER)
@@ -352,7 +368,9 @@ def check_stop(case: Case, how: Sampling) -> None:
         assert decoder.stats.finish == "stop"
         assert decoder.cache.length == n + k  # the stop token itself is not run
     assert decoder.stats.accepted > 0
+    held = decoder.cache.length
     check_next_is_exact(case, decoder, prompt, truth[: inside[3] + 1], how)
+    assert (decoder.stats.reused, decoder.stats.reprefilled) == (held, 0)
     decoder.close()
 
 
@@ -369,11 +387,12 @@ def check_max_tokens(case: Case, how: Sampling) -> None:
 def check_walk_away(case: Case, how: Sampling) -> None:
     """The reader leaves inside a round's tokens: the next answer is exact, whatever it goes on from."""
     prompt, truth, decoder = rounds_of_six(case, how)
-    for n in (1, 3, 10):
+    for n, unread in ((1, 0), (2, 2), (7, 3), (10, 0)):  # the rounds emit 3 tokens, up to the block's end, then 6
         reader = decoder.stream(prompt, how, max_tokens=80, stop_tokens=NO_STOP)
         assert list(islice(reader, n)) == truth[:n]
         reader.close()  # type: ignore[attr-defined]
         assert decoder.stats.finish == "canceled" and decoder.stats.emitted == n
+        assert decoder.cache.length == len(prompt.tokens) + n - 1 + unread
         check_next_is_exact(case, decoder, prompt, truth[:n], how)
     decoder.close()
 

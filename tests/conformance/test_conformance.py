@@ -43,6 +43,15 @@ def test_lossless(exact: Case, name: str, how: checks.Sampling) -> None:
     checks.check_lossless(exact, name, how)
 
 
+@pytest.mark.parametrize("name", ["early-exit", "lookup", "forced", "forced-early"])
+def test_lossless_but_for_ties(case: Case, name: str) -> None:
+    if case.model.exact_rows is not None:
+        pytest.skip("held to equal tokens")
+    if "early" in name and not case.model.exit_layer:
+        pytest.skip("this model does not draft")
+    checks.check_lossless_but_for_ties(case, name)
+
+
 @SETTINGS
 def test_plain(exact: Case, how: checks.Sampling) -> None:
     checks.check_plain(exact, how)

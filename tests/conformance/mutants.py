@@ -1,0 +1,290 @@
+"""Mistakes that a window, a round or the loop can have, each as a patch. The suite must notice every one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeinfer.backends.reference import cache as reference_cache
+from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
+from edgeinfer.backends.reference.model import ReferenceModel
+from edgeinfer.decode import loop, sampler, timeline
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.window import WindowPolicy
+from tests.conformance import checks
+from tests.conformance.checks import GREEDY, SAMPLED, Check
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    patch: Patch
+    check: Check  # the one that must notice
+
+
+def window_one_longer(patch: pytest.MonkeyPatch) -> None:
+    true = WindowPolicy.oldest
+    patch.setattr(WindowPolicy, "oldest", lambda self, query: max(0, true(self, query) - 1))
+
+
+def window_one_shorter(patch: pytest.MonkeyPatch) -> None:
+    true = WindowPolicy.oldest
+    patch.setattr(WindowPolicy, "oldest", lambda self, query: true(self, query) + (true(self, query) > 0))
+
+
+def ring_one_slot_short(patch: pytest.MonkeyPatch) -> None:
+    def slot(self: WindowPolicy, position: int) -> int:
+        return position if position < self.sink else self.sink + position % (self.window - 1)
+
+    patch.setattr(WindowPolicy, "slot", slot)
+
+
+def sink_overwritten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WindowPolicy, "slot", lambda self, position: position % self.slots)
+
+
+def batch_across_a_block_boundary(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WindowPolicy, "room", lambda self, length: min(self.window, self.limit - length))
+
+
+def rewind_to_evicted_keys(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WindowPolicy, "can_rewind", lambda self, length, target: 0 <= target <= length)
+
+
+def one_rejected_token_kept(patch: pytest.MonkeyPatch) -> None:
+    true = ReferenceRound.commit
+    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, min(n + 1, self._verified)))
+
+
+def rejected_rows_all_kept(patch: pytest.MonkeyPatch) -> None:
+    true = ReferenceRound.commit
+    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, self._verified))
+
+
+def rollback_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ReferenceRound, "rollback", lambda self: None)
+
+
+def rollback_keeps_what_was_verified(patch: pytest.MonkeyPatch) -> None:
+    def rollback(self: ReferenceRound) -> None:
+        if self._open:
+            self._end(self._verified)
+
+    patch.setattr(ReferenceRound, "rollback", rollback)
+
+
+def early_layers_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    """The early layers keep the keys of drafts that were rejected: what is written once stays."""
+    true_forward, true_rewind = ReferenceCache.forward, ReferenceCache.rewind
+
+    def forward(self: Any, states: Any, start: int, layers: range) -> Any:
+        early = layers.start == 0 and layers.stop == self.model.exit_layer and len(states)
+        ahead = getattr(self, "_ahead", 0)
+        slots = [self.policy.slot(p) for p in range(start, start + len(states)) if p < ahead] if early else []
+        before = [kv_copy(self.layers[layer], slots) for layer in layers]
+        out = true_forward(self, states, start, layers)
+        for layer, (k, v) in zip(layers, before, strict=True):
+            self.layers[layer]._k._places[:, slots] = k
+            self.layers[layer]._v._places[:, slots] = v
+        self._ahead = max(ahead, start + len(states)) if early else ahead
+        return out
+
+    def rewind(self: Any, length: int) -> None:
+        true_rewind(self, length)
+        self._ahead = min(getattr(self, "_ahead", 0), length)
+
+    patch.setattr(ReferenceCache, "forward", forward)
+    patch.setattr(ReferenceCache, "rewind", rewind)
+
+
+def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
+    """After drafting, the verification forgets to run the early layers for the last draft."""
+    true = ReferenceRound.verify
+
+    def verify(self: Any, tokens: Sequence[Any]) -> Any:
+        if not self._drafted:
+            return true(self, tokens)
+        layers = self._cache.layers[: self._exit]
+        slots = [self._cache.policy.slot(self._start + len(tokens) - 1)]
+        before = [kv_copy(layer, slots) for layer in layers]
+        rows = true(self, tokens)
+        for layer, (k, v) in zip(layers, before, strict=True):
+            layer._k._places[:, slots], layer._v._places[:, slots] = k, v
+        return rows
+
+    patch.setattr(ReferenceRound, "verify", verify)
+
+
+def stale_exit_state(patch: pytest.MonkeyPatch) -> None:
+    """The states of drafted tokens are used whatever is verified in their place."""
+    patch.setattr(reference_cache, "_n_same", lambda drafted, tokens: min(len(drafted), len(tokens)))
+
+
+def exit_states_shifted(patch: pytest.MonkeyPatch) -> None:
+    true = ReferenceRound.draft
+
+    def draft(self: Any, token: Any) -> Any:
+        row = true(self, token)
+        if len(self._states) > 1:
+            self._states[-1] = self._states[-2]
+        return row
+
+    patch.setattr(ReferenceRound, "draft", draft)
+
+
+def draft_positions_one_late(patch: pytest.MonkeyPatch) -> None:
+    true = ReferenceModel.run
+
+    def run(self: Any, states: Any, start: int, layers: range, *rest: Any) -> Any:
+        late = layers.start == 0 and layers.stop == self.exit_layer and len(states) == 1
+        return true(self, states, start + late, layers, *rest)
+
+    patch.setattr(ReferenceModel, "run", run)
+
+
+def wrong_bonus_token(patch: pytest.MonkeyPatch) -> None:
+    """At the first mismatch the loop emits the row after it."""
+    true = Decoder._target
+
+    def target(self: Any, ask: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
+        tokens = true(self, ask, rows, drafts)
+        if len(tokens) < len(rows):
+            tokens[-1] = self._timeline.tokens[-1] = rows[len(tokens)].argmax()
+        return tokens
+
+    patch.setattr(Decoder, "_target", target)
+
+
+def rejected_draft_emitted(patch: pytest.MonkeyPatch) -> None:
+    true = Decoder._target
+
+    def target(self: Any, ask: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
+        tokens = true(self, ask, rows, drafts)
+        if len(tokens) <= len(drafts):
+            tokens[-1] = self._timeline.tokens[-1] = drafts[len(tokens) - 1]
+        return tokens
+
+    patch.setattr(Decoder, "_target", target)
+
+
+def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
+    """The round keeps every accepted row, also those behind the stop token."""
+    true_verify, true_commit = ReferenceRound.verify, ReferenceRound.commit
+
+    def verify(self: Any, tokens: Sequence[Any]) -> Any:
+        rows = true_verify(self, tokens)
+        own = [row.argmax() for row in rows]
+        self._accepted = next(
+            (i for i, (a, b) in enumerate(zip(own, tokens[1:], strict=False)) if a != b), len(own) - 1
+        )
+        return rows
+
+    patch.setattr(ReferenceRound, "verify", verify)
+    patch.setattr(ReferenceRound, "commit", lambda self, n: true_commit(self, 1 + self._accepted))
+
+
+def noise_by_time(patch: pytest.MonkeyPatch) -> None:
+    """A generator that goes on, as most samplers have: drafts move the noise of what follows."""
+    random = np.random.default_rng(0)
+    patch.setattr(sampler, "gumbel", lambda seed, index, tokens: random.gumbel(size=len(tokens)))
+
+
+def noise_by_round(patch: pytest.MonkeyPatch) -> None:
+    """The key is the number of the pick, not the index in the answer."""
+    true, calls = sampler.gumbel, count()
+    patch.setattr(sampler, "gumbel", lambda seed, index, tokens: true(seed, next(calls), tokens))
+
+
+def index_stands_still_in_a_round(patch: pytest.MonkeyPatch) -> None:
+    true = Decoder._pick
+    patch.setattr(Decoder, "_pick", lambda self, ask, row, ahead=0: true(self, ask, row, 0))
+
+
+def penalty_forgets_the_round(patch: pytest.MonkeyPatch) -> None:
+    """Tokens that the round itself emitted are not penalized yet."""
+
+    def pick(self: Any, ask: Any, row: Any, ahead: int = 0) -> int:
+        context = self._timeline.tokens
+        return ask.sampler.pick(row.numpy(), self._index(ask) + ahead, context[: len(context) - ahead])
+
+    patch.setattr(Decoder, "_pick", pick)
+
+
+def reanchor_early(patch: pytest.MonkeyPatch) -> None:
+    """Re-anchored for want of room for a whole round, instead of exactly at the limit."""
+    true = Decoder._round
+
+    def step(self: Any, ask: Any) -> list[int]:
+        if self._policy.limit - self.cache.length < 6 and self._controller.choose([], 5).depth:
+            self._reanchor(ask.prompt)
+        return true(self, ask)
+
+    patch.setattr(Decoder, "_round", step)
+
+
+def reanchor_drops_one_more(patch: pytest.MonkeyPatch) -> None:
+    true = timeline.anchor
+
+    def anchor(*arguments: Any) -> range:
+        gap = true(*arguments)
+        return range(gap.start, gap.stop + 1)
+
+    patch.setattr(loop, "anchor", anchor)
+
+
+def reuse_one_too_many(patch: pytest.MonkeyPatch) -> None:
+    """A follow-up believes that one more of its tokens is in the cache."""
+    patch.setattr(timeline, "common_prefix", lambda a, b: min(len(a), len(b), true_prefix(a, b) + 1))
+
+
+def pending_token_believed_cached(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(timeline.Timeline, "settle", lambda self, length: None)
+
+
+true_prefix = timeline.common_prefix
+
+
+def kv_copy(layer: Any, slots: list[int]) -> tuple[Any, Any]:
+    return layer._k._places[:, slots].copy(), layer._v._places[:, slots].copy()
+
+
+def lossless(name: str, how: checks.Sampling) -> Check:
+    return partial(checks.check_lossless, name=name, how=how)
+
+
+MUTANTS = (
+    Mutant("window one longer", window_one_longer, checks.check_oracle),
+    Mutant("window one shorter", window_one_shorter, checks.check_oracle),
+    Mutant("ring one slot short", ring_one_slot_short, checks.check_oracle),
+    Mutant("sink overwritten", sink_overwritten, checks.check_oracle),
+    Mutant("batch across a block boundary", batch_across_a_block_boundary, checks.check_chunks),
+    Mutant("rewind to evicted keys", rewind_to_evicted_keys, checks.check_rewind),
+    Mutant("one rejected token kept", one_rejected_token_kept, lossless("forced", GREEDY)),
+    Mutant("rejected rows all kept", rejected_rows_all_kept, checks.check_rounds),
+    Mutant("rollback forgotten", rollback_forgotten, checks.check_rollback),
+    Mutant("rollback keeps what was verified", rollback_keeps_what_was_verified, checks.check_rollback),
+    Mutant("early layers not rolled back", early_layers_not_rolled_back, lossless("forced-early", GREEDY)),
+    Mutant("early layers one short", early_layers_one_short, lossless("forced-early", GREEDY)),
+    Mutant("stale exit state", stale_exit_state, checks.check_other_than_drafted),
+    Mutant("exit states shifted", exit_states_shifted, checks.check_rounds),
+    Mutant("draft positions one late", draft_positions_one_late, lossless("early-exit", GREEDY)),
+    Mutant("wrong bonus token", wrong_bonus_token, lossless("early-exit", GREEDY)),
+    Mutant("rejected draft emitted", rejected_draft_emitted, lossless("lookup", GREEDY)),
+    Mutant("commit before the stop cut", commit_before_the_stop_cut, partial(checks.check_stop, how=GREEDY)),
+    Mutant("noise by time", noise_by_time, lossless("early-exit", SAMPLED)),
+    Mutant("noise by round", noise_by_round, lossless("early-exit", SAMPLED)),
+    Mutant("index stands still in a round", index_stands_still_in_a_round, lossless("forced", SAMPLED)),
+    Mutant("penalty forgets the round", penalty_forgets_the_round, lossless("forced", SAMPLED)),
+    Mutant("re-anchor early", reanchor_early, lossless("forced", GREEDY)),
+    Mutant("re-anchor drops one more", reanchor_drops_one_more, partial(checks.check_plain, how=GREEDY)),
+    Mutant("reuse one too many", reuse_one_too_many, partial(checks.check_walk_away, how=GREEDY)),
+    Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
+)
