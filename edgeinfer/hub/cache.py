@@ -57,15 +57,13 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
 
     `revision` is a commit, a branch or a tag; "" is main.
     """
-    folder = repo_dir(repo)
+    folder, name = repo_dir(repo), file and check_relative(file)
     commit = _commit(folder, revision or "main")
     if commit is None:
         return None
-    snapshot = folder / "snapshots" / commit
-    if not file:
-        return snapshot if _is_whole(snapshot) else None
-    path = snapshot / check_relative(file)
-    return path if path.is_file() else None
+    path = folder / "snapshots" / commit / name
+    there = path.is_file() if name else _is_whole(path)
+    return path if there else None
 
 
 def installed() -> list[Installed]:
@@ -83,7 +81,7 @@ def remove(repo: str, file: str = "") -> int:
 
     Raises ModelNotFound when it is not there. Touches nothing outside the repository's own folder of the cache.
     """
-    folder = repo_dir(repo)
+    folder, pattern = repo_dir(repo), file and "snapshots/*/" + escape(check_relative(file))
     if not folder.is_dir() or folder.is_symlink():
         names = [model.repo for model in installed()]
         raise ModelNotFound(f"{repo} is not in the cache", hint=near(repo, names) or "`edgeinfer list` shows what is")
@@ -92,11 +90,7 @@ def remove(repo: str, file: str = "") -> int:
         shutil.rmtree(folder)
         shutil.rmtree(cache_dir() / ".locks" / folder.name, ignore_errors=True)
         return before
-    links = [
-        path
-        for path in folder.glob("snapshots/*/" + escape(check_relative(file)))
-        if path.is_symlink() or path.is_file()
-    ]
+    links = [path for path in folder.glob(pattern) if path.is_symlink() or path.is_file()]
     if not links:
         names = [model.file for model in installed() if model.repo == repo and model.file]
         raise ModelNotFound(f"{repo} has no {file} in the cache", hint=near(file, names))

@@ -32,6 +32,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 ATTEMPTS = 4  # in a row without one new byte
 PAUSE_S = 0.5  # doubles with each of them
 SPARE_BYTES = 64 << 20  # left free on the disk
+_PAST_THE_END = 416  # HTTP: the range starts after the last byte
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -166,10 +167,12 @@ def _stream(target: _Target, part: BinaryIO, progress: Callable[[int], None]) ->
     """Append one answer of the hub. It may end early; it may not be too long."""
     have = part.tell()
     with open_range(target.repo, target.file, target.commit, have) as response:
+        if response.status_code == _PAST_THE_END:
+            return
         if have and response.status_code != 206:
             part.truncate(0)  # the server does not resume
             part.seek(0)
-        for piece in response.iter_bytes(1 << 20):
+        for piece in response.iter_bytes():
             if part.tell() + len(piece) > target.n_bytes:
                 target.part.unlink(missing_ok=True)
                 raise ArtifactBad(
