@@ -14,6 +14,7 @@ import numpy as np  # noqa: E402
 
 from edgeinfer.backends.mlx.adapter import Stages, own_windows, refusal  # noqa: E402
 from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
+from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.errors import EngineFailed  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, build  # noqa: E402
@@ -26,12 +27,15 @@ TOLERANCE = 2e-4  # float32, relative to the largest logit; slots are read in an
 
 @cache
 def model_of(family: str) -> Any:
-    return build(FAMILIES[family])
+    model = build(FAMILIES[family])
+    bound = route_attention(model)
+    assert bound == (0 if family == "gemma2" else 1)
+    return model
 
 
 def new_cache(family: str, exit_layer: int) -> MlxCache:
     model = model_of(family)
-    return MlxCache(Stages(model, exit_layer), POLICY, own_windows(model), 16)
+    return MlxCache(Stages(model, exit_layer), POLICY, own_windows(model))
 
 
 @cache

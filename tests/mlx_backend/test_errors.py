@@ -25,7 +25,7 @@ POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
 @pytest.fixture(scope="module")
 def ring() -> MlxCache:
     model = build(FAMILIES["llama"])
-    return MlxCache(Stages(model, 3), POLICY, own_windows(model), 16)
+    return MlxCache(Stages(model, 3), POLICY, own_windows(model))
 
 
 def test_metal_out_of_memory_says_what_to_lower() -> None:

@@ -16,7 +16,9 @@ from mlx.utils import tree_flatten  # noqa: E402
 
 from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
 from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
-from edgeinfer.backends.mlx.ring import RingLayer, Span, held_positions, storage_of, used_slots  # noqa: E402
+from edgeinfer.backends.mlx.kernels import Kernels, Step, held_positions  # noqa: E402
+from edgeinfer.backends.mlx.ring import RingLayer, Span, storage_of  # noqa: E402
+from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf  # noqa: E402
 from edgeinfer.errors import ArtifactBad  # noqa: E402
 from edgeinfer.formats.gguf_header import read_header  # noqa: E402
@@ -94,15 +96,16 @@ def test_held_positions_by_hand() -> None:
     assert held_positions(policy, 0).tolist() == [-1, -1, -1, -1, -1, -1]
     assert held_positions(policy, 3).tolist() == [0, 1, -1, -1, 2, -1]
     assert held_positions(policy, 7).tolist() == [0, 1, 4, 5, 6, 3]
-    assert [used_slots(policy, end) for end in (0, 1, 2, 3, 4, 5)] == [0, 1, 2, 5, 6, 6]
+    assert [Step(end - 1, 1, policy, policy).used for end in (1, 2, 3, 4, 5)] == [1, 2, 5, 6, 6]
 
 
 def test_a_layer_with_its_own_window_keeps_less_and_gives_the_same() -> None:
     model = build(FAMILIES["llama-sliding"])
+    route_attention(model)
     policy = WindowPolicy(window=2048, sink=64, block=256, limit=8192)
     tokens = np.random.default_rng(2).integers(0, N_VOCAB, 3000).tolist()
-    small = MlxCache(Stages(model, 0), policy, own_windows(model), 16)
-    full = MlxCache(Stages(model, 0), policy, own_windows(model), 16)
+    small = MlxCache(Stages(model, 0), policy, own_windows(model))
+    full = MlxCache(Stages(model, 0), policy, own_windows(model))
     for layer in full.layers:
         layer.storage = policy
     assert {layer.storage.slots for layer in small.layers} == {1024, policy.slots}
@@ -122,13 +125,15 @@ def test_a_layer_with_its_own_window_keeps_less_and_gives_the_same() -> None:
 @pytest.mark.parametrize(("kv_bits", "error"), [(8, 0.02), (4, 0.3)])
 def test_quantized_rows_come_back_within_their_step(kv_bits: int, error: float) -> None:
     policy = WindowPolicy(window=32, sink=4, block=8, limit=1024)
-    ring = RingLayer(policy, Span(), kv_bits=kv_bits)  # type: ignore[arg-type]
+    span = Span(policy)
+    span.place(0, 20)
+    ring = RingLayer(span, Kernels(), kv_bits=kv_bits)  # type: ignore[arg-type]
     rows = mx.random.normal((1, 2, 20, 64))
     keys, values = ring.update_and_fetch(rows, -rows)
     slots = [policy.slot(position) for position in range(20)]
     assert np.abs(np.array(keys)[:, :, slots] - np.array(rows)).max() < error
     assert np.abs(np.array(values)[:, :, slots] + np.array(rows)).max() < error
-    assert ring.n_bytes == 2 * 2 * policy.slots * (64 * kv_bits // 8 + 2 * 4 * 64 // 32)
+    assert ring.n_bytes == 2 * 2 * policy.slots * (64 * kv_bits // 8 + 4)
 
 
 def test_storage_is_the_whole_window_where_the_own_window_is_no_smaller() -> None:

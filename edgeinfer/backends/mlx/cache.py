@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from edgeinfer.backends.mlx.adapter import Stages
-from edgeinfer.backends.mlx.ring import STEP, Bits, RingLayer, Span
+from edgeinfer.backends.mlx.kernels import Kernels
+from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike
 from edgeinfer.types import Tokens
@@ -17,6 +18,9 @@ from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
+
+
+_PLAIN = Kernels()
 
 
 def engine_error(error: Exception) -> EdgeInferError:
@@ -82,11 +86,19 @@ def _number(token: TokenLike) -> int:
 class MlxCache:
     """One ring per layer that keeps K/V, and the one `length` that they all follow."""
 
-    def __init__(self, stages: Stages, policy: WindowPolicy, own_windows: Sequence[int], kv_bits: Bits) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        policy: WindowPolicy,
+        own_windows: Sequence[int],
+        *,
+        kv_bits: KvBits = None,
+        kernels: Kernels = _PLAIN,
+    ) -> None:
         self.policy = policy
         self.stages = stages
-        self.span = Span()
-        self.layers = [RingLayer(policy, self.span, kv_bits=kv_bits, own_window=own) for own in own_windows]
+        self.span = Span(policy)
+        self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
         self._length = 0
         self._round: MlxRound | None = None
 
@@ -111,7 +123,7 @@ class MlxCache:
         while done < len(tokens):
             n = min(self.policy.room(self._length), STEP, len(tokens) - done)
             hidden = self._forward(as_array(tokens[done : done + n]))
-            mx.eval([array for layer in self.layers for array in layer.stored])
+            mx.eval([layer.ring for layer in self.layers if layer.ring is not None])
             self._length += n
             done += n
         assert hidden is not None
@@ -133,19 +145,16 @@ class MlxCache:
 
     def close(self) -> None:
         for layer in self.layers:
-            layer.stored = []
+            layer.ring = None
         self._round = None
 
     def end_round(self, keep: int) -> None:
         self._length += keep
         self._round = None
 
-    def place(self, start: int, rows: int) -> None:
-        self.span.start, self.span.rows = start, rows
-
     def _forward(self, tokens: mx.array) -> mx.array:
         """The whole stack for [1, T] tokens at `length`; hidden [1, T, D]."""
-        self.place(self._length, tokens.shape[1])
+        self.span.place(self._length, tokens.shape[1])
         try:
             hidden = self.stages.front(tokens, self.layers) if self.stages.exit_layer else None
             return self.stages.back(tokens, hidden, self.layers)
@@ -176,7 +185,7 @@ class MlxRound:
             raise EngineFailed("this model names no exit layer, so it cannot draft")
         if len(self._hidden) >= self._max_rows:
             raise UsageError(f"this round has {self._max_rows} rows; all of them are drafted")
-        self._cache.place(self._start + len(self._hidden), 1)
+        self._cache.span.place(self._start + len(self._hidden), 1)
         try:
             hidden = self._cache.stages.front(as_array([token]), self._layers)
             row = MlxRow(self._step, self._cache.stages.head(hidden)[0, 0])
@@ -197,10 +206,10 @@ class MlxRound:
             if stages.exit_layer:
                 parts = self._hidden[:reused]
                 if reused < len(tokens):
-                    self._cache.place(self._start + reused, len(tokens) - reused)
+                    self._cache.span.place(self._start + reused, len(tokens) - reused)
                     parts = [*parts, stages.front(ids[:, reused:], self._layers)]
                 hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
-            self._cache.place(self._start, len(tokens))
+            self._cache.span.place(self._start, len(tokens))
             logits = stages.head(stages.back(ids, hidden, self._layers))[0]
             rows = [MlxRow(self._step, logits[index]) for index in range(len(tokens))]
         except Exception as error:

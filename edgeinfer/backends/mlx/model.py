@@ -10,7 +10,9 @@ import mlx.core as mx
 from edgeinfer.backends.mlx.adapter import Stages, find_inner, own_windows, refusal
 from edgeinfer.backends.mlx.cache import MlxCache, engine_error
 from edgeinfer.backends.mlx.joined import join_projections
-from edgeinfer.backends.mlx.ring import Bits
+from edgeinfer.backends.mlx.kernels import choose_kernels
+from edgeinfer.backends.mlx.ring import KvBits
+from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import read_header
@@ -20,7 +22,7 @@ from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.window import WindowPolicy
 
-KV_BITS: dict[str, Bits] = {"f32": 16, "f16": 16, "q8_0": 8, "q4_0": 4}
+KV_BITS: dict[str, KvBits] = {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}
 
 
 class MlxModel:
@@ -28,18 +30,20 @@ class MlxModel:
 
     exact_rows: int | None = None  # one row and several take different kernels, which round differently
 
-    def __init__(self, module: Any, tokenizer: Tokenizer, *, exit_layer: int | None, kv_bits: Bits) -> None:
+    def __init__(self, module: Any, tokenizer: Tokenizer, *, exit_layer: int | None, kv_bits: KvBits) -> None:
         self.tokenizer = tokenizer
         self.note = refusal(module, exit_layer) if exit_layer is not None else ""
         self.exit_layer = None if self.note else exit_layer
         self._kv_bits = kv_bits
         self._own_windows = own_windows(module)
+        self._kernels = choose_kernels()
+        route_attention(module)
         self._stages: Stages | None = Stages(module, self.exit_layer or 0)
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
         if self._stages is None:
             raise EngineFailed("this model is closed")
-        return MlxCache(self._stages, policy, self._own_windows, self._kv_bits)
+        return MlxCache(self._stages, policy, self._own_windows, kv_bits=self._kv_bits, kernels=self._kernels)
 
     def close(self) -> None:
         self._stages = None

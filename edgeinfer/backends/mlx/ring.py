@@ -1,4 +1,4 @@
-"""One layer's keys and values in MLX: a ring of `policy.slots` rows, in the shape that stock mlx-lm models expect.
+"""One layer's keys and values in MLX: a packed ring, in the shape that stock mlx-lm models expect of a cache.
 
 All layers of a cache share one `Span`: the positions of the forward that is running. A ring has no position of its own,
 so rolling a round back touches nothing here, and layers that a stub skips cannot disagree with those that ran.
@@ -7,24 +7,35 @@ so rolling a round back touches nothing here, and layers that a stub skips canno
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
 
+from edgeinfer.backends.mlx.kernels import Kernels, RingLayout, Step, unpack_rows
 from edgeinfer.window import WindowPolicy
 
-Bits = Literal[4, 8, 16]
-GROUP = 32  # values that share one scale and bias in a quantized row
+KvBits = Literal[4, 8, None]  # None: as the model computes, in 16 or 32 bits
 STEP = 512  # rows of one prefill forward, at most
 
 
-@dataclass(slots=True)
 class Span:
-    """The running forward: it writes positions [start, start + rows). Moved by the cache, read by every layer."""
+    """The running forward over a window. Moved by the cache, read by every layer."""
 
-    start: int = 0
-    rows: int = 0
+    def __init__(self, policy: WindowPolicy) -> None:
+        self.policy = policy
+        self.start = 0
+        self.n_rows = 0
+        self._steps: dict[tuple[WindowPolicy, int], Step] = {}
+
+    def place(self, start: int, n_rows: int) -> None:
+        self.start, self.n_rows = start, n_rows
+        self._steps = {}
+
+    def step(self, stored: WindowPolicy, sliding: int) -> Step:
+        """What this forward sees of a ring stored by `stored`; shared by the layers that are alike."""
+        if (stored, sliding) not in self._steps:
+            self._steps[stored, sliding] = Step(self.start, self.n_rows, self.policy, stored, sliding)
+        return self._steps[stored, sliding]
 
 
 def storage_of(policy: WindowPolicy, own_window: int) -> WindowPolicy:
@@ -38,37 +49,20 @@ def storage_of(policy: WindowPolicy, own_window: int) -> WindowPolicy:
     return WindowPolicy(window=window, sink=0, block=window // 4, limit=policy.limit)
 
 
-def held_positions(policy: WindowPolicy, end: int) -> mx.array:
-    """[slots] int32: the newest position < `end` that each slot holds; negative where it holds none."""
-    slots = mx.arange(policy.slots)
-    # A ring slot s holds p with p % window == s - sink; the newest such p below `end`.
-    phase = slots - policy.sink
-    newest = end - 1 - ((end - 1 - phase) % policy.window)
-    # Positions below `sink` live in the first slots only, never in the ring.
-    ring = mx.where(newest >= policy.sink, newest, -1)
-    return mx.where(slots < policy.sink, mx.where(slots < end, slots, -1), ring)
-
-
-def used_slots(policy: WindowPolicy, end: int) -> int:
-    """How many slots, from 0, have been written once positions below `end` are; a forward need not read the others."""
-    if end > policy.window:
-        return policy.slots
-    return policy.slot(end - 1) + 1 if end > 0 else 0
-
-
 class RingLayer:
-    """K and V of one layer, stored by `storage` and seen through `policy`.
+    """K and V of one layer, [1, Hkv, slots, row] packed. `own_window` is the layer's own sliding window; 0 for none.
 
-    Rows are [1, Hkv, T, D] of the model's dtype; with 8 or 4 bits each row is quantized (affine, groups of 32) before
-    any query sees it, its own forward's too.
+    A row is packed before any query sees it, its own forward's too.
     """
 
-    def __init__(self, policy: WindowPolicy, span: Span, *, kv_bits: Bits = 16, own_window: int = 0) -> None:
-        self.policy = policy
-        self.storage = storage_of(policy, own_window)
+    def __init__(self, span: Span, kernels: Kernels, *, kv_bits: KvBits = None, own_window: int = 0) -> None:
         self.span = span
-        self.kv_bits: Bits = kv_bits
-        self.stored: list[mx.array] = []  # keys then values: one array each, or codes, scales and biases each
+        self.storage = storage_of(span.policy, own_window)
+        self.own_window = own_window
+        self.ring: mx.array | None = None
+        self._kernels = kernels
+        self._kv_bits: KvBits = kv_bits
+        self._layout: RingLayout | None = None
 
     @property
     def offset(self) -> int:
@@ -76,53 +70,38 @@ class RingLayer:
 
     @property
     def n_bytes(self) -> int:
-        return sum(array.nbytes for array in self.stored)
+        return self.ring.nbytes if self.ring is not None else 0
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write rows [1, Hkv, T, D] at the span's positions; K and V of the used slots, [1, Hkv, slots, D]."""
-        rows = [*self._encode(keys), *self._encode(values)]
-        if not self.stored:
-            self.stored = [_empty(row, self.storage.slots) for row in rows]
-        for first, last in self._slices(keys.shape[2]):
-            at = slice(self.storage.slot(self.span.start + first), self.storage.slot(self.span.start + last - 1) + 1)
-            for array, row in zip(self.stored, rows, strict=True):
-                array[:, :, at] = row[:, :, first:last]
-        used = used_slots(self.storage, self.span.start + keys.shape[2])
-        half = len(self.stored) // 2
-        return (
-            self._decode([array[:, :, :used] for array in self.stored[:half]], keys.dtype),
-            self._decode([array[:, :, :used] for array in self.stored[half:]], values.dtype),
-        )
+        """Write rows [1, Hkv, T, D] at the span's positions; K and V of the used slots, [1, Hkv, slots, D].
+
+        What is returned is computed only where a family attends by itself; the others are routed to `attend`.
+        """
+        _, n_heads, n_rows, head_dim = keys.shape
+        if self._layout is None or self.ring is None:
+            self._layout = RingLayout(head_dim, self._kv_bits or (32 if keys.dtype == mx.float32 else 16), keys.dtype)
+            self.ring = self._layout.empty(n_heads, self.storage.slots)
+        rows = self._kernels.pack_rows(keys, values, self._layout)
+        for first, last in self._runs(n_rows):
+            slot = self.storage.slot(self.span.start + first)
+            self.ring[:, :, slot : slot + last - first] = rows[:, :, first:last]
+        used = self.span.step(self.storage, self.own_window).used
+        return unpack_rows(self.ring[:, :, :used], self._layout)
 
     def make_mask(self, n_rows: int, *, window_size: int | None = None, return_array: bool = False) -> mx.array:
         """[n_rows, used slots] bool: what the window and the model's own sliding window both allow."""
-        del return_array  # mlx-lm's way to ask for an array instead of the word "causal"; this is always an array
-        start, policy = self.span.start, self.policy
-        held = held_positions(self.storage, start + n_rows)[: used_slots(self.storage, start + n_rows)]
-        query = mx.arange(start, start + n_rows)[:, None]
-        oldest = mx.maximum(0, policy.block * (query // policy.block) - (policy.window - policy.block))
-        visible = (held >= 0) & (held <= query) & ((held < policy.sink) | (held >= oldest))
-        return visible & (held > query - window_size) if window_size else visible
+        del n_rows, return_array  # the span knows the rows; mlx-lm may ask for a word instead of an array
+        return self.span.step(self.storage, window_size or 0).mask()
 
-    def _slices(self, n_rows: int) -> list[tuple[int, int]]:
+    def attend(self, queries: mx.array, scale: float, sink_logits: mx.array | None) -> mx.array:
+        """queries [1, Hq, T, D] over the ring that already holds their rows -> [1, Hq, T, D]."""
+        assert self.ring is not None and self._layout is not None, "update_and_fetch comes first"
+        step = self.span.step(self.storage, self.own_window)
+        return self._kernels.attend(queries, self.ring, self._layout, step, scale, sink_logits=sink_logits)
+
+    def _runs(self, n_rows: int) -> list[tuple[int, int]]:
         """Runs of rows whose slots are neighbors: cut after the sinks and where the ring begins again."""
         start, storage = self.span.start, self.storage
         lap = (start // storage.window + 1) * storage.window  # the next position whose slot is the ring's first
         cuts = sorted({0, n_rows, *(cut - start for cut in (storage.sink, lap) if 0 < cut - start < n_rows)})
         return list(itertools.pairwise(cuts))
-
-    def _encode(self, rows: mx.array) -> list[mx.array]:
-        if self.kv_bits == 16:
-            return [rows]
-        return list(mx.quantize(rows, group_size=GROUP, bits=self.kv_bits))
-
-    def _decode(self, stored: list[mx.array], dtype: Any) -> mx.array:
-        if self.kv_bits == 16:
-            return stored[0]
-        codes, scales, biases = stored
-        return mx.dequantize(codes, scales, biases, group_size=GROUP, bits=self.kv_bits).astype(dtype)
-
-
-def _empty(row: mx.array, slots: int) -> mx.array:
-    batch, heads, _, width = row.shape
-    return mx.zeros((batch, heads, slots, width), row.dtype)
