@@ -75,6 +75,7 @@ class Sides:
 
     def answer(self, arm: str, prompt: Prompt, sampling: Sampling, max_tokens: int) -> Answered:
         decoder = self.decoders[arm]
+        decoder.cache.rewind(0)  # every answer starts from nothing, so that first tokens compare
         stops = self.plain_model.tokenizer.stop_tokens
         tokens = tuple(decoder.stream(prompt, sampling, max_tokens=max_tokens, stop_tokens=stops))
         return Answered(tokens, decoder.stats, os.getloadavg()[0])

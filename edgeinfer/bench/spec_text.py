@@ -34,9 +34,9 @@ def _head(log: Log) -> Iterator[str]:
     if loads:
         yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
     yield ""
-    yield "Off is the whole model, nothing split. Off and every arm ran in one process on the same prompts, in turn, in an"
-    yield "order that changed with each prompt. A speed-up is pooled tokens per second on over off, first tokens left out;"
-    yield "brackets are 95 % intervals of a bootstrap over prompts."
+    yield "Off is the whole model, nothing split. Off and every arm ran in one process on the same prompts, in turn,"
+    yield "in an order that changed with each prompt. A speed-up is pooled tokens per second on over off, first tokens"
+    yield "left out; brackets are 95 % intervals of a bootstrap over prompts."
     yield ""
 
 

@@ -42,21 +42,35 @@ class LookupBids:
     """Lookup knows its drafts before the round, so it bids for these very tokens."""
 
     name = "lookup"
+    _FRESH: Final = 64  # tokens for which an offer stands, as rates and costs move slowly: a bid must cost little
 
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
         self._lookup = lookup
         self._costs = costs
+        self._offers: dict[tuple[int, int], Bid | None] = {}  # by match length and limit
+        self._age = 0
 
     def bid(self, context: Tokens, limit: int) -> Bid | None:
         match = self._lookup.match(context)
         if match is None or limit < 1:
             return None
-        n, tokens, cost = best_length(self._lookup.chances(match, limit), self._cost)
-        return Bid(Arm(self.name, n), tokens, cost) if n else None
+        self._age += 1
+        if self._age >= self._FRESH:
+            self._refresh()
+        key = (match.length, limit)
+        if key not in self._offers:
+            n, tokens, cost = best_length(self._lookup.chances(match, limit), self._cost)
+            self._offers[key] = Bid(Arm(self.name, n), tokens, cost) if n else None
+        return self._offers[key]
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:
         del arm
         self._costs.observe("verify", outcome.drafted + 1, outcome.draft_s + outcome.verify_s)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._offers.clear()
+        self._age = 0
 
     def _cost(self, n: int) -> float:
         return self._costs.ratio("verify", n + 1)

@@ -29,9 +29,9 @@ class Ledger:
 
 
 def pick(bids: Sequence[Bid], ledger: Ledger) -> tuple[Bid | None, bool]:
-    """The bid to take and whether it is a trial; None for a plain round."""
-    best = max(bids, key=lambda bid: bid.pace, default=None)
-    if best is None or best.pace >= _MARGIN:
+    """The bid to take, of one or more, and whether it is a trial; None for a plain round."""
+    best = bids[0] if len(bids) == 1 else max(bids, key=lambda bid: bid.pace)
+    if best.pace >= _MARGIN:
         return best, False
     return (best, True) if best.pace > _HOPELESS and ledger.affords(best) else (None, False)
 
@@ -56,8 +56,10 @@ class Auto:
         if limit < 1 or self._since_plain >= _LOOK_AGAIN:
             return NONE
         limit = min(limit, self._costs.max_rows - 1)
-        offers = [bidder.bid(context, limit) for bidder in self._bidders.values()]
-        bid, self._trial = pick([offer for offer in offers if offer is not None], self._ledger)
+        offers = [offer for bidder in self._bidders.values() if (offer := bidder.bid(context, limit)) is not None]
+        if not offers:
+            return NONE
+        bid, self._trial = pick(offers, self._ledger)
         return bid.arm if bid else NONE
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, log
 from typing import Final, Literal, TypeAlias
 
 Part: TypeAlias = Literal["verify", "back", "back-short", "exit-draft", "model-draft"]
 """`verify`: rows through the whole model; `back`: rows whose early layers all ran, `back-short`: all but the newest's;
 the others: one draft."""
 
-_CLIP: Final = 0.25  # a round may move an estimate by this much (log scale) at most: an outlier counts as a nudge
+_CLIP: Final = 0.25  # a round counts as this far from its estimate at most, so that an outlier is only a nudge
 _UNIT_RATE: Final = 0.1  # how fast the unit follows heat, load and a longer context
 _FIRST_ROUNDS: Final = 4  # the prior may be of another day: the first rounds may move the unit at once
 _LEAST_RATE: Final = 0.04  # of a ratio, once it has been seen often
@@ -60,6 +59,7 @@ class Costs:
         self.max_rows = max_rows
         self._ratios: dict[tuple[Part, int], float] = {}
         self._seen: dict[tuple[Part, int], int] = {}
+        self._n_plain = 0
         for rows in range(1, max_rows + 1):
             self._ratios["verify", rows] = interpolate(prior.verify_s, rows) / prior.plain_s
             if prior.back_s:
@@ -74,17 +74,27 @@ class Costs:
 
     def observe(self, part: Part, rows: int, seconds: float) -> None:
         """One measured part. A plain round sets the unit; any other moves its own ratio and, a little, the unit."""
+        if rows == 1 and part == "verify":
+            self._observe_plain(seconds)
+            return
         key = (part, rows)
         ratio = self._ratios.get(key, 0.0)
         if ratio <= 0.0:
             self._ratios[key] = seconds / self.unit_s
             return
-        surprise = log(max(seconds, 1e-9) / (self.unit_s * ratio))
-        nudge = min(max(surprise, -_CLIP), _CLIP)
+        nudge = _clipped(seconds / (self.unit_s * ratio) - 1.0)
         seen = self._seen.get(key, 0) + 1
         self._seen[key] = seen
-        if key == ("verify", 1):
-            self.unit_s *= exp(surprise / seen if seen <= _FIRST_ROUNDS else _UNIT_RATE * nudge)
-            return
-        self._ratios[key] = ratio * exp(max(1.0 / (seen + 4), _LEAST_RATE) * nudge)
-        self.unit_s *= exp(0.3 * _UNIT_RATE * nudge)
+        self._ratios[key] = ratio * (1.0 + max(1.0 / (seen + 4), _LEAST_RATE) * nudge)
+        self.unit_s *= 1.0 + 0.3 * _UNIT_RATE * nudge
+
+    def _observe_plain(self, seconds: float) -> None:
+        self._n_plain += 1
+        if self._n_plain <= _FIRST_ROUNDS:
+            self.unit_s += (seconds - self.unit_s) / (self._n_plain + 1)
+        else:
+            self.unit_s *= 1.0 + _UNIT_RATE * _clipped(seconds / self.unit_s - 1.0)
+
+
+def _clipped(surprise: float) -> float:
+    return min(max(surprise, -_CLIP), _CLIP)

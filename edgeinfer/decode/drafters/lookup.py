@@ -13,7 +13,8 @@ from typing import Final
 from edgeinfer.protocols import Round, TokenLike
 from edgeinfer.types import Tokens
 
-_GRAMS: Final = (3, 2, 1)  # suffix lengths that are indexed, longest first
+_GRAMS: Final = (2, 1)  # suffix lengths that are indexed, longest first
+_SHIFT: Final = 32  # bits between the two tokens of a pair in its key
 _CHAIN: Final = 12  # earlier occurrences looked at
 _LONGEST: Final = 48  # a longer match is as good
 _PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
@@ -94,13 +95,17 @@ class Lookup:
     def _forget(self) -> None:
         self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
         self._tokens: list[int] = []
-        self._latest: tuple[dict[tuple[int, ...], int], ...] = tuple({} for _ in _GRAMS)
-        self._earlier: tuple[list[int], ...] = tuple([] for _ in _GRAMS)
+        # of the last token, or the last two: where the one before it ended, by key; and for each place, the one before
+        self._latest: tuple[dict[int, int], ...] = ({}, {})
+        self._earlier: tuple[list[int], ...] = ([], [])
         self._match: Match | None = None
 
     def _follow(self, context: Tokens) -> None:
         known = self._tokens
         n = len(known)
+        if context is self._seen and len(context) == n + 1 and context[n - 1] == known[-1]:
+            self._step(context[n])  # the usual case: one token more of the same conversation
+            return
         grown = context is self._seen and len(context) >= n and (not n or context[n - 1] == known[-1])
         if not grown and (len(context) < n or list(context[:n]) != known):
             self._forget()
@@ -128,20 +133,23 @@ class Lookup:
         else:
             self._match = self._search(occurrences)
 
-    def _index(self, start: int) -> list[int]:
-        """Index the grams that end at `start` or later; of the newest, the place after the one before it, or -1."""
-        known, occurrences = self._tokens, []
-        for gram, latest, earlier in zip(_GRAMS, self._latest, self._earlier, strict=True):
-            before = -1
-            for end in range(start + 1, len(known) + 1):
-                key = tuple(known[max(0, end - gram) : end])
-                before = latest.get(key, -1)
-                latest[key] = end
-                earlier.append(before)
-            occurrences.append(before)
-        return occurrences
+    def _index(self, start: int) -> tuple[int, int]:
+        """Index what ends at `start` or later; of the newest pair and token, where the one before ended, or -1."""
+        known = self._tokens
+        (pairs, singles), (earlier_pairs, earlier_singles) = self._latest, self._earlier
+        pair = single = -1
+        last = known[start - 1] if start else -1
+        for end in range(start + 1, len(known) + 1):
+            token = known[end - 1]
+            key = (last << _SHIFT) + token
+            pair, single = pairs.get(key, -1), singles.get(token, -1)
+            pairs[key] = singles[token] = end
+            earlier_pairs.append(pair)
+            earlier_singles.append(single)
+            last = token
+        return pair, single
 
-    def _search(self, occurrences: list[int]) -> Match | None:
+    def _search(self, occurrences: tuple[int, int]) -> Match | None:
         for which, gram in enumerate(_GRAMS):
             place, best = occurrences[which], None
             for _ in range(_CHAIN):
