@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from edgeinfer.backends.mlx.adapter import Stages
-from edgeinfer.backends.mlx.kernels import Kernels
+from edgeinfer.backends.mlx.kernels import Head, Kernels
 from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike
@@ -48,11 +48,11 @@ class Step:
 
 
 class MlxRow:
-    """logits [V] and their argmax, both still on the device."""
+    """logits [V] and their argmax, both still on the device. What nobody asks for is never computed."""
 
-    def __init__(self, step: Step, logits: mx.array) -> None:
+    def __init__(self, step: Step, logits: mx.array, token: mx.array) -> None:
         self.logits = logits
-        self.token = mx.argmax(logits)
+        self.token = token  # [] int32
         self._step = step
         self._argmax: int | None = None
         step.waiting.append(self)
@@ -72,10 +72,7 @@ def as_array(tokens: Sequence[TokenLike]) -> mx.array:
     """[1, T] int32; a row of this backend stands for its argmax without leaving the device."""
     if all(isinstance(token, int) for token in tokens):
         return mx.array([list(tokens)], mx.int32)
-    parts = [
-        token.token.astype(mx.int32) if isinstance(token, MlxRow) else mx.array(_number(token), mx.int32)
-        for token in tokens
-    ]
+    parts = [token.token if isinstance(token, MlxRow) else mx.array(_number(token), mx.int32) for token in tokens]
     return mx.stack(parts)[None]
 
 
@@ -94,9 +91,12 @@ class MlxCache:
         *,
         kv_bits: KvBits = None,
         kernels: Kernels = _PLAIN,
+        head: Head | None = None,
     ) -> None:
         self.policy = policy
         self.stages = stages
+        self._kernels = kernels
+        self._head = head
         self.span = Span(policy)
         self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
         self._length = 0
@@ -127,7 +127,16 @@ class MlxCache:
             self._length += n
             done += n
         assert hidden is not None
-        return MlxRow(Step(), self.stages.head(hidden[:, -1:])[0, 0])
+        return self.rows(Step(), hidden[:, -1:])[0]
+
+    def rows(self, step: Step, hidden: mx.array) -> list[MlxRow]:
+        """A row for each of hidden [1, T, D]; the tokens by head_top1 where there is one."""
+        logits = self.stages.head(hidden)[0]
+        if self._head is not None:
+            tokens = self._kernels.head_top1(hidden[0], self._head).token
+        else:
+            tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
+        return [MlxRow(step, logits[index], tokens[index]) for index in range(hidden.shape[1])]
 
     def begin(self, max_rows: int) -> MlxRound:
         self._refuse_open_round()
@@ -188,7 +197,7 @@ class MlxRound:
         self._cache.span.place(self._start + len(self._hidden), 1)
         try:
             hidden = self._cache.stages.front(as_array([token]), self._layers)
-            row = MlxRow(self._step, self._cache.stages.head(hidden)[0, 0])
+            row = self._cache.rows(self._step, hidden)[0]
         except Exception as error:
             raise engine_error(error) from error
         self._tokens.append(token)
@@ -210,8 +219,7 @@ class MlxRound:
                     parts = [*parts, stages.front(ids[:, reused:], self._layers)]
                 hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
             self._cache.span.place(self._start, len(tokens))
-            logits = stages.head(stages.back(ids, hidden, self._layers))[0]
-            rows = [MlxRow(self._step, logits[index]) for index in range(len(tokens))]
+            rows = self._cache.rows(self._step, stages.back(ids, hidden, self._layers))
         except Exception as error:
             raise engine_error(error) from error
         self._verified = len(tokens)

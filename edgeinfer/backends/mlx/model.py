@@ -13,6 +13,7 @@ from edgeinfer.backends.mlx.joined import join_projections
 from edgeinfer.backends.mlx.kernels import choose_kernels
 from edgeinfer.backends.mlx.ring import KvBits
 from edgeinfer.backends.mlx.routing import route_attention
+from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import read_header
@@ -38,12 +39,21 @@ class MlxModel:
         self._own_windows = own_windows(module)
         self._kernels = choose_kernels()
         route_attention(module)
-        self._stages: Stages | None = Stages(module, self.exit_layer or 0)
+        stages = Stages(module, self.exit_layer or 0)
+        self._stages: Stages | None = stages
+        self._head = find_head(module, stages, self._kernels)
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
         if self._stages is None:
             raise EngineFailed("this model is closed")
-        return MlxCache(self._stages, policy, self._own_windows, kv_bits=self._kv_bits, kernels=self._kernels)
+        return MlxCache(
+            self._stages,
+            policy,
+            self._own_windows,
+            kv_bits=self._kv_bits,
+            kernels=self._kernels,
+            head=self._head,
+        )
 
     def close(self) -> None:
         self._stages = None
