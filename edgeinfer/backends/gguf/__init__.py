@@ -36,7 +36,7 @@ class GgufBackend:
             backend=self.name,
             tiers=frozenset(FILE_TYPES.values()),
             kv_types=("q8_0", "f16", "q4_0"),  # rows of f16 round alone and in a batch differently: model.exact_rows
-            early_exit=False,
+            early_exit=True,
             versions=versions,
             unavailable=unavailable,
             hint=_INSTALL if unavailable else "",
@@ -61,7 +61,10 @@ class GgufBackend:
                 raise ArtifactBad(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
             settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers=n_gpu_layers)
-            return GgufModel(loaded, header, settings)
+            model = GgufModel(loaded, header, settings)
+            if plan.speculation.exit_layer is not None:
+                model.draft_with(plan.speculation.exit_layer, path)
+            return model
         except BaseException:
             loaded.close()
             raise

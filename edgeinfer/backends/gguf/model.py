@@ -6,11 +6,18 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.exit import verdicts
+from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
+from edgeinfer.backends.gguf.exit.self_test import self_test
+from edgeinfer.backends.gguf.exit.way import EarlyExit, early_exit
 from edgeinfer.backends.gguf.llama import KV_TYPES, ContextOptions, LoadedModel, padded
+from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
+from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import KvGroup, shape_from_gguf
 from edgeinfer.plan.estimate import PREFILL_ROWS
@@ -90,9 +97,7 @@ class EngineSettings:
 
 
 class GgufModel:
-    """See protocols.Model. Without early exit: rounds verify, they do not draft."""
-
-    exit_layer: int | None = None
+    """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else ""."""
 
     def __init__(self, loaded: LoadedModel, header: GgufHeader, settings: EngineSettings) -> None:
         self.tokenizer = GgufTokenizer(loaded)
@@ -101,10 +106,52 @@ class GgufModel:
         self._loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []
+        self._exit: EarlyExit | None = None
+        self.note = ""
+
+    @property
+    def exit_layer(self) -> int | None:
+        return self._exit.exit_layer if self._exit is not None else None
+
+    def draft_with(self, exit_layer: int, path: Path) -> None:
+        """Let new caches draft with layers [0, `exit_layer`), once a self-test has shown that this changes no row.
+
+        The test takes about twelve tokens; its outcome is kept for the file at `path` and this engine.
+        """
+        way = early_exit(self._loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._kv)
+        if isinstance(way, str):
+            self.note = f"no drafts from early layers: {way}"
+            return
+        subject = verdicts.Subject(path, exit_layer, (repr(self.settings),), tuple(library_versions().values()))
+        self._exit = way
+        wrong = verdicts.load(subject)
+        if wrong is None:
+            wrong = self._self_test()
+            verdicts.store(subject, wrong)
+        if wrong:
+            self._exit = None
+            self.note = f"no drafts from early layers: the self-test failed, {wrong}"
+
+    def _self_test(self) -> str:
+        try:
+            cache = self.new_cache(SELF_TEST_POLICY)
+        except EngineFailed as error:
+            return str(error)
+        try:
+            return self_test(cache, self.tokenizer.n_vocab)
+        finally:
+            cache.close()
 
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = kv_bytes(self._kv, self.settings.kv_type, policy.slots)
-        cache = GgufCache(self._loaded, self.settings.options(policy), policy, n_bytes)
+        options = self.settings.options(policy)
+        cache = GgufCache(self._loaded, options, policy, n_bytes)
+        if self._exit is not None:
+            try:
+                self._exit.equip(cache, self._loaded, options)
+            except EngineFailed:
+                cache.close()
+                raise
         self._caches = [open_one for open_one in self._caches if open_one.is_open]
         self._caches.append(cache)
         return cache

@@ -1,0 +1,87 @@
+"""Where a ggml_tensor keeps its flags, sources and data, found out by asking ggml about tensors made for it."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edgeinfer.backends.gguf.llama import base_function
+from edgeinfer.errors import EngineFailed
+
+_ARENA_BYTES: Final = 1 << 20  # a graph of default size takes 80 KiB of it
+_F32: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLayout:
+    """Byte offsets in `struct ggml_tensor` (ggml.h), and the flag bit without which a node is passed over."""
+
+    flags: int
+    compute: int
+    sources: int
+    n_sources: int
+    data: int
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+def word(address: int) -> int:
+    """The pointer kept at `address`."""
+    return ctypes.c_void_p.from_address(address).value or 0
+
+
+def set_word(address: int, value: int) -> None:
+    ctypes.c_void_p.from_address(address).value = value
+
+
+def find_layout() -> TensorLayout:
+    """Raises EngineFailed when this ggml does not answer as expected."""
+    init = base_function("ggml_init", ctypes.c_void_p, _InitParams)
+    arena = init(_InitParams(_ARENA_BYTES, None, False))
+    if not arena:
+        raise EngineFailed("ggml gave no memory to look at its tensors")
+    try:
+        return _measure(arena)
+    finally:
+        base_function("ggml_free", None, ctypes.c_void_p)(arena)
+
+
+def _measure(arena: int) -> TensorLayout:
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    tensor = base_function("ggml_new_tensor_1d", pointer, pointer, ctypes.c_int, ctypes.c_int64)
+    n_bytes = base_function("ggml_tensor_overhead", size)()
+    left, right = tensor(arena, _F32, 8), tensor(arena, _F32, 8)
+    total = base_function("ggml_add", pointer, pointer, pointer, pointer)(arena, left, right)
+    view = base_function("ggml_view_1d", pointer, pointer, pointer, ctypes.c_int64, size)(arena, left, 4, 0)
+    graph = base_function("ggml_new_graph", pointer, pointer)(arena)
+    data = base_function("ggml_get_data", pointer, pointer)(left)
+
+    sources = _only([at for at in _words(n_bytes - 8) if (word(total + at), word(total + at + 8)) == (left, right)])
+    # a view names what it views twice: as its first source, and right behind the sources
+    parents = [at for at in _words(n_bytes) if word(view + at) == left and at > sources]
+    base_function("ggml_set_name", pointer, pointer, ctypes.c_char_p)(total, b"total")  # or the graph would name it
+    before = ctypes.string_at(total, n_bytes)
+    base_function("ggml_build_forward_expand", None, pointer, pointer)(graph, total)
+    after = ctypes.string_at(total, n_bytes)
+    flags = _only([at for at in range(0, n_bytes, 4) if before[at : at + 4] != after[at : at + 4]])
+    return TensorLayout(
+        flags=flags,
+        compute=int.from_bytes(after[flags : flags + 4], "little")
+        & ~int.from_bytes(before[flags : flags + 4], "little"),
+        sources=sources,
+        n_sources=(_only(parents) - sources) // 8,
+        data=_only([at for at in _words(n_bytes) if word(left + at) == data]),
+    )
+
+
+def _words(n_bytes: int) -> range:
+    return range(0, n_bytes - 7, 8)
+
+
+def _only(found: list[Any]) -> Any:
+    if len(found) != 1:
+        raise EngineFailed(f"this ggml lays its tensors out in another way ({len(found)} places fit)")
+    return found[0]

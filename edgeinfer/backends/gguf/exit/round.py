@@ -1,0 +1,93 @@
+"""A round that can draft with the early layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
+from edgeinfer.backends.gguf.exit.lanes import ExitLanes
+from edgeinfer.errors import EngineFailed
+from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.types import Tokens
+
+
+class CountedCache(Protocol):
+    """What a round needs of its cache."""
+
+    @property
+    def length(self) -> int: ...
+    def run(self, tokens: Tokens) -> Sequence[Row]: ...
+    def finish(self, n_kept: int, n_run: int) -> None: ...
+
+
+class ExitRound:
+    """See protocols.Round. The memory holds drafted positions in the early layers only, until `verify`."""
+
+    __slots__ = ("_cache", "_drafted", "_lanes", "_max_rows", "_n_run", "_open", "_verified")
+
+    def __init__(self, cache: CountedCache, lanes: ExitLanes, max_rows: int) -> None:
+        self._cache = cache
+        self._lanes = lanes
+        self._max_rows = max_rows
+        self._drafted: list[int] = []  # tokens whose hidden states the lanes carry, at length, length + 1, ...
+        self._n_run = 0  # positions from `length` on that the memory may hold
+        self._verified = False
+        self._open = True
+
+    def draft(self, token: TokenLike) -> Row:
+        row = len(self._drafted)
+        if not self._open or self._verified or row >= min(self._max_rows, self._lanes.n_rows):
+            raise EngineFailed(f"draft of row {row}: a round drafts before it verifies, {self._max_rows} rows at most")
+        token = token if isinstance(token, int) else token.argmax()
+        self._n_run = row + 1
+        context = self._lanes.draft(token, self._cache.length + row, row)
+        self._drafted.append(token)
+        return HeldRow(context.logits(0).copy())
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        n = len(tokens)
+        if not self._open or self._verified or not 1 <= n <= self._max_rows:
+            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
+        ids = [token if isinstance(token, int) else token.argmax() for token in tokens]
+        self._verified = True
+        n_held, self._n_run = self._n_run, max(n, self._n_run)
+        n_known = _common(self._drafted, ids)
+        rows = self._reuse(ids, n_known, n_held) if n_known and n <= self._lanes.n_rows else self._anew(ids, n_held)
+        self._n_run = n
+        return rows
+
+    def _reuse(self, ids: list[int], n_known: int, n_held: int) -> Sequence[Row]:
+        position = self._cache.length
+        if n_known < len(ids):
+            if n_known < n_held:
+                self._lanes.owner.remove(position + n_known)
+            self._lanes.front(ids[n_known:], position + n_known, n_known)
+        context = self._lanes.back(ids, position)
+        return [ContextRow(context, index) for index in range(len(ids))]
+
+    def _anew(self, ids: list[int], n_held: int) -> Sequence[Row]:
+        if n_held:
+            self._lanes.owner.remove(self._cache.length)
+        if not 1 < len(ids) <= self._lanes.n_rows:
+            return self._cache.run(ids)
+        context = self._lanes.whole(ids, self._cache.length)
+        return [ContextRow(context, index) for index in range(len(ids))]
+
+    def commit(self, n: int) -> None:
+        if not self._open or not 0 <= n <= (self._n_run if self._verified else 0):
+            raise EngineFailed(f"commit of {n} rows in a round of {self._n_run if self._verified else 0}")
+        self._close(n)
+
+    def rollback(self) -> None:
+        if self._open:
+            self._close(0)
+
+    def _close(self, n_kept: int) -> None:
+        self._open = False
+        self._cache.finish(n_kept, self._n_run)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

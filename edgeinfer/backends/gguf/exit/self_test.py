@@ -1,0 +1,82 @@
+"""Whether drafting in place gives what the whole model gives, tried on the model itself before it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgeinfer.errors import EdgeInferError
+from edgeinfer.protocols import Cache, Row
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeinfer.types import Logits
+
+POLICY: Final = WindowPolicy(window=192, sink=64, block=48, limit=256)
+_N_PROMPT: Final = 12
+_N_TRIED: Final = 6  # tokens behind the prompt
+_WRONG_BY: Final = 17  # a draft that is rejected is the right token and so many more
+_NOISE: Final = 4.0  # times what the engine's own rounding of one row and of three differs
+_FLOOR: Final = 0.01  # and never less than this part of the logits' spread
+
+
+def self_test(cache: Cache, n_vocab: int) -> str:
+    """Draft, verify, reject, reuse and go on in an empty `cache` of POLICY; "" when all rows are the plain ones.
+
+    Else what was wrong, for people. Costs about twelve plain tokens. Raises nothing that an engine may raise.
+    """
+    stride = max(1, n_vocab // (_N_PROMPT + _N_TRIED + 1))
+    tokens = [(1 + index) * stride % n_vocab for index in range(_N_PROMPT + _N_TRIED)]
+    prompt, tried = tokens[:_N_PROMPT], tokens[_N_PROMPT:]
+    try:
+        cache.prefill(prompt)
+        plain = [_rows(cache, [token], keep=1)[0] for token in tried]
+        cache.rewind(_N_PROMPT)
+        batch = _rows(cache, tried[:3], keep=0)
+        bound = max(_NOISE * _distance(batch, plain[:3]), _FLOOR * float(np.std(plain[0])))
+        return _compare(cache, tried, plain, n_vocab, bound)
+    except EdgeInferError as error:
+        return f"the engine failed: {error}"
+
+
+def _compare(cache: Cache, tried: list[int], plain: Sequence[Logits], n_vocab: int, bound: float) -> str:
+    wrong = [(token + _WRONG_BY) % n_vocab for token in tried]
+    steps: tuple[tuple[str, list[int], list[int], int], ...] = (
+        # what, drafted, verified, rows that count
+        ("rows behind drafts", tried[:2], tried[:3], 2),
+        ("rows behind a stale draft", [tried[2], wrong[3]], tried[2:4], 1),
+        ("rows behind drafts that were all kept", tried[3:5], tried[3:5], 2),
+        ("a plain row after them", [], tried[5:6], 1),
+    )
+    at = 0
+    for what, drafted, verified, keep in steps:
+        found = _rows(cache, verified, drafted=drafted, keep=keep)
+        distance = _distance(found, plain[at : at + len(found)])
+        if not distance <= bound:
+            return f"{what} differ from plain ones by {distance:.3g}, more than {bound:.3g}"
+        at += keep
+    return ""
+
+
+def _rows(cache: Cache, tokens: Sequence[int], *, keep: int, drafted: Sequence[int] = ()) -> list[Logits]:
+    step = cache.begin(max(len(tokens), len(drafted)))
+    try:
+        for token in drafted:
+            step.draft(token)
+        rows: list[Logits] = [_copied(row) for row in step.verify(tokens)]
+        step.commit(keep)
+        return rows
+    finally:
+        step.rollback()
+
+
+def _copied(row: Row) -> Logits:
+    return row.numpy().copy()
+
+
+def _distance(found: Sequence[Logits], wanted: Sequence[Logits]) -> float:
+    """The largest root mean square difference of a row."""
+    return max(float(np.sqrt(np.mean((a - b) ** 2))) for a, b in zip(found, wanted, strict=True))
