@@ -1,0 +1,190 @@
+"""Safetensors headers, model folders, paths, digests and pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats import check_artifact, check_digest, safe_join
+from edgeinfer.formats.safetensors_header import SafetensorsFolder, read_header
+
+GOOD: dict[str, Any] = {
+    "__metadata__": {"format": "pt"},
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+}
+
+
+def safetensors(table: object, n_data: int = 32, length: int | None = None) -> bytes:
+    raw = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + b"\0" * n_data
+
+
+def write(path: Path, raw: bytes) -> Path:
+    path.write_bytes(raw)
+    return path
+
+
+def folder(path: Path, config: object = None, **files: bytes) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config or {"model_type": "llama"}))
+    for name, raw in files.items():
+        (path / name).write_bytes(raw)
+    return path
+
+
+def test_sound_file(tmp_path: Path) -> None:
+    header = read_header(write(tmp_path / "m.safetensors", safetensors(GOOD)))
+    start = 8 + len(json.dumps(GOOD))
+    assert header.metadata == {"format": "pt"}
+    assert (header.tensors["b"].dtype, header.tensors["b"].shape) == ("BF16", (4,))
+    assert (header.tensors["b"].offset, header.tensors["b"].n_bytes) == (start + 24, 8)
+
+
+def without(name: str, **changes: object) -> dict[str, Any]:
+    return {**GOOD, name: {**GOOD[name], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"abc", "needs at least 8"),
+        (safetensors(GOOD, length=2**63), "9223372036854775808 bytes"),
+        (safetensors(b"{"), "not sound JSON"),
+        (safetensors(b"[" * 100_000), "not sound JSON"),
+        (safetensors(b'{"a":1,"a":1}'), "twice"),
+        (safetensors(b"[]"), "no object"),
+        (safetensors({"a": 1}), "not described"),
+        (safetensors(GOOD, n_data=31), "the file at"),
+        (safetensors(GOOD, n_data=33), "the file at"),
+        (safetensors(without("a", shape=[2**62, 8])), "cannot have 24 bytes"),
+        (safetensors(without("a", shape=[-2, -3])), "is of F32"),
+        (safetensors(without("a", shape=[True, 6])), "is of F32"),
+        (safetensors(without("a", dtype="PYOBJ")), "is of PYOBJ"),
+        (safetensors(without("b", data_offsets=[16, 24])), "was expected"),
+        (safetensors(without("b", data_offsets=[32, 24])), "is of BF16"),
+    ],
+)
+def test_lies_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
+    with pytest.raises(ArtifactBad, match=message):
+        read_header(write(tmp_path / "m.safetensors", raw))
+
+
+def test_folder(tmp_path: Path) -> None:
+    checked = check_artifact(folder(tmp_path / "m", **{"model.safetensors": safetensors(GOOD)}))
+    assert isinstance(checked, SafetensorsFolder)
+    assert checked.config["model_type"] == "llama"
+    assert checked.n_bytes == len(safetensors(GOOD))
+
+
+def test_folder_with_an_index_that_leads_out(tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"a": "../outside.safetensors"}}).encode()
+    write(tmp_path / "outside.safetensors", safetensors(GOOD))
+    with pytest.raises(ArtifactBad, match="lead out"):
+        check_artifact(folder(tmp_path / "m", **{"model.safetensors.index.json": index}))
+
+
+def test_folder_that_names_python_to_run(tmp_path: Path) -> None:
+    made = folder(tmp_path / "m", {"model_file": "evil.py"}, **{"model.safetensors": safetensors(GOOD)})
+    with pytest.raises(ArtifactBad, match="Python file to run"):
+        check_artifact(made)
+
+
+def test_folder_of_pickles(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactBad, match=r"pytorch_model\.bin is a pickle"):
+        check_artifact(folder(tmp_path / "m", **{"pytorch_model.bin": b"\x80\x04."}))
+
+
+def torch_zip() -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+    return raw.getvalue()
+
+
+@pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.pth", "m.pkl", "m.ckpt", "M.BIN"])
+def test_pickles_by_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactBad, match="files are pickles"):
+        check_artifact(write(tmp_path / name, b"anything"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [(pickle.dumps({}, protocol), "starts like a Python pickle") for protocol in (2, 3, 4, 5)]
+    + [(torch_zip(), "zip archive"), (b"just text", "is not a GGUF file"), (b"", "needs 4 bytes")],
+)
+def test_what_calls_itself_gguf_and_is_none(tmp_path: Path, raw: bytes, message: str) -> None:
+    with pytest.raises(ArtifactBad, match=message):
+        check_artifact(write(tmp_path / "m.gguf", raw))
+
+
+@pytest.mark.parametrize("name", ["a.gguf", "BF16/a.gguf", ".gitattributes", "a..b.gguf", "Modèle é.gguf"])
+def test_plain_names_are_joined(tmp_path: Path, name: str) -> None:
+    assert safe_join(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/",
+        "/a",
+        "..",
+        "../a",
+        "a/..",
+        "a/../b",
+        ".",
+        "a/.",
+        "a//b",
+        "a/",
+        "C:a",
+        "a\\..\\b",
+        "NUL",
+        "com1.gguf",
+        "a\n",
+        "a\x00b",
+        "a ",
+        "a.",
+        "\u202eabc",
+        "x" * 256,
+        "a|b",
+        "aux.txt/b",
+    ],
+)
+def test_names_that_could_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactBad, match="refused the file name"):
+        safe_join(tmp_path, name)
+
+
+def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path)
+    with pytest.raises(ArtifactBad, match="leads out of"):
+        safe_join(tmp_path / "root", "link/a")
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "",
+        "sha256:",
+        "sha256:" + "g" * 64,
+        "sha256:" + "A" * 64,
+        "sha256:" + "0" * 63,
+        "sha256:" + "0" * 64 + "\n",
+        "sha256:../../../../etc/passwd",
+        "sha512:" + "0" * 64,
+    ],
+)
+def test_digests(digest: str) -> None:
+    assert check_digest("sha256:" + "0a" * 32)
+    with pytest.raises(ArtifactBad, match="not a digest"):
+        check_digest(digest)
