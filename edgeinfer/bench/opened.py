@@ -1,0 +1,51 @@
+"""A model opened for a measurement: planned as `chat` would plan it, speculation off."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from edgeinfer import backends
+from edgeinfer.bench.sides import path_of
+from edgeinfer.plan.types import Plan, Request
+from edgeinfer.protocols import Model
+from edgeinfer.runner.choose import choose
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    plan: Plan
+    model: Model
+    versions: dict[str, str]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="demo", metavar="MODEL", help="a name, or a .gguf file (demo)")
+    parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
+    parser.add_argument("--kv-type", choices=("f32", "f16", "q8_0", "q4_0"), help="how K and V are kept")
+    parser.add_argument("--backend", default="", metavar="NAME", help="gguf, mlx or reference")
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    return Request(
+        model=args.model,
+        backend=args.backend,
+        context=args.context,
+        kv_type=args.kv_type,
+        speculation="off",
+        force=True,
+    )
+
+
+@contextmanager
+def opened(request: Request) -> Iterator[Opened]:
+    """The model of the plan for `request` on this machine; closed at the end. Downloads nothing."""
+    plan = choose(request, offline=True)
+    backend = backends.get(plan.backend)
+    model = backend.load(plan, path_of(plan))
+    try:
+        yield Opened(plan, model, backend.probe(plan.device).versions)
+    finally:
+        model.close()

@@ -1,0 +1,50 @@
+"""What every report says first: device, versions, commit, command."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edgeinfer.device import DeviceProfile
+
+
+def head(title: str, command: Sequence[str], device: DeviceProfile, versions: dict[str, str]) -> str:
+    """The first lines of a Markdown report."""
+    known = ", ".join(f"{name} {version}" for name, version in versions.items())
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    cores = f"{device.n_cores} core{'s' if device.n_cores > 1 else ''}"
+    return (
+        f"# {title}\n\n"
+        f"`{shlex.join(['edgeinfer', *command])}`\n\n"
+        f"Device: {device.chip or device.name}, {cores}, {device.total_bytes / 1e9:.1f} GB, {device.os}; "
+        f"{device.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({device.bandwidth_source}). "
+        f"Versions: Python {python}, {known}. Commit: {commit()}.\n"
+    )
+
+
+def commit() -> str:
+    """The commit that is checked out, "+" after it when files differ; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=10"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is left-aligned, the others are right-aligned."""
+    lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the report at `path` whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

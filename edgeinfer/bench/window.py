@@ -1,0 +1,216 @@
+"""`edgeinfer bench window`: the window on llama.cpp against the reference, past many evictions, for every KV type.
+
+Both see the same random tokens. llama.cpp gets them in chunks of changing size, and half of the chunks end in wrong
+tokens that are rolled back. The largest difference of logits is held against that of a run in which nothing is evicted:
+what is left of it is the error of the KV type and the kernels, not of the window. One key too many or too few is 10 to
+600 times that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.bench.report import head, table, write
+from edgeinfer.protocols import Cache
+from edgeinfer.types import KvType, Tokens
+from edgeinfer.window import WindowPolicy
+
+Rows: TypeAlias = npt.NDArray[np.float32]  # [n, V]
+
+SINKS, WINDOWS, BLOCKS = (4, 128), (256, 512, 1024, 1920), (64, 128, 256)
+EVICTIONS = 5
+SLACK = 1.5  # the error of other tokens at other positions, in which both runs differ, varies by so much
+_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """K and V as llama.cpp keeps them."""
+
+    kv_type: KvType
+    flash_attention: bool
+
+    def __str__(self) -> str:
+        return f"{self.kv_type}{'' if self.flash_attention else ', no FA'}"
+
+
+ENGINES = (Engine("f16", False), Engine("f16", True), Engine("q8_0", True), Engine("q4_0", True))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    engine: str
+    sink: int
+    window: int
+    block: int
+    evictions: int
+    error: float  # largest |logit difference| to the reference, all positions
+    unevicted_error: float  # the same, in a cache that never evicts
+    wrong_error: float  # to a reference whose window is one block longer: what a mistake looks like
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= SLACK * self.unevicted_error and self.evictions >= EVICTIONS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=Path, metavar="FILE.gguf", help="a Llama or Qwen3 file that the reference can run"
+    )
+    parser.add_argument("--quick", action="store_true", help="windows of 256 only")
+    parser.add_argument("--json", action="store_true", help="one object a line on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+
+
+def run(args: argparse.Namespace) -> int:
+    windows = WINDOWS[:1] if args.quick else WINDOWS
+    policies = [(s, w, b) for w in windows for s in SINKS for b in BLOCKS if w >= 4 * b and w % b == 0]
+    results = []
+    for result in sweep(args.model, policies, ENGINES):
+        results.append(result)
+        line = json.dumps({**asdict(result), "passed": result.passed}) if args.json else _line(result)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    if args.out:
+        write(args.out, markdown(args.model, results, quick=args.quick))
+    return 0 if all(result.passed for result in results) else 1
+
+
+def sweep(path: Path, policies: Sequence[tuple[int, int, int]], engines: Sequence[Engine]) -> Iterator[Result]:
+    """A result for each policy (sink, window, block) and engine."""
+    for sink, window, block in policies:
+        n = window + (EVICTIONS + 1) * block
+        limit = n + block
+        policy = WindowPolicy(window, sink, block, limit)
+        tokens = _tokens(path, n)
+        windowed = _reference(path, policy, tokens)
+        whole = WindowPolicy(-(-n // (4 * block)) * 4 * block, 0, block, n + 4 * block)
+        unevicted = _reference(path, whole, tokens)
+        longer = WindowPolicy(window + block, sink, block, limit + block)
+        wrong = float(np.abs(_reference(path, longer, tokens) - windowed).max())
+        for engine in engines:
+            yield Result(
+                engine=str(engine),
+                sink=sink,
+                window=window,
+                block=block,
+                evictions=_evictions(policy, n),
+                error=_error(path, engine, policy, tokens, windowed),
+                unevicted_error=_error(path, engine, whole, tokens, unevicted),
+                wrong_error=wrong,
+            )
+
+
+def _error(path: Path, engine: Engine, policy: WindowPolicy, tokens: Tokens, expected: Rows) -> float:
+    from edgeinfer.backends.gguf import llama
+    from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
+    from edgeinfer.formats.gguf_header import read_header
+
+    settings = EngineSettings(1, engine.kv_type, flash_attention=engine.flash_attention)
+    model = GgufModel(llama.load(path), read_header(path), settings)
+    try:
+        return _played(model.new_cache(policy), tokens, expected)
+    finally:
+        model.close()
+
+
+def _played(cache: Cache, tokens: Tokens, expected: Rows) -> float:
+    """Rounds of 1 to 16 rows, and pieces of a prefill; the largest |logit difference| over all rows that were seen."""
+    rng = np.random.default_rng(0)
+    worst, at = 0.0, 0
+    while at < len(tokens):
+        room = min(cache.policy.room(at), len(tokens) - at)
+        if rng.random() < 0.3:
+            n = int(rng.integers(1, room + 1))
+            row = cache.prefill(tokens[at : at + n]).numpy()
+            worst = max(worst, float(np.abs(row - expected[at + n - 1]).max()))
+            at += n
+            continue
+        n = int(rng.integers(1, min(_ROWS, room) + 1))
+        kept = int(rng.integers(1, n + 1)) if rng.random() < 0.5 else n
+        wrong = [(token + 7) % expected.shape[1] for token in tokens[at + kept : at + n]]
+        step = cache.begin(n)
+        rows = step.verify([*tokens[at : at + kept], *wrong])
+        found = np.array([row.numpy() for row in rows[:kept]])
+        worst = max(worst, float(np.abs(found - expected[at : at + kept]).max()))
+        step.commit(kept)
+        at += kept
+    return worst
+
+
+def _reference(path: Path, policy: WindowPolicy, tokens: Tokens) -> Rows:
+    """[n, V] float32: every row under the policy, K and V in float32."""
+    from edgeinfer.backends.reference import load_gguf
+
+    model = load_gguf(path)
+    try:
+        cache = model.new_cache(policy)
+        rows: list[Rows] = []
+        while len(rows) < len(tokens):
+            at = len(rows)
+            n = min(policy.room(at), len(tokens) - at, 64)
+            step = cache.begin(n)
+            rows += [row.numpy().copy() for row in step.verify(tokens[at : at + n])]
+            step.commit(n)
+        return np.array(rows)
+    finally:
+        model.close()
+
+
+def _tokens(path: Path, n: int) -> list[int]:
+    from edgeinfer.formats.gguf_header import read_header
+    from edgeinfer.formats.shape import shape_from_gguf
+
+    n_vocab = shape_from_gguf(read_header(path)).n_vocab
+    return [int(token) for token in np.random.default_rng(1).integers(3, n_vocab, n)]
+
+
+def _evictions(policy: WindowPolicy, n: int) -> int:
+    return len({policy.evicted(length).stop for length in range(n + 1)}) - 1
+
+
+def _line(result: Result) -> str:
+    verdict = "pass" if result.passed else "FAIL"
+    return (
+        f"{verdict} {result.engine}, window {result.window}, sink {result.sink}, block {result.block}: "
+        f"{result.error:.3g} after {result.evictions} evictions, {result.unevicted_error:.3g} without"
+    )
+
+
+def markdown(path: Path, results: Sequence[Result], *, quick: bool) -> str:
+    from edgeinfer.backends.gguf import BACKEND
+    from edgeinfer.device import detect
+
+    device = detect()
+    command = ["bench", "window", path.name, *(["--quick"] if quick else []), "--out", "docs/window.md"]
+    rows: dict[tuple[int, int, int], list[Result]] = {}
+    for result in results:
+        rows.setdefault((result.window, result.sink, result.block), []).append(result)
+    names = [result.engine for result in next(iter(rows.values()))]
+    cells = [
+        [
+            ", ".join(map(str, key)),
+            str(group[0].evictions),
+            *(f"{'pass' if r.passed else 'FAIL'} {r.error:.3f} ({r.unevicted_error:.3f})" for r in group),
+            f"{group[0].wrong_error:.1f}",
+        ]
+        for key, group in rows.items()
+    ]
+    return (
+        head("The window on llama.cpp against the reference", command, device, BACKEND.probe(device).versions)
+        + "\nEach cell: the largest |logit difference| over all positions to the NumPy reference (K and V in float32), "
+        "past the evictions counted, with half of the chunks rolled back in part; in brackets the same where nothing "
+        f"is evicted. A cell passes within {SLACK} times that. The last column is what a window that is one block too "
+        "long would differ by.\n\n"
+        + table(["window, sink, block", "evictions", *names, "one block too long"], cells)
+        + f"\n{sum(r.passed for r in results)} of {len(results)} passed.\n"
+    )
