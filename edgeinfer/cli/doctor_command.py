@@ -136,4 +136,5 @@ def note(path: Path) -> str:
     at = path
     while not at.exists() and at != at.parent:
         at = at.parent
-    return "" if os.access(at, os.W_OK) or path.name == "models.toml" else " (cannot be written)"
+    usable = os.access(at, os.W_OK) and (at.is_dir() or at == path)
+    return "" if usable or path.name == "models.toml" else " (cannot be written)"

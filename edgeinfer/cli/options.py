@@ -80,7 +80,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
     group.add_argument("--no-thinking", action="store_true", help="ask the model for no trace, and hide one that comes")
-    group.add_argument("--think-budget", type=count, metavar="N", help="tokens that a thinking trace may take")
+    group.add_argument(
+        "--think-budget", type=count, default=1024, metavar="N", help="tokens that a thinking trace may take (1024)"
+    )
     group.add_argument("--stats", action="store_true", help="say what each answer cost, on stderr")
 
 

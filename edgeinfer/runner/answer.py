@@ -154,9 +154,18 @@ class Answer:
 
 
 def tag_tokens(tokenizer: Tokenizer, tags: tuple[str, str] | None) -> Mapping[int, bytes]:
-    """Tags that are one control token, whose piece is empty, and the text to read in its place."""
-    coded = {tag: tokenizer.encode(tag, special=True) for tag in tags or ()}
-    return {tokens[0]: tag.encode() for tag, tokens in coded.items() if len(tokens) == 1}
+    """The control tokens in the tags, whose pieces are empty, with the text to read in their place.
+
+    A tag may be one (`</think>`), or begin with one (`<|channel>thought`).
+    """
+    texts: dict[int, bytes] = {}
+    for tag in tags or ():
+        tokens = tokenizer.encode(tag, special=True)
+        silent = [token for token in tokens if not tokenizer.piece(token)]
+        rest = b"".join(tokenizer.piece(token) for token in tokens)
+        if len(silent) == 1 and tokens[0] == silent[0]:
+            texts[silent[0]] = tag.encode().removesuffix(rest)
+    return texts
 
 
 def joined(first: AnswerStats, second: AnswerStats) -> AnswerStats:

@@ -111,6 +111,22 @@ def test_tags_that_are_control_tokens_are_seen() -> None:
     assert answer.text == "<think>\nhm\n</think>\n\n4"
 
 
+class Channels(Bytes):
+    """Gemma 4's tags: the opening one is a control token and a word."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return {"<|channel>thought": [OPEN, *[256 + byte for byte in b"thought"]], "<channel|>": [CLOSE]}[text]
+
+
+def test_a_tag_may_begin_with_a_control_token() -> None:
+    tags = ("<|channel>thought", "<channel|>")
+    decoder = Scripted([OPEN, *text("thought\nhm"), CLOSE, *text("4"), STOP])
+    answer = Answer(decoder, Channels(), limits=Limits(1000), tags=tags, inside=False)
+    thought: list[str] = []
+    assert "".join(answer.stream(Prompt((7,)), GREEDY, thought.append)) == "4"
+    assert "".join(thought) == "hm"
+
+
 def test_without_tags_nothing_is_a_trace() -> None:
     said, thought, _ = run(Scripted([*text("<think>x</think>4"), STOP]))
     assert (said, thought) == ("<think>x</think>4", "")

@@ -1,0 +1,182 @@
+"""Commands end to end: what is on stdout, what is on stderr, and the exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Cli
+
+
+def test_the_answer_is_on_stdout_and_nothing_else_is(cli: Cli, on_tiny: list[str]) -> None:
+    quiet = cli("run", *on_tiny, "the rain")
+    assert quiet.code == 0
+    assert quiet.out.endswith("\n")
+    assert quiet.err == "(stopped at --max-tokens 12)\n"
+    talkative = cli("run", *on_tiny, "--stats", "the rain")
+    assert talkative.out == quiet.out
+    assert "tokens/s, first token" in talkative.err
+    assert "0 reused" in talkative.err
+    assert "window: " in talkative.err
+
+
+def test_a_prompt_may_come_in_many_ways(cli: Cli, on_tiny: list[str], tiny: Path) -> None:
+    flags = on_tiny[2:]
+    answer = cli("run", *on_tiny, "the rain").out
+    assert cli("run", *flags, str(tiny), "the rain").out == answer
+    assert cli("run", *on_tiny, "--prompt", "the rain").out == answer
+    assert cli("run", *on_tiny, "-", stdin=b"the rain").out == answer
+    assert cli("run", *on_tiny, stdin=b"the rain").out == answer
+    assert cli("run", *on_tiny, "the", stdin=b"rain").out == cli("run", *on_tiny, "the\n\nrain").out
+
+
+def test_run_as_json(cli: Cli, on_tiny: list[str]) -> None:
+    plain = cli("run", *on_tiny, "the rain")
+    ran = cli("run", *on_tiny, "--json", "the rain")
+    answer = json.loads(ran.out)
+    assert answer["text"] == plain.out.removesuffix("\n")
+    assert (answer["model"], answer["backend"], answer["tier"]) == ("tiny", "reference", "F32")
+    stats = answer["stats"]
+    assert stats["finish"] == "length"
+    assert stats["emitted"] == 12
+    assert stats["reused"] + stats["prefilled"] == stats["prompt"]
+    assert {"kept", "evicted", "reanchored", "reprefilled", "rounds", "drafted", "accepted", "arms"} <= set(stats)
+
+
+def test_a_piped_chat_is_a_message_a_line(cli: Cli, on_tiny: list[str]) -> None:
+    ran = cli("chat", *on_tiny, "--stats", stdin=b'the rain\n\n"""two\nlines"""\n/show stats\n/bye\nnever sent\n')
+    assert ran.code == 0
+    assert ran.out.count("\n") >= 2
+    assert ran.err.count("tokens/s, first token") == 3  # two answers, and /show stats
+    assert "prompt" in ran.err
+    reused = [line for line in ran.err.splitlines() if "reused" in line]
+    assert " 0 reused" in reused[0]
+    assert " 0 reused" not in reused[1]
+
+
+def test_save_and_load(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+    first = cli("chat", *on_tiny, stdin=b"the rain\n/save talk.json\n")
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
+    assert saved["messages"][1]["content"].removesuffix("\n") + "\n" == first.out
+    again = cli("chat", *on_tiny, stdin=b"/load talk.json\nand then\n/save more.json\n")
+    assert again.code == 0
+    more = json.loads((tmp_path / "more.json").read_text())
+    assert more["messages"][:2] == saved["messages"]
+    assert [message["role"] for message in more["messages"][2:]] == ["user", "assistant"]
+
+
+def test_chat_commands_say_what_is_wrong_and_go_on(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("[1")
+    lines = ["/hlep", "/set tmep 1", "/set temp hot", "/load bad.json", "/load none.json", "/save", "/show nothing"]
+    ran = cli("chat", *on_tiny, stdin="\n".join([*lines, "the rain"]).encode())
+    assert ran.code == 2  # a script sees that something was refused
+    assert ran.err.count("error: ") == len(lines)
+    assert "there is no command `/hlep`\nhint: did you mean `/help`?" in ran.err
+    assert "there is no setting `tmep`\nhint: did you mean `temp`?" in ran.err
+    assert "temp must be a number from 0 to 100; received `hot`" in ran.err
+    assert ran.out  # the question was answered all the same
+
+
+def test_settings_and_clear(cli: Cli, on_tiny: list[str]) -> None:
+    talk = b"/set max-tokens 3\n/set system Be brief.\nthe rain\n/show\n/clear\n/set\nthe rain\n/help\n"
+    ran = cli("chat", *on_tiny, "--stats", stdin=talk)
+    assert ran.code == 0
+    assert ran.err.count("(stopped at --max-tokens 3)") == 2
+    assert "system          Be brief." in ran.err
+    assert "conversation    2 messages" in ran.err
+    assert "/load FILE" in ran.err
+    half = len(ran.out) // 2
+    assert ran.out[:half] == ran.out[half:]  # after /clear the same question has the same answer
+
+
+def test_an_eviction_is_said_once(cli: Cli, on_tiny: list[str]) -> None:
+    """Nothing is dropped in silence: a window of 256 tokens and messages that fill it."""
+    flags = [*on_tiny, "--context", "320", "--stats"]
+    ran = cli("chat", *flags, stdin=(b"the rain in the train station " * 6 + b"\n") * 7)
+    assert ran.code == 0
+    assert ran.err.count("(the window of 320 tokens is full") == 1
+    evicted = [line for line in ran.err.splitlines() if "evicted" in line and "window: " in line]
+    assert evicted
+
+
+def test_stop_strings(cli: Cli, on_tiny: list[str]) -> None:
+    whole = cli("run", *on_tiny, "the rain").out.removesuffix("\n")
+    stop = whole[3:5]
+    assert stop.strip()
+    cut = cli("run", *on_tiny, "--stop", stop, "the rain")
+    assert cut.out == whole.partition(stop)[0] + "\n"
+    assert "stopped at" not in cut.err
+
+
+def test_plan_and_what_is_refused(cli: Cli) -> None:
+    ran = cli("plan", "--device", "iphone-15-pro", "--json")
+    plan = json.loads(ran.out)
+    assert ran.code == 0
+    assert {"device", "budget_bytes", "model", "artifact", "backend", "window", "estimate", "speculation"} <= set(plan)
+    refused = cli("plan", "--device", "iphone-15-pro", "--model", "llama-3.3-70b", "--json")
+    assert refused.code == 3
+    assert json.loads(refused.out)["rejected"][0]["over_bytes"] > 10**9
+    assert "MB more than" in refused.err
+
+
+def test_devices_are_listed(cli: Cli) -> None:
+    assert "macbook-air-m1-8gb" in cli("plan", "--devices").out
+    assert "iphone-15-pro" in {row["slug"] for row in json.loads(cli("plan", "--devices", "--json").out)}
+
+
+def test_doctor_says_what_each_backend_found(cli: Cli) -> None:
+    ran = cli("doctor", "--json")
+    facts = json.loads(ran.out)
+    assert {backend["name"] for backend in facts["backends"]} == {"gguf", "mlx", "reference"}
+    for backend in facts["backends"]:
+        assert backend["available"] or backend["unavailable"]
+        assert backend["versions"] or backend["hint"]
+    text = cli("doctor").out
+    assert "memory" in text
+    assert ".cache/huggingface/hub" in text
+
+
+def test_lists(cli: Cli) -> None:
+    assert {"name": "demo", "tier": "Q4_0"}.items() <= json.loads(cli("list", "--json").out)[0].items()
+    names = {row["name"] for row in json.loads(cli("list", "--catalog", "--json").out)}
+    assert {"demo", "qwen3-4b", "llama-3.2-1b"} <= names
+    assert cli("ls").out == cli("list").out
+
+
+def test_show_says_what_a_model_is(cli: Cli, tiny: Path) -> None:
+    facts = json.loads(cli("show", "demo", "--verify", "--json").out)
+    (file,) = facts["files"]
+    assert facts["exit_layer"] == 3
+    assert file["verified"]
+    assert file["sha256"].startswith("sha256:")
+    assert "<|im_start|>" in file["template"]
+    text = cli("show", str(tiny)).out
+    assert "early exit  after layer 2" in text
+    assert "ChatML" not in text
+
+
+def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    added = cli("models", "add", str(tiny), "--name", "mine")
+    assert (added.code, added.out) == (0, "mine\n")
+    mine = tmp_path / ".config" / "edgeinfer" / "models.toml"
+    assert 'name = "mine"' in mine.read_text()
+    assert "mine" in {row["name"] for row in json.loads(cli("list", "--catalog", "--json").out)}
+    ran = cli("run", "--backend", "reference", "--min-speed", "0.001", "--temp", "0", "-n", "3", "mine", "the rain")
+    assert ran.code == 0
+    again = cli("models", "add", str(tiny), "--name", "mine")
+    assert again.code == 2
+    assert "there is a model called mine already" in again.err
+
+
+def test_no_color_in_a_pipe(cli: Cli, on_tiny: list[str]) -> None:
+    ran = cli("run", *on_tiny, "--stats", "the rain")
+    assert "\033" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help(cli: Cli, flag: str) -> None:
+    ran = cli(flag)
+    assert ran.code == 0
+    assert "edgeinfer chat --model demo" in ran.out
+    assert cli().out == ran.out
