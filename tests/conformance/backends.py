@@ -7,6 +7,7 @@ standard deviation of 3; one key too many or too few moves some of them by more 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,7 @@ class Subject:
     oracle_tolerance: float
     tolerance: float = 0.0
     pad_slots: int = 1  # the engine rounds the slots of a cache up to a multiple of this
+    kv_group: tuple[int, int] = (32, 2)  # quantized K/V: values that share a scale, bytes of that scale
 
 
 def reference(kv_type: KvType) -> Callable[[Path], Model]:
@@ -50,7 +52,9 @@ def gguf(kv_type: KvType) -> Callable[[Path], Model]:
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
         from edgeinfer.formats.gguf_header import read_header
 
-        return GgufModel(llama.load(path), read_header(path), EngineSettings(1, kv_type))
+        model = GgufModel(llama.load(path), read_header(path), EngineSettings(1, kv_type))
+        model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
+        return model
 
     return load
 
@@ -65,6 +69,28 @@ def missing_gguf() -> str:
     return ""
 
 
+def mlx(kv_type: KvType) -> Callable[[Path], Model]:
+    def load(path: Path) -> Model:
+        import mlx.core as mx
+
+        from edgeinfer.backends.mlx.model import KV_BITS, MlxModel
+        from edgeinfer.backends.mlx.weights import load_gguf
+        from edgeinfer.formats.gguf_header import read_header
+        from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+
+        header = read_header(path)
+        module, _ = load_gguf(path, header, mx.float32)
+        exit_layer = int(str(header.metadata["edgeinfer.exit_layer"]))
+        return MlxModel(module, GgufTokenizer(header), exit_layer=exit_layer, kv_bits=KV_BITS[kv_type])
+
+    return load
+
+
+def missing_mlx() -> str:
+    missing = [name for name in ("mlx", "mlx_lm") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed" if missing else ""
+
+
 SUBJECTS = (
     Subject("reference-llama", LLAMA, reference("f32"), "f32", oracle_tolerance=1e-3),
     Subject("reference-qwen3", QWEN, reference("f16"), "f16", oracle_tolerance=0.1),
@@ -73,11 +99,16 @@ GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),
     Subject("gguf-qwen3", QWEN, gguf("f16"), "f16", oracle_tolerance=1.2, tolerance=0.3, pad_slots=256),
 )
+MLX_SUBJECTS = (
+    Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),
+    Subject("mlx-qwen3-q8", QWEN, mlx("q8_0"), "q8_0", oracle_tolerance=1.2, tolerance=2e-3, kv_group=(64, 4)),
+)
 
 
 @cache
 def available() -> tuple[Subject, ...]:
-    return SUBJECTS + (() if missing_gguf() else GGUF_SUBJECTS)
+    found = SUBJECTS + (() if missing_gguf() else GGUF_SUBJECTS)
+    return found + (() if missing_mlx() else MLX_SUBJECTS)
 
 
 def write_model(subject: Subject, folder: Path) -> Path:

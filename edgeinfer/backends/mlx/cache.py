@@ -68,8 +68,11 @@ class MlxRow:
         return np.array(self.logits.astype(mx.float32))
 
 
-def as_array(tokens: Sequence[TokenLike]) -> mx.array:
+def as_array(tokens: Sequence[TokenLike], n_vocab: int) -> mx.array:
     """[1, T] int32; a row of this backend stands for its argmax without leaving the device."""
+    for token in tokens:
+        if isinstance(token, int) and not 0 <= token < n_vocab:
+            raise UsageError(f"token {token} is not one of the model's {n_vocab}")
     if all(isinstance(token, int) for token in tokens):
         return mx.array([list(tokens)], mx.int32)
     parts = [token.token if isinstance(token, MlxRow) else mx.array(_number(token), mx.int32) for token in tokens]
@@ -101,6 +104,8 @@ class MlxCache:
         self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
         self._length = 0
         self._round: MlxRound | None = None
+        self._closed = False
+        self._shape_rings()
 
     @property
     def length(self) -> int:
@@ -122,7 +127,7 @@ class MlxCache:
         done, hidden = 0, None
         while done < len(tokens):
             n = min(self.policy.room(self._length), STEP, len(tokens) - done)
-            hidden = self._forward(as_array(tokens[done : done + n]))
+            hidden = self._forward(as_array(tokens[done : done + n], self.n_vocab))
             mx.eval([layer.ring for layer in self.layers if layer.ring is not None])
             self._length += n
             done += n
@@ -156,10 +161,18 @@ class MlxCache:
         for layer in self.layers:
             layer.ring = None
         self._round = None
+        self._closed = True
 
     def end_round(self, keep: int) -> None:
         self._length += keep
         self._round = None
+
+    def _shape_rings(self) -> None:
+        """Each layer's heads and widths are its own business: a forward that is never computed tells them."""
+        hidden = self._forward(mx.zeros((1, 1), mx.int32))
+        self.n_vocab: int = self.stages.head(hidden).shape[-1]
+        for layer in self.layers:
+            layer.clear()
 
     def _forward(self, tokens: mx.array) -> mx.array:
         """The whole stack for [1, T] tokens at `length`; hidden [1, T, D]."""
@@ -171,6 +184,8 @@ class MlxCache:
             raise engine_error(error) from error
 
     def _refuse_open_round(self) -> None:
+        if self._closed:
+            raise EngineFailed("this cache is closed")
         if self._round is not None:
             raise EngineFailed("a round is open on this cache; commit or roll it back first")
 
@@ -196,7 +211,7 @@ class MlxRound:
             raise UsageError(f"this round has {self._max_rows} rows; all of them are drafted")
         self._cache.span.place(self._start + len(self._hidden), 1)
         try:
-            hidden = self._cache.stages.front(as_array([token]), self._layers)
+            hidden = self._cache.stages.front(as_array([token], self._cache.n_vocab), self._layers)
             row = self._cache.rows(self._step, hidden)[0]
         except Exception as error:
             raise engine_error(error) from error
@@ -209,7 +224,7 @@ class MlxRound:
         if not 1 <= len(tokens) <= self._max_rows:
             raise UsageError(f"this round has {self._max_rows} rows; received {len(tokens)}")
         reused = self._reusable(tokens)
-        stages, ids = self._cache.stages, as_array(tokens)
+        stages, ids = self._cache.stages, as_array(tokens, self._cache.n_vocab)
         try:
             hidden = None
             if stages.exit_layer:

@@ -80,13 +80,18 @@ class RingLayer:
         _, n_heads, n_rows, head_dim = keys.shape
         if self._layout is None or self.ring is None:
             self._layout = RingLayout(head_dim, self._kv_bits or (32 if keys.dtype == mx.float32 else 16), keys.dtype)
-            self.ring = self._layout.empty(n_heads, self.storage.slots)
+            self.ring = self._layout.empty(n_heads, self.storage.slots)  # lazy: no memory yet
         rows = self._kernels.pack_rows(keys, values, self._layout)
         for first, last in self._runs(n_rows):
             slot = self.storage.slot(self.span.start + first)
             self.ring[:, :, slot : slot + last - first] = rows[:, :, first:last]
         used = self.span.step(self.storage, self.own_window).used
         return unpack_rows(self.ring[:, :, :used], self._layout)
+
+    def clear(self) -> None:
+        """Empty the ring, its shape kept."""
+        if self.ring is not None and self._layout is not None:
+            self.ring = self._layout.empty(self.ring.shape[1], self.storage.slots)
 
     def make_mask(self, n_rows: int, *, window_size: int | None = None, return_array: bool = False) -> mx.array:
         """[n_rows, used slots] bool: what the window and the model's own sliding window both allow."""
