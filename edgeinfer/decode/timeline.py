@@ -71,7 +71,8 @@ def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy)
     shared = min(common_prefix(timeline.tokens, prompt.tokens), n - 1)
     kept = timeline.position(shared)
     gap = timeline.gap if shared >= timeline.gap.stop else NO_GAP
-    if policy.can_rewind(length, kept) and n - len(gap) <= policy.limit:
+    fits = n - len(gap) <= policy.limit and (not gap or _sees_enough(gap, prompt, shared, policy))
+    if fits and policy.can_rewind(length, kept):
         return Reuse(kept, gap, shared)
     another = not any(prompt.n_system < start <= shared for start in prompt.starts)
     if n <= policy.window or (another and n <= policy.limit):
@@ -97,10 +98,21 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
     return min(len(a), len(b))
 
 
+def _sees_enough(gap: range, prompt: Prompt, shared: int, policy: WindowPolicy) -> bool:
+    """Whether a new anchoring would leave out as much: an edit may have taken what came after the gap."""
+    goes_on = not prompt.starts or shared == len(prompt.tokens) - 1
+    whole = goes_on or gap.stop <= _newest(prompt)
+    return whole and len(prompt.tokens) - gap.stop >= policy.window // 2 - policy.block
+
+
+def _newest(prompt: Prompt) -> int:
+    """Where the last two messages begin: the question, and the header of the answer."""
+    return prompt.starts[-2] if len(prompt.starts) > 1 else prompt.n_system
+
+
 def _anchor_prompt(prompt: Prompt, policy: WindowPolicy) -> range:
-    """As `anchor`, but the last two messages (the question and the header of the answer) stay whole."""
-    n = len(prompt.tokens)
-    newest = prompt.starts[-2] if len(prompt.starts) > 1 else prompt.n_system
+    """As `anchor`, but the last two messages stay whole."""
+    n, newest = len(prompt.tokens), _newest(prompt)
     needed = n - newest + min(prompt.n_system, newest)
     if needed > policy.limit:
         raise UsageError(

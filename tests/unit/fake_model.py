@@ -1,0 +1,127 @@
+"""A model without weights: a row is a hash of what its query sees. One wrong key, and the next token is another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from edgeinfer.errors import EngineFailed, RewindError
+from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+N_VOCAB = 24
+
+
+class FakeRow:
+    def __init__(self, seen: Any) -> None:
+        self._seen = seen
+
+    def numpy(self) -> Any:
+        return np.random.default_rng(crc32(repr(self._seen).encode())).standard_normal(N_VOCAB).astype(np.float32) * 2
+
+    def argmax(self) -> int:
+        return int(self.numpy().argmax())
+
+
+@dataclass
+class FakeModel:
+    """`exit_differs`: one row in so many of the early exit's is another than the whole model's; 0 for none."""
+
+    exit_differs: int = 3
+    tokenizer: Any = None
+    exit_layer: int | None = 1
+    exact_rows: int | None = 1000
+    caches: list[FakeCache] = field(default_factory=list)
+
+    def new_cache(self, policy: WindowPolicy) -> FakeCache:
+        self.caches.append(FakeCache(self, policy))
+        return self.caches[-1]
+
+    def close(self) -> None:
+        pass
+
+
+class FakeCache:
+    """`tokens` are those at positions 0 and on; `log` says what the engine was asked to run."""
+
+    n_bytes = 0
+
+    def __init__(self, model: FakeModel, policy: WindowPolicy) -> None:
+        self.model = model
+        self.policy = policy
+        self.tokens: list[int] = []
+        self.log: list[tuple[str, int]] = []
+        self.open = False
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def row(self, tokens: Tokens) -> FakeRow:
+        query = len(tokens) - 1
+        return FakeRow([(p, token) for p, token in enumerate(tokens) if self.policy.visible(query, p)])
+
+    def prefill(self, tokens: Tokens) -> Row:
+        assert tokens and not self.open and len(self.tokens) + len(tokens) <= self.policy.limit
+        self.log.append(("prefill", len(tokens)))
+        self.tokens += tokens
+        return self.row(self.tokens)
+
+    def begin(self, max_rows: int) -> FakeRound:
+        assert not self.open and 1 <= max_rows <= self.policy.room(self.length)
+        self.open = True
+        return FakeRound(self, max_rows)
+
+    def rewind(self, length: int) -> None:
+        assert not self.open
+        if not self.policy.can_rewind(self.length, length):
+            raise RewindError(f"{self.length} to {length}")
+        del self.tokens[length:]
+
+    def close(self) -> None:
+        self.log.append(("close", 0))
+
+
+class FakeRound:
+    def __init__(self, cache: FakeCache, max_rows: int) -> None:
+        self._cache = cache
+        self._max_rows = max_rows
+        self._drafted: list[int] = []
+        self._verified: list[int] = []
+        self._ended = False
+
+    def draft(self, token: TokenLike) -> Row:
+        self._drafted.append(as_id(token))
+        assert len(self._drafted) < self._max_rows and not self._ended
+        row = self._cache.row([*self._cache.tokens, *self._drafted])
+        every = self._cache.model.exit_differs
+        return FakeRow("exit") if every and crc32(repr(self._drafted).encode()) % every == 0 else row
+
+    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+        assert len(tokens) <= self._max_rows and not self._ended
+        self._cache.log.append(("verify", len(tokens)))
+        self._verified = [as_id(token) for token in tokens]
+        known = self._cache.tokens
+        return [self._cache.row([*known, *self._verified[: n + 1]]) for n in range(len(tokens))]
+
+    def commit(self, n: int) -> None:
+        if self._ended or n > len(self._verified):
+            raise EngineFailed(f"commit of {n} rows")
+        self._cache.tokens += self._verified[:n]
+        self._end()
+
+    def rollback(self) -> None:
+        if not self._ended:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended, self._cache.open = True, False
+
+
+def as_id(token: TokenLike) -> int:
+    return token if isinstance(token, int) else token.argmax()

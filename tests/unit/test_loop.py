@@ -1,0 +1,247 @@
+"""The loop on a fake model: what of a prompt is run, what an answer is, what the counts say."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeinfer.decode.arms import Arm, Fixed
+from edgeinfer.decode.drafters.early_exit import EarlyExit
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.sampler import Sampler
+from edgeinfer.errors import UsageError
+from edgeinfer.types import Prompt, Sampling
+from edgeinfer.window import WindowPolicy
+from tests.unit.fake_model import N_VOCAB, FakeModel
+
+POLICY = WindowPolicy(window=16, sink=4, block=4, limit=32)
+GREEDY = Sampling()
+SAMPLED = Sampling(temperature=1.0, seed=4)
+
+
+def decoder(depth: int = 0, *, exit_differs: int = 3, policy: WindowPolicy = POLICY) -> Decoder:
+    arm = Fixed(Arm("early-exit", depth)) if depth else Fixed()
+    return Decoder(FakeModel(exit_differs), policy, controller=arm, drafters={"early-exit": EarlyExit()})
+
+
+def answer(
+    to: Decoder, prompt: Prompt, n: int, how: Sampling = GREEDY, stop: frozenset[int] = frozenset()
+) -> list[int]:
+    return list(to.stream(prompt, how, max_tokens=n, stop_tokens=stop))
+
+
+def numbers(n: int, first: int = 0) -> tuple[int, ...]:
+    return tuple((first + 7 * index) % N_VOCAB for index in range(n))
+
+
+@pytest.mark.parametrize("how", [GREEDY, SAMPLED, Sampling(repeat_penalty=1.5), Sampling(temperature=2.0, min_p=0.1)])
+def test_every_depth_gives_the_plain_answer(how: Sampling) -> None:
+    prompt = Prompt(numbers(9), n_system=3)
+    plain = answer(decoder(), prompt, 100, how)
+    assert len(set(plain)) > 10
+    for depth in (1, 2, 3, 7):
+        drafting = decoder(depth)
+        assert answer(drafting, prompt, 100, how) == plain
+        assert 0 < drafting.stats.accepted < drafting.stats.drafted
+        assert drafting.stats.reanchored > 3
+
+
+def test_a_sampled_draft_carries_the_noise_of_its_token() -> None:
+    """Where the exit says what the whole model says, every sampled draft is accepted: same noise, same index."""
+    for how in (SAMPLED, Sampling(temperature=1.5, repeat_penalty=1.4, repeat_last_n=5, seed=9)):
+        drafting = decoder(3, exit_differs=0)
+        answer(drafting, Prompt(numbers(5)), 60, how)
+        assert drafting.stats.drafted > 30
+        assert drafting.stats.accepted == drafting.stats.drafted
+
+
+def test_an_answer_that_goes_on_has_the_noise_of_the_whole() -> None:
+    prompt = Prompt(numbers(5))
+    whole = answer(decoder(), prompt, 20, SAMPLED)
+    first = decoder()
+    begun = answer(first, prompt, 8, SAMPLED)
+    goes_on = Prompt((*prompt.tokens, *begun))
+    rest = list(first.stream(goes_on, SAMPLED, max_tokens=12, stop_tokens=frozenset(), first_index=8))
+    assert begun + rest == whole
+
+
+def test_counts_of_a_first_answer() -> None:
+    to = decoder(3)
+    answer(to, Prompt(numbers(6)), 10)
+    stats = to.stats
+    assert (stats.prompt, stats.reused, stats.prefilled, stats.reprefilled) == (6, 0, 6, 0)
+    assert (stats.emitted, stats.finish, stats.kept, stats.evicted) == (10, "length", 15, 0)
+    assert stats.rounds == sum(verb == "verify" for verb, _ in to.cache.log)  # type: ignore[attr-defined]
+    assert sum(arm.emitted for arm in stats.arms.values()) == 9
+    assert set(stats.arms) <= {"early-exit", "none"}
+    assert stats.first_token_s >= stats.prefill_s > 0
+
+
+def test_a_follow_up_runs_only_what_is_new() -> None:
+    to, prompt = decoder(), Prompt(numbers(5))
+    told = answer(to, prompt, 4)
+    answer(to, Prompt((*prompt.tokens, *told, 1, 2)), 1)
+    # 5 and 3 of the answer were run; its last token was never needed
+    assert (to.stats.reused, to.stats.prefilled, to.stats.reprefilled) == (8, 3, 0)
+
+
+def test_the_same_prompt_again_runs_its_last_token() -> None:
+    to, prompt = decoder(), Prompt(numbers(6))
+    first = answer(to, prompt, 5)
+    assert answer(to, prompt, 5) == first
+    assert (to.stats.reused, to.stats.prefilled) == (5, 1)
+
+
+def test_an_edit_before_the_first_eviction_rewinds() -> None:
+    to = decoder()
+    answer(to, Prompt(numbers(10)), 3)
+    edited = Prompt((*numbers(7), 20, 21))
+    assert answer(to, edited, 6) == answer(decoder(), edited, 6)
+    assert (to.stats.reused, to.stats.prefilled) == (7, 2)
+
+
+def test_an_edit_behind_evicted_keys_starts_again() -> None:
+    to = decoder()
+    answer(to, Prompt(numbers(20)), 4)
+    edited = Prompt((*numbers(10), 20, 21))
+    assert answer(to, edited, 6) == answer(decoder(), edited, 6)
+    assert (to.stats.reused, to.stats.reprefilled, to.stats.prefilled) == (0, 10, 2)  # 10 of them were run before
+
+
+def test_reanchoring_by_hand() -> None:
+    """At 32 positions: the system prompt (3) and the newest 8 of those in the cache, once, then on as before."""
+    to = decoder()
+    prompt = Prompt(numbers(30), n_system=3)
+    got = answer(to, prompt, 4)
+    told = [*prompt.tokens, *got]
+    # positions 30 and 31 take the first two tokens of the answer; the third is the pending one
+    assert to.cache.log == [("prefill", 30), *[("verify", 1)] * 2, ("prefill", 11), ("verify", 1)]  # type: ignore[attr-defined]
+    assert to.cache.tokens == [*told[:3], *told[24:33]]  # type: ignore[attr-defined]
+    assert (to.stats.reanchored, to.stats.reprefilled) == (1, 11)
+    assert (to.stats.kept, to.stats.evicted) == (12, 33 - 12)
+
+
+@pytest.mark.parametrize(
+    ("starts", "first"),
+    [
+        ((3, 10, 26), 26),  # the cut would be at 24; 26 is within a block of 4
+        ((3, 21, 27), 21),  # both are 3 away: the one that keeps more
+        ((3, 19, 29), 24),  # none is near
+    ],
+)
+def test_reanchoring_cuts_at_a_message_start_that_is_near(starts: tuple[int, ...], first: int) -> None:
+    to = decoder()
+    prompt = Prompt(numbers(30), n_system=3, starts=starts)
+    told = [*prompt.tokens, *answer(to, prompt, 4)]
+    assert to.cache.tokens == [*told[:3], *told[first:33]]  # type: ignore[attr-defined]
+
+
+def test_a_chat_goes_on_after_reanchoring_with_what_is_cached() -> None:
+    to, prompt = decoder(), Prompt(numbers(30), n_system=3)
+    told = (*prompt.tokens, *answer(to, prompt, 6))
+    answer(to, Prompt((*told, 5, 6), n_system=3), 3)
+    assert (to.stats.reused, to.stats.prefilled, to.stats.reprefilled, to.stats.reanchored) == (3 + 35 - 24, 3, 0, 0)
+
+
+def test_a_long_history_is_reanchored_and_said() -> None:
+    """40 tokens do not fit 32 positions: the newest half window stays, but never less than the last two messages."""
+    prompt = Prompt(numbers(40), n_system=3, starts=(3, 12, 38))
+    to = decoder()
+    answer(to, prompt, 1)
+    assert to.cache.tokens == [*prompt.tokens[:3], *prompt.tokens[12:]]  # type: ignore[attr-defined]
+    assert (to.stats.reanchored, to.stats.prefilled) == (1, 31)
+    assert to.stats.evicted == 9 + len(POLICY.evicted(31))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (Prompt(()), "empty"),
+        (Prompt(numbers(9), n_system=5), "system prompt has 5 tokens, the window keeps 4"),
+        (Prompt(numbers(33)), "needs 33 positions, the model has 32"),
+        (Prompt(numbers(60), n_system=3, starts=(3, 20, 58)), "needs 43 positions"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused_at_the_call(prompt: Prompt, words: str) -> None:
+    to = decoder()
+    with pytest.raises(UsageError, match=words):
+        to.stream(prompt, GREEDY, max_tokens=5, stop_tokens=frozenset())
+    assert len(answer(to, Prompt(numbers(5)), 5)) == 5
+
+
+def test_max_tokens_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="max_tokens"):
+        decoder().stream(Prompt((1,)), GREEDY, max_tokens=0, stop_tokens=frozenset())
+
+
+def test_an_older_reader_is_told() -> None:
+    to = decoder()
+    old = to.stream(Prompt(numbers(5)), GREEDY, max_tokens=9, stop_tokens=frozenset())
+    next(old)
+    new = to.stream(Prompt(numbers(6)), GREEDY, max_tokens=9, stop_tokens=frozenset())
+    with pytest.raises(UsageError, match="another answer"):
+        next(old)
+    assert list(new) == answer(decoder(), Prompt(numbers(6)), 9)
+
+
+def test_close_closes_the_cache_and_not_the_model() -> None:
+    to = decoder()
+    to.close()
+    assert to.cache.log == [("close", 0)]  # type: ignore[attr-defined]
+
+
+turns = st.lists(
+    st.tuples(
+        st.integers(0, 60),  # tokens of the last turn's text that stay; more than there are: all
+        st.integers(1, 14),  # new tokens
+        st.integers(1, 12),  # max_tokens
+        st.integers(0, 12),  # after so many the reader leaves
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+def plainly(held: list[int], prompt: Prompt, how: Sampling, n: int) -> list[int]:
+    """The answer that follows when the cache holds `held`: one row at a time, re-anchoring as DESIGN puts it."""
+    cache, sampler, told = FakeModel().new_cache(POLICY), Sampler(how), list(prompt.tokens)
+    row = cache.prefill(held)
+    for index in range(n):
+        told.append(sampler.pick(row.numpy(), index, told))
+        if cache.length == POLICY.limit:
+            cut = len(told) - 1 - POLICY.window // 2
+            near = [start for start in prompt.starts if abs(start - cut) <= POLICY.block]
+            cut = sorted(near, key=lambda start: (abs(start - cut), start))[0] if near else cut
+            cache.rewind(0)
+            cache.prefill([*told[: prompt.n_system], *told[cut:-1]])
+        row = cache.prefill(told[-1:])
+    return told[len(prompt.tokens) :]
+
+
+@settings(max_examples=120, deadline=None)
+@given(turns, st.sampled_from([0, 2, 5]), st.sampled_from([GREEDY, SAMPLED]))
+def test_any_history_of_turns(script: list[tuple[int, int, int, int]], depth: int, how: Sampling) -> None:
+    """The cache holds the prompt, less at most one gap behind the system prompt, and the answer follows from that."""
+    to, text, starts = decoder(depth), list(numbers(3, 3)), [3]
+    for stays, new, most, leaves in script:
+        del text[max(3, stays) :]
+        starts = [*(start for start in starts if start < len(text)), len(text)]
+        text += numbers(new, stays)
+        starts.append(len(text) - 1)
+        prompt = Prompt(tuple(text), n_system=3, starts=tuple(sorted(set(starts))))
+        reader = to.stream(prompt, how, max_tokens=most, stop_tokens=frozenset())
+        first = next(reader)
+        held, stats = list(to.cache.tokens), to.stats  # type: ignore[attr-defined]
+        cut = 3 + len(text) - len(held)
+        assert held == [*text[:3], *text[cut:]]
+        assert cut == 3 or len(text) - cut >= POLICY.window // 2 - POLICY.block
+        assert cut == 3 or cut <= prompt.starts[-2] or stats.prefilled == 1  # the question stays whole
+        assert stats.reused + stats.prefilled + stats.reprefilled == len(held)
+        got = [first, *islice(reader, leaves)]
+        reader.close()  # type: ignore[attr-defined]
+        assert got == plainly(held, prompt, how, most)[: len(got)]
+        assert stats.kept == to.cache.length - len(POLICY.evicted(to.cache.length))
+        text += got
