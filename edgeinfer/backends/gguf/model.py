@@ -103,7 +103,7 @@ class GgufModel:
         self.tokenizer = GgufTokenizer(loaded)
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
-        self._loaded = loaded
+        self.loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []
         self._exit: EarlyExit | None = None
@@ -118,7 +118,7 @@ class GgufModel:
 
         The test takes about twelve tokens; its outcome is kept for the file at `path` and this engine.
         """
-        way = early_exit(self._loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._kv)
+        way = early_exit(self.loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._kv)
         if isinstance(way, str):
             self.note = f"no drafts from early layers: {way}"
             return
@@ -145,10 +145,10 @@ class GgufModel:
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = kv_bytes(self._kv, self.settings.kv_type, policy.slots)
         options = self.settings.options(policy)
-        cache = GgufCache(self._loaded, options, policy, n_bytes)
+        cache = GgufCache(self.loaded, options, policy, n_bytes)
         if self._exit is not None:
             try:
-                self._exit.equip(cache, self._loaded, options)
+                self._exit.equip(cache, self.loaded, options)
             except EngineFailed:
                 cache.close()
                 raise
@@ -159,4 +159,4 @@ class GgufModel:
     def close(self) -> None:
         for cache in self._caches:
             cache.close()
-        self._loaded.close()
+        self.loaded.close()
