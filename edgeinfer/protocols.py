@@ -100,6 +100,7 @@ class Model(Protocol):
     exact_rows: (
         int | None
     )  # most rows of one verify that equal plain rows bit for bit; None: equal within a tolerance only
+    note: str  # why it does not do all that the plan asked for, for people; "" when it does
 
     def new_cache(self, policy: WindowPolicy) -> Cache: ...
     def close(self) -> None:

@@ -28,6 +28,7 @@ class ReferenceModel:
     """See protocols.Model."""
 
     exact_rows = sys.maxsize
+    note = ""
 
     def __init__(
         self, shape: Shape, weights: Weights, tokenizer: Tokenizer, *, kv_type: KvType = "f32", exit_layer: int | None
