@@ -31,7 +31,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Raises UsageError for whatever cannot be parsed."""
-        args, unknown = self.parse_known_args(argv)
+        takes_rest = any(action.nargs == argparse.REMAINDER for action in self._actions)
+        # intermixed: words may stand before and after flags
+        parse = self.parse_known_args if takes_rest else self.parse_known_intermixed_args
+        args, unknown = parse(argv)
         if unknown:
             word = unknown[0].split("=")[0]
             what = "there is no flag" if word.startswith("-") else "there is one word too many:"

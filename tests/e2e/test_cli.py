@@ -24,6 +24,7 @@ def test_a_prompt_may_come_in_many_ways(cli: Cli, on_tiny: list[str], tiny: Path
     flags = on_tiny[2:]
     answer = cli("run", *on_tiny, "the rain").out
     assert cli("run", *flags, str(tiny), "the rain").out == answer
+    assert cli("run", str(tiny), *flags, "the rain").out == answer
     assert cli("run", *on_tiny, "--prompt", "the rain").out == answer
     assert cli("run", *on_tiny, "-", stdin=b"the rain").out == answer
     assert cli("run", *on_tiny, stdin=b"the rain").out == answer
