@@ -97,6 +97,7 @@ class GatedBids:
     _SURE: Final = 0.45  # before anything is seen: how often the first draft is sure
     _HIT: Final = 0.97  # and how often a sure one is accepted
     _PRIOR_ROUNDS: Final = 4.0
+    _HELD_UP: Final = 1.5  # a round that takes longer than so many times its parts was held up by something else
 
     def __init__(self, gated: Gated, costs: Costs, *, max_depth: int) -> None:
         self.name = gated.name
@@ -120,7 +121,8 @@ class GatedBids:
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:
         del arm
-        cost = (outcome.draft_s + outcome.verify_s) / self._costs.unit_s
+        seconds = outcome.draft_s + outcome.verify_s
+        cost = min(seconds / self._costs.unit_s, self._HELD_UP * self._gated.cost_of(outcome.drafted))
         self._means[self._state].add(outcome.emitted, cost)
         self._all.add(outcome.emitted, cost)
         self._gated.pace = max(1.0, self._all.tokens / self._all.cost)

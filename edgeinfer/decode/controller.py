@@ -14,6 +14,7 @@ from edgeinfer.types import Tokens
 _MARGIN: Final = 1.01  # a bid must beat plain by this, as estimates are noisy
 _SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
 _HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
+_SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
 _LOOK_AGAIN: Final = 64  # rounds after which a plain one is due, so that costs have something to be measured against
 
 
@@ -43,7 +44,7 @@ class Auto:
         self._bidders = {bidder.name: bidder for bidder in bidders}
         self._costs = costs
         self._ledger = Ledger()
-        self._trial = False
+        self._trial: Bid | None = None  # taken though it loses, in the round that runs
         self._since_plain = 0
 
     @property
@@ -52,14 +53,15 @@ class Auto:
         return self._costs.unit_s
 
     def choose(self, context: Tokens, limit: int) -> Arm:
-        self._trial = False
+        self._trial = None
         if limit < 1 or self._since_plain >= _LOOK_AGAIN:
             return NONE
         limit = min(limit, self._costs.max_rows - 1)
         offers = [offer for bidder in self._bidders.values() if (offer := bidder.bid(context, limit)) is not None]
         if not offers:
             return NONE
-        bid, self._trial = pick(offers, self._ledger)
+        bid, trial = pick(offers, self._ledger)
+        self._trial = bid if trial else None
         return bid.arm if bid else NONE
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:
@@ -71,6 +73,6 @@ class Auto:
             self._costs.observe("verify", 1, seconds)
             return
         self._since_plain += 1
-        if self._trial:
-            self._ledger.lost += max(0.0, rounds - outcome.emitted)
+        if self._trial:  # a hiccup of the machine is not the trial's fault
+            self._ledger.lost += max(0.0, min(rounds, _SLOW * self._trial.cost) - outcome.emitted)
         self._bidders[arm.name].settle(arm, outcome)

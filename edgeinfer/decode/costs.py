@@ -82,11 +82,22 @@ class Costs:
         if ratio <= 0.0:
             self._ratios[key] = seconds / self.unit_s
             return
-        nudge = _clipped(seconds / (self.unit_s * ratio) - 1.0)
         seen = self._seen.get(key, 0) + 1
         self._seen[key] = seen
-        self._ratios[key] = ratio * (1.0 + max(1.0 / (seen + 4), _LEAST_RATE) * nudge)
-        self.unit_s *= 1.0 + 0.3 * _UNIT_RATE * nudge
+        surprise = seconds / (self.unit_s * ratio) - 1.0
+        if seen <= _FIRST_ROUNDS:
+            step = min(max(surprise, -0.5), 1.0) / (seen + 1)
+            self._take_along(part, step / 2)
+        else:
+            step = max(1.0 / (seen + 1), _LEAST_RATE) * _clipped(surprise)
+        self._ratios[key] = ratio * (1.0 + step)
+        self.unit_s *= 1.0 + 0.3 * _UNIT_RATE * _clipped(surprise)
+
+    def _take_along(self, part: Part, step: float) -> None:
+        """What is wrong about one count of rows is likely wrong about those that were not seen yet."""
+        for rows in range(2, self.max_rows + 1):
+            if (part, rows) not in self._seen and (part, rows) in self._ratios:
+                self._ratios[part, rows] *= 1.0 + step
 
     def _observe_plain(self, seconds: float) -> None:
         self._n_plain += 1

@@ -102,6 +102,10 @@ class Gated:
         """How sure the newest draft was, or COLD; of the last round that this drafter had."""
         return self._carried
 
+    def cost_of(self, drafted: int) -> float:
+        """The last round, of which `drafted` were verified, in plain rounds: what its parts mostly take."""
+        return len(self._drafts) * self._costs.ratio(self._source.draft_part) + self._round_cost(drafted)
+
     def cost_of_one(self, *, sure: float) -> float:
         """A round of one draft, in plain rounds, when the draft is verified with this chance."""
         source, ratio = self._source, self._costs.ratio

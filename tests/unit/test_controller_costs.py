@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.decode.calibrate import CostStore, calibrate, cost_key
+from edgeinfer.decode.costs import Costs, RowCosts, interpolate
+
+
+def test_rows_between_measured_ones_are_interpolated_and_beyond_them_extrapolated() -> None:
+    points = {1: 1.0, 2: 1.5, 4: 1.7, 8: 3.3}
+    assert [interpolate(points, n) for n in (1, 2, 3, 4, 6)] == pytest.approx([1.0, 1.5, 1.6, 1.7, 2.5])
+    assert interpolate(points, 10) == pytest.approx(4.1)
+    assert interpolate({1: 2.0}, 3) == 6.0
+
+
+def test_a_machine_that_slows_down_keeps_its_ratios() -> None:
+    costs = Costs(RowCosts({1: 0.01, 2: 0.015, 4: 0.02}), 4)
+    for _ in range(100):
+        costs.observe("verify", 1, 0.03)
+        costs.observe("verify", 4, 0.06)
+    assert costs.unit_s == pytest.approx(0.03, rel=0.05)
+    assert costs.ratio("verify", 4) == pytest.approx(2.0, rel=0.05)
+
+
+def test_ratios_follow_what_rounds_cost_through_noise_and_outliers() -> None:
+    rng = random.Random(1)
+    costs = Costs(RowCosts({1: 0.01, 2: 0.011}), 2)
+    for index in range(600):
+        slow = 20.0 if index % 37 == 0 else 1.0
+        costs.observe("verify", 1, 0.010 * rng.uniform(0.9, 1.1) * slow)
+        costs.observe("verify", 2, 0.018 * rng.uniform(0.9, 1.1))
+    assert costs.unit_s == pytest.approx(0.010, rel=0.12)
+    assert costs.ratio("verify", 2) == pytest.approx(1.8, rel=0.12)
+
+
+def test_the_first_plain_rounds_correct_a_prior_of_another_day_at_once() -> None:
+    costs = Costs(RowCosts({1: 0.001, 2: 0.002}), 2)
+    for _ in range(4):
+        costs.observe("verify", 1, 0.01)
+    assert costs.unit_s > 0.007
+
+
+COSTS = RowCosts({1: 0.01, 4: 0.02}, {1: 0.008}, {2: 0.012}, 0.003, 0.0)
+
+
+def test_stored_costs_come_back_and_bad_ones_do_not(tmp_path: Path) -> None:
+    store = CostStore(tmp_path / "costs")
+    key = cost_key("demo", 1, "engine 2")
+    assert store.load(key) is None
+    store.save(key, COSTS)
+    assert store.load(key) == COSTS
+    assert cost_key("demo", 1, "engine 3") != key
+    file = tmp_path / "costs" / f"{key}.json"
+    good = json.loads(file.read_text())
+    for bad in ("", "[]", "{}", json.dumps(good | {"verify": {"1": -1}}), json.dumps(good | {"measured": 0})):
+        file.write_text(bad)
+        assert store.load(key) is None
+
+
+def test_a_store_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    CostStore(tmp_path / "file" / "costs").save("key", COSTS)
+
+
+class Ticking:
+    """A model whose rounds take exactly known time on a clock of its own."""
+
+    exit_layer = 1
+    exact_rows = None
+
+    def __init__(self, plain_s: float) -> None:
+        self.now, self.plain_s, self.closed, self.open_rounds = 0.0, plain_s, 0, 0
+        self.tokenizer = self
+        self.n_vocab = 50
+        self._drafted = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def new_cache(self, policy: object) -> Ticking:
+        return self
+
+    def prefill(self, tokens: list[int]) -> None:
+        assert max(tokens) < self.n_vocab
+
+    def begin(self, rows: int) -> Ticking:
+        self.open_rounds += 1
+        self._drafted = 0
+        return self
+
+    def draft(self, token: int) -> Ticking:
+        self.now += 0.3 * self.plain_s
+        self._drafted += 1
+        return self
+
+    def numpy(self) -> Ticking:
+        return self
+
+    def max(self) -> None:
+        return None
+
+    def argmax(self) -> int:
+        return 0
+
+    def verify(self, tokens: list[int]) -> list[Ticking]:
+        self.now += self.plain_s * (1.0 + 0.5 * (len(tokens) - 1) - 0.25 * self._drafted)
+        return [self] * len(tokens)
+
+    def rollback(self) -> None:
+        self.open_rounds -= 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_calibration_measures_each_part_and_leaves_nothing_open() -> None:
+    model = Ticking(plain_s=0.001)
+    costs = calibrate(model, max_rows=16, budget_s=0.5, clock=model.clock)  # type: ignore[arg-type]
+    assert costs.verify_s[1] == pytest.approx(0.001)
+    assert costs.verify_s[8] == pytest.approx(0.0045)
+    assert costs.back_s[2] == pytest.approx(0.001)
+    assert costs.back_short_s[4] == pytest.approx(0.001 * (2.5 - 0.75))
+    assert costs.exit_draft_s == pytest.approx(0.0003)
+    assert model.closed == 1
+    assert model.open_rounds == 0
+
+
+def test_calibration_of_a_slow_model_stops_soon_and_still_knows_one_and_several_rows() -> None:
+    model = Ticking(plain_s=0.4)
+    costs = calibrate(model, max_rows=16, budget_s=0.8, clock=model.clock)  # type: ignore[arg-type]
+    assert model.now < 10.0
+    assert {1, 4} <= set(costs.verify_s)
+    assert costs.back_s
+    assert costs.back_short_s
+
+
+def test_calibration_keeps_to_the_rows_that_the_plan_allows() -> None:
+    model = Ticking(plain_s=0.001)
+    costs = calibrate(model, max_rows=3, budget_s=0.1, clock=model.clock)  # type: ignore[arg-type]
+    assert set(costs.verify_s) == {1, 2, 3}
