@@ -1,0 +1,181 @@
+"""Whether a model drafts with its early layers: the self-test, its kept outcome, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from edgeinfer.backends.gguf import llama
+from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.exit import lanes as lanes_module
+from edgeinfer.backends.gguf.exit import layout as layout_module
+from edgeinfer.backends.gguf.exit import verdicts
+from edgeinfer.backends.gguf.exit.graph import Carried, Stage
+from edgeinfer.backends.gguf.exit.lanes import ExitLanes
+from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
+from edgeinfer.errors import EngineFailed
+from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.window import WindowPolicy
+from tests.tiny_gguf import Tiny, write_tiny
+
+POLICY = WindowPolicy(window=64, sink=8, block=16, limit=512)
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0", seed=1))
+
+
+def open_model(path: Path, exit_layer: int = 2, **settings: Any) -> GgufModel:
+    model = GgufModel(llama.load(path), read_header(path), EngineSettings(1, "f16", **settings))
+    model.draft_with(exit_layer, path)
+    return model
+
+
+def assert_plain(model: GgufModel, reason: str) -> None:
+    """It decodes, does not draft, and says why."""
+    assert model.exit_layer is None
+    assert model.note.startswith("no drafts from early layers: ")
+    assert reason in model.note
+    cache = model.new_cache(POLICY)
+    cache.prefill([5])
+    round_ = cache.begin(1)
+    with pytest.raises(EngineFailed, match="does not draft"):
+        round_.draft(3)
+    assert len(round_.verify([3])) == 1
+    round_.commit(1)
+    model.close()
+
+
+def broken_front(lanes: ExitLanes, tokens: Sequence[int], position: int, row: int) -> None:
+    """Early layers one short: the newest token's are not run."""
+    lanes._verify.run(tokens, position, Stage.WHOLE)
+
+
+def stale_states(self: Carried, n_rows: int, hidden: int) -> None:
+    """Every row finds the state of the first."""
+    self.hidden = np.lib.stride_tricks.as_strided(np.zeros((1, hidden), np.float32), (n_rows, hidden), (0, 4))
+    self.cells = np.zeros(n_rows, np.int64)
+
+
+def no_removal(self: ExitLanes, tokens: Sequence[int], position: int) -> llama.Context:
+    """Rows verified behind the drafted ones instead of in their place."""
+    self._verify.run(tokens, position + len(tokens), Stage.BACK)
+    return self._verify.context
+
+
+MISTAKES: dict[str, tuple[object, str, Callable[..., Any]]] = {
+    "early layers one short": (ExitLanes, "front", broken_front),
+    "stale exit states": (Carried, "__init__", stale_states),
+    "drafted positions kept": (ExitLanes, "back", no_removal),
+    "a rejected row kept": (
+        GgufCache,
+        "finish",
+        lambda self, n_kept, n_run: (setattr(self, "_round", None), self._keep(n_run)),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_self_test_turns_drafting_off(mistake: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*MISTAKES[mistake])
+    model = open_model(path)
+    monkeypatch.undo()
+    assert_plain(model, "the self-test failed, ")
+
+
+def test_the_outcome_is_kept_for_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[int] = []
+    test = GgufModel._self_test
+    monkeypatch.setattr(GgufModel, "_self_test", lambda self: (tested.append(1), test(self))[1])
+    for _ in range(2):
+        model = open_model(path)
+        assert (model.exit_layer, model.note) == (2, "")
+        model.close()
+    assert len(tested) == 1
+    open_model(path, 1).close()  # another exit is another subject
+    assert len(tested) == 2
+    os.utime(path, ns=(1, 1))  # so is another file in its place
+    open_model(path).close()
+    assert len(tested) == 3
+
+
+def test_a_failure_is_kept_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GgufModel, "_self_test", lambda self: "the rows are upside down")
+    assert_plain(open_model(path), "upside down")
+    monkeypatch.setattr(GgufModel, "_self_test", lambda self: "")
+    assert_plain(open_model(path), "upside down")
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "null", '{"about": []}'])
+def test_a_damaged_outcome_is_tested_again(damage: str, path: Path) -> None:
+    open_model(path).close()
+    (file,) = verdicts.written(path)
+    file.write_text(damage, encoding="utf-8")
+    model = open_model(path)
+    assert model.exit_layer == 2
+    model.close()
+
+
+def test_what_is_written_is_listed_and_removed(path: Path, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path / "other.gguf", Tiny(tier="Q8_0", seed=2))
+    assert verdicts.written() == []
+    open_model(path).close()
+    open_model(other).close()
+    (file,) = verdicts.written(path)
+    assert len(verdicts.written()) == 2
+    size = file.stat().st_size
+    assert 0 < size < 4096
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "other.gguf", "tiny.gguf"]  # nothing beside it
+    assert verdicts.remove(path) == size
+    assert verdicts.written(path) == []
+    assert len(verdicts.written()) == 1
+    assert verdicts.remove() > 0
+    assert verdicts.written() == []
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_test(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file, not a folder
+    model = open_model(path)
+    assert model.exit_layer == 2
+    model.close()
+
+
+@pytest.mark.parametrize("exit_layer", [-1, 4, 5])
+def test_an_exit_that_the_model_does_not_have(exit_layer: int, path: Path) -> None:
+    assert_plain(open_model(path, exit_layer), f"names exit layer {exit_layer}; the model has 4 layers")
+
+
+def test_other_architectures_are_named(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "gemma.gguf", Tiny(architecture="gemma3", tier="Q8_0", n_layers=6, own_window=32))
+    assert_plain(open_model(path), "gemma3 models cannot on llama.cpp, only llama and qwen3")
+
+
+def test_a_gpu_is_named(path: Path) -> None:
+    assert_plain(open_model(path, n_gpu_layers=1), "the model is on a GPU")
+
+
+def test_an_engine_that_is_built_in_another_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "_SCANNED_BYTES", 8)
+    assert_plain(open_model(path), "keeps a context's memory in another way (0 places fit)")
+    verdicts.remove()
+    monkeypatch.setattr(layout_module, "_words", lambda n_bytes: range(0))
+    assert_plain(open_model(path), "lays its tensors out in another way (0 places fit)")
+
+
+def test_without_flash_attention(path: Path) -> None:
+    model = open_model(path, flash_attention=False)
+    assert (model.exit_layer, model.note) == (2, "")
+    model.close()
