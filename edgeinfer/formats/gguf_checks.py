@@ -26,6 +26,7 @@ _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _TOKEN_IDS = ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding")  # spelled as GGUF spells them
 _RECURRENT = ("ssm.state_size", "wkv.head_size")  # layers without heads
+_NO_TOKEN = 0xFFFFFFFF  # as some converters write "none"
 _LLAMA_LIKE = frozenset({"llama", "qwen2", "qwen3"})
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _HINT = "the file is damaged or was made to harm; download it again from a source that you trust"
@@ -41,6 +42,7 @@ def check_model(header: GgufHeader, name: str) -> None:
     _check_attention(facts)
     _check_experts(facts)
     _check_vocabulary(facts)
+    _check_types(facts)
     _check_blocks(facts)
 
 
@@ -176,8 +178,22 @@ def _check_vocabulary(facts: _Facts) -> None:
     for key in _TOKEN_IDS:
         if f"tokenizer.ggml.{key}_token_id" in metadata:
             value = metadata[f"tokenizer.ggml.{key}_token_id"]
-            if value != 0xFFFFFFFF:  # "none", as some converters write it
+            if value != _NO_TOKEN or (key in ("bos", "eos") and _is_added(facts, key)):
                 facts.whole(f"tokenizer.ggml.{key}_token_id", 0, n_rows - 1)
+
+
+def _is_added(facts: _Facts, key: str) -> bool:
+    """Whether the engine puts this token around a text; it aborts when there is none to put."""
+    return facts.header.metadata.get(f"tokenizer.ggml.add_{key}_token", key == "bos") is not False
+
+
+def _check_types(facts: _Facts) -> None:
+    """Vectors are F32 and matrices no plain integers: the engine aborts at the first product with others."""
+    for tensor in facts.header.tensors:
+        if tensor.name.endswith(("norm.weight", ".bias")) and tensor.type.name != "F32":
+            raise facts.bad(f"the tensor {tensor.name} is of type {tensor.type.name}; it must be F32")
+        if tensor.name.endswith(".weight") and tensor.type.name in ("I8", "I16", "I32", "I64", "F64"):
+            raise facts.bad(f"the tensor {tensor.name} is of type {tensor.type.name}, which no weight is")
 
 
 def _check_blocks(facts: _Facts) -> None:
