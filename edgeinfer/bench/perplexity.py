@@ -1,0 +1,239 @@
+"""`edgeinfer bench perplexity`: what a tier, a window and a KV type cost, in nats a token of a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgeinfer.bench.from_folder import convert
+from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.sides import path_of
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Request
+from edgeinfer.types import KvType, Tokens
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Losses: TypeAlias = npt.NDArray[np.float64]  # nats, one a predicted token
+
+_BUCKET = 128  # positions of one point of the curve
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`late` leaves out the positions before the smallest window is full, where nothing is evicted yet."""
+
+    what: str
+    tier: str
+    kv_type: KvType
+    window: int
+    sink: int
+    perplexity: float
+    late_perplexity: float
+    curve: tuple[float, ...]  # perplexity of each 128 positions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="demo", metavar="MODEL", help="a name, or a .gguf file (demo)")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text that was not trained on")
+    parser.add_argument(
+        "--against", type=Path, metavar="PATH", help="the same model: a bfloat16 folder or a .gguf file"
+    )
+    parser.add_argument("--length", type=int, default=2048, metavar="N", help="positions of one piece of text (2048)")
+    parser.add_argument("--pieces", type=int, default=4, metavar="N", help="pieces of text (4)")
+    parser.add_argument("--windows", type=int, nargs="*", default=(256, 512), metavar="N", help="windows (256 512)")
+    parser.add_argument("--json", action="store_true", help="one object a line on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves (needs matplotlib)")
+
+
+def run(args: argparse.Namespace) -> int:
+    results: list[Result] = []
+    with opened(Request(model=args.model, backend="gguf", speculation="off", force=True)) as subject:
+        pieces = _pieces(subject, args.text, args.length, args.pieces)
+        limit = subject.plan.window.limit
+        if args.length > limit:
+            raise UsageError(f"--length must not pass the model's {limit} positions; received {args.length}")
+        late = min(args.windows, default=0)
+        for what, kv_type, policy in _settings(args.length, args.windows):
+            results.append(_result(what, subject, kv_type, policy, pieces, late))
+            _show(results[-1], as_json=args.json)
+        for what, path in _others(args.against, path_of(subject.plan)):
+            with (
+                path() as file,
+                opened(Request(model=str(file), backend="gguf", speculation="off", force=True)) as other,
+            ):
+                results.append(_result(what, other, "f16", _whole(args.length), pieces, late))
+                _show(results[-1], as_json=args.json)
+        if args.out:
+            write(args.out, markdown(results, subject, args))
+    if args.plot:
+        draw(results, args.plot)
+    return 0
+
+
+def _settings(length: int, windows: Sequence[int]) -> Iterator[tuple[str, KvType, WindowPolicy]]:
+    kinds: tuple[KvType, ...] = ("f16", "q8_0", "q4_0")
+    for kind in kinds:
+        yield "everything kept", kind, _whole(length)
+    for window in windows:
+        limit = length + window + 128
+        for sink in (128, 4, 0):
+            what = f"window {window}, " + (f"sink {sink}" if sink else "no sink")
+            yield what, "f16", WindowPolicy(window, sink, max(64, window // 8), limit)
+        for kind in kinds[1:]:
+            yield f"window {window}, sink 4", kind, WindowPolicy(window, 4, max(64, window // 8), limit)
+
+
+def _whole(length: int) -> WindowPolicy:
+    window = -(-max(length, 256) // 256) * 256
+    return WindowPolicy(window, 0, 64, window)
+
+
+class _Ready:
+    """A file that is already there, as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Path:
+        return self._path
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class _Converted:
+    """A folder as a GGUF that is gone afterwards."""
+
+    def __init__(self, folder: Path, like: Path) -> None:
+        self._folder, self._like = folder, like
+        self._place = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Path:
+        file = Path(self._place.name) / "bf16.gguf"
+        convert(self._folder, self._like, file)
+        return file
+
+    def __exit__(self, *error: object) -> None:
+        self._place.cleanup()
+
+
+def _others(against: Path | None, like: Path) -> Iterator[tuple[str, Callable[[], _Ready | _Converted]]]:
+    if against is None:
+        return
+    if against.is_dir():
+        yield "everything kept, bfloat16 weights", lambda: _Converted(against, like)
+    else:
+        yield f"everything kept, {against.name}", lambda: _Ready(against)
+
+
+def _pieces(subject: Opened, text: Path, length: int, n_pieces: int) -> list[Tokens]:
+    try:
+        words = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"{text} cannot be read: {error}") from error
+    tokens = subject.model.tokenizer.encode(words, special=False)
+    step = len(tokens) // n_pieces
+    if step < length:
+        raise UsageError(f"{text} has {len(tokens)} tokens; {n_pieces} pieces of {length} need {n_pieces * length}")
+    return [tokens[at * step : at * step + length] for at in range(n_pieces)]
+
+
+def _result(
+    what: str, subject: Opened, kv_type: KvType, policy: WindowPolicy, pieces: Sequence[Tokens], late: int
+) -> Result:
+    import numpy as np
+
+    losses = np.array([_losses(subject, kv_type, policy, piece) for piece in pieces])  # [pieces, length - 1]
+    buckets = [losses[:, at : at + _BUCKET] for at in range(0, losses.shape[1], _BUCKET)]
+    return Result(
+        what=what,
+        tier=subject.plan.artifact.tier,
+        kv_type=kv_type,
+        window=policy.window,
+        sink=policy.sink,
+        perplexity=math.exp(losses.mean()),
+        late_perplexity=math.exp(losses[:, late:].mean()),
+        curve=tuple(math.exp(bucket.mean()) for bucket in buckets),
+    )
+
+
+def _losses(subject: Opened, kv_type: KvType, policy: WindowPolicy, tokens: Tokens) -> Losses:
+    """-log p of tokens[1:], each predicted from those before it that the window shows."""
+    import numpy as np
+
+    from edgeinfer.backends.gguf.cache import GgufCache
+    from edgeinfer.backends.gguf.model import GgufModel
+
+    model = subject.model
+    assert isinstance(model, GgufModel)
+    options = replace(model.settings.options(policy), kv_type=kv_type, n_outputs=0)
+    cache = GgufCache(model.loaded, options, policy, 0)
+    losses: list[float] = []
+    try:
+        while cache.length < len(tokens) - 1:
+            at = cache.length
+            n = min(policy.room(at), options.n_batch, len(tokens) - 1 - at)
+            step = cache.begin(n)
+            rows = np.array([row.numpy() for row in step.verify(tokens[at : at + n])], np.float64)
+            step.commit(n)
+            top = rows.max(axis=1)
+            total = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
+            losses += (total - rows[np.arange(n), list(tokens[at + 1 : at + 1 + n])]).tolist()
+    finally:
+        cache.close()
+    return np.array(losses)
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    found = f"{result.perplexity:.3f}, late {result.late_perplexity:.3f}"
+    line = f"{result.what}, {result.tier}, K/V {result.kv_type}: {found}"
+    sys.stdout.write((json.dumps(asdict(result)) if as_json else line) + "\n")
+    sys.stdout.flush()
+
+
+def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespace) -> str:
+    command = ["bench", "perplexity", args.model, "--text", args.text.name]
+    command += ["--against", args.against.name] if args.against else []
+    late = min(args.windows, default=0)
+    rows = [[one.what, one.tier, one.kv_type, f"{one.perplexity:.3f}", f"{one.late_perplexity:.3f}"] for one in results]
+    starts = range(0, args.length - 1, _BUCKET)
+    curve = [[str(start), *(f"{one.curve[at]:.1f}" for one in results)] for at, start in enumerate(starts)]
+    return (
+        head(f"Perplexity of {subject.plan.model.name}", command, subject.plan.device, subject.versions)
+        + f"\n{args.pieces} pieces of {args.length} tokens of {args.text.name}, teacher-forced, each from position 0. "
+        f"Late: from position {late} on, where the smallest window begins to evict.\n\n"
+        + table(["", "weights", "K and V", "perplexity", "late"], rows)
+        + f"\nBy position ({_BUCKET} positions a row; columns in the order of the table above):\n\n"
+        + table(["from", *(str(number) for number in range(1, len(results) + 1))], curve)
+    )
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """One line for each result. Raises UsageError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("drawing needs matplotlib", hint="pip install 'edgeinfer[plot]'") from error
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for one in results:
+        points = [(at + 0.5) * _BUCKET for at in range(len(one.curve))]
+        axis.plot(points, one.curve, label=f"{one.what}, {one.tier}, K/V {one.kv_type}", linewidth=1)
+    axis.set(xlabel="position", ylabel="perplexity", yscale="log")
+    axis.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
