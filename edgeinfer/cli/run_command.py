@@ -92,6 +92,6 @@ def answer(session: Session, messages: list[Message], settings: Settings, *, as_
         )
     say_what_happened(session.stats, settings)
     if stopped:
-        whisper("stopped")
+        whisper("(stopped)")
         return 130
     return 0

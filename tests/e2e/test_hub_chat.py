@@ -1,0 +1,83 @@
+"""From a name on the hub to an answer and back to nothing, over a hub on loopback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Cli
+from tests.hub_server import FakeRepo, Hub
+
+FLAGS = ("--backend", "reference", "--min-speed", "0.001", "--context", "512", "--sink", "64", "--temp", "0", "-n", "4")
+
+
+@pytest.fixture
+def hub(tiny: Path) -> Iterator[Hub]:
+    files = {"tiny-F32.gguf": tiny.read_bytes(), "README.md": b"# tiny"}
+    repos = {"some/tiny-GGUF": FakeRepo(files), "some/gated-GGUF": FakeRepo(files, gated=True)}
+    with Hub(repos).running() as running:
+        yield running
+
+
+def test_pull_list_run_show_rm(cli: Cli, hub: Hub) -> None:
+    pulled = cli("pull", "some/tiny-GGUF:F32", HF_ENDPOINT=hub.url)
+    assert pulled.code == 0, pulled.err
+    assert Path(pulled.out.strip()).exists()
+    assert "MB from some/tiny-GGUF" in pulled.err  # the size is said before
+    assert "100%" in pulled.err
+
+    (_, row) = json.loads(cli("list", "--json").out)
+    assert row["name"] == "some/tiny-GGUF"
+
+    # From here on there is no network: nobody listens at the hub of the test environment.
+    ran = cli("run", *FLAGS, "--model", "some/tiny-GGUF:F32", "the rain")
+    assert ran.code == 0, ran.err
+    assert ran.out
+    (file,) = json.loads(cli("show", "some/tiny-GGUF", "--verify", "--json").out)["files"]
+    assert file["verified"]
+
+    removed = cli("rm", "some/tiny-GGUF:F32")
+    assert removed.code == 0
+    assert "MB free again" in removed.err
+    assert len(json.loads(cli("list", "--json").out)) == 1
+
+
+def test_run_downloads_when_it_may(cli: Cli, hub: Hub) -> None:
+    asked = cli("run", *FLAGS, "--model", "some/tiny-GGUF", "the rain", HF_ENDPOINT=hub.url)
+    assert asked.code == 2
+    assert "nobody is there to be asked" in asked.err
+    ran = cli("run", *FLAGS, "--yes", "--model", "some/tiny-GGUF", "the rain", HF_ENDPOINT=hub.url)
+    assert ran.code == 0, ran.err
+    assert ran.out
+
+
+def test_a_gated_model_says_what_to_do(cli: Cli, hub: Hub) -> None:
+    ran = cli("pull", "some/gated-GGUF", HF_ENDPOINT=hub.url)
+    assert ran.code == 5
+    assert "is gated" in ran.err
+    assert "HF_TOKEN" in ran.err
+
+
+def test_a_name_that_the_hub_does_not_know(cli: Cli, hub: Hub) -> None:
+    ran = cli("pull", "some/nothing", HF_ENDPOINT=hub.url)
+    assert ran.code == 2
+    assert "there is no repository some/nothing" in ran.err
+
+
+def test_models_add_reads_the_header_alone(cli: Cli, hub: Hub, tmp_path: Path) -> None:
+    added = cli("models", "add", "some/tiny-GGUF", HF_ENDPOINT=hub.url)
+    assert (added.code, added.out) == (0, "tiny\n")
+    assert all(wanted for wanted in hub.downloads())  # ranges only: never the whole file
+    assert not list(tmp_path.rglob("*.gguf"))
+    plan = json.loads(cli("plan", "tiny", "--backend", "reference", "--min-speed", "0.001", "--json").out)
+    assert plan["artifact"]["repo"] == "some/tiny-GGUF"
+    assert plan["artifact"]["sha256"].startswith("sha256:")
+
+
+def test_a_wrong_digest_leaves_nothing(cli: Cli, hub: Hub, tmp_path: Path) -> None:
+    hub.faults.wrong_bytes = True
+    ran = cli("pull", "some/tiny-GGUF", HF_ENDPOINT=hub.url)
+    assert ran.code == 4
+    assert ran.err.count("error: ") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
