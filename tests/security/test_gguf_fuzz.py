@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import struct
+import sys
 import time
 import tracemalloc
 from random import Random
@@ -23,6 +25,7 @@ NASTY = [0, 1, 7, 8, 31, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**61, 2**62
 OUTCOMES = {"read": 0, "refused": 0}
 
 HEADERS_PER_EXAMPLE = 25
+TRACED_EVERY = 5  # tracing triples the time
 KINDS = ("flip", "word", "half", "cut", "drop", "repeat")  # `repeat` makes duplicate keys and tensors
 Mutation = tuple[str, int, int]
 
@@ -47,7 +50,6 @@ def mutation(random: Random) -> Mutation:
 
 
 def read(raw: bytes) -> str:
-    tracemalloc.reset_peak()
     start = time.thread_time()
     try:
         header = parse_header(lambda offset, n: raw[offset : offset + n], len(raw), "x")
@@ -60,7 +62,6 @@ def read(raw: bytes) -> str:
         assert "\n" not in str(error)
         assert len(str(error)) < 500
     assert time.thread_time() - start < 2.0  # seconds of this thread: a hang, not a slow machine
-    assert tracemalloc.get_traced_memory()[1] < 200e6
     return outcome
 
 
@@ -68,19 +69,24 @@ def read(raw: bytes) -> str:
 @given(st.integers(0, 2**64))
 def mutate_and_read(seed: int) -> None:
     random = Random(seed)
+    if traced := seed % TRACED_EVERY == 0:
+        tracemalloc.start()
     for _ in range(HEADERS_PER_EXAMPLE):
         raw = BASE
         for _ in range(random.randint(1, 3)):
             raw = mutated(raw, mutation(random))
         OUTCOMES[read(raw)] += 1
+    if traced:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6  # a tenth of what is promised: these files have 30 kB
 
 
 def test_ten_thousand_mutated_headers() -> None:
-    tracemalloc.start()
-    try:
-        mutate_and_read()
-    finally:
-        tracemalloc.stop()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    mutate_and_read()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 200e6
     assert sum(OUTCOMES.values()) >= 10_000
     assert OUTCOMES["read"] > 100, "the mutations no longer reach sound files"
     assert OUTCOMES["refused"] > 5_000
