@@ -188,6 +188,10 @@ def test_tensor_types_that_abort_the_engine(tmp_path: Path, name: str, number: i
         check_artifact(path)
 
 
+def test_a_long_text_is_refused_by_its_length() -> None:
+    assert "x is a text of 16777216 bytes" in refused(g.file({**g.KEYS, "x": (g.STRING, "a" * (16 << 20))}))
+
+
 @pytest.mark.parametrize("kind", ["key", "text", "long text", "strings", "numbers", "zeros"])
 def test_huge_promises_cost_nothing(tmp_path: Path, kind: str) -> None:
     """A sparse file of 1 TB is large enough for every promise to be possible."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import threading
@@ -30,6 +31,15 @@ REPOS = {
             "bad-Q6_K.gguf": b"GGUF but no more",
             "model.bin": b"\x80\x04pickle",
             "../../escape-Q2_K.gguf": MODEL,
+        }
+    ),
+    "org/mlx": FakeRepo(
+        {
+            "config.json": b'{"model_type": "llama"}',
+            "model.safetensors": struct.pack("<Q", 2) + b"{}",
+            "tokenizer.json": b"{}",
+            "modeling.py": b"raise SystemExit",
+            "pytorch_model.bin": b"\x80\x04.",
         }
     ),
     "org/gated": FakeRepo({FILE: MODEL}, gated=True),
@@ -72,6 +82,17 @@ def test_huggingface_hub_finds_what_we_pulled(server: Hub) -> None:
 
     path = hub.pull("org/tiny-GGUF", FILE)
     assert try_to_load_from_cache("org/tiny-GGUF", FILE, cache_dir=hub.cache_dir()) == str(path)
+
+
+def test_a_model_folder_comes_whole_and_without_code(server: Hub) -> None:
+    assert hub.choose_file(hub.look_up("org/mlx")) is None
+    folder = hub.pull("org/mlx")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert hub.locate("org/mlx") == folder
+    (model,) = hub.installed()
+    assert (model.repo, model.file, model.n_bytes) == ("org/mlx", "", 35)
+    assert hub.remove("org/mlx") >= 35
+    assert hub.locate("org/mlx") is None
 
 
 def test_second_pull_fetches_nothing(server: Hub) -> None:
