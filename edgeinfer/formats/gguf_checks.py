@@ -26,6 +26,7 @@ _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
 _TOKEN_IDS = ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding")  # spelled as GGUF spells them
 _RECURRENT = ("ssm.state_size", "wkv.head_size")  # layers without heads
+_DEFAULT_BOS = 11  # llama.cpp's, for a byte-level BPE that names none
 _NO_TOKEN = 0xFFFFFFFF  # as some converters write "none"
 _LLAMA_LIKE = frozenset({"llama", "qwen2", "qwen3"})
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
@@ -176,10 +177,10 @@ def _check_vocabulary(facts: _Facts) -> None:
         if array is not None and (not isinstance(array, GgufArray) or len(array) != n_rows):
             raise facts.bad(f"tokenizer.ggml.{key} does not have one element for each of {n_rows} tokens")
     for key in _TOKEN_IDS:
-        if f"tokenizer.ggml.{key}_token_id" in metadata:
-            value = metadata[f"tokenizer.ggml.{key}_token_id"]
-            if value != _NO_TOKEN or (key in ("bos", "eos") and _is_added(facts, key)):
-                facts.whole(f"tokenizer.ggml.{key}_token_id", 0, n_rows - 1)
+        added = key in ("bos", "eos") and _is_added(facts, key)
+        value = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if (value is not None and value != _NO_TOKEN) or (added and (value is not None or n_rows <= _DEFAULT_BOS)):
+            facts.whole(f"tokenizer.ggml.{key}_token_id", 0, n_rows - 1)
 
 
 def _is_added(facts: _Facts, key: str) -> bool:

@@ -169,6 +169,13 @@ def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], me
     assert message in str(caught.value)
 
 
+def test_a_bos_that_the_engine_would_add_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(g.file({key: value for key, value in g.KEYS.items() if "bos" not in key}))
+    with pytest.raises(ArtifactBad, match="bos_token_id is missing"):
+        check_artifact(path)
+
+
 @pytest.mark.parametrize("gone", ["token_embd.weight", "blk.0.attn_k.weight", "output_norm.weight"])
 def test_missing_tensor(tmp_path: Path, gone: str) -> None:
     path = tmp_path / "x.gguf"
