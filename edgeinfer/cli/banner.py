@@ -9,8 +9,6 @@ from edgeinfer import __version__
 if TYPE_CHECKING:
     from edgeinfer.plan import Plan
 
-DEMO = "demo"
-
 
 def banner(plan: Plan) -> list[str]:
     """Plain lines. The demonstration says that it is one, and which command gets a real model."""
@@ -18,7 +16,7 @@ def banner(plan: Plan) -> list[str]:
         f"edgeinfer {__version__} · {plan.model.title} · {plan.artifact.tier} on {plan.backend} · "
         f"context {plan.window.slots} tokens"
     ]
-    if plan.model.name == DEMO:
+    if plan.artifact.embedded:
         lines.append("This is a 46M-parameter demonstration: it chats a little and gets facts wrong.")
         lines.append("`edgeinfer chat` gets the best real model for this machine.")
     lines.append('/help shows the commands, """ begins many lines, Ctrl-C stops an answer, Ctrl-D leaves.')

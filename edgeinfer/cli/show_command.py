@@ -116,9 +116,22 @@ def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str
             "template": template if isinstance(template, str) else None,
             "n_bytes": facts.n_bytes,
         }
-    if verify_it:
+    else:
+        said = {"template": folder_template(path)}
+    if verify_it and path.is_file():
         said |= {"sha256": verify(path, artifact.sha256), "verified": True}
     return said
+
+
+def folder_template(folder: Path) -> str | None:
+    from edgeinfer.runner.folders import read_config
+
+    apart = folder / "chat_template.jinja"
+    if apart.is_file():
+        return apart.read_text(encoding="utf-8", errors="replace")[:1_000_000]
+    config = folder / "tokenizer_config.json"
+    template = read_config(config).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else None
 
 
 def lines(facts: dict[str, object]) -> list[str]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
-from edgeinfer.errors import DownloadFailed, UsageError
+from edgeinfer.errors import DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import GgufFacts, GgufShape
-from edgeinfer.hub import choose_file, installed, look_up, remote_header
+from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, look_up, pull, remote_header
+from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
 from edgeinfer.types import Sampling
 
 RANK_SOURCE = "not ranked: it is in no catalogue"
@@ -21,11 +22,12 @@ READ_EVERYWHERE = frozenset({"llama", "qwen3"})  # architectures whose GGUF file
 
 
 def entry_of_path(path: Path) -> ModelEntry:
-    """The entry of a local `.gguf` file. Raises ArtifactBad for a file that is not what it says."""
-    header = check_artifact(path)
-    if not isinstance(header, GgufHeader):
-        raise UsageError(f"`{path}` is a folder", hint="name a .gguf file, or `org/repo` on the hub")
-    return entry_of_header(path.stem, header, File("", str(path.resolve())))
+    """The entry of a local `.gguf` file or folder. Raises ArtifactBad for one that is not what it says."""
+    checked = check_artifact(path)
+    if isinstance(checked, GgufHeader):
+        return entry_of_header(path.stem, checked, File("", str(path.resolve())))
+    artifact = Artifact("mlx", tier_of(checked.config), checked.n_bytes, repo="", file=str(path.resolve()))
+    return entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
 
 
 def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
@@ -33,7 +35,9 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
 
     Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
     """
-    here = [model for model in installed() if model.repo == repo and model.file and tier.upper() in model.file.upper()]
+    here = [model for model in installed() if model.repo == repo and tier.upper() in model.file.upper()]
+    if here and not here[0].file:
+        return replace(entry_of_path(here[0].path), name=name_of(repo))
     if here:
         found = here[0]
         header = check_artifact(found.path)
@@ -47,12 +51,18 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
     listing = look_up(repo)
     file = choose_file(listing, tier)
     if file is None:
-        raise UsageError(
-            f"{repo} is a folder of safetensors, which is only known by its catalogue entry",
-            hint="name a repository with .gguf files",
-        )
+        return entry_of_remote_folder(listing)
     header = remote_header(repo, file.file, listing.revision)
     entry = entry_of_header(name_of(repo), header, File(repo, file.file, listing.revision, file.sha256))
+    return replace(entry, license=listing.license or entry.license, gated=listing.gated)
+
+
+def entry_of_remote_folder(listing: RemoteRepo) -> ModelEntry:
+    """The entry of a repository that is one model folder; only its `config.json` is fetched."""
+    config = read_config(pull(listing.repo, "config.json", listing.revision))
+    n_bytes = sum(file.n_bytes for file in folder_files(listing) if file.file.endswith(".safetensors"))
+    artifact = Artifact("mlx", tier_of(config), n_bytes, listing.repo, "", listing.revision)
+    entry = entry_of_config(name_of(listing.repo), config, artifact, USUAL)
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
 
 

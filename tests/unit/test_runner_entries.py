@@ -1,0 +1,86 @@
+"""Entries of models that are in no catalogue."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.catalog.entry import Artifact, LayerKv
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.runner.entries import USUAL, entry_of_path, name_of
+from edgeinfer.runner.folders import bits_of, entry_of_config, read_config, tier_of
+from tests.tiny_gguf import Tiny, write_tiny
+
+CONFIG = {
+    "model_type": "qwen3",
+    "num_hidden_layers": 28,
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "quantization": {"group_size": 64, "bits": 4},
+}
+FILE = Artifact("mlx", "mlx-4bit-g64", 335_000_000, repo="", file="/models/qwen3")
+
+
+def test_a_local_file_is_known_by_its_header(tmp_path: Path) -> None:
+    entry = entry_of_path(write_tiny(tmp_path / "Some Model.gguf", Tiny(tier="Q8_0")))
+    assert [artifact.backend for artifact in entry.artifacts] == ["gguf", "mlx", "reference"]
+    assert {artifact.tier for artifact in entry.artifacts} == {"Q8_0"}
+    assert entry.shape.kv == (LayerKv(4, 2, 32),)
+    assert entry.exit_layer == 2
+    assert entry.thinking is None
+
+
+def test_an_architecture_that_only_llama_cpp_reads(tmp_path: Path) -> None:
+    entry = entry_of_path(write_tiny(tmp_path / "gemma.gguf", Tiny(architecture="gemma3", own_window=64)))
+    assert [artifact.backend for artifact in entry.artifacts] == ["gguf"]
+
+
+@pytest.mark.parametrize(
+    ("repo", "name"),
+    [("bartowski/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct"), ("a/b", "b"), ("my model!", "my-model")],
+)
+def test_names(repo: str, name: str) -> None:
+    assert name_of(repo) == name
+
+
+def test_a_folder_is_known_by_its_configuration() -> None:
+    entry = entry_of_config("qwen3", CONFIG, FILE, USUAL)
+    assert entry.shape.kv == (LayerKv(28, 8, 128),)
+    assert entry.shape.n_params == int(335_000_000 * 8 / 4.5)
+    assert (entry.shape.limit, entry.shape.n_vocab) == (40960, 151936)
+    assert entry.thinking == ("<think>", "</think>")
+    assert tier_of(CONFIG) == "mlx-4bit-g64"
+    assert bits_of(CONFIG) == 4.5
+
+
+def test_a_folder_without_quantization_and_with_the_least() -> None:
+    least = {
+        key: value for key, value in CONFIG.items() if key not in ("quantization", "head_dim", "num_key_value_heads")
+    }
+    assert tier_of(least) == "mlx-bf16"
+    assert entry_of_config("x", {"text_config": least}, FILE, USUAL).shape.kv == (LayerKv(28, 16, 64),)
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "28", 1.5, True, 10**12, [28]])
+def test_a_number_that_cannot_be_is_named(value: object) -> None:
+    with pytest.raises(ArtifactBad, match="no usable `num_hidden_layers`"):
+        entry_of_config("x", CONFIG | {"num_hidden_layers": value}, FILE, USUAL)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"{}"])
+def test_a_configuration_that_is_none(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(ArtifactBad, match="not a model's configuration"):
+        read_config(file)
+
+
+def test_a_configuration_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG))
+    assert read_config(file) == CONFIG
