@@ -42,12 +42,11 @@ inline void load_word(const device uint* packed, int w, thread float* values) {
   }
 }
 
-// The newest position < `end` that `slot` of a ring of sink + window slots holds; -1 where it holds none.
+// The newest position < `end` that `slot` of a ring of sink + window slots holds, for a slot that has been used; -1 where it
+// holds none (the first `sink` slots of the ring's first lap).
 inline int held_position(int slot, int end, int sink, int window) {
   if (slot < sink) return slot < end ? slot : -1;
-  int back = (end - 1 - (slot - sink)) % window;
-  if (back < 0) back += window;
-  const int position = end - 1 - back;
+  const int position = end - 1 - (end - 1 - (slot - sink)) % window;
   return position >= sink ? position : -1;
 }
 

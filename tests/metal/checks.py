@@ -23,6 +23,7 @@ from tests.metal import reference
 # Largest |difference| allowed, relative to max(1, |expected|): float32 sums in another order, or one rounding of the result.
 TOLERANCE = {mx.float32: 5e-6, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 POLICY = WindowPolicy(window=64, sink=5, block=16, limit=4096)
+WIDE_POLICY = WindowPolicy(window=512, sink=40, block=128, limit=4096)  # several tiles for each SIMD group
 NOBODY = 0xFFFFFFFF  # both halves NaN: a slot that was never written
 
 
@@ -47,7 +48,8 @@ class AttendCase:
     n_rows: int = 1
     starts: tuple[int, ...] = (0, 56, 133)  # nothing before; up to the wrap; past it, in the middle of a block
     sliding: int = 0
-    stored: WindowPolicy = POLICY
+    policy: WindowPolicy = POLICY
+    stored: WindowPolicy | None = None  # None: as the policy
     logits: bool = False
     shape: Shape | None = None
     seed: int = 0
@@ -63,18 +65,19 @@ def attend_inputs(case: AttendCase, start: int) -> tuple[mx.array, mx.array, mx.
     """q, ring, packed rows of every position [1, Hkv, end, row], layout, step. Slots never written hold NaN."""
     rng = np.random.default_rng(case.seed + start)
     end = start + case.n_rows
-    assert case.n_rows <= POLICY.room(start), "a forward never crosses a block"
+    assert case.n_rows <= case.policy.room(start), "a forward never crosses a block"
+    stored = case.stored or case.policy
     layout = RingLayout(case.head_dim, case.bits, case.dtype)
     shape = (1, case.n_kv_heads, end, case.head_dim)
     k = mx.array(rng.normal(0.3, 1.5, shape), mx.float32).astype(case.dtype)
     v = mx.array(rng.normal(-0.2, 1.0, shape), mx.float32).astype(case.dtype)
     rows = pack_rows_twin(k, v, layout)
     words = layout.row if layout.quantized else layout.row * layout.dtype.size // 4
-    ring = mx.full((1, case.n_kv_heads, case.stored.slots, words), NOBODY, mx.uint32).view(layout.ring_dtype)
+    ring = mx.full((1, case.n_kv_heads, stored.slots, words), NOBODY, mx.uint32).view(layout.ring_dtype)
     for position in range(end):
-        ring[:, :, case.stored.slot(position)] = rows[:, :, position]
+        ring[:, :, stored.slot(position)] = rows[:, :, position]
     q = mx.array(rng.normal(0, 1, (1, case.n_kv_heads * case.group, case.n_rows, case.head_dim)), mx.float32)
-    return q.astype(case.dtype), ring, rows, layout, Step(start, case.n_rows, POLICY, case.stored, case.sliding)
+    return q.astype(case.dtype), ring, rows, layout, Step(start, case.n_rows, case.policy, stored, case.sliding)
 
 
 def packed_values(rows: mx.array, layout: RingLayout) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +104,7 @@ def check_attend(case: AttendCase, launch: Launcher, starts: tuple[int, ...] | N
             k,
             v,
             start,
-            POLICY,
+            case.policy,
             sliding=case.sliding,
             scale=scale,
             logits=None if logits is None else doubles(logits),
@@ -155,6 +158,7 @@ class HeadCase:
     softcap: float = 0.0
     group: int = 64
     ties: tuple[int, ...] = ()  # ids whose rows are made equal, and the best
+    max_parts: int = 512
 
     def __str__(self) -> str:
         name = f"{self.bits}bit-{str(self.dtype).split('.')[-1]}-{self.n_ids}x{self.width}-{self.n_rows}rows"
@@ -180,7 +184,7 @@ def head_inputs(case: HeadCase) -> tuple[mx.array, Head, np.ndarray]:
 
 def check_head(case: HeadCase, launch: Launcher) -> None:
     x, head, table = head_inputs(case)
-    got = head_top1_kernel(x, head, launch)
+    got = head_top1_kernel(x, head, launch, max_parts=case.max_parts)
     assert got is not None, "the kernel declined"
     hidden = doubles(x)
     if head.norm_weight is not None:

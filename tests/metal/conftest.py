@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,6 +24,17 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
     if compiler() is None:
         pytest.skip("no C++ compiler: the simulator cannot be built")
     return Simulator(tmp_path_factory.mktemp("simulator"))
+
+
+@pytest.fixture(scope="session")
+def ahead(simulator: Simulator) -> Callable[[Callable[[Launcher], None]], None]:
+    """Starts to compile what a check will launch, so that two compilers run while the tests do."""
+
+    def start(check: Callable[[Launcher], None]) -> None:
+        with contextlib.suppress(AssertionError):
+            check(simulator.prepare)
+
+    return start
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
@@ -9,8 +11,9 @@ mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 from edgeinfer.backends.mlx.kernels.attend import Shape  # noqa: E402
 from edgeinfer.backends.mlx.kernels.launch import Launcher  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.metal.checks import AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack  # noqa: E402
+from tests.metal.checks import WIDE_POLICY, AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack  # noqa: E402
 from tests.metal.conftest import FULL  # noqa: E402
+from tests.metal.simulator import compiler  # noqa: E402
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 SHORT = WindowPolicy(window=64, sink=0, block=16, limit=4096)  # what a layer with a sliding window of 24 keeps
@@ -35,15 +38,30 @@ ATTEND = [
     AttendCase(512, 8, F32, n_kv_heads=1, group=2, n_rows=2, shape=Shape(4, 2)),
     AttendCase(512, 4, F16, n_kv_heads=1, group=4),
     AttendCase(64, 32, F32, group=2, n_rows=2),
+    AttendCase(128, 8, F16, n_kv_heads=1, group=4, starts=(400, 1800), policy=WIDE_POLICY, shape=Shape(4, 2)),
 ]
 PACK = [PackCase(64, 8, F16), PackCase(80, 4, F32), PackCase(96, 8, BF16), PackCase(256, 4, F16), PackCase(128, 8, F32)]
 HEAD = [
     HeadCase(4, F16),
     HeadCase(6, F32, n_rows=3, softcap=30.0),
-    HeadCase(8, BF16, n_ids=517, n_rows=8, norm=False),
+    HeadCase(8, BF16, n_ids=517, n_rows=8, norm=False, max_parts=5),
     HeadCase(16, F16, width=160, n_rows=4),
-    HeadCase(4, F32, n_ids=300, norm=False, ties=(299, 150, 37, 35), n_rows=1, group=32),
+    HeadCase(4, F32, n_ids=1100, norm=False, ties=(1030, 6, 5), n_rows=1, group=32),
+    HeadCase(4, F16, norm=False, ties=(69, 37, 5), n_rows=1, max_parts=3),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_ahead(request: pytest.FixtureRequest) -> None:
+    if mx.metal.is_available() or compiler() is None:
+        return
+    start = request.getfixturevalue("ahead")
+    for case in ATTEND:
+        start(partial(check_attend, case))
+    for packed in PACK:
+        start(partial(check_pack, packed))
+    for head in HEAD:
+        start(partial(check_head, head))
 
 
 @pytest.mark.parametrize("case", ATTEND, ids=str)

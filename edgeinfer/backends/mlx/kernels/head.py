@@ -43,7 +43,7 @@ class Top1:
     share: mx.array
 
 
-def head_top1_kernel(x: mx.array, head: Head, launch: Launcher) -> Top1 | None:
+def head_top1_kernel(x: mx.array, head: Head, launch: Launcher, *, max_parts: int = MAX_PARTS) -> Top1 | None:
     """x [N, D] -> Top1; None when it cannot serve: 2, 3, 5 and 32-bit heads, rows too wide for threadgroup memory."""
     n_rows, width = x.shape
     if not _serves(x, head):
@@ -51,7 +51,7 @@ def head_top1_kernel(x: mx.array, head: Head, launch: Launcher) -> Top1 | None:
     rows = next(m for m in (8, 4, 2, 1) if n_rows % m == 0 and (m == 1 or m * width * x.dtype.size <= NORMED_BYTES))
     n_ids = head.table.shape[0]
     step = SIMD_GROUPS * IDS
-    chunk = step * max(1, -(-n_ids // (step * MAX_PARTS)))
+    chunk = step * max(1, -(-n_ids // (step * max_parts)))
     parts = -(-n_ids // chunk)
     one = mx.zeros((1,), x.dtype)
     sizes = mx.array([n_ids, chunk, parts], mx.int32)
