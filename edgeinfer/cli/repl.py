@@ -78,6 +78,9 @@ class Chat:
         answer, stopped = "", False
         try:
             answer, stopped = stream_answer(self.session, self.conversation(), self.seeded())
+        except KeyboardInterrupt:  # the second one
+            self.leaving = True
+            return
         finally:
             if answer:
                 self.said.append(Message("assistant", answer))

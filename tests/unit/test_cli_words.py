@@ -1,0 +1,248 @@
+"""What the command line says, piece by piece: stats, sizes, tables, settings, progress, the banner, the live line."""
+
+import dataclasses
+import io
+import sys
+
+import pytest
+
+from edgeinfer.cli import output, progress
+from edgeinfer.cli.banner import banner
+from edgeinfer.cli.lines import messages
+from edgeinfer.cli.parser import make_parser
+from edgeinfer.cli.settings import Settings, changed, lines
+from edgeinfer.cli.stats_lines import speedup, stats_json, stats_lines
+from edgeinfer.cli.streaming import LiveLine, Screen
+from edgeinfer.decode.stats import AnswerStats, ArmStats
+from edgeinfer.errors import UsageError
+from edgeinfer.plan import Request, make_plan
+from edgeinfer.types import Sampling
+from tests.unit.plan_things import GGUF, artifact, catalog, device, model
+
+PLAIN = AnswerStats(
+    prompt=40, reused=30, prefilled=10, kept=60, emitted=21, first_token_s=0.05, decode_s=2.0, plain_s_per_token=0.1
+)
+PLAIN.arms = {"none": ArmStats(rounds=20, emitted=20, seconds=2.0)}
+DRAFTED = dataclasses.replace(PLAIN, decode_s=1.25, evicted=64, reanchored=1, reprefilled=8)
+DRAFTED.arms = {
+    "none": ArmStats(rounds=4, emitted=4, seconds=0.4),
+    "lookup": ArmStats(rounds=4, drafted=16, accepted=12, emitted=16, seconds=0.85),
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal_on_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A stderr that is a terminal and takes color."""
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return shown
+
+
+def test_stats_of_plain_decoding() -> None:
+    assert stats_lines(PLAIN) == [
+        "21 tokens, 10.0 tokens/s, first token 50 ms; prompt 40: 30 reused, 10 prefilled",
+        "window: 60 kept",
+    ]
+
+
+def test_stats_with_drafts_and_a_full_window() -> None:
+    assert stats_lines(DRAFTED) == [
+        "21 tokens, 16.0 tokens/s, first token 50 ms; prompt 40: 30 reused, 10 prefilled",
+        "8 rounds, 16 drafted, 12 accepted (acceptance 0.75), 4.00 tokens a verify, 1.60 x plain decoding",
+        "time by arm: lookup 850 ms in 4 rounds, none 400 ms in 4 rounds",
+        "window: 60 kept, 64 evicted, 1 re-anchored, 8 prefilled again",
+    ]
+
+
+def test_no_speedup_without_a_plain_cost() -> None:
+    assert speedup(DRAFTED) == pytest.approx(1.6)
+    assert speedup(dataclasses.replace(DRAFTED, plain_s_per_token=0.0)) is None
+    assert speedup(AnswerStats()) is None
+    assert stats_json(AnswerStats())["acceptance"] is None
+    assert stats_json(DRAFTED)["acceptance"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 bytes"), (99_999, "99,999 bytes"), (26_571_744, "26.6 MB"), (2_497_280_256, "2.50 GB")]
+)
+def test_sizes(n_bytes: int, text: str) -> None:
+    assert output.size(n_bytes) == text
+
+
+def test_tables_and_near_names() -> None:
+    assert output.table([["a", "1"], ["long", ""]], head=("x", "y")) == "x     y\na     1\nlong"
+    assert output.near("caht", ["chat", "show"]) == "did you mean `chat`?"
+    assert output.near("zzz", ["chat"]) == ""
+
+
+def test_color_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_on_stderr(monkeypatch)
+    assert output.style("x", output.DIM, terminal) == "\033[2mx\033[0m"
+    assert output.style("x", output.DIM, io.StringIO()) == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert output.style("x", output.DIM, terminal) == "x"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert output.style("x", output.DIM, terminal) == "x"
+
+
+def test_a_model_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stdout", shown)
+    screen = Screen(show_trace=True, quiet=False)
+    screen.answer("a\033]0;title\007\033[2Jb\r\n\tc\u202e")
+    assert shown.getvalue() == "a]0;title[2Jb\n\tc"
+
+
+def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+    screen = Screen(show_trace=True, quiet=False)
+    screen.answer("a\033b")
+    screen.finish()
+    assert shown.getvalue() == "a\033b\n"
+
+
+def test_a_trace_is_dimmed_on_stderr_and_the_answer_begins_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_on_stderr(monkeypatch)
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+    screen = Screen(show_trace=True, quiet=False)
+    screen.trace("hm")
+    screen.answer("4")
+    screen.finish()
+    assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
+    assert shown.getvalue() == "4\n"
+    folded = Screen(show_trace=False, quiet=False)
+    folded.trace("hm")
+    assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
+
+
+def test_the_live_line_stays_on_the_last_row_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_on_stderr(monkeypatch)
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    live = LiveLine()
+    live._drawn = -1.0
+    live.draw(DRAFTED)
+    live.close()
+    text = terminal.getvalue()
+    assert "\033[1;23r" in text  # text scrolls above the last row
+    assert "\033[24;1H\033[2K\033[2m21 tokens, 16.0 tokens/s, arm: lookup\033[0m\0338" in text
+    assert text.endswith("\0337\033[r\033[24;1H\033[2K\0338")  # the whole screen again, the row empty
+    assert out.getvalue() == ""
+
+
+def test_no_live_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    live = LiveLine()
+    live.draw(DRAFTED)
+    live.close()
+    assert shown.getvalue() == ""
+
+
+def test_progress_in_a_log_is_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    draw = progress.Progress()
+    for n_bytes in range(0, 10_000_001, 500_000):
+        draw(n_bytes, 10_000_000)
+    draw.close()
+    assert shown.getvalue().splitlines() == [f"{tenth * 10}% of 10.0 MB" for tenth in range(11)]
+
+
+def test_progress_on_a_terminal_is_one_line_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_on_stderr(monkeypatch)
+    draw = progress.Progress()
+    draw(10_000_000, 10_000_000)
+    draw.close()
+    first, second = terminal.getvalue().split("\r\033[2K")[1:]
+    assert first.startswith("100% of 10.0 MB, ")
+    assert second == ""
+
+
+SETTINGS = Settings(Sampling(temperature=0.7), max_tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("temp", "0", "  temp            0.0"),
+        ("temperature", "1.5", "  temp            1.5"),
+        ("top_k", "40", "  top-k           40"),
+        ("system", "Be brief.", "  system          Be brief."),
+        ("stop", "END", "  stop            'END'"),
+        ("thinking", "off", "  thinking        off"),
+        ("max-tokens", "7", "  max-tokens      7"),
+    ],
+)
+def test_a_setting_is_changed_and_shown(name: str, value: str, line: str) -> None:
+    after = changed(SETTINGS, name, value)
+    assert line in lines(after)
+    assert line not in lines(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("tmep", "1", "there is no setting"),
+        ("temp", "hot", "must be a number"),
+        ("top-p", "1.1", "from 0 to 1"),
+        ("thinking", "maybe", "on or off"),
+        ("seed", "-1", "at least 0"),
+        ("max-tokens", "", "at least 1"),
+    ],
+)
+def test_a_setting_that_cannot_be(name: str, value: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        changed(SETTINGS, name, value)
+
+
+class Typed:
+    interactive = False
+
+    def __init__(self, *typed: str) -> None:
+        self.typed = list(typed)
+        self.prompts: list[str] = []
+
+    def read(self, prompt: str) -> str | None:
+        self.prompts.append(prompt)
+        return self.typed.pop(0) if self.typed else None
+
+
+def test_messages_of_one_line_and_of_many() -> None:
+    source = Typed("Hi", "", '"""one', "  two", 'three"""', '"""all in one"""', '"""', "x", '"""')
+    assert list(messages(source)) == ["Hi", "one\n  two\nthree", "all in one", "x"]
+    assert source.prompts[2:5] == [">>> ", "... ", "... "]
+
+
+def test_a_message_that_never_ends_is_not_sent() -> None:
+    with pytest.raises(UsageError, match="never ended"):
+        list(messages(Typed('"""one', "two")))
+
+
+def test_the_banner_of_a_real_model_makes_no_excuses() -> None:
+    plan = make_plan(device(8), catalog(model("real", 1, artifact(1, "Q4_K_M"))), [GGUF], Request())
+    text = "\n".join(banner(plan))
+    assert "Q4_K_M on gguf" in text
+    assert "demonstration" not in text
+
+
+def test_flags_and_words_in_any_order() -> None:
+    parser = make_parser("try", "help", "try WORD", "  edgeinfer try x")
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--flag")
+    args = parser.parse(["a", "--flag", "1", "b"])
+    assert (args.words, args.flag) == (["a", "b"], "1")
+    with pytest.raises(UsageError, match="there is no flag `--flog`") as caught:
+        parser.parse(["--flog", "1"])
+    assert caught.value.hint == "did you mean `--flag`?"
