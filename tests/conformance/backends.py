@@ -2,7 +2,7 @@
 
 `tolerance` bounds |logit difference| between a row computed in one way and in another, where the backend does not
 promise equality (`Model.exact_rows`), and `oracle_tolerance` that to the float64 oracle. The tiny model's logits have a
-standard deviation of 3; one key too many or too few moves some of them by more than 1.
+standard deviation of 3; one key too many or too few moves some of them by 5.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
 
 LLAMA = Tiny(tier="F32")
+LLAMA_Q4 = Tiny(tier="Q4_0", seed=2)
 QWEN = Tiny(architecture="qwen3", tier="Q8_0", seed=3, exit_layer=2)
 
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
@@ -46,7 +47,7 @@ def reference(kv_type: KvType) -> Callable[[Path], Model]:
     return load
 
 
-def gguf(kv_type: KvType) -> Callable[[Path], Model]:
+def gguf(kv_type: KvType, *, drafts: bool = False) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.gguf import llama
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
@@ -98,6 +99,8 @@ SUBJECTS = (
 GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),
     Subject("gguf-qwen3", QWEN, gguf("f16"), "f16", oracle_tolerance=1.2, tolerance=0.3, pad_slots=256),
+    Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts=True), "f16", 1.2, tolerance=0.3, pad_slots=256),
+    Subject("gguf-exit-q4_0", LLAMA_Q4, gguf("q8_0", drafts=True), "q8_0", 2.5, tolerance=0.5, pad_slots=256),
 )
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),

@@ -64,7 +64,7 @@ def oracle_logits(path: Path, tokens: list[int], seen: npt.NDArray[np.bool_]) ->
         h = norm(x, w["ffn_norm"])
         gate = h @ w["ffn_gate"].T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up"].T)) @ w["ffn_down"].T
-    return norm(x, tensors["output_norm"]) @ tensors["output"].T
+    return norm(x, tensors["output_norm"]) @ tensors.get("output", tensors["token_embd"]).T
 
 
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -1,0 +1,187 @@
+"""What is the reference's own: KV types, RoPE scaling, what it refuses. The rest is in the conformance suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeinfer.backends.reference import BACKEND, load_gguf
+from edgeinfer.backends.reference import model as reference_model
+from edgeinfer.backends.reference.storage import Ring
+from edgeinfer.backends.reference.weights import Shape
+from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.types import KvType
+from edgeinfer.window import WindowPolicy
+from tests.conformance.oracle import oracle_logits, visible
+from tests.tiny_gguf import Tiny, write_tiny
+
+POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
+TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 259, 90)]
+SHAPE = Shape(1, 64, 2, 2, 32, 64, 10, 1e-5, True)
+
+
+def rows(path: Path, kv_type: KvType = "f32") -> Any:
+    model = load_gguf(path, kv_type=kv_type)
+    step = model.new_cache(WindowPolicy(128, 0, 32, 128)).begin(90)
+    found = np.array([row.numpy() for row in step.verify(TOKENS)])
+    model.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.mark.parametrize(("tier", "tied"), [("F16", False), ("Q8_0", True), ("Q4_0", False)])
+def test_tiers_and_tied_heads_are_read(tmp_path: Path, tier: Any, tied: bool) -> None:
+    """The oracle dequantizes with the same library, so only our layout of tensors is at stake: equal to rounding."""
+    path = write_tiny(tmp_path / "tier.gguf", Tiny(tier=tier, tied=tied))
+    assert (
+        np.abs(rows(path) - oracle_logits(path, TOKENS, visible(len(TOKENS), 128, 0, 32))).max()
+        < 1e-3 * rows(path).std()
+    )
+
+
+@pytest.mark.parametrize(("kv_type", "least", "most"), [("f16", 1e-4, 0.1), ("q8_0", 0.02, 0.8), ("q4_0", 0.5, 9.0)])
+def test_kv_types_round_as_much_as_they_should(tiny: Path, kv_type: KvType, least: float, most: float) -> None:
+    assert least < np.abs(rows(tiny, kv_type) - rows(tiny)).max() < most
+
+
+def test_a_ring_keeps_its_rows_to_the_step_of_its_type() -> None:
+    written = np.random.default_rng(0).standard_normal((2, 3, 32), np.float32)
+    largest = np.abs(written).max(axis=-1, keepdims=True)
+    for kv_type, step in (("f32", 0.0), ("f16", 2**-11), ("q8_0", 0.51 / 127 + 2**-11), ("q4_0", 1.01 / 8)):
+        ring = Ring(SHAPE, 5, kv_type)  # type: ignore[arg-type]
+        ring.write([4, 0, 2], written)
+        assert (np.abs(ring.read(5)[:, [4, 0, 2]] - written) <= step * largest + 1e-3 * step).all()
+        assert not ring.read(5)[:, [1, 3]].any()
+
+
+def test_a_quantized_ring_needs_whole_blocks() -> None:
+    with pytest.raises(EngineFailed, match="multiple of 32; it is 16"):
+        Ring(Shape(1, 32, 2, 2, 16, 64, 10, 1e-5, True), 5, "q8_0")
+
+
+def test_rows_are_the_same_where_blas_rounds_by_place(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On such a BLAS every row is computed alone: slower, and as exact."""
+    monkeypatch.setattr(reference_model, "_place_is_free", lambda weights: False)
+    model = load_gguf(tiny)
+    cache, alone = model.new_cache(POLICY), model.new_cache(POLICY)
+    together = [row.numpy() for row in cache.begin(20).verify(TOKENS[:20])]
+    assert all(np.array_equal(alone.prefill([t]).numpy(), row) for t, row in zip(TOKENS[:20], together, strict=True))
+
+
+def test_the_probe_of_place_sees_a_blas_that_rounds_by_place() -> None:
+    class Uneven(np.ndarray):
+        """Products whose last row comes out one step higher, as from another kernel at the edge."""
+
+        def __rmatmul__(self, other: Any) -> Any:
+            product = np.asarray(other) @ np.asarray(self)
+            product[-1] = np.nextafter(product[-1], np.float32(np.inf))
+            return product
+
+    even = np.random.default_rng(0).standard_normal((16, 32)).astype(np.float32)
+    assert reference_model._is_place_free(even)
+    assert not reference_model._is_place_free(even.view(Uneven))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "gemma3", "own_window": 32, "n_layers": 6}, "computes llama and qwen3, not gemma3"),
+        ({"exit_layer": 4}, "edgeinfer.exit_layer is 4"),
+        ({"exit_layer": 0}, "edgeinfer.exit_layer is 0"),
+    ],
+)
+def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    path = write_tiny(tmp_path / "other.gguf", Tiny(**changes))
+    with pytest.raises(ArtifactBad, match=words):
+        load_gguf(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("llama.rope.scaling.type", "yarn", "no yarn RoPE"),
+        ("llama.rope.dimension_count", 16, "must all have 32 dimensions"),
+        ("llama.expert_count", 4, "no experts"),
+    ],
+)
+def test_settings_that_are_not_computed_are_refused(
+    tmp_path: Path, tiny: Path, key: str, value: Any, words: str
+) -> None:
+    from edgeinfer.bench.ggufs import rewrite
+
+    rewrite(tiny, tmp_path / "set.gguf", {key: value})
+    with pytest.raises(ArtifactBad, match=words):
+        load_gguf(tmp_path / "set.gguf")
+
+
+def test_linear_rope_scaling_stretches_positions(tmp_path: Path, tiny: Path) -> None:
+    from edgeinfer.bench.ggufs import rewrite
+
+    rewrite(tiny, tmp_path / "stretched.gguf", {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})
+    plain, stretched = load_gguf(tiny), load_gguf(tmp_path / "stretched.gguf")
+    assert np.allclose(plain.weights.frequencies, 2 * stretched.weights.frequencies)
+
+
+def test_a_tensor_that_is_not_used_is_refused(tmp_path: Path, tiny: Path) -> None:
+    import gguf
+
+    reader = gguf.GGUFReader(tiny)
+    writer = gguf.GGUFWriter(tmp_path / "more.gguf", "llama")
+    from edgeinfer.bench.ggufs import copy_metadata
+
+    copy_metadata(reader, writer, {})
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("blk.0.attn_q.bias", np.zeros(128, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ArtifactBad, match=r"does not compute with blk\.0\.attn_q\.bias"):
+        load_gguf(tmp_path / "more.gguf")
+
+
+def test_llama3_divisors_are_applied(tmp_path: Path, tiny: Path) -> None:
+    import gguf
+
+    from edgeinfer.bench.ggufs import copy_metadata
+
+    reader = gguf.GGUFReader(tiny)
+    writer = gguf.GGUFWriter(tmp_path / "llama3.gguf", "llama")
+    copy_metadata(reader, writer, {})
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    divisors = np.linspace(1, 8, 16).astype(np.float32)
+    writer.add_tensor("rope_freqs.weight", divisors)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    scaled, plain = load_gguf(tmp_path / "llama3.gguf"), load_gguf(tiny)
+    assert np.allclose(scaled.weights.frequencies * divisors, plain.weights.frequencies)
+
+
+def test_probe_says_what_it_can_do() -> None:
+    found = BACKEND.probe(None)  # type: ignore[arg-type]
+    assert not found.unavailable and found.early_exit
+    assert {"F32", "Q4_0"} <= found.tiers and found.versions["numpy"] == np.__version__
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactBad):
+        load_gguf(tmp_path)
+
+
+def test_a_closed_model_says_so(tiny: Path) -> None:
+    model = load_gguf(tiny)
+    cache = model.new_cache(POLICY)
+    model.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        cache.prefill([5])
