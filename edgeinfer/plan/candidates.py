@@ -96,7 +96,7 @@ def _judge(
         return refuse(f"{found.backend} cannot run here: {found.unavailable}")
     if tier and artifact.tier not in found.tiers:  # of a tier that nobody knows, the engine has the last word
         return refuse(f"{found.backend} does not load {artifact.tier}")
-    kv_type = request.kv_type or _preferred_kv_type(found, model.shape)
+    kv_type = request.kv_type or _preferred_kv_type(device, found, model.shape)
     if kv_type not in found.kv_types:
         return refuse(f"{found.backend} does not keep K and V as {kv_type}")
     try:
@@ -115,7 +115,9 @@ def _judge(
     )
 
 
-def _preferred_kv_type(found: Capabilities, shape: ModelShape) -> KvType:
-    """The backend's first choice whose blocks fit the heads."""
+def _preferred_kv_type(device: DeviceProfile, found: Capabilities, shape: ModelShape) -> KvType:
+    """The backend's first choice whose blocks fit the heads; f16 for llama.cpp on Metal, where other types are slow."""
+    if found.backend == "gguf" and "metal" in device.accelerators and "f16" in found.kv_types:
+        return "f16"
     whole = all(group.head_dim % _KV_BLOCK == 0 for group in shape.kv)
     return next((kind for kind in found.kv_types if whole or kind in ("f16", "f32")), found.kv_types[0])

@@ -1,5 +1,7 @@
 """What make_plan picks and what it says of the rest."""
 
+from dataclasses import replace
+
 import pytest
 
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
@@ -108,6 +110,13 @@ def test_a_backend_that_cannot_run() -> None:
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
     with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q4_0"):
         make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q4_0"))
+
+
+def test_llama_cpp_keeps_f16_on_metal() -> None:
+    mac = replace(device(), os="macos", accelerators=frozenset({"metal"}))
+    assert make_plan(mac, catalog(SMALL), [GGUF], Request()).kv_type == "f16"
+    assert make_plan(device(), catalog(SMALL), [GGUF], Request()).kv_type == GGUF.kv_types[0] == "q8_0"
+    assert make_plan(mac, catalog(SMALL), [GGUF], Request(kv_type="q4_0")).kv_type == "q4_0"
 
 
 def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:

@@ -1,0 +1,198 @@
+"""The plan's estimate against measured peak memory, on Linux.
+
+    python -m edgeinfer.bench.memory --model demo --model wide.Q4_0.gguf > docs/memory.md
+
+Each row is a new process that opens the model as `edgeinfer chat` does, reads a prompt and answers. Its memory, and
+that of its children, is looked at every 20 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.types import SpeculationMode
+
+__all__ = ["Peak", "Row", "measure", "report", "run"]
+
+CONTEXTS = (512, 1024, 2048)
+ALLOWED = 0.10
+_LOOK_EVERY_S = 0.02
+_ANSWER = 8  # pieces
+_PROMPT = "Repeat this. " + "The lazy dog sleeps. " * 60  # longer than one prefill forward, which touches every buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Highest sums over a process and its children, in bytes.
+
+    `pss` shares a page with every process on the machine that maps it; `alone` is what it would be with no others
+    about: its anonymous pages, and the pages of files counted once and whole.
+    """
+
+    pss: int = 0
+    alone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    model: str
+    tier: str
+    backend: str
+    speculation: str
+    context: int
+    weight_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+    peak: Peak
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
+
+    @property
+    def error(self) -> float:
+        """Of the estimate, relative to what was measured; above 0, the plan asked for too much."""
+        return self.total_bytes / self.peak.alone - 1
+
+
+def measure(model: str, context: int, backend: str, speculation: str) -> Row:
+    """Run one answer in a new process and watch it. Raises EdgeInferError when that process fails."""
+    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--answer"]
+    arguments = ["--model", model, "--context", str(context), "--backend", backend, "--speculation", speculation]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        peak = Peak()
+        while process.poll() is None:
+            now = look(process.pid)
+            peak = Peak(max(peak.pss, now.pss), max(peak.alone, now.alone))
+            time.sleep(_LOOK_EVERY_S)
+        said = process.stdout.read() if process.stdout else ""
+    if process.returncode != 0:
+        raise EdgeInferError(f"the measured process for {model} ended with {process.returncode}")
+    return replace(Row(**json.loads(said), peak=Peak()), peak=peak)
+
+
+def look(pid: int) -> Peak:
+    """What `pid` and its children take now. Zero for a process that is gone."""
+    pss = anonymous = files = 0
+    for process in _family(pid):
+        kib = _rollup(process)
+        pss += kib.get("Pss", 0)
+        anonymous += kib.get("Pss_Anon", 0)
+        files = max(files, kib.get("Rss", 0) - kib.get("Anonymous", 0))  # children map what their parent maps
+    return Peak(pss * 1024, (anonymous + files) * 1024)
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found = children.read_text().split()
+        except OSError:
+            continue
+        for child in found:
+            yield from _family(int(child))
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """KiB by name, from `smaps_rollup` (proc(5))."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def answer(model: str, context: int, backend: str, speculation: str) -> int:
+    """In the measured process: open, answer, and say what the plan was. K and V are written when a cache is made."""
+    import edgeinfer
+
+    mode = next((known for known in get_args(SpeculationMode) if known == speculation), None)
+    if mode is None:
+        raise UsageError(f"--speculation must be one of {', '.join(get_args(SpeculationMode))}; received {speculation}")
+    request = edgeinfer.Request(model=model, context=context, backend=backend, speculation=mode)
+    with edgeinfer.open(request) as session:
+        plan = session.plan
+        for n, _ in enumerate(session.stream(_PROMPT)):
+            if n >= _ANSWER:
+                break
+    row = Row(
+        model=plan.model.title,
+        tier=plan.artifact.tier,
+        backend=plan.backend,
+        speculation=", ".join(plan.speculation.drafters) or "off",
+        context=plan.window.slots,
+        weight_bytes=plan.estimate.weight_bytes,
+        kv_bytes=plan.estimate.kv_bytes,
+        workspace_bytes=plan.estimate.workspace_bytes,
+        peak=Peak(),
+    )
+    sys.stdout.write(json.dumps({key: value for key, value in asdict(row).items() if key != "peak"}))
+    return 0
+
+
+def report(rows: Sequence[Row]) -> str:
+    worst = max(abs(row.error) for row in rows)
+    lines = [
+        "# Estimated against measured memory",
+        "",
+        "Made by `python -m edgeinfer.bench.memory --model demo --model wide.Q4_0.gguf > docs/memory.md`, where",
+        "`wide.Q4_0.gguf` is the demo in the shape of a 1B model:",
+        "`python -m edgeinfer.bench.widen demo.F16.gguf wide.Q4_0.gguf --tier Q4_0`.",
+        "",
+        "MB of a process that opens the model as `edgeinfer chat` does, reads a prompt and answers, with its children.",
+        "`PSS` shares pages with other processes of the machine; `alone` counts them once and whole, as the plan does.",
+        "",
+        f"Largest difference from `alone`: {worst:.1%} (allowed: {ALLOWED:.0%}).",
+        "",
+        "| model | tier | backend | drafts | context | weights | K/V | workspace | estimate | PSS | alone | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.model} | {row.tier} | {row.backend} | {row.speculation} | {row.context} | {_mb(row.weight_bytes)} "
+        f"| {_mb(row.kv_bytes)} | {_mb(row.workspace_bytes)} | {_mb(row.total_bytes)} | {_mb(row.peak.pss)} "
+        f"| {_mb(row.peak.alone)} | {row.error:+.1%} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f}"
+
+
+def run(argv: Sequence[str]) -> int:
+    """0 when every estimate is within a tenth of what was measured."""
+    parser = argparse.ArgumentParser(prog="memory", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
+    parser.add_argument("--context", action="append", type=int, metavar="N", help="repeatable; default: 512 1024 2048")
+    parser.add_argument("--backend", default="gguf")
+    parser.add_argument("--speculation", default="off")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    models, contexts = args.model or ["demo"], args.context or CONTEXTS
+    if args.answer:
+        return answer(models[0], contexts[0], args.backend, args.speculation)
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise UsageError("memory is measured by /proc/PID/smaps_rollup, which Linux has", hint="run it on Linux")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    rows = [measure(model, context, args.backend, args.speculation) for model in models for context in contexts]
+    if args.json:
+        sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in rows], indent=1) + "\n")
+    else:
+        sys.stdout.write(report(rows))
+    return int(max(abs(row.error) for row in rows) > ALLOWED)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
