@@ -12,18 +12,20 @@ from edgeinfer.errors import UsageError
 HELP = "measure this machine and write down what was found"
 USAGE = "bench MEASURE [--help] [...]"
 EXAMPLES = """\
+  edgeinfer bench speed --json                       prefill and decode, first token, memory, percent of the roofline
   edgeinfer bench speculation --model demo --quick   speculation on against off, prompt by prompt
   edgeinfer bench window --help                      what a measurement takes
 """
 MEASURES = {
-    "speculation": "speed with speculation on against off",
-    "window": "perplexity and speed past the window",
+    "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
+    "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
+    "window": "the window against the reference, and a chat that runs far past it",
+    "perplexity": "perplexity of tiers, windows and K/V types",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    listed = "; ".join(f"{name}: {what}" for name, what in MEASURES.items())
-    parser.add_argument("measure", metavar="MEASURE", help=listed)
+    parser.add_argument("measure", metavar="MEASURE", help=f"{', '.join(MEASURES)}")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="what the measurement takes")
 
 
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         )
     module = importlib.import_module(f"edgeinfer.bench.{args.measure}")
     name = f"bench {args.measure}"
-    parser = make_parser(name, module.HELP, f"{name} [...]", f"  edgeinfer {name} --json")
+    parser = make_parser(name, MEASURES[args.measure], f"{name} [...]", f"  edgeinfer {name} --json")
     module.add_arguments(parser)
     code: int = module.run(parser.parse(args.rest))
     return code

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.cli.bench_command import MEASURES
 from edgeinfer.cli.main import COMMANDS, load, main, parser_of, top_help
 
 Golden = Callable[[Path, str], None]
@@ -52,6 +53,13 @@ def test_command(name: str, check_golden: Golden) -> None:
 def test_every_page_has_examples_that_begin_as_people_type(name: str) -> None:
     assert f"edgeinfer {name}" in load(name).EXAMPLES
     assert not load(name).HELP.endswith(".")
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_measurement_has_a_page(measure: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", measure, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: edgeinfer bench {measure} [...]\n\n{MEASURES[measure]}")
 
 
 def test_errors(check_golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
