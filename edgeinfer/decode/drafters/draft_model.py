@@ -8,7 +8,7 @@ from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
-_AHEAD = 64  # positions that one round of drafts may need
+_AHEAD = 16  # positions that one round of drafts may need
 _SAMPLE = 997  # every so-many-th token is compared (a prime, so that no regular vocabulary hides between)
 
 

@@ -1,0 +1,136 @@
+"""Gated drafting on a scripted exit: it stops when unsure, verifies what is worth its rows, and learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from edgeinfer.decode.costs import Costs, RowCosts
+from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode.gate import EDGES, Gate, best_length, bucket, row_price, worth_keeping
+from tests.unit.simulated import FakeRow
+
+CHEAP = RowCosts({1: 1.0, 8: 1.7}, {1: 0.7, 8: 1.4}, {1: 1.0, 8: 1.7}, 0.3)
+STEPPED = RowCosts(
+    {1: 1.0, 2: 1.6, 3: 2.2, 4: 2.2}, {1: 0.8, 2: 1.4, 3: 2.0, 4: 2.0}, {1: 1.0, 2: 1.6, 3: 2.2, 4: 2.2}, 0.1
+)
+
+
+class Script:
+    """A round whose exit says these tokens with these probabilities."""
+
+    def __init__(self, said: Sequence[tuple[int, float]]) -> None:
+        self.said = list(said)
+        self.asked: list[int] = []
+
+    def draft(self, token: int) -> FakeRow:
+        self.asked.append(token)
+        return FakeRow(*self.said[len(self.asked) - 1])
+
+
+def gated(costs: RowCosts = CHEAP, max_rows: int = 8) -> Gated:
+    return Gated(ExitSource(), Costs(costs, max_rows), clock=lambda: 0.0)
+
+
+def propose(drafter: Gated, said: Sequence[tuple[int, float]], limit: int = 7) -> tuple[list[object], list[int]]:
+    script = Script(said)
+    return list(drafter.propose(script, [5], limit)), script.asked  # type: ignore[arg-type]
+
+
+def test_it_drafts_on_while_the_exit_is_sure_and_drops_the_unsure_one() -> None:
+    drafts, asked = propose(gated(), [(11, 0.99), (12, 0.98), (13, 0.05), (14, 0.99)])
+    assert drafts == [11, 12]
+    assert asked == [5, 11, 12]  # each draft is the next one's input; the unsure one ends it
+
+
+def test_the_limit_holds() -> None:
+    drafts, asked = propose(gated(), [(11, 0.99)] * 9, limit=3)
+    assert drafts == [11, 11, 11]
+    assert len(asked) == 3
+
+
+def test_an_unsure_first_draft_gives_a_plain_row() -> None:
+    assert propose(gated(), [(11, 0.02)])[0] == []
+
+
+def test_rows_that_come_in_lots_are_filled() -> None:
+    """Three rows cost as much as four: a middling third draft is kept, which alone would not pay."""
+    drafts, _ = propose(gated(STEPPED, 4), [(11, 0.99), (12, 0.99), (13, 0.75)], limit=3)
+    assert drafts == [11, 12, 13]
+
+
+def test_a_higher_pace_elsewhere_asks_for_surer_drafts() -> None:
+    said = [(11, 0.75), (12, 0.75), (13, 0.75)]
+    calm, busy = gated(STEPPED, 4), gated(STEPPED, 4)
+    busy.pace = 1.8
+    assert len(propose(busy, said, limit=3)[0]) < len(propose(calm, said, limit=3)[0])
+
+
+def test_an_exit_that_is_sure_and_wrong_loses_its_credit() -> None:
+    drafter = gated()
+    for _ in range(30):
+        drafts, _ = propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
+        drafter.observe([int(str(draft)) for draft in drafts], [99])
+    assert drafter.gate.rate(bucket(0.99)) < 0.2
+    assert propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)[0] == []
+
+
+def test_a_dropped_draft_teaches_too() -> None:
+    """The unsure draft was not verified, but the target's own token shows that it was right."""
+    drafter = gated()
+    unsure = bucket(0.05)
+    before = drafter.gate.rate(unsure)
+    assert propose(drafter, [(11, 0.99), (13, 0.05)])[0] == [11]
+    drafter.observe([11], [11, 13])
+    assert drafter.gate.rate(unsure) > before
+
+
+def test_only_drafts_on_the_accepted_path_teach() -> None:
+    drafter = gated()
+    drafts, _ = propose(drafter, [(11, 0.99), (12, 0.96)], limit=2)
+    before = drafter.gate.rate(bucket(0.96))
+    drafter.observe([int(str(draft)) for draft in drafts], [99])
+    assert drafter.gate.rate(bucket(0.96)) == before
+
+
+def test_buckets_by_hand() -> None:
+    assert bucket(0.0) == 0
+    assert bucket(0.15) == 1
+    assert bucket(0.5) == 3
+    assert bucket(1.0) == len(EDGES)
+
+
+def test_best_length_by_hand() -> None:
+    def cost(n: int) -> float:
+        return 1.0 + 0.5 * n
+
+    assert best_length([0.9, 0.9, 0.9], cost)[0] == 3  # 3.44 tokens for 2.5: 1.38 a round, 1.36 with two
+    assert best_length([0.9, 0.1, 0.9], cost)[0] == 1
+    assert best_length([0.4], cost) == (0, 1.0, 1.0)
+    assert best_length([], cost) == (0, 1.0, 1.0)
+
+
+def test_worth_keeping_by_hand() -> None:
+    def cost(n: int) -> float:
+        return 0.7 + 0.4 * n
+
+    assert worth_keeping([0.9, 0.3], 1.0, cost) == 1
+    assert worth_keeping([0.9, 0.9], 1.0, cost) == 2
+    assert worth_keeping([0.3], 1.0, cost) == 0
+
+
+def test_row_price_by_hand() -> None:
+    costs = {1: 1.0, 2: 1.6, 3: 2.2, 4: 2.2, 5: 3.0}
+    assert row_price(costs.__getitem__, 1, 4) == pytest.approx(0.4)  # three more rows for 1.2
+    assert row_price(costs.__getitem__, 3, 4) == pytest.approx(0.0)
+    assert row_price(costs.__getitem__, 4, 4) == pytest.approx(0.8)
+
+
+def test_surplus_grows_with_how_sure_the_last_draft_was() -> None:
+    gate = Gate()
+    for _ in range(50):
+        gate.saw(10, 10)
+        gate.saw(1, 1)
+    assert gate.surplus(10, 0.3) > 0.6
+    assert gate.surplus(1, 0.3) < 0.2

@@ -1,0 +1,152 @@
+"""Prompt lookup: what it finds, against a search by hand; any change of the context; what it learns."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeinfer.decode.drafters.lookup import Lookup, Match
+from edgeinfer.protocols import Round
+
+ROUND: Round = None  # type: ignore[assignment]  # lookup never asks the model
+
+
+def drafts(context: list[int], limit: int = 4, **how: int) -> list[int]:
+    return list(Lookup(**how).propose(ROUND, context, limit))  # type: ignore[arg-type]
+
+
+def test_it_goes_on_as_the_earlier_text_went_on() -> None:
+    assert drafts([5, 6, 7, 8, 9, 1, 5, 6, 7]) == [8, 9, 1, 5]
+
+
+def test_the_longest_match_wins_over_a_newer_one() -> None:
+    #               1 2 3 -> 40     2 3 -> 50        1 2 3 again
+    context = [1, 2, 3, 40, 41, 9, 2, 3, 50, 51, 1, 2, 3]
+    assert drafts(context, 2) == [40, 41]
+
+
+def test_of_equally_long_matches_the_newest_wins() -> None:
+    assert drafts([1, 2, 40, 9, 1, 2, 50, 8, 1, 2], 1) == [50]
+
+
+def test_a_repetition_at_the_end_goes_on_with_itself() -> None:
+    assert drafts([9, 1, 2, 3, 1, 2, 3, 1, 2], 6) == [3, 1, 2, 3, 1, 2]
+    assert drafts([4, 7, 7, 7], 3) == [7, 7, 7]
+
+
+def test_nothing_known_nothing_proposed() -> None:
+    assert drafts([1, 2, 3, 4]) == []
+    assert drafts([1]) == []
+    assert drafts([5, 6, 7, 5, 6], 0) == []
+    # one token alone is too little to go by, unless it is allowed
+    assert drafts([1, 2, 3, 1]) == []
+    assert drafts([1, 2, 3, 1], least_match=1) == [2, 3, 1, 2]
+
+
+def longest_by_hand(context: list[int]) -> int:
+    n = len(context)
+    lengths = [0]
+    for end in range(1, n):
+        length = 0
+        while length < end and context[end - 1 - length] == context[n - 1 - length]:
+            length += 1
+        lengths.append(length)
+    return max(lengths)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=13))
+def test_a_match_is_true_and_the_longest(context: list[int]) -> None:
+    whole, stepped = Lookup(), Lookup()
+    growing: list[int] = []
+    for token in context:
+        growing.append(token)
+        found = stepped.match(growing)
+    assert whole.match(list(context)) is not None if longest_by_hand(context) else found is None
+    if found:
+        assert found.length == longest_by_hand(context)
+        newest = context[len(context) - found.length :]
+        assert context[found.source - found.length : found.source] == newest
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["grow", "cut", "new", "edit"]), st.lists(st.integers(0, 5), min_size=1, max_size=6)),
+        max_size=12,
+    )
+)
+def test_any_change_of_the_context_leaves_it_right(changes: list[tuple[str, list[int]]]) -> None:
+    """Re-anchored, cut, edited in place, another list: drafts are always those of a fresh index."""
+    lookup, context = Lookup(), [1, 2, 3]
+    for how, tokens in changes:
+        if how == "grow":
+            context.extend(tokens)
+        elif how == "cut":
+            del context[max(1, len(context) - len(tokens)) :]
+            lookup.match(context)
+            context = [*context, *tokens]
+        elif how == "new":
+            context = [*tokens, *context]
+        else:
+            context = [*context[:1], *tokens]
+        found = lookup.match(context)
+        if found:
+            newest = context[len(context) - found.length :]
+            assert context[found.source - found.length : found.source] == newest
+            assert len(lookup.tokens(found, 5)) == 5
+
+
+def test_it_learns_how_often_matches_of_a_length_are_right() -> None:
+    """Two-token matches that are always wrong become hopeless; those that are always right become sure."""
+    wrong, right = Lookup(), Lookup()
+    bad, good = [1, 2], [1, 2]
+    for index in range(60):
+        bad += [1000 + index, 1, 2]
+        wrong.match(bad)
+        good += [7, 1, 2]
+        right.match(good)
+    assert wrong.rates.rate(2) < 0.1
+    assert right.rates.rate(20) > 0.95
+    assert wrong.chances(Match(0, 2), 3)[0] == wrong.rates.rate(2)
+
+
+def test_a_prompt_teaches_nothing() -> None:
+    lookup = Lookup()
+    before = [lookup.rates.rate(length) for length in range(1, 40)]
+    context = [1, 2, 3]
+    lookup.match(context)
+    context += [9, 1, 2] * 40
+    lookup.match(context)
+    assert [lookup.rates.rate(length) for length in range(1, 40)] == before
+
+
+def test_a_rate_follows_a_change_of_topic() -> None:
+    lookup = Lookup()
+    for _ in range(500):
+        lookup.rates.learn(4, hit=True)
+    for _ in range(150):
+        lookup.rates.learn(4, hit=False)
+    assert lookup.rates.rate(4) < 0.25
+
+
+@pytest.mark.parametrize("n", [1000, 8000])
+def test_a_step_looks_at_few_places_however_long_the_context(n: int) -> None:
+    """Counted, not timed: what one token costs does not grow with the context."""
+
+    class Counting(Lookup):
+        compared = 0
+
+        def _common(self, place: int, least: int) -> int:
+            Counting.compared += 1
+            return super()._common(place, least)
+
+    lookup = Counting()
+    context = [index % 7 if index % 3 else index for index in range(n)]
+    lookup.match(context)
+    Counting.compared = 0
+    for token in (1, 2, 3, 99999, 4):
+        context.append(token)
+        lookup.match(context)
+    assert Counting.compared <= 5 * 12

@@ -1,0 +1,147 @@
+"""Each drafter and the controller on a tiny model: the tokens are those of plain decoding, past every eviction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from edgeinfer.backends.reference import load_gguf
+from edgeinfer.decode.arms import Arm, Controller, Fixed
+from edgeinfer.decode.costs import Costs, RowCosts
+from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
+from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.strategy import assemble, build
+from edgeinfer.errors import UsageError
+from edgeinfer.plan import make_plan
+from edgeinfer.plan.types import Capabilities, Plan, Request, SpeculationPlan
+from edgeinfer.protocols import Drafter, Model
+from edgeinfer.types import Prompt, Sampling
+from edgeinfer.window import WindowPolicy
+from tests.tiny_gguf import Tiny, write_tiny
+from tests.unit.plan_things import artifact, catalog, device
+from tests.unit.plan_things import model as an_entry
+
+POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
+SMALLER = WindowPolicy(window=64, sink=0, block=16, limit=96)
+ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)
+HOW = [Sampling(), Sampling(temperature=0.8, seed=3)]
+N = 110
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    loaded = load_gguf(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", Tiny()))
+    yield loaded
+    loaded.close()
+
+
+def prompt() -> Prompt:
+    return Prompt(tuple((index * 7) % 23 + 40 for index in range(30)))
+
+
+def answer(
+    model: Model, how: Sampling, controller: Controller, drafters: dict[str, Drafter]
+) -> tuple[list[int], Decoder]:
+    decoder = Decoder(model, POLICY, controller=controller, drafters=drafters)
+    try:
+        return list(decoder.stream(prompt(), how, max_tokens=N, stop_tokens=frozenset())), decoder
+    finally:
+        decoder.close()
+
+
+def plain(model: Model, how: Sampling) -> list[int]:
+    return answer(model, how, Fixed(), {})[0]
+
+
+def drafter(name: str, model: Model) -> Drafter:
+    costs = Costs(ROWS_FREE, 16)
+    if name == "lookup":
+        return Lookup(least_match=1)
+    return Gated(ExitSource() if name == "early-exit" else DraftModel(model, SMALLER), costs)
+
+
+@pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", ["lookup", "early-exit", "draft"])
+def test_tokens_are_those_of_plain_decoding(model: Model, name: str, how: Sampling) -> None:
+    tokens, decoder = answer(model, how, Fixed(Arm(name, 5)), {name: drafter(name, model)})
+    assert tokens == plain(model, how)
+    arm = decoder.stats.arms[name]
+    assert arm.accepted > 0
+    assert arm.accepted < arm.drafted or name == "draft"
+    assert decoder.stats.evicted > 3 * POLICY.block
+    assert decoder.stats.reanchored
+
+
+def test_a_draft_model_that_is_the_model_is_right_while_their_windows_agree(model: Model) -> None:
+    """Also that it catches up: one token lost on the way would show as drafts that miss."""
+    source = DraftModel(model, POLICY)
+    decoder = Decoder(
+        model, POLICY, controller=Fixed(Arm("draft", 4)), drafters={"draft": Gated(source, Costs(ROWS_FREE, 16))}
+    )
+    tokens = list(decoder.stream(prompt(), Sampling(), max_tokens=60, stop_tokens=frozenset()))
+    arm = decoder.stats.arms["draft"]
+    assert len(tokens) == 60
+    assert arm.accepted == arm.drafted > 30
+    decoder.close()
+    source.close()
+
+
+def test_a_draft_model_follows_another_conversation(model: Model) -> None:
+    source = DraftModel(model, POLICY)
+    source.start(None, [40, 41, 42, 43])  # type: ignore[arg-type]
+    first = source.draft(43).argmax()
+    source.start(None, [50, 51])  # type: ignore[arg-type]
+    source.draft(51)
+    source.start(None, [40, 41, 42, 43])  # type: ignore[arg-type]
+    assert source.draft(43).argmax() == first
+    source.start(None, list(range(40, 260)))  # type: ignore[arg-type]  # longer than its window and its limit
+    assert source.draft(259).argmax() >= 0
+    source.close()
+
+
+class Words:
+    def __init__(self, n_vocab: int, shift: int = 0, stop: int = 2) -> None:
+        self.n_vocab, self.shift, self.stop_tokens = n_vocab, shift, frozenset({stop})
+
+    def piece(self, token: int) -> bytes:
+        return b"%d" % (token + (self.shift if token > 2000 else 0))
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [(Words(5001), "5001 tokens"), (Words(5000, shift=1), "differs"), (Words(5000, stop=3), "stop tokens")],
+)
+def test_a_draft_model_with_other_tokens_is_refused(other: Words, what: str) -> None:
+    check_same_tokens(Words(5000), Words(5000))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=what):
+        check_same_tokens(Words(5000), other)  # type: ignore[arg-type]
+
+
+def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
+    here = Capabilities("gguf", frozenset({"Q4_K_M"}), ("f16",), early_exit=True)
+    full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [here], Request(model="tiny"))
+    return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
+def test_auto_with_every_drafter_gives_the_tokens_of_plain_decoding(model: Model, how: Sampling) -> None:
+    plan = a_plan("lookup", "early-exit", "draft")
+    strategy = assemble(plan, model, ["lookup", "early-exit", "draft"], Costs(ROWS_FREE, 8))
+    tokens, decoder = answer(model, how, strategy.controller, dict(strategy.drafters))
+    strategy.close()
+    assert tokens == plain(model, how)
+    assert decoder.stats.accepted > 0
+    assert set(decoder.stats.arms) > {"none"}
+
+
+def test_what_a_plan_turns_into(model: Model) -> None:
+    assert build(model, a_plan(mode="off")).drafters == {}
+    assert build(model, a_plan("lookup", max_rows=1), costs=ROWS_FREE).drafters == {}
+    assert set(build(model, a_plan("lookup", "early-exit"), costs=ROWS_FREE).drafters) == {"lookup", "early-exit"}
+    assert set(build(model, a_plan("lookup", mode="lookup"), costs=ROWS_FREE).drafters) == {"lookup"}
+    with pytest.raises(UsageError, match="draft model"):
+        build(model, a_plan("draft", mode="draft"), costs=ROWS_FREE)
