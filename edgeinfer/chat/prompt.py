@@ -36,23 +36,28 @@ class PromptBuilder:
         self._text = ""
         self._tokens: tuple[int, ...] = ()
         self._marks: list[Mark] = [Mark(0, 0)]
-        self._ends: dict[int, int] = {}  # n messages -> where their text ends, in `_text`
+        self._ends: dict[int, int] = {}  # n messages -> where their text ends, in `_text`; 0: where the first begins
         self._messages: tuple[Message, ...] = ()
         self.opening = ""  # what the template wrote after the last message, to open the answer
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
+        """The prompt of the whole conversation. Its system prompt is all that the template writes before the first
+        message of the user, a BOS token and a date as well."""
         known = self._known_ends(messages)
         wanted = [n for n in range(1, len(messages) + 1) if n not in known]
         if len(wanted) > MAX_NEW_PREFIXES:
             wanted = [wanted[0], *wanted[1 - MAX_NEW_PREFIXES :]]  # the first may be the system prompt
-        rendered = self._template.render(messages, prefixes=wanted, variables=variables)
+        n_lead = 1 if messages[0].role == "system" else 0  # messages before the first of the user
+        rendered = self._template.render(messages, prefixes=wanted, lead=n_lead not in known, variables=variables)
         same = n_same(self._text, rendered.text)
         ends = {n: end for n, end in known.items() if end <= same} | dict(rendered.ends)
+        if rendered.lead is not None:
+            ends.setdefault(n_lead, rendered.lead)
         self._set(rendered.text, list(ends.values()), same)
         self._messages, self._ends = tuple(messages), ends
         self.opening = rendered.text[ends.get(len(messages), len(rendered.text)) :]
         token_at = {mark.n_chars: mark.n_tokens for mark in self._marks}
-        n_system = token_at.get(ends.get(1, -1), 0) if messages[0].role == "system" else 0
+        n_system = token_at.get(ends.get(n_lead, -1), 0)
         starts = tuple(sorted({token_at[end] for end in ends.values() if end in token_at} - {0}))
         return Prompt(self._tokens, n_system, starts)
 

@@ -88,14 +88,31 @@ def text_of(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
 def render(template: jinja2.Template, request: dict[str, Any]) -> dict[str, Any]:
     """The text, and for each n in `prefixes` the length of the first n messages' text where it begins the whole."""
     messages, variables = request["messages"], request["variables"]
-    text = text_of(template, {**variables, "messages": messages, "add_generation_prompt": True})
-    ends: dict[int, int] = {}
-    for n in request["prefixes"]:
+
+    def part(some: list[dict[str, str]]) -> str | None:
+        """Their text without an opening; None where the template refuses them."""
         with contextlib.suppress(Raised, TemplateError, TypeError, IndexError, KeyError):
-            prefix = text_of(template, {**variables, "messages": messages[:n], "add_generation_prompt": False})
-            if text.startswith(prefix):
-                ends[n] = len(prefix)
-    return {"text": text, "ends": ends}
+            return text_of(template, {**variables, "messages": some, "add_generation_prompt": False})
+        return None
+
+    text = text_of(template, {**variables, "messages": messages, "add_generation_prompt": True})
+    ends = {n: len(found) for n in request["prefixes"] if (found := part(messages[:n])) and text.startswith(found)}
+    return {"text": text, "ends": ends, "lead": lead(messages, text, part) if request["lead"] else None}
+
+
+def lead(messages: list[dict[str, str]], text: str, part: Callable[[list[dict[str, str]]], str | None]) -> int | None:
+    """The length of what stands before the first message of the user: BOS, a system prompt, a date.
+
+    A second message with the same content is rendered alike, but without what goes before the first.
+    """
+    first = next((n for n, message in enumerate(messages) if message["role"] == "user"), len(messages))
+    asked, answered = messages[: first + 1], {"role": "assistant", "content": "x"}
+    one, two = part(asked), part([*asked, answered])
+    three = part([*asked, answered, *asked[first:]])
+    if not one or not two or not three or not three.startswith(two) or not text.startswith(one):
+        return None
+    again = three[len(two) :]
+    return len(one) - len(again) if again and one.endswith(again) else None
 
 
 def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -26,10 +26,14 @@ CHATML = (
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`ends[n]` is where the text of the first n messages ends, for those n where it begins the whole text."""
+    """`ends[n]` is where the text of the first n messages ends, for those n where it begins the whole text.
+
+    `lead` is the length of what stands before the first message of the user; None where that cannot be told.
+    """
 
     text: str
     ends: Mapping[int, int] = field(default_factory=dict)
+    lead: int | None = None
 
 
 class Renderer:
@@ -95,7 +99,12 @@ class Template:
         renderer.compile(source)
 
     def render(
-        self, messages: Sequence[Message], *, prefixes: Sequence[int] = (), variables: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        prefixes: Sequence[int] = (),
+        lead: bool = False,
+        variables: Mapping[str, Any] | None = None,
     ) -> Rendered:
         """The text of the conversation with the opening of the next answer; the BOS text first, once.
 
@@ -105,11 +114,13 @@ class Template:
             {
                 "messages": [{"role": message.role, "content": message.content} for message in messages],
                 "prefixes": list(prefixes),
+                "lead": lead,
                 "variables": {**self._variables, **(variables or {})},
             }
         )
         missing = "" if reply["text"].startswith(self._bos) else self._bos
-        return Rendered(missing + reply["text"], {int(n): len(missing) + end for n, end in reply["ends"].items()})
+        ends = {int(n): len(missing) + end for n, end in reply["ends"].items()}
+        return Rendered(missing + reply["text"], ends, None if reply["lead"] is None else len(missing) + reply["lead"])
 
 
 def start_child() -> subprocess.Popen[bytes]:

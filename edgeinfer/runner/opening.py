@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
     path = local_path(artifact)
     if path is not None:
         return path
-    if downloads.offline:
+    if downloads.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise DownloadFailed(
             f"{plan.model.title} {artifact.tier} is not on this machine, and the network is not to be used",
             hint=f"`edgeinfer pull {plan.model.name}` with a network",

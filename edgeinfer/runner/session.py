@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -80,6 +80,8 @@ class Session:
         conversation = as_messages(messages)
         limits = Limits(max_tokens, tuple(stop), think_budget, stopped or never)
         prompt = self._builder.build(conversation, {"enable_thinking": thinking})
+        if conversation[0].role != "system" and prompt.n_system > self.plan.window.sink:
+            prompt = replace(prompt, n_system=0)  # nobody wrote it, so nobody is told that it does not fit
         tags = self.plan.model.thinking
         inside = tags is not None and begins_inside(self._builder.opening, tags)
         answer = Answer(self._parts.decoder, self._parts.tokenizer, limits=limits, tags=tags, inside=inside)

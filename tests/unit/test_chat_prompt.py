@@ -60,6 +60,14 @@ def test_the_system_prompt_and_the_starts(renderer: Renderer) -> None:
     assert starts_with(prompt.tokens, answer, "<|im_start|>assistant")
 
 
+def test_what_the_template_writes_first_is_kept_like_a_system_prompt(renderer: Renderer) -> None:
+    build = builder(renderer, "BOS" + CHATML)
+    for talk in ([FIRST], [FIRST, Message("assistant", "x"), SECOND]):
+        prompt = build.build(talk)
+        assert prompt.n_system == prompt.starts[0] == 3
+        assert starts_with(prompt.tokens, 3, "<|im_start|>user")
+
+
 def test_an_answer_keeps_the_tokens_that_were_said(renderer: Renderer) -> None:
     """ "ab" was said as two tokens; encoding the text again would give one."""
     build = builder(renderer)

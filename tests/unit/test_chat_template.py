@@ -64,6 +64,32 @@ def test_a_prefix_that_the_template_refuses_has_no_end(template: Open) -> None:
     assert set(template(source).render(TALK, prefixes=[1, 2, 3, 4]).ends) == {2, 4}
 
 
+@pytest.mark.parametrize(
+    ("source", "leads"),
+    [
+        (CHATML, ""),
+        ("{{ bos_token }}" + CHATML, "<s>"),
+        ("{% if messages[0].role != 'system' %}<|im_start|>system\nOn 26 Jul<|im_end|>\n{% endif %}" + CHATML,
+         "<|im_start|>system\nOn 26 Jul<|im_end|>\n"),
+        ("{% for m in messages %}{% if loop.last and add_generation_prompt %}{% endif %}{{ m.content }}{{ loop.index }}"
+         "{% endfor %}", None),
+    ],
+)  # fmt: skip
+def test_what_stands_before_the_first_message(template: Open, source: str, leads: str | None) -> None:
+    rendered = template(source, bos="<s>" if "bos" in source else "").render(TALK[1:], lead=True)
+    assert (rendered.lead if leads is None else rendered.text[: rendered.lead]) == leads
+
+
+def test_the_lead_of_a_template_that_wants_a_question(template: Open) -> None:
+    """As Qwen's newer ones: a system prompt alone is refused, so its end is found by the first question."""
+    wants = (
+        "{% if messages | selectattr('role', 'equalto', 'user') | list == [] %}{{ raise_exception('no') }}{% endif %}"
+    )
+    rendered = template(wants + CHATML).render(TALK, prefixes=[1], lead=True)
+    assert rendered.ends == {}
+    assert rendered.text[: rendered.lead] == "<|im_start|>system\nBe brief.<|im_end|>\n"
+
+
 def test_bos_comes_once(template: Open) -> None:
     assert template("{{ bos_token }}x{{ eos_token }}", bos="<s>", eos="</s>").render(TALK).text == "<s>x</s>"
     rendered = template("{% for m in messages %}{{ m.content }}{% endfor %}", bos="<s>").render(TALK, prefixes=[1])
