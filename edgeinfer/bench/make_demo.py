@@ -29,7 +29,7 @@ def make_demo(source: Path, out: Path, licenses: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         annotated = Path(folder) / "annotated.gguf"
         rewrite(source, annotated, notes)
-        quantize(annotated, out, "Q4_0", pure=True)
+        quantize(annotated, out, "Q4_0", pure=True, search=True)
 
 
 def main(arguments: list[str]) -> None:

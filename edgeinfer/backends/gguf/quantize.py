@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.formats.gguf_header import read_header
 
 
-def quantize(source: Path, out: Path, tier: str, *, pure: bool = False, n_threads: int = 0) -> None:
+def quantize(
+    source: Path, out: Path, tier: str, *, pure: bool = False, search: bool = False, n_threads: int = 0
+) -> None:
     """Write `source` (F32, F16 or BF16) to `out` in `tier` ("Q4_0", "Q8_0", "Q4_K_M", ...).
 
-    `pure` gives every matrix the same type, so that a batch of rows rounds as single rows do. `out` appears whole
-    or not at all. Raises UsageError for an unknown tier, EngineFailed when llama.cpp refuses.
+    `pure` gives every matrix the same type, so that a batch of rows rounds as single rows do. With `search` the
+    scale of each block is the one of least square error, not the first guess. `out` appears whole or not at all.
+    Raises UsageError for an unknown tier, EngineFailed when llama.cpp refuses.
     """
     from edgeinfer.backends.gguf import llama
 
@@ -23,6 +29,8 @@ def quantize(source: Path, out: Path, tier: str, *, pure: bool = False, n_thread
     options.ftype = ftype
     options.pure = pure
     options.nthread = n_threads or os.cpu_count() or 1
+    if search:
+        options.imatrix = _equal_importance(llama.C, source)
     part = out.with_name(out.name + ".part")
     llama.LOG.clear()
     try:
@@ -32,3 +40,14 @@ def quantize(source: Path, out: Path, tier: str, *, pure: bool = False, n_thread
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _equal_importance(library: Any, source: Path) -> Any:
+    """llama_model_imatrix_data for each matrix, and a last one without a name: without it llama.cpp does not search."""
+    matrices = [tensor for tensor in read_header(source).tensors if len(tensor.shape) > 1]
+    entries = (library.llama_model_imatrix_data * (len(matrices) + 1))()
+    for entry, matrix in zip(entries, matrices, strict=False):
+        entry.name = matrix.name.encode()
+        entry.data = (ctypes.c_float * matrix.shape[0])(*[1.0] * matrix.shape[0])
+        entry.size = matrix.shape[0]
+    return entries
