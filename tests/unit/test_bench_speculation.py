@@ -1,0 +1,199 @@
+"""The speculation bench: its arithmetic by hand, its log, its verdicts, and one small run of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.bench import speculation
+from edgeinfer.bench.ceiling import Reach, best_seconds, fixed_seconds, reach
+from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.spec_report import ALL, Row, as_json, markdown, rows_of
+from edgeinfer.bench.spec_targets import verdicts
+from edgeinfer.bench.speculation import Task, first_of_each, how_much, read_prompts
+from edgeinfer.bench.statistics import Pair, speedup, spread
+from edgeinfer.decode.costs import RowCosts
+from edgeinfer.errors import UsageError
+from tests.tiny_gguf import Tiny, write_tiny
+
+TINY = Subject("tiny", "F32", 1000)
+COSTS = RowCosts({1: 1.0, 2: 1.2, 4: 1.6, 16: 4.0}, {1: 0.7, 2: 0.9}, {1: 1.0, 2: 1.1, 4: 1.5}, 0.3)
+
+
+def record(prompt: int, arm: str, seconds: float, **changes: object) -> Record:
+    made = Record(
+        TINY, 0.0, 0, prompt, "chat", arm, 0, tokens=10, seconds=seconds, first_token_s=0.5,
+        drafted=0 if arm == PLAIN else 8, accepted=0 if arm == PLAIN else 6, digest="same", load=1.0,
+        arms={"none": (10, 10, seconds)},
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_speedup_is_the_ratio_of_sums_and_its_interval_holds_it() -> None:
+    pairs = [Pair(10, 2.0, 10, 1.0), Pair(10, 4.0, 10, 3.0)]
+    result = speedup(pairs)
+    assert result.ratio == pytest.approx(6.0 / 4.0)
+    assert result.low == pytest.approx(4.0 / 3.0)
+    assert result.high == pytest.approx(2.0)
+    assert speedup(pairs) == result  # the same resamples each time
+    with pytest.raises(ValueError, match="no measurement"):
+        speedup([])
+
+
+def test_where_answers_differ_speeds_are_compared_not_times() -> None:
+    assert speedup([Pair(10, 2.0, 20, 2.0)]).ratio == pytest.approx(2.0)
+
+
+def test_spread_by_hand() -> None:
+    assert spread([1.0, 1.0, 1.1, 0.9, 1.0]) == 0.0
+    assert spread([0.8, 1.0, 1.2]) == pytest.approx(0.2)
+
+
+def test_rows_pool_runs_of_a_prompt_and_leave_out_answers_of_one_token() -> None:
+    log = LogFile(None)
+    for run, seconds in enumerate((2.0, 4.0)):
+        log.add(record(0, PLAIN, seconds, run=run))
+        log.add(record(0, "auto", 2.0, run=run))
+    log.add(record(1, PLAIN, 0.0, tokens=0, kind="story"))
+    log.add(record(1, "auto", 0.0, tokens=0, kind="story", digest="other"))
+    rows = {(row.kind, row.arm): row for row in rows_of(log.log)}
+    assert set(rows) == {("chat", "auto"), (ALL, "auto")}
+    row = rows["chat", "auto"]
+    assert row.speedup == row.speedup_low == row.speedup_high == pytest.approx(1.5)
+    assert (row.plain_tokens_per_s, row.tokens_per_s) == pytest.approx((20 / 6, 5.0))
+    assert row.acceptance == pytest.approx(0.75)
+    assert (row.identical, row.answers) == (2, 2)
+    assert (rows[ALL, "auto"].identical, rows[ALL, "auto"].answers) == (2, 3)  # a difference is not forgotten
+    assert as_json(rows[ALL, "auto"])["identical"] is False
+
+
+def test_an_answer_measured_again_counts_once() -> None:
+    log = LogFile(None)
+    for seconds in (9.0, 2.0):
+        log.add(record(0, PLAIN, seconds))
+        log.add(record(0, "auto", 1.0))
+    assert rows_of(log.log)[0].speedup == pytest.approx(2.0)
+
+
+def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    first = LogFile(path)
+    items = [record(0, PLAIN, 1.0, text=((1, 2), (3,))), Trace(TINY, 0, (True, False)), (TINY, COSTS)]
+    for item in items:
+        first.add(item)  # type: ignore[arg-type]
+    with path.open("a") as file:
+        file.write('{"what": "answer", "subj')
+    again = LogFile(path)
+    assert again.log.records == [items[0]]
+    assert again.log.traces == [items[1]]
+    assert again.log.costs == {TINY: COSTS}
+    path.write_text('{"what": "nonsense"}\n{}\n')
+    with pytest.raises(UsageError, match="line 1"):
+        LogFile(path)
+
+
+def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
+    #                       answer: 9 5 6 7 8 ; the prompt holds 9 5 6 7 once
+    found = reach([9, 5, 6, 7, 1], [9, 5, 6, 7, 8], [True, True, False, True])
+    assert found.lookup == (3, 2, 1, 0)
+    assert found.exit == (2, 1, 0, 1)
+
+
+def test_the_all_knowing_gate_by_hand() -> None:
+    found = Reach((3, 2, 1, 0), (2, 1, 0, 1))
+    # lookup: three drafts and the token after them in one round of four rows
+    assert best_seconds(found, COSTS, lookup=True, early_exit=False) == pytest.approx(1.6)
+    # exit: two drafts (0.6) and a round of three rows (1.3), then one plain round
+    assert best_seconds(found, COSTS, lookup=False, early_exit=True) == pytest.approx(2.9)
+    assert best_seconds(found, COSTS, lookup=False, early_exit=False) == pytest.approx(4.0)
+    # always one draft: (0.3 + 1.1) twice; the second one is wrong, so a plain round is left
+    assert fixed_seconds(Reach((0, 0, 0, 0), (1, 1, 0, 1)), COSTS, 1) == pytest.approx(1.4 + 1.4 + 1.0)
+
+
+def a_row(**changes: object) -> Row:
+    row = Row("m", "F16", 10**9, 0.0, ALL, "auto", 5, 1.0, 1.0, 1.31, 1.2, 1.4, 0.8, 5, 5, 1.0, {})
+    return replace(row, **changes)  # type: ignore[arg-type]
+
+
+def test_targets_are_judged_by_their_weakest_cell() -> None:
+    rows = [
+        a_row(),
+        a_row(kind="story", speedup=0.9, speedup_low=0.8, speedup_high=0.97),
+        a_row(arm="early-exit", speedup=1.1),
+        a_row(arm=CONTROL, speedup_high=0.5),
+        a_row(model="small", n_params=10**6, tier="Q4_0", kind="copy", speedup=1.36),
+    ]
+    judged = {(v.target.what.split(":")[0], v.row.model): v.met for v in verdicts(rows)}
+    assert judged == {
+        ("auto is nowhere slower", "m"): False,
+        ("auto is nowhere slower", "small"): True,
+        ("large F16, early exit alone", "m"): False,
+        ("large F16, auto", "m"): True,
+        ("small Q4_0, auto, copying", "small"): True,
+    }
+
+
+def test_the_time_is_shared_out_over_all_kinds() -> None:
+    tasks = [Task(i, kind, (), 10) for i, kind in enumerate(["chat", "copy"] * 5)]
+    assert [task.index for task in first_of_each(tasks, 2)] == [0, 1, 2, 3]
+    large = Subject("m", "F16", 10**9)
+    assert how_much(large, tasks, 1.0, 14.0, None).runs == 3
+    assert how_much(TINY, tasks, 1.0, 6.0, None).runs == 1
+    assert len(how_much(TINY, tasks, 1.0, 6.0, None).tasks) == 4
+    assert len(how_much(TINY, tasks, 1.0, 0.0, None).tasks) == 2  # one of each, at least
+
+
+def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        read_prompts(tmp_path / "none")
+    (tmp_path / "bad").write_text('{"kind": "chat"}\n')
+    with pytest.raises(UsageError, match="not a file of prompts"):
+        read_prompts(tmp_path / "bad")
+
+
+def test_the_shipped_prompts_are_ninety_in_six_kinds() -> None:
+    tasks = read_prompts(Path(speculation.__file__).parent / "data" / "prompts.jsonl")
+    kinds = [task.kind for task in tasks]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        ("chat", "story", "question", "copy", "summary", "continue"), 15
+    )
+
+
+def arguments(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    speculation.add_arguments(parser)
+    return parser.parse_args(flags)
+
+
+def test_a_small_run_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens with every arm are those of plain decoding; a second run measures nothing again."""
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))
+    prompts = tmp_path / "prompts.jsonl"
+    ask = {"messages": [{"role": "user", "content": "rain rain rain in the station"}], "max_tokens": 12}
+    prompts.write_text("".join(json.dumps({"kind": kind, **ask}) + "\n" for kind in ("chat", "copy")))
+    log, picture = tmp_path / "log.jsonl", tmp_path / "picture"
+    flags = ["--model", str(model), "--prompts", str(prompts), "--minutes", "0.02", "--log", str(log), "--json"]
+    assert speculation.run(arguments(*flags)) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["kind"] for row in rows} == {"chat", "copy", ALL}
+    assert {"auto", "lookup", CONTROL} <= {row["arm"] for row in rows}
+    assert all(row["identical"] for row in rows)
+    wanted = {"model", "tier", "kind", "arm", "plain_tokens_per_s", "tokens_per_s", "speedup", "speedup_low"}
+    assert all(wanted | {"speedup_high", "acceptance", "identical"} <= set(row) for row in rows)
+    size = log.stat().st_size
+    assert speculation.run(arguments(*flags[:-1], "--plot", str(picture))) == 0
+    report = capsys.readouterr().out
+    assert log.stat().st_size == size
+    assert "Row costs" in report
+    assert picture.with_suffix(".png").stat().st_size > 1000
+    assert "<svg" in picture.with_suffix(".svg").read_text()
+    read = LogFile(log)
+    assert markdown(read.log, rows_of(read.log)) + "\n" == report
