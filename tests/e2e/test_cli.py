@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Cli
+from tests.tiny_gguf import Tiny, write_tiny
 
 
 def test_the_answer_is_on_stdout_and_nothing_else_is(cli: Cli, on_tiny: list[str]) -> None:
@@ -99,6 +100,16 @@ def test_an_eviction_is_said_once(cli: Cli, on_tiny: list[str]) -> None:
     assert ran.err.count("(the window of 320 tokens is full") == 1
     evicted = [line for line in ran.err.splitlines() if "evicted" in line and "window: " in line]
     assert evicted
+
+
+def test_a_chat_past_the_last_position_goes_on_and_says_so(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+    short = write_tiny(tmp_path / "short.gguf", Tiny(limit=384))
+    flags = [*on_tiny, "--model", str(short), "--context", "320", "--max-tokens", "120", "--stats"]
+    ran = cli("chat", *flags, stdin=b"the rain\n" * 5)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("(the model's 384 positions are used up") == 1
+    assert any("1 re-anchored" in line for line in ran.err.splitlines())
+    assert ran.err.count("tokens/s, first token") == 5
 
 
 def test_stop_strings(cli: Cli, on_tiny: list[str]) -> None:
