@@ -12,8 +12,9 @@ from edgeinfer.decode.arms import Arm, Fixed
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.errors import UsageError
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.protocols import Round, Row, TokenLike
+from edgeinfer.types import Prompt, Sampling, Tokens
 from edgeinfer.window import WindowPolicy
 from tests.unit.fake_model import N_VOCAB, FakeModel
 
@@ -245,3 +246,61 @@ def test_any_history_of_turns(script: list[tuple[int, int, int, int]], depth: in
         assert got == plainly(held, prompt, how, most)[: len(got)]
         assert stats.kept == to.cache.length - len(POLICY.evicted(to.cache.length))
         text += got
+
+
+@pytest.mark.parametrize("done", [0, 2, 3, 7])
+@pytest.mark.parametrize("prompt", [Prompt(numbers(40), 3, (3, 12, 38)), Prompt(numbers(12))], ids=["gap", "whole"])
+def test_an_engine_that_gives_up_inside_a_prefill(prompt: Prompt, done: int) -> None:
+    """Some of the prompt is in the cache, and the next answer knows which part."""
+    to = decoder()
+    true = to.cache.prefill
+
+    def broken(tokens: list[int]) -> Row:
+        if done:
+            true(tokens[:done])
+        raise EngineFailed("the engine gave up")
+
+    to.cache.prefill = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(EngineFailed, match="gave up"):
+        answer(to, prompt, 5)
+    to.cache.prefill = true  # type: ignore[method-assign]
+    assert answer(to, prompt, 1) == answer(decoder(), prompt, 1)
+    left_out = 9 if len(prompt.tokens) > POLICY.limit else 0
+    assert to.stats.reused + to.stats.prefilled + to.stats.reprefilled == len(prompt.tokens) - left_out
+
+
+def test_an_engine_that_gives_up_while_reanchoring() -> None:
+    to, prompt = decoder(), Prompt(numbers(30), n_system=3)
+    true, calls = to.cache.prefill, []
+
+    def broken(tokens: list[int]) -> Row:
+        calls.append(len(tokens))
+        if len(calls) == 2:
+            true(tokens[:5])
+            raise EngineFailed("the engine gave up")
+        return true(tokens)
+
+    to.cache.prefill = broken  # type: ignore[method-assign,assignment]
+    with pytest.raises(EngineFailed, match="gave up"):
+        answer(to, prompt, 9)
+    got = answer(to, prompt, 1)  # the anchor that was begun stands: 3 tokens, a gap, and what comes after token 24
+    held = to.cache.tokens  # type: ignore[attr-defined]
+    assert held == [*prompt.tokens[:3], *prompt.tokens[24:]]
+    assert got == plainly(held, prompt, GREEDY, 1)
+
+
+def test_a_stop_token_that_comes_first_ends_the_answer() -> None:
+    to, prompt = decoder(), Prompt(numbers(5))
+    first = answer(to, prompt, 1)
+    assert answer(to, prompt, 9, stop=frozenset(first)) == first
+    assert (to.stats.finish, to.stats.rounds) == ("stop", 0)
+
+
+def test_a_drafter_that_proposes_nothing_leaves_a_plain_round() -> None:
+    class Silent(EarlyExit):
+        def propose(self, round: Round, context: Tokens, limit: int) -> list[TokenLike]:
+            return []
+
+    to = Decoder(FakeModel(), POLICY, controller=Fixed(Arm("early-exit", 3)), drafters={"early-exit": Silent()})
+    assert answer(to, Prompt(numbers(5)), 20) == answer(decoder(), Prompt(numbers(5)), 20)
+    assert (to.stats.drafted, to.stats.rounds) == (0, 19)
