@@ -127,8 +127,14 @@ def places() -> dict[str, str]:
         "catalogue": builtin_file(),
         "yours": user_models_file(),
         "history": history_file(),
+        "measured": cache_folder(),
     }
     return {name: f"{path}{note(path)}" for name, path in found.items()}
+
+
+def cache_folder() -> Path:
+    """What was measured once and is kept: bandwidth, costs of rounds, self-tests. It can be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer"
 
 
 def note(path: Path) -> str:
