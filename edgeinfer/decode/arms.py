@@ -29,6 +29,11 @@ class Outcome:
 
 
 class Controller(Protocol):
+    @property
+    def plain_s(self) -> float:
+        """Seconds of a plain round as it would be now, by what was measured; 0 where nothing was."""
+        ...
+
     def choose(self, context: Tokens, limit: int) -> Arm:
         """The arm of the next round, of depth <= `limit`; `context` [n] ends with the token not yet in the cache."""
         ...
@@ -41,6 +46,7 @@ class Fixed:
     """Always the same arm: `--speculation off`, a forced drafter in a test, one arm of a bench."""
 
     arm: Arm = NONE
+    plain_s: float = 0.0
 
     def choose(self, context: Tokens, limit: int) -> Arm:
         del context

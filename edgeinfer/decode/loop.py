@@ -204,4 +204,5 @@ class Decoder:
         self.stats.kept = length - len(self._policy.evicted(length))
         self.stats.evicted = max(0, self._gone() - gone_before)
         plain = self.stats.arms.get(NONE.name)
-        self.stats.plain_s_per_token = plain.seconds / plain.emitted if plain else 0.0
+        measured = plain.seconds / plain.emitted if plain else 0.0
+        self.stats.plain_s_per_token = self._controller.plain_s or measured
