@@ -45,7 +45,7 @@ class Result:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", default="demo", metavar="MODEL", help="a name, or a .gguf file (demo)")
+    parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text that was not trained on")
     parser.add_argument(
         "--against", type=Path, metavar="PATH", help="the same model: a bfloat16 folder or a .gguf file"
@@ -205,7 +205,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespace) -> str:
-    command = ["bench", "perplexity", args.model, "--text", args.text.name]
+    command = ["bench", "perplexity", "--model", args.model, "--text", args.text.name]
     command += ["--against", args.against.name] if args.against else []
     late = min(args.windows, default=0)
     rows = [[one.what, one.tier, one.kv_type, f"{one.perplexity:.3f}", f"{one.late_perplexity:.3f}"] for one in results]

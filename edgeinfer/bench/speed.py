@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,12 +126,15 @@ def _prompt(subject: Opened, n: int) -> Tokens:
 
 
 def _ours(subject: Opened, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]:
+    """The answer, and the seconds to its first token; from outside, as a caller sees it."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:
         answer = decoder.stream(Prompt(tuple(prompt)), Sampling(), max_tokens=n_tokens, stop_tokens=frozenset())
-        tokens = tuple(answer)
-        stats = decoder.stats
-        return Timed(tokens, stats.prefill_s, stats.decode_s), stats.first_token_s
+        started = time.perf_counter()
+        tokens = [next(iter(answer))]
+        first = time.perf_counter()
+        tokens += answer
+        return Timed(tuple(tokens), first - started, time.perf_counter() - first), first - started
     finally:
         decoder.close()
 
@@ -153,7 +157,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def markdown(report: Report, subject: Opened, args: argparse.Namespace) -> str:
-    command = ["bench", "speed", report.model, "--runs", str(args.runs)]
+    command = ["bench", "speed", "--model", report.model, "--runs", str(args.runs)]
 
     def row(name: str, spread: Spread | None, digits: int = 1, scale: float = 1.0) -> list[str]:
         values = [spread.median, spread.low, spread.high] if spread else []

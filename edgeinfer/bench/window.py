@@ -64,7 +64,11 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, metavar="FILE.gguf", help="a Llama or Qwen3 file that the reference can run"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FILE.gguf",
+        help="a Llama or Qwen3 file that the reference can run",
     )
     parser.add_argument("--quick", action="store_true", help="windows of 256 only")
     parser.add_argument("--json", action="store_true", help="one object a line on stdout")
@@ -191,7 +195,7 @@ def markdown(path: Path, results: Sequence[Result], *, quick: bool) -> str:
     from edgeinfer.device import detect
 
     device = detect()
-    command = ["bench", "window", path.name, *(["--quick"] if quick else []), "--out", "docs/window.md"]
+    command = ["bench", "window", "--model", path.name, *(["--quick"] if quick else []), "--out", "docs/window.md"]
     rows: dict[tuple[int, int, int], list[Result]] = {}
     for result in results:
         rows.setdefault((result.window, result.sink, result.block), []).append(result)

@@ -19,8 +19,11 @@ EXAMPLES = """\
 MEASURES = {
     "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
     "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
-    "window": "the window against the reference, and a chat that runs far past it",
+    "window": "the window on llama.cpp against the reference, for every K/V type",
+    "endurance": "a chat that runs far past its window: memory and speed from first to last",
     "perplexity": "perplexity of tiers, windows and K/V types",
+    "memory": "the plan's estimate against measured peak memory",
+    "predicted_speed": "the plan's expected speed against published runs",
 }
 
 
