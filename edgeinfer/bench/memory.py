@@ -1,6 +1,6 @@
 """The plan's estimate against measured peak memory, on Linux.
 
-    python -m edgeinfer.bench.memory --model demo --model wide.Q4_0.gguf > docs/memory.md
+    edgeinfer bench memory --model demo --model wide.Q4_0.gguf > docs/memory.md
 
 Each row is a new process that opens the model as `edgeinfer chat` does, reads a prompt and answers. Its memory, and
 that of its children, is looked at every 20 ms.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import get_args
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.types import SpeculationMode
 
-__all__ = ["Peak", "Row", "measure", "report", "run"]
+__all__ = ["Peak", "Row", "add_arguments", "measure", "report", "run"]
 
 CONTEXTS = (512, 1024, 2048)
 ALLOWED = 0.10
@@ -67,7 +66,7 @@ class Row:
 
 def measure(model: str, context: int, backend: str, speculation: str) -> Row:
     """Run one answer in a new process and watch it. Raises EdgeInferError when that process fails."""
-    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--answer"]
+    command = [sys.executable, "-m", "edgeinfer.bench.memory", "--answer"]
     arguments = ["--model", model, "--context", str(context), "--backend", backend, "--speculation", speculation]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         peak = Peak()
@@ -145,7 +144,7 @@ def report(rows: Sequence[Row]) -> str:
     lines = [
         "# Estimated against measured memory",
         "",
-        "Made by `python -m edgeinfer.bench.memory --model demo --model wide.Q4_0.gguf > docs/memory.md`, where",
+        "Made by `edgeinfer bench memory --model demo --model wide.Q4_0.gguf > docs/memory.md`, where",
         "`wide.Q4_0.gguf` is the demo in the shape of a 1B model:",
         "`python -m edgeinfer.bench.widen demo.F16.gguf wide.Q4_0.gguf --tier Q4_0`.",
         "",
@@ -170,22 +169,22 @@ def _mb(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f}"
 
 
-def run(argv: Sequence[str]) -> int:
-    """0 when every estimate is within a tenth of what was measured."""
-    parser = argparse.ArgumentParser(prog="memory", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
     parser.add_argument("--context", action="append", type=int, metavar="N", help="repeatable; default: 512 1024 2048")
     parser.add_argument("--backend", default="gguf")
     parser.add_argument("--speculation", default="off")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    parser.add_argument("--json", action="store_true", help="the rows as JSON")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # be the measured process
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every estimate is within a tenth of what was measured. Raises UsageError where there is no /proc."""
     models, contexts = args.model or ["demo"], args.context or CONTEXTS
     if args.answer:
         return answer(models[0], contexts[0], args.backend, args.speculation)
     if not Path("/proc/self/smaps_rollup").exists():
         raise UsageError("memory is measured by /proc/PID/smaps_rollup, which Linux has", hint="run it on Linux")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     rows = [measure(model, context, args.backend, args.speculation) for model in models for context in contexts]
     if args.json:
         sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in rows], indent=1) + "\n")
@@ -195,4 +194,6 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    _parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.memory")
+    add_arguments(_parser)
+    sys.exit(run(_parser.parse_args()))

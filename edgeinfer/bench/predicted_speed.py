@@ -1,4 +1,4 @@
-"""The planner's expected decode speed against published runs: `python -m edgeinfer.bench.predicted_speed [--json]`."""
+"""The planner's expected decode speed against published runs: `edgeinfer bench predicted_speed [--json]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.formats.tables import Table, read_toml
 from edgeinfer.plan.speed import expected_tokens_per_s
 
-__all__ = ["Row", "read_rows", "report", "run"]
+__all__ = ["Row", "add_arguments", "read_rows", "report", "run"]
 
 OUTLIER = 0.15
 
@@ -92,7 +92,7 @@ def report(rows: Sequence[Row], top: Table, devices: Devices) -> str:
     lines = [
         "# Expected decode speed against published runs",
         "",
-        "Made by `python -m edgeinfer.bench.predicted_speed > docs/predicted-speed.md`.",
+        "Made by `edgeinfer bench predicted_speed > docs/predicted-speed.md`.",
         "",
         "Seconds a token = bytes read / (efficiency x bandwidth) + layers x seconds a layer. The constants were fitted",
         "to these same runs, two to a class of device and backend: it shows how well the form holds, no forecast.",
@@ -121,10 +121,11 @@ def report(rows: Sequence[Row], top: Table, devices: Devices) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="predicted_speed", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="write the rows as JSON")
-    args = parser.parse_args(argv)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the rows as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
     devices = load_devices()
     top = read_toml(Path(__file__).parent / "published_speeds.toml")
     rows = read_rows(top, devices)
@@ -133,7 +134,3 @@ def run(argv: Sequence[str]) -> int:
     else:
         sys.stdout.write(report(rows, top, devices))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))

@@ -134,8 +134,10 @@ def _nothing_can_run(
     request: Request, capabilities: Sequence[Capabilities], refused: Sequence[Rejection]
 ) -> BackendUnavailable | NoPlanFits:
     missing = [found for found in capabilities if found.unavailable]
-    if refused and len(missing) == len(capabilities):
-        return BackendUnavailable(f"no backend can run here: {refused[0].reason}", hint=missing[0].hint)
+    needed = {one.backend for one in refused}
+    if needed and needed <= {found.backend for found in missing}:
+        hint = next((found.hint for found in missing if found.backend in needed and found.hint), "")
+        return BackendUnavailable("; ".join(sorted({one.reason for one in refused})), hint=hint)
     wanted = " ".join(word for word in (request.model, request.tier, request.backend) if word) or "any model"
     hint = (
         next((found.hint for found in missing if found.hint), "") or "`edgeinfer doctor` says what each backend found"
@@ -159,7 +161,7 @@ def _nothing_fits(
     if over > 0:
         what = f"{least.model.name} {least.artifact.tier}"
         message = f"{what} needs {over / 1e6:,.0f} MB more than the {budget / 1e6:,.0f} MB that {device.name} can give"
-        smaller = f"--context {least.window.slots // 2}" if least.window.slots >= 1024 else "a smaller model"
+        smaller = _smaller(least, budget)
         return NoPlanFits(message, hint=f"try {smaller}, or --force", rejected=listed)
     fastest = max((one for one in able if one.estimate.total_bytes <= budget), key=lambda one: one.tokens_per_s)
     return NoPlanFits(
@@ -168,3 +170,14 @@ def _nothing_fits(
         hint=f"--min-speed {max(0.1, fastest.tokens_per_s * 0.9):.1f}",
         rejected=listed,
     )
+
+
+def _smaller(one: Candidate, budget: int) -> str:
+    """What would make it fit: the largest smaller context that does, else another model."""
+    shape = one.model.shape
+    for context in (2048, 1024, 512):
+        if context < one.window.slots:
+            window = make_policy(shape, context, None)
+            if estimate(shape, one.artifact, window, one.kv_type).total_bytes <= budget:
+                return f"--context {context}"
+    return "a smaller model"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from edgeinfer.catalog import LayerKv
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan import Capabilities, Request, make_plan
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
@@ -105,6 +106,25 @@ def test_a_backend_that_cannot_run() -> None:
     with pytest.raises(BackendUnavailable, match="not installed") as caught:
         make_plan(device(), catalog(SMALL), [gone], Request())
     assert caught.value.hint == "pip install it"
+
+
+def test_the_backend_that_was_asked_for_cannot_run() -> None:
+    gone = Capabilities("mlx", MLX.tiers, MLX.kv_types, True, unavailable="no Metal GPU")
+    both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
+    with pytest.raises(BackendUnavailable, match="mlx cannot run here: no Metal GPU"):
+        make_plan(device(), catalog(both), [GGUF, gone], Request(backend="mlx"))
+    plan = make_plan(device(), catalog(both), [GGUF, gone], Request())
+    assert plan.backend == "gguf" and plan.rejected[0].reason == "mlx cannot run here: no Metal GPU"
+
+
+def test_the_hint_names_a_context_only_where_it_helps() -> None:
+    wide = catalog(model("wide", 1, artifact(0.5), shape=with_shape(kv=(LayerKv(40, 32, 128),))))
+    with pytest.raises(NoPlanFits) as caught:  # 2.9 GB of K/V at 8192, 0.7 GB at 2048
+        make_plan(device(2), wide, [GGUF], Request(context=8192))
+    assert caught.value.hint == "try --context 2048, or --force"
+    with pytest.raises(NoPlanFits) as caught:
+        make_plan(device(2), catalog(LARGE), [GGUF], Request())
+    assert caught.value.hint == "try a smaller model, or --force"
 
 
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
