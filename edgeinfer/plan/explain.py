@@ -19,7 +19,7 @@ def explain(plan: Plan) -> list[str]:
         f"K/V {_mb(cost.kv_bytes)} ({plan.kv_type}), workspace {_mb(cost.workspace_bytes)}",
         f"speed    about {plan.expected_tokens_per_s:.0f} tokens/s",
         f"context  {window.slots} tokens: {window.sink} kept from the start, {window.window} recent",
-        f"drafts   {', '.join(plan.speculation.drafters) or 'none'}; {plan.speculation.note}",
+        f"drafts   {plan.speculation.note}",
         "",
         *(f"why: {reason}" for reason in plan.reasons),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.candidates import Candidate
+from edgeinfer.plan.expect import speculation_note
 from edgeinfer.plan.types import Request, SpeculationPlan
 
 __all__ = ["plan_speculation"]
@@ -32,7 +33,9 @@ def plan_speculation(device: DeviceProfile, chosen: Candidate, request: Request)
     }
     drafters = tuple(name for name, can in possible.items() if can and mode in ("auto", name))
     rows = _exact_rows(device, chosen)
-    note = "same tokens as plain decoding" if rows else "rows equal plain ones within rounding"
+    exit_at = (exit_layer, chosen.model.shape.n_layers) if exit_layer is not None else None
+    artifact = chosen.artifact
+    note = speculation_note(drafters, artifact.backend, artifact.tier, exit_at, exact=rows is not None)
     return SpeculationPlan(
         mode,
         drafters,
