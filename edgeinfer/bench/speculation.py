@@ -105,7 +105,7 @@ def measure_model(
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")
-        measure_costs(sides, log)
+        measure_costs(sides, log, budget_s=0.5 if args.quick else 2.5)
         plain_s = log.log.costs[subject].plain_s
         left -= time.perf_counter() - began
         amount = how_much(subject, tasks, plain_s * _ANSWER * (len(sides.decoders) + 0.3), left, args.runs)
@@ -175,7 +175,7 @@ def record_of(
     )  # fmt: skip
 
 
-def measure_costs(sides: Sides, log: LogFile) -> None:
+def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     """The row costs of the report's ceilings, measured here and now; the answers also warm every side up."""
     from edgeinfer.decode.calibrate import calibrate
     from edgeinfer.decode.costs import RowCosts
@@ -184,11 +184,11 @@ def measure_costs(sides: Sides, log: LogFile) -> None:
         sides.answer(arm, sides.prompt([Message("user", "Hi")]), Sampling(), 8)
     if sides.subject in log.log.costs:
         return
-    plain = calibrate(sides.plain_model, max_rows=16, budget_s=2.0)
+    plain = calibrate(sides.plain_model, max_rows=16, budget_s=budget_s)
     if sides.exit_model is None:
         log.add((sides.subject, plain))
         return
-    drafting = calibrate(sides.exit_model, max_rows=16, budget_s=3.0)
+    drafting = calibrate(sides.exit_model, max_rows=16, budget_s=budget_s)
     back, short = dict(drafting.back_s), {**drafting.back_short_s, 1: plain.plain_s}
     log.add((sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s)))
 

@@ -18,7 +18,7 @@ from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
 __all__ = ["CostStore", "calibrate", "cost_key"]
 
-BUDGET_S: Final = 0.8
+BUDGET_S: Final = 0.5
 _KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, what else it runs
 _CONTEXT: Final = 96  # tokens in the scratch cache
 _COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)

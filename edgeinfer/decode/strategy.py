@@ -37,7 +37,7 @@ PLAIN: Final = Strategy(Fixed(NONE), {})
 
 def build(model: Model, plan: Plan, *, draft: Model | None = None, costs: RowCosts | None = None) -> Strategy:
     """What the decoder of `plan` needs. `draft` is the model of `--draft-model`; `costs` come from the store, or are
-    measured now, in about a second, unless given.
+    measured now, in under a second, unless given.
 
     Raises UsageError for a draft model with another tokenizer.
     """

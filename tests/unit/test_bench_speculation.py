@@ -180,7 +180,18 @@ def test_a_small_run_end_to_end(
     ask = {"messages": [{"role": "user", "content": "rain rain rain in the station"}], "max_tokens": 12}
     prompts.write_text("".join(json.dumps({"kind": kind, **ask}) + "\n" for kind in ("chat", "copy")))
     log, picture = tmp_path / "log.jsonl", tmp_path / "picture"
-    flags = ["--model", str(model), "--prompts", str(prompts), "--minutes", "0.02", "--log", str(log), "--json"]
+    flags = [
+        "--model",
+        str(model),
+        "--prompts",
+        str(prompts),
+        "--quick",
+        "--minutes",
+        "0.02",
+        "--log",
+        str(log),
+        "--json",
+    ]
     assert speculation.run(arguments(*flags)) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["kind"] for row in rows} == {"chat", "copy", ALL}
