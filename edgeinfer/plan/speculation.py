@@ -34,8 +34,8 @@ def plan_speculation(device: DeviceProfile, chosen: Candidate, request: Request)
     drafters = tuple(name for name, can in possible.items() if can and mode in ("auto", name))
     rows = _exact_rows(device, chosen)
     exit_at = (exit_layer, chosen.model.shape.n_layers) if exit_layer is not None else None
-    artifact = chosen.artifact
-    note = speculation_note(drafters, artifact.backend, artifact.tier, exit_at, exact=rows is not None)
+    measured_tier = chosen.artifact.tier if _on_x86(device, chosen) else ""
+    note = speculation_note(drafters, measured_tier, exit_at, exact=rows is not None)
     return SpeculationPlan(
         mode,
         drafters,
@@ -51,5 +51,8 @@ def _exact_rows(device: DeviceProfile, chosen: Candidate) -> int | None:
         return _MAX_ROWS
     if chosen.kv_type in ("f16", "f32"):
         return None  # llama.cpp splits the keys of a single row among its threads
-    on_x86 = chosen.artifact.backend == "gguf" and "avx2" in device.cpu_features and not device.accelerators
-    return _EXACT_ON_X86.get(chosen.artifact.tier) if on_x86 else None
+    return _EXACT_ON_X86.get(chosen.artifact.tier) if _on_x86(device, chosen) else None
+
+
+def _on_x86(device: DeviceProfile, chosen: Candidate) -> bool:
+    return chosen.artifact.backend == "gguf" and "avx2" in device.cpu_features and not device.accelerators

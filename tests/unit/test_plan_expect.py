@@ -4,7 +4,7 @@ from edgeinfer.plan.expect import speculation_note
 
 
 def test_the_note_says_what_is_tried_and_what_it_may_bring() -> None:
-    both = speculation_note(("lookup", "early-exit"), "gguf", "Q4_0", (3, 12), exact=True)
+    both = speculation_note(("lookup", "early-exit"), "Q4_0", (3, 12), exact=True)
     assert both == (
         "lookup where text repeats, early exit after layer 3 of 12 while it is sure; about 1.5 x on copied text, "
         "else little; plain where that is quicker; same tokens as plain decoding"
@@ -12,7 +12,7 @@ def test_the_note_says_what_is_tried_and_what_it_may_bring() -> None:
 
 
 def test_nothing_is_promised_that_was_not_measured() -> None:
-    for drafters, backend, tier in [(("lookup",), "mlx", "mlx-4bit-g64"), (("draft",), "gguf", "Q4_0")]:
-        note = speculation_note(drafters, backend, tier, None, exact=False)
+    for drafters, tier in [(("lookup",), ""), (("lookup",), "Q2_K"), (("draft",), "Q4_0")]:
+        note = speculation_note(drafters, tier, None, exact=False)
         assert " x " not in note
         assert note.endswith("plain where that is quicker; rows equal plain ones within rounding")
