@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeinfer.bench.memory_use import pss_bytes
+from edgeinfer.bench.memory_use import rss_bytes
 from edgeinfer.bench.opened import Opened, add_model_arguments, opened, request_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
@@ -35,7 +35,7 @@ class Turn:
     reprefilled: int
     evicted: int
     reanchored: int
-    pss_bytes: int
+    rss_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class Report:
     last_tokens_per_s: float  # the last thousand
     decode_s: float
     prefill_s: float
-    first_pss_bytes: int  # when the first eviction was done
-    last_pss_bytes: int
+    first_rss_bytes: int  # when the first eviction was done
+    last_rss_bytes: int
 
     @property
     def growth(self) -> float:
-        return self.last_pss_bytes / self.first_pss_bytes - 1
+        return self.last_rss_bytes / self.first_rss_bytes - 1
 
     @property
     def slowdown(self) -> float:
@@ -96,6 +96,8 @@ def chat(subject: Opened, n_tokens: int) -> list[Turn]:
     tokens, starts, turns = list(system), [0], list[Turn]()
     decoder = Decoder(subject.model, policy)
     try:
+        decoder.cache.prefill((system * policy.window)[: policy.window])  # touches every buffer once
+        decoder.cache.rewind(0)
         while len(tokens) < n_tokens:
             starts.append(len(tokens))
             tokens += ask
@@ -112,7 +114,7 @@ def chat(subject: Opened, n_tokens: int) -> list[Turn]:
                     reprefilled=stats.reprefilled,
                     evicted=stats.evicted,
                     reanchored=stats.reanchored,
-                    pss_bytes=pss_bytes(),
+                    rss_bytes=rss_bytes(),
                 )
             )
     finally:
@@ -136,8 +138,8 @@ def summed(subject: Opened, turns: list[Turn]) -> Report:
         last_tokens_per_s=_speed(turns[-n:]),
         decode_s=sum(turn.decode_s for turn in turns),
         prefill_s=sum(turn.prefill_s for turn in turns),
-        first_pss_bytes=turns[begun + 1].pss_bytes,
-        last_pss_bytes=turns[-1].pss_bytes,
+        first_rss_bytes=turns[begun + 1].rss_bytes,
+        last_rss_bytes=turns[-1].rss_bytes,
     )
 
 
@@ -154,18 +156,18 @@ def markdown(report: Report, subject: Opened, turns: list[Turn]) -> str:
             f"{_speed([turn]):.0f}",
             f"{turn.prefill_s * 1000:.0f}",
             f"{turn.reprefilled}",
-            f"{turn.pss_bytes / 1e6:.1f}",
+            f"{turn.rss_bytes / 1e6:.1f}",
         ]
         for turn in turns[::every]
     ]
     return (
         head(f"A chat of {report.tokens} tokens with {report.model}", command, subject.plan.device, subject.versions)
         + f"\nWindow {report.window}, sink {report.sink}, K and V in {subject.plan.kv_type}. {report.evicted} tokens "
-        f"were evicted; {report.reanchored} times the positions began again at 0, for which {report.reprefilled} tokens "
-        f"were prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
-        f"- Memory (PSS) grew by {report.growth:.2%} from the first eviction to the end: "
-        f"{report.first_pss_bytes / 1e6:.1f} MB to {report.last_pss_bytes / 1e6:.1f} MB.\n"
+        f"were evicted; {report.reanchored} times the positions began again at 0, for which {report.reprefilled} "
+        f"tokens were prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
+        f"- Resident memory grew by {report.growth:.2%} from the first eviction to the end: "
+        f"{report.first_rss_bytes / 1e6:.1f} MB to {report.last_rss_bytes / 1e6:.1f} MB.\n"
         f"- The last {_SPAN} tokens were decoded at {report.last_tokens_per_s:.0f} tokens/s, those after the first "
         f"eviction at {report.first_tokens_per_s:.0f}: {-report.slowdown:+.1%}.\n\n"
-        + table(["tokens so far", "decode, tokens/s", "prefill, ms", "prefilled again", "PSS, MB"], rows)
+        + table(["tokens so far", "decode, tokens/s", "prefill, ms", "prefilled again", "resident, MB"], rows)
     )
