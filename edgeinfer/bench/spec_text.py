@@ -136,26 +136,26 @@ def _costs(costs: RowCosts) -> Iterator[str]:
 
 def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
     """What an all-knowing gate would have won on the same tokens with these costs, against what was won."""
-    known = list(_reaches(log, subject))
-    traced = [one for one in known if one.exit]
-    if not known:
-        return
-    won = {row.arm: row.speedup for row in rows if row.kind == ALL and row.temperature == 0}
+    reaches = list(_reaches(log, subject))
     costs = log.costs[subject]
-    plans = [("lookup", known, {"lookup": True, "early_exit": False})]
-    if traced and costs.back_short_s:
-        plans += [("early-exit", traced, {"lookup": False, "early_exit": True})]
-    plans += [("auto", traced or known, {"lookup": True, "early_exit": bool(traced)})]
-    yield "| arm | won | all-knowing gate, same tokens and row costs | of the gain there |"
-    yield "|---|---|---|---|"
-    for arm, reaches, use in plans:
-        if arm not in won:
-            continue
-        plain = sum(len(one.lookup) for one in reaches) * costs.plain_s
-        best = plain / sum(best_seconds(one, costs, **use) for one in reaches)
-        share = f"{(won[arm] - 1) / (best - 1):.0%}" if best > 1.005 else ""
-        yield f"| {arm} | {won[arm]:.2f} | {best:.2f} | {share} |"
+    won = {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0}
+    uses = {"lookup": (True, False), "early-exit": (False, True), "auto": (True, True)}
+    arms = [arm for arm in uses if (arm, ALL) in won]
+    if not reaches or not arms:
+        return
+    kinds = [*dict.fromkeys(kind for kind, _ in reaches), ALL]
+    yield "Won, of what an all-knowing gate would win on the same tokens with these row costs (greedy; where the exit"
+    yield "drafts, on the prompts that it was traced on):"
     yield ""
+    yield f"| arm | {' | '.join(kinds)} | of the gain there |"
+    yield "|---" * (len(kinds) + 2) + "|"
+    for arm in arms:
+        best = {kind: _best(reaches, kind, costs, uses[arm]) for kind in kinds}
+        cells = " | ".join(f"{won[arm, kind]:.2f} of {best[kind]:.2f}" if (arm, kind) in won else "" for kind in kinds)
+        share = f"{(won[arm, ALL] - 1) / (best[ALL] - 1):.0%}" if best[ALL] > 1.005 else ""
+        yield f"| {arm} | {cells} | {share} |"
+    yield ""
+    traced = [one for _, one in reaches if one.exit]
     if traced and costs.back_short_s:
         plain = sum(len(one.exit) for one in traced) * costs.plain_s
         fixed = [f"{depth}: {plain / sum(fixed_seconds(one, costs, depth) for one in traced):.2f}" for depth in _FIXED]
@@ -163,12 +163,20 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
         yield ""
 
 
-def _reaches(log: Log, subject: Subject) -> Iterator[Reach]:
+def _best(reaches: Sequence[tuple[str, Reach]], kind: str, costs: RowCosts, use: tuple[bool, bool]) -> float:
+    lookup, early_exit = use
+    traced = any(one.exit for _, one in reaches)
+    chosen = [one for its, one in reaches if kind in (its, ALL) and (one.exit or not (early_exit and traced))]
+    seconds = sum(best_seconds(one, costs, lookup=lookup, early_exit=early_exit) for one in chosen)
+    return sum(len(one.lookup) for one in chosen) * costs.plain_s / seconds if seconds else 1.0
+
+
+def _reaches(log: Log, subject: Subject) -> Iterator[tuple[str, Reach]]:
     agreed = {trace.prompt: trace.agreed for trace in log.traces if trace.subject == subject}
     for record in log.records:
         prompt, answer = record.text
         if record.subject == subject and len(answer) > 1:
-            yield reach(prompt, answer, agreed.get(record.prompt, ()))
+            yield record.kind, reach(prompt, answer, agreed.get(record.prompt, ()))
 
 
 def _chip() -> str:
