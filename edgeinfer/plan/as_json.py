@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.types import Plan, Rejection
 
 __all__ = ["rejection_to_json", "to_json"]
@@ -19,23 +20,9 @@ def rejection_to_json(rejection: Rejection) -> dict[str, object]:
 
 def to_json(plan: Plan) -> dict[str, object]:
     """Everything that the plan decided and why, in plain values; bytes are whole bytes."""
-    device, artifact, window, cost = plan.device, plan.artifact, plan.window, plan.estimate
+    artifact, window, cost = plan.artifact, plan.window, plan.estimate
     return {
-        "device": {
-            "name": device.name,
-            "os": device.os,
-            "chip": device.chip,
-            "cpu_features": sorted(device.cpu_features),
-            "n_cores": device.n_cores,
-            "total_bytes": device.total_bytes,
-            "available_bytes": device.available_bytes,
-            "ceiling_bytes": device.ceiling_bytes,
-            "ceiling_source": device.ceiling_source,
-            "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
-            "bandwidth_source": device.bandwidth_source,
-            "accelerators": sorted(device.accelerators),
-            "named": device.named,
-        },
+        "device": _device_to_json(plan.device),
         "budget_bytes": plan.budget_bytes,
         "model": {
             "name": plan.model.name,
@@ -81,4 +68,22 @@ def to_json(plan: Plan) -> dict[str, object]:
         "reasons": list(plan.reasons),
         "rejected": [rejection_to_json(one) for one in plan.rejected],
         "forced": plan.forced,
+    }
+
+
+def _device_to_json(device: DeviceProfile) -> dict[str, object]:
+    return {
+        "name": device.name,
+        "os": device.os,
+        "chip": device.chip,
+        "cpu_features": sorted(device.cpu_features),
+        "n_cores": device.n_cores,
+        "total_bytes": device.total_bytes,
+        "available_bytes": device.available_bytes,
+        "ceiling_bytes": device.ceiling_bytes,
+        "ceiling_source": device.ceiling_source,
+        "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
+        "bandwidth_source": device.bandwidth_source,
+        "accelerators": sorted(device.accelerators),
+        "named": device.named,
     }

@@ -29,7 +29,8 @@ def make_plan(device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Ca
     the tier; then the faster backend. Raises ModelNotFound, UsageError, BackendUnavailable, NoPlanFits.
     """
     request = _checked(catalog, capabilities, request)
-    budget = budget_bytes(device)
+    draft_bytes = _draft_bytes(device, catalog, capabilities, request)
+    budget = max(0, budget_bytes(device) - draft_bytes)
     judged = list(candidates(device, catalog, capabilities, request))
     able = [one for one in judged if isinstance(one, Candidate)]
     refused = [one for one in judged if isinstance(one, Rejection)]
@@ -60,7 +61,13 @@ def make_plan(device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Ca
         speculation=plan_speculation(device, chosen, request),
         estimate=chosen.estimate,
         expected_tokens_per_s=chosen.tokens_per_s,
-        reasons=reasons(device, catalog, chosen, able, budget, floor, request),
+        reasons=(
+            *reasons(device, catalog, chosen, able, budget, floor, request),
+            *(
+                [f"{draft_bytes / 1e6:,.0f} MB are set aside for the draft model {request.draft_model}"]
+                * bool(draft_bytes)
+            ),
+        ),
         rejected=tuple(rejected),
         forced=forced,
     )
@@ -84,6 +91,18 @@ def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Re
     if request.context is not None:
         make_policy(model.shape, request.context, request.sink)
     return replace(request, model=model.name)
+
+
+def _draft_bytes(
+    device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Capabilities], request: Request
+) -> int:
+    """Weights and K/V of the draft model, as it would be opened beside the target; 0 for one that is not catalogued."""
+    draft = catalog.find(request.draft_model)
+    if draft is None or request.speculation == "off":
+        return 0
+    alone = Request(model=draft.name, backend=request.backend, speculation="off")
+    cost = make_plan(device, catalog, capabilities, alone).estimate
+    return cost.weight_bytes + cost.kv_bytes
 
 
 def _floor(fitting: Sequence[Candidate], request: Request) -> float:

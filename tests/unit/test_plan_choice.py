@@ -127,6 +127,18 @@ def test_the_hint_names_a_context_only_where_it_helps() -> None:
     assert caught.value.hint == "try a smaller model, or --force"
 
 
+def test_room_is_kept_for_the_draft_model() -> None:
+    plain = make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large"))
+    plan = make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small"))
+    assert "draft" in plan.speculation.drafters
+    assert plain.budget_bytes - plan.budget_bytes > 900_000_000  # small at Q8_0, and its K/V
+    assert plan.reasons[-1].endswith("MB are set aside for the draft model small")
+    off = make_plan(
+        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small", speculation="off")
+    )
+    assert off.budget_bytes == plain.budget_bytes
+
+
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
     with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q4_0"):
         make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q4_0"))
