@@ -28,7 +28,7 @@ def speed_line(stats: AnswerStats) -> str:
 
 def draft_line(stats: AnswerStats) -> str:
     if not stats.drafted:
-        return ""
+        return f"{stats.rounds} rounds, nothing drafted" if stats.rounds else ""
     n_verified = sum(arm.emitted for name, arm in stats.arms.items() if name != "none")
     n_verifies = sum(arm.rounds for name, arm in stats.arms.items() if name != "none")
     parts = [

@@ -47,6 +47,7 @@ def terminal_on_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_stats_of_plain_decoding() -> None:
     assert stats_lines(PLAIN) == [
         "21 tokens, 10.0 tokens/s, first token 50 ms; prompt 40: 30 reused, 10 prefilled",
+        "20 rounds, nothing drafted",
         "window: 60 kept",
     ]
 
