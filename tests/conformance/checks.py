@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from edgeinfer.decode.arms import Arm, Fixed
+from edgeinfer.decode.costs import Costs, RowCosts
+from edgeinfer.decode.drafters.draft_model import DraftModel
 from edgeinfer.decode.drafters.early_exit import EarlyExit
+from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.sampler import Sampler
@@ -30,6 +33,8 @@ from tests.conformance.oracle import oracle_logits, visible
 
 GREEDY = Sampling()
 SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, repeat_penalty=1.1, seed=11)
+DRAFT_POLICY = WindowPolicy(window=32, sink=0, block=8, limit=96)
+ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)  # drafting always pays
 NO_STOP: frozenset[int] = frozenset()
 N_ANSWER = 190  # from a prompt of 40: past two re-anchorings at 128
 
@@ -95,7 +100,7 @@ def assert_rows(case: Case, got: Any, expected: Any, n_rows: int) -> None:
         assert np.abs(got - expected).max() <= case.subject.tolerance
 
 
-def drafter_for(name: str, truth: Sequence[int], n_prompt: int) -> Drafter:
+def drafter_for(case: Case, name: str, truth: Sequence[int], n_prompt: int) -> Drafter:
     def wrong(index: int) -> bool:
         return index % 7 == 3 or index % 11 == 0
 
@@ -103,6 +108,10 @@ def drafter_for(name: str, truth: Sequence[int], n_prompt: int) -> Drafter:
         return Primed(Lookup(), [token if index % 9 else 255 for index, token in enumerate(truth)])
     if name == "early-exit":
         return EarlyExit()
+    if name == "gated-early":
+        return Gated(ExitSource(), Costs(ROWS_FREE, 16))
+    if name == "draft":  # the model itself with another window: it agrees until that one wraps
+        return Gated(DraftModel(case.model, DRAFT_POLICY), Costs(ROWS_FREE, 16))
     return Forced(truth, n_prompt, wrong, early=name == "forced-early")
 
 
@@ -114,7 +123,7 @@ def check_lossless_but_for_ties(case: Case, name: str) -> None:
     """Greedy, where rows are only close: tokens part at most where the two best are closer than rounding."""
     prompt = a_prompt()
     expected = plain_answer(case, prompt, GREEDY, 80)
-    drafter = drafter_for(name, expected, len(prompt.tokens))
+    drafter = drafter_for(case, name, expected, len(prompt.tokens))
     decoder = Decoder(case.model, case.policy, controller=Fixed(Arm(name, 5)), drafters={name: drafter})
     got = answer(decoder, prompt, GREEDY, 80)
     decoder.close()
@@ -129,7 +138,7 @@ def check_lossless_but_for_ties(case: Case, name: str) -> None:
 def check_lossless(case: Case, name: str, how: Sampling, *, depth: int = 5) -> None:
     prompt = a_prompt()
     expected = plain_answer(case, prompt, how, N_ANSWER)
-    drafter = drafter_for(name, expected, len(prompt.tokens))
+    drafter = drafter_for(case, name, expected, len(prompt.tokens))
     decoder = Decoder(case.model, case.policy, controller=Fixed(Arm(name, depth)), drafters={name: drafter})
     got = answer(decoder, prompt, how, N_ANSWER)
     decoder.close()

@@ -12,6 +12,7 @@ from tests.conformance.backends import available, write_model
 from tests.conformance.checks import GREEDY, SAMPLED, Case
 from tests.conformance.forced import Piecewise
 
+DRAFTERS = ["early-exit", "gated-early", "lookup", "draft", "forced", "forced-early"]
 SETTINGS = pytest.mark.parametrize("how", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 
 
@@ -36,14 +37,14 @@ def test_reference_runs_everywhere() -> None:
 
 
 @SETTINGS
-@pytest.mark.parametrize("name", ["early-exit", "lookup", "forced", "forced-early"])
+@pytest.mark.parametrize("name", DRAFTERS)
 def test_lossless(exact: Case, name: str, how: checks.Sampling) -> None:
     if "early" in name and not exact.model.exit_layer:
         pytest.skip("this model does not draft")
     checks.check_lossless(exact, name, how)
 
 
-@pytest.mark.parametrize("name", ["early-exit", "lookup", "forced", "forced-early"])
+@pytest.mark.parametrize("name", DRAFTERS)
 def test_lossless_but_for_ties(case: Case, name: str) -> None:
     if case.model.exact_rows is not None:
         pytest.skip("held to equal tokens")
