@@ -62,7 +62,8 @@ def wanted_context(model: ModelEntry, request: Request) -> int:
     """The context that must fit for this model to count; the chosen one gets more where there is room."""
     if request.context is not None:
         return request.context
-    return min(_LONG_CONTEXT if request.prefer == "context" else DEFAULT_CONTEXT, model.shape.limit)
+    usual = _LONG_CONTEXT if request.prefer == "context" else DEFAULT_CONTEXT
+    return min(max(usual, 2 * (request.sink or 0)), model.shape.limit)
 
 
 def candidates(

@@ -10,7 +10,7 @@ from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan.as_json import rejection_to_json
 from edgeinfer.plan.candidates import Candidate, budget_bytes, candidates
-from edgeinfer.plan.context import make_policy, steps
+from edgeinfer.plan.context import check_context, make_policy, steps
 from edgeinfer.plan.estimate import estimate
 from edgeinfer.plan.reasons import reasons
 from edgeinfer.plan.speculation import plan_speculation
@@ -78,6 +78,8 @@ def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Re
     if request.backend and request.backend not in {found.backend for found in capabilities}:
         known = ", ".join(found.backend for found in capabilities)
         raise UsageError(f"unknown backend: {request.backend}", hint=f"backends here: {known}")
+    if request.context is not None:
+        check_context(request.context, request.sink)
     if not request.model:
         return request
     model = catalog.find(request.model)

@@ -6,23 +6,28 @@ from edgeinfer.catalog.entry import ModelShape
 from edgeinfer.errors import UsageError
 from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
-__all__ = ["DEFAULT_CONTEXT", "DEFAULT_SINK", "make_policy", "steps"]
+__all__ = ["DEFAULT_CONTEXT", "DEFAULT_SINK", "check_context", "make_policy", "steps"]
 
 DEFAULT_SINK = 128
 DEFAULT_CONTEXT = 4096  # what a chat needs before it counts as comfortable; less only when asked for
-_FEWEST_BLOCKS, _BLOCKS = 4, 8
+_BLOCKS = 8  # of a window
+_LEAST_WINDOW = 4 * MIN_BLOCK
+
+
+def check_context(context: int, sink: int | None) -> None:
+    """Raises UsageError for a context that no model could have."""
+    if context - (sink or 0) < _LEAST_WINDOW:
+        raise UsageError(
+            f"context must hold {_LEAST_WINDOW} recent tokens and the sink; received {context} with sink {sink or 0}",
+            hint=f"--context {_LEAST_WINDOW + (sink or 0)} is the smallest",
+        )
 
 
 def make_policy(shape: ModelShape, context: int, sink: int | None) -> WindowPolicy:
     """The policy with the largest `sink + window` up to `context` tokens. Raises UsageError where none fits."""
-    least = _FEWEST_BLOCKS * MIN_BLOCK
+    check_context(context, sink)
     if sink is None:
-        sink = max(0, min(DEFAULT_SINK, context - least))
-    if context - sink < least:
-        raise UsageError(
-            f"context must hold {least} recent tokens and the sink; received {context} with sink {sink}",
-            hint=f"--context {least + sink} is the smallest",
-        )
+        sink = min(DEFAULT_SINK, context - _LEAST_WINDOW)
     if context > shape.limit:
         raise UsageError(f"context must not pass the model's {shape.limit} positions; received {context}")
     window = context - sink

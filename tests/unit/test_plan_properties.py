@@ -47,7 +47,7 @@ def quality(plan: Plan | None) -> tuple[int, int]:
     return (plan.model.rank, TIERS[plan.artifact.tier].order) if plan else (-1, -1)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(CATALOGS, SIZES, SIZES, SPEEDS, SPEEDS, PREFER)
 def test_more_memory_or_bandwidth_never_lowers_rank_and_tier(
     known: Catalog, a_gb: float, b_gb: float, a_speed: float, b_speed: float, prefer: str
@@ -58,7 +58,7 @@ def test_more_memory_or_bandwidth_never_lowers_rank_and_tier(
     assert quality(more) >= quality(less)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(CATALOGS, SIZES, SPEEDS, PREFER)
 def test_the_estimate_fits_and_the_speed_is_usable(known: Catalog, gb: float, speed: float, prefer: str) -> None:
     plan = plan_or_none(known, gb, speed, Request(prefer=prefer))  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def test_the_estimate_fits_and_the_speed_is_usable(known: Catalog, gb: float, sp
         assert plan.expected_tokens_per_s >= (2 if prefer == "quality" else 8)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(CATALOGS, SIZES, SPEEDS, st.booleans())
 def test_every_candidate_is_chosen_or_rejected_with_a_reason(
     known: Catalog, gb: float, speed: float, force: bool
@@ -83,7 +83,7 @@ def test_every_candidate_is_chosen_or_rejected_with_a_reason(
     assert all(one.reason for one in plan.rejected)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(CATALOGS, SIZES, SPEEDS)
 def test_the_same_question_has_the_same_answer(known: Catalog, gb: float, speed: float) -> None:
     assert plan_or_none(known, gb, speed, Request()) == plan_or_none(known, gb, speed, Request())

@@ -85,3 +85,14 @@ def test_a_model_shorter_than_the_context_is_refused_by_name() -> None:
     plan = make_plan(device(), short, [GGUF], Request(context=8192))
     assert plan.model.name == "long"
     assert [one.reason for one in plan.rejected] == ["context must not pass the model's 2048 positions; received 8192"]
+
+
+def test_a_context_that_no_model_could_have_is_a_mistake_of_the_request() -> None:
+    with pytest.raises(UsageError, match="received 100 with sink 0") as caught:
+        context_of(8, Request(context=100))
+    assert caught.value.hint == "--context 256 is the smallest"
+
+
+def test_a_long_sink_widens_the_context() -> None:
+    plan = make_plan(device(1.5), MODELS, [GGUF], Request(sink=3000))
+    assert plan.window.sink == 3000 and plan.window.slots >= 6000
