@@ -272,7 +272,7 @@ def test_the_log_keeps_warnings_whole_and_forgets_the_rest() -> None:
     log.write(4, "the first ")
     log.write(5, "mistake\n")
     log.write(3, "a warning\n")
-    assert log.tail() == "the first mistake; a warning"
+    assert log.tail(9) == "the first mistake; a warning"
     for n in range(5):
         log.write(4, f"error {n}\n")
     assert log.tail(9) == "error 2; error 3; error 4"

@@ -7,6 +7,7 @@ import time
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 
 _TRIES = 4
+_MOST_S = 0.3  # a large model is tried once with each number
 _WORTH = 1.15
 
 
@@ -24,7 +25,10 @@ def fastest_threads(model: LoadedModel, most: int) -> int:
         batch.fill([0], 0, n_wanted=1)
         context.decode(batch)  # the first one touches the weights
         best = dict.fromkeys(candidates, float("inf"))
-        for _ in range(_TRIES):
+        begun = time.perf_counter()
+        for tried in range(_TRIES):
+            if tried and time.perf_counter() - begun > _MOST_S:
+                break
             for n_threads in candidates:
                 context.set_threads(n_threads)
                 batch.fill([0], 1, n_wanted=1)
