@@ -24,6 +24,8 @@ from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
+from edgeinfer.formats import read_header, shape_from_gguf
+from edgeinfer.plan import kv_bytes
 from edgeinfer.protocols import Drafter, Model
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
@@ -301,7 +303,9 @@ def check_rewind(case: Case) -> None:
 
 
 def check_bytes(case: Case) -> None:
+    """As by hand, and as the plan counts them."""
     tiny, pad = case.subject.tiny, case.subject.pad_slots
+    shape = shape_from_gguf(read_header(case.path))
     for policy in (case.policy, WindowPolicy(512, 128, 64, 2048)):
         slots = -(-policy.slots // pad) * pad
         group, scale_bytes = case.subject.kv_group
@@ -310,6 +314,8 @@ def check_bytes(case: Case) -> None:
         row |= {"q8_0": tiny.head_dim + scales, "q4_0": tiny.head_dim // 2 + scales}
         cache = case.model.new_cache(policy)
         assert cache.n_bytes == 2 * tiny.n_layers * tiny.n_kv_heads * slots * row[case.subject.kv_type]
+        backend = case.subject.name.split("-")[0]
+        assert cache.n_bytes == kv_bytes(shape, backend, policy, case.subject.kv_type)  # type: ignore[arg-type]
         cache.close()
 
 
