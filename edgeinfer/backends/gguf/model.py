@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -145,8 +145,10 @@ class GgufModel:
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = kv_bytes(self._kv, self.settings.kv_type, policy.slots)
         options = self.settings.options(policy)
-        cache = GgufCache(self.loaded, options, policy, n_bytes)
-        if self._exit is not None:
+        if self._exit is None:
+            cache = GgufCache(self.loaded, options, policy, n_bytes)
+        else:  # several rows run in a lane of their own
+            cache = GgufCache(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
             try:
                 self._exit.equip(cache, self.loaded, options)
             except EngineFailed:

@@ -67,12 +67,20 @@ class ExitRound:
         return [ContextRow(context, index) for index in range(len(ids))]
 
     def _anew(self, ids: list[int], n_held: int) -> Sequence[Row]:
+        position, at_once = self._cache.length, self._lanes.n_rows
         if n_held:
-            self._lanes.owner.remove(self._cache.length)
-        if not 1 < len(ids) <= self._lanes.n_rows:
+            self._lanes.owner.remove(position)
+        if len(ids) == 1:
             return self._cache.run(ids)
-        context = self._lanes.whole(ids, self._cache.length)
-        return [ContextRow(context, index) for index in range(len(ids))]
+        if len(ids) <= at_once:
+            context = self._lanes.whole(ids, position)
+            return [ContextRow(context, index) for index in range(len(ids))]
+        held: list[Row] = []
+        for at in range(0, len(ids), at_once):
+            part = ids[at : at + at_once]
+            context = self._lanes.whole(part, position + at)
+            held += [HeldRow(context.logits(index).copy()) for index in range(len(part))]
+        return held
 
     def commit(self, n: int) -> None:
         if not self._open or not 0 <= n <= (self._n_run if self._verified else 0):
