@@ -17,14 +17,15 @@
 // Memory   threadgroup: 4 * NS * (D + 2) bytes.
 //
 // A SIMD group takes 32 slots at a time. Scores: the lanes of a key group share a key and split its words. Softmax: lane j
-// holds key j. Values: key groups again, so K and V are read by the same lanes in the same way. Slots that nobody sees, or
-// that hold nothing, are never read.
+// holds key j. Values: key groups again, so K and V are read by the same lanes in the same way. A tile that nobody sees is
+// not read; in other tiles rows that nobody sees have no weight, whatever they hold.
 
   using Packed = Row<BITS, D>;
   constexpr int LPK = lanes_per_key(Packed::words, D);
   constexpr int WPL = (Packed::words + LPK - 1) / LPK;  // words of a lane
   constexpr int EPW = Packed::per_word;
   constexpr int EPL = WPL * EPW;
+  constexpr int BATCH = 4;  // keys that a lane fetches before it waits
   threadgroup float part[NS * D];
   threadgroup float part_max[NS];
   threadgroup float part_sum[NS];
@@ -72,27 +73,31 @@
     if (!simd_any(live)) continue;
     const int alive = live ? 1 : 0;
     const device uint* tile_rows = words + static_cast<size_t>(tile) * LANES * Packed::row;
+    const int last_key = used - 1 - tile * LANES;  // rows beyond it are not read
 
     float score[R];
     for (int r = 0; r < R; r++) score[r] = 0.0f;
-    for (int i = 0; i < LPK; i++) {
-      float dot[R];
-      for (int r = 0; r < R; r++) dot[r] = 0.0f;
-      if (simd_shuffle(alive, first_key + i) != 0) {
-        const device uint* packed = tile_rows + (first_key + i) * Packed::row;
-        for (int k = 0; k < WPL; k++) {
-          const int w = sub + k * LPK;
-          if (w < Packed::words) {
-            float value[EPW];
-            load_word<KT, BITS, D>(packed, w, value);
-            for (int r = 0; r < R; r++)
-              for (int e = 0; e < EPW; e++) dot[r] += query[r][k * EPW + e] * value[e];
-          }
-        }
+    for (int i = 0; i < LPK; i += BATCH) {
+      Fetched fetched[BATCH][WPL];
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        const device uint* packed = tile_rows + min(first_key + i + b, last_key) * Packed::row;
+        for (int k = 0; k < WPL; k++) fetched[b][k] = fetch_word<BITS, D>(packed, min(sub + k * LPK, Packed::words - 1));
       }
-      for (int r = 0; r < R; r++) {
-        for (int step = LPK / 2; step > 0; step /= 2) dot[r] += simd_shuffle_xor(dot[r], step);
-        if (sub == i) score[r] = dot[r];
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        float dot[R];
+        for (int r = 0; r < R; r++) dot[r] = 0.0f;
+        for (int k = 0; k < WPL; k++) {
+          float value[EPW];
+          decode_word<KT, BITS>(fetched[b][k], value);
+          for (int r = 0; r < R; r++)
+            for (int e = 0; e < EPW; e++) dot[r] += query[r][k * EPW + e] * value[e];
+        }
+        for (int r = 0; r < R; r++) {
+          for (int step = LPK / 2; step > 0; step /= 2) dot[r] += simd_shuffle_xor(dot[r], step);
+          if (sub == i + b) score[r] = dot[r];
+        }
       }
     }
 
@@ -107,18 +112,24 @@
       for (int e = 0; e < EPL; e++) sum[r][e] *= keep;
     }
 
-    for (int i = 0; i < LPK; i++) {
-      float weight[R];
-      for (int r = 0; r < R; r++) weight[r] = simd_shuffle(score[r], first_key + i);
-      if (simd_shuffle(alive, first_key + i) != 0) {
-        const device uint* packed = tile_rows + (first_key + i) * Packed::row + Packed::half_row;
+    for (int i = 0; i < LPK; i += BATCH) {
+      Fetched fetched[BATCH][WPL];
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        const device uint* packed = tile_rows + min(first_key + i + b, last_key) * Packed::row + Packed::half_row;
+        for (int k = 0; k < WPL; k++) fetched[b][k] = fetch_word<BITS, D>(packed, min(sub + k * LPK, Packed::words - 1));
+      }
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        const bool present = simd_shuffle(alive, first_key + i + b) != 0;
+        float weight[R];
+        for (int r = 0; r < R; r++) weight[r] = simd_shuffle(score[r], first_key + i + b);
         for (int k = 0; k < WPL; k++) {
-          const int w = sub + k * LPK;
-          if (w < Packed::words) {
-            float value[EPW];
-            load_word<KT, BITS, D>(packed, w, value);
-            for (int r = 0; r < R; r++)
-              for (int e = 0; e < EPW; e++) sum[r][k * EPW + e] += weight[r] * value[e];
+          float value[EPW];
+          decode_word<KT, BITS>(fetched[b][k], value);
+          for (int e = 0; e < EPW; e++) {
+            const float held = present ? value[e] : 0.0f;  // what nobody sees may be NaN
+            for (int r = 0; r < R; r++) sum[r][k * EPW + e] += weight[r] * held;
           }
         }
       }
@@ -126,6 +137,8 @@
   }
 
   // Join the key groups of a SIMD group, then the SIMD groups, a row at a time: threadgroup memory for one row is enough.
+  // Unrolled, so that every index into `sum` is known and it stays in registers.
+#pragma unroll
   for (int r = 0; r < R; r++) {
     for (int e = 0; e < EPL; e++)
       for (int step = LPK; step < LANES; step *= 2) sum[r][e] += simd_shuffle_xor(sum[r][e], step);

@@ -1,16 +1,16 @@
-// How a language-model head's row is read: a unit is the fewest whole 32-bit words that hold whole values.
-//   16 bits: 1 word, 2 values (HT);  8: 1 word, 4;  6: 3 words, 16;  4: 1 word, 8.   Affine codes as mlx.core.quantize packs them.
+// How a language-model head's row is read: a lane takes a unit of whole 32-bit words at once, enough values to be worth
+// the scale and bias of their group.
+//   16 bits: 4 words, 8 values (HT);  8: 2 words, 8;  6: 3 words, 16;  4: 1 word, 8.   Affine codes as mlx.core.quantize packs them.
 
 template <int BITS>
 struct Unit {
-  static constant constexpr int words = BITS == 6 ? 3 : 1;
+  static constant constexpr int words = BITS == 6 ? 3 : BITS / 4;
   static constant constexpr int values = 32 * words / BITS;
 };
 
+// values[0 .. Unit::values) of a unit: the value at 16 bits, the code below.
 template <typename HT, int BITS>
-inline void load_unit(const device uint* words, thread float* values) {
-  uint w[Unit<BITS>::words];
-  for (int i = 0; i < Unit<BITS>::words; i++) w[i] = words[i];
+inline void decode_unit(const thread uint* w, thread float* values) {
   for (int i = 0; i < Unit<BITS>::values; i++) {
     const int bit = i * BITS, word = bit / 32, shift = bit % 32;
     uint code = w[word] >> shift;

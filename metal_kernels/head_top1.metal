@@ -74,17 +74,33 @@
     for (int m = 0; m < M; m++)
       for (int j = 0; j < IDS; j++) dot[m][j] = 0.0f;
     for (int u = lane; u < UNITS; u += 32) {
+      uint fetched[IDS][WORDS];
+      float scale[IDS], bias[IDS];
       for (int j = 0; j < IDS; j++) {
         const size_t table_row = min(first + j, last - 1);
-        float value[VALUES];
-        load_unit<HT, BITS>(table + (table_row * UNITS + u) * WORDS, value);
+        for (int i = 0; i < WORDS; i++) fetched[j][i] = table[(table_row * UNITS + u) * WORDS + i];
         if (BITS < 16) {
           const size_t group = table_row * (D / GS) + u * VALUES / GS;
-          const float scale = static_cast<float>(scales[group]), bias = static_cast<float>(biases[group]);
-          for (int e = 0; e < VALUES; e++) value[e] = value[e] * scale + bias;
+          scale[j] = static_cast<float>(scales[group]);
+          bias[j] = static_cast<float>(biases[group]);
         }
-        for (int m = 0; m < M; m++)
-          for (int e = 0; e < VALUES; e++) dot[m][j] += static_cast<float>(normed[m * D + u * VALUES + e]) * value[e];
+      }
+      float state[M][VALUES], state_sum[M];
+      for (int m = 0; m < M; m++) {
+        state_sum[m] = 0.0f;
+        for (int e = 0; e < VALUES; e++) {
+          state[m][e] = static_cast<float>(normed[m * D + u * VALUES + e]);
+          state_sum[m] += state[m][e];
+        }
+      }
+      for (int j = 0; j < IDS; j++) {
+        float value[VALUES];
+        decode_unit<HT, BITS>(fetched[j], value);
+        for (int m = 0; m < M; m++) {
+          float product = 0.0f;
+          for (int e = 0; e < VALUES; e++) product += state[m][e] * value[e];
+          dot[m][j] += BITS < 16 ? scale[j] * product + bias[j] * state_sum[m] : product;
+        }
       }
     }
     for (int m = 0; m < M; m++) {

@@ -26,18 +26,32 @@ constexpr int lanes_per_key(int words, int head_dim) {
 inline half low_half(uint word) { return as_type<half>(static_cast<ushort>(word & 0xFFFFu)); }
 inline half high_half(uint word) { return as_type<half>(static_cast<ushort>(word >> 16)); }
 
-// values[0 .. per_word) of word `w` of a packed K or V.
-template <typename KT, int BITS, int D>
-inline void load_word(const device uint* packed, int w, thread float* values) {
-  const uint word = packed[w];
+// A word of a packed K or V, and the scale and bias of its group where it holds codes. Fetching and decoding are apart, so
+// that several fetches are under way before the first is waited for.
+struct Fetched {
+  uint word;
+  uint affine;
+};
+
+template <int BITS, int D>
+inline Fetched fetch_word(const device uint* packed, int w) {
+  Fetched fetched;
+  fetched.word = packed[w];
+  fetched.affine = BITS < 16 ? packed[Row<BITS, D>::words + w / Row<BITS, D>::group_words] : 0;
+  return fetched;
+}
+
+// values[0 .. per_word) of a fetched word.
+template <typename KT, int BITS>
+inline void decode_word(Fetched fetched, thread float* values) {
+  const uint word = fetched.word;
   if (BITS == 32) {
     values[0] = as_type<float>(word);
   } else if (BITS == 16) {
     for (int i = 0; i < 2; i++) values[i] = static_cast<float>(as_type<KT>(static_cast<ushort>((word >> (16 * i)) & 0xFFFFu)));
   } else {
-    const uint affine = packed[Row<BITS, D>::words + w / Row<BITS, D>::group_words];
-    const float scale = static_cast<float>(low_half(affine)), bias = static_cast<float>(high_half(affine));
-    for (int i = 0; i < Row<BITS, D>::per_word; i++)
+    const float scale = static_cast<float>(low_half(fetched.affine)), bias = static_cast<float>(high_half(fetched.affine));
+    for (int i = 0; i < 32 / BITS; i++)
       values[i] = static_cast<float>((word >> (i * BITS)) & ((1u << (BITS & 15)) - 1u)) * scale + bias;
   }
 }

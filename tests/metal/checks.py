@@ -56,8 +56,11 @@ class AttendCase:
 
     def __str__(self) -> str:
         name = f"{self.head_dim}-{self.bits}bit-{str(self.dtype).split('.')[-1]}-{self.group}x{self.n_rows}"
-        return name + ("-sliding" if self.sliding else "") + ("-logits" if self.logits else "") + (
-            f"-{self.shape.splits}splits" if self.shape else ""
+        return (
+            name
+            + ("-sliding" if self.sliding else "")
+            + ("-logits" if self.logits else "")
+            + (f"-{self.shape.splits}splits" if self.shape else "")
         )
 
 
@@ -127,7 +130,9 @@ def check_pack(case: PackCase, launch: Launcher) -> None:
     """Every code is the nearest to its value, and each group's scale and bias are those of its least and greatest value."""
     rng = np.random.default_rng(case.head_dim + case.bits)
     layout = RingLayout(case.head_dim, case.bits, case.dtype)
-    k, v = (mx.array(rng.normal(m, 2, (1, 2, case.n_rows, case.head_dim)), mx.float32).astype(case.dtype) for m in (3, -1))
+    k, v = (
+        mx.array(rng.normal(m, 2, (1, 2, case.n_rows, case.head_dim)), mx.float32).astype(case.dtype) for m in (3, -1)
+    )
     k[:, 0, 0] = 1.25  # a group of equal values
     rows = pack_rows_kernel(k, v, layout, launch)
     assert rows is not None, "the kernel declined"
@@ -140,7 +145,9 @@ def check_pack(case: PackCase, launch: Launcher) -> None:
         scale, bias = affine[..., :1], affine[..., 1:]
         spread = (groups.max(axis=-1, keepdims=True) - groups.min(axis=-1, keepdims=True)) / levels
         assert np.allclose(scale, spread, rtol=1e-3, atol=1e-7), f"pack {case}: scales of {name}"
-        assert np.allclose(bias, groups.min(axis=-1, keepdims=True), rtol=1e-3, atol=1e-7), f"pack {case}: biases of {name}"
+        assert np.allclose(bias, groups.min(axis=-1, keepdims=True), rtol=1e-3, atol=1e-7), (
+            f"pack {case}: biases of {name}"
+        )
         back = reference.unpack(packed, case.head_dim, case.bits).reshape(groups.shape)
         # Half a step, and what rounding scale and bias to half costs at the ends of the range.
         allowed = scale * (0.501 + levels * 2.0**-11) + np.abs(bias) * 2.0**-11
@@ -189,7 +196,9 @@ def check_head(case: HeadCase, launch: Launcher) -> None:
     hidden = doubles(x)
     if head.norm_weight is not None:
         normed = reference.rms_norm(hidden, doubles(head.norm_weight), head.eps)
-        hidden = doubles(mx.array(normed, mx.float32).astype(case.dtype))  # the state that a head sees has the model's dtype
+        hidden = doubles(
+            mx.array(normed, mx.float32).astype(case.dtype)
+        )  # the state that a head sees has the model's dtype
     logits = reference.head_logits(hidden, table, softcap=case.softcap)
     top = logits.max(axis=-1)
     # Two roundings of the normed state may differ in the last bit of a few values.

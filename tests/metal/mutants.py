@@ -1,6 +1,6 @@
 """Mistakes seeded into the kernels, and what has to catch each. `python -m tests.metal.mutants` prints the table of README.md.
 
-Caught by: `value`, a comparison with float64 NumPy; `race`, `unwritten` and `diverge`, rules of the simulator; `address`,
+Caught by: `value`, a comparison with float64 NumPy; `race`, `unwritten`, `bounds` and `diverge`, rules of the simulator; `address`,
 AddressSanitizer; `undefined`, UndefinedBehaviorSanitizer; `clang`, the check of address spaces.
 """
 
@@ -25,6 +25,7 @@ SIGNS = {
     "race": r"threadgroup race",
     "unwritten": r"read before it was written",
     "diverge": r"divergent",
+    "bounds": r"outside \[0",
     "address": r"heap-buffer-overflow|stack-buffer-overflow",
     "undefined": r"runtime error",
     "clang": r"clang:",
@@ -55,7 +56,7 @@ SLIDING = replace(PLAIN, sliding=24, stored=SHORT)
 SPLIT = AttendCase(64, 4, mx.float32, group=1, n_rows=2, starts=(133,), shape=Shape(2, 3), logits=True)
 ONE_PASS = replace(SPLIT, shape=Shape(2, 1))
 WIDE = AttendCase(64, 8, mx.float32, group=1, n_rows=1, starts=(700,), policy=WIDE_POLICY)
-UNEVEN = AttendCase(80, 4, mx.float32, group=1, n_rows=1, starts=(56, 60))
+UNEVEN = AttendCase(80, 4, mx.float32, group=1, n_rows=1, starts=(100,))
 
 
 def attend(case: AttendCase) -> Check:
@@ -101,14 +102,7 @@ MUTANTS = [
     mutant("slots of the first lap that hold nothing are read", "ring:attend", "position >= sink ? position : -1", "position", "value", "attend"),
     mutant("sliding window one too wide", "ring:attend", "query - key >= sliding", "query - key > sliding", "value", "attend, sliding"),
     mutant("stored window taken for the visible one", "attend", "stored_sink, stored_window)", "sink, window)", "value", "attend, sliding"),
-    mutant(
-        "values read from slots that hold nothing",
-        "attend",
-        "if (simd_shuffle(alive, first_key + i) != 0)",
-        "if (simd_shuffle(alive, first_key + i) != 2)",
-        "value",
-        "attend",
-    ),
+    mutant("values of slots that hold nothing are weighed", "attend", "present ? value[e] : 0.0f", "value[e]", "value", "attend"),
     mutant("query rows of a group taken in the wrong order", "attend", "start + (row0 + r) % n_rows", "start + (row0 + r) / G % n_rows", "value", "attend, grouped"),
     mutant("scale read from the bias", "ring:attend", "static_cast<float>(low_half(affine)), bias", "static_cast<float>(high_half(affine)), bias", "value", "attend"),
     mutant("groups of a head of 80 counted as 64", "ring:attend", "w / Row<BITS, D>::group_words", "w * Row<BITS, D>::per_word / 64", "value", "attend, head of 80"),
@@ -116,13 +110,14 @@ MUTANTS = [
     mutant("no barrier before the next row is joined", "attend", "    }\n    threadgroup_barrier(mem_flags::mem_threadgroup);\n  }", "    }\n  }", "race", "attend"),
     mutant("barrier that half the threads skip", "attend", "    if (lane == 0) {\n      part_max[sg]", "    if (lane < LPK) threadgroup_barrier(mem_flags::mem_threadgroup);\n    if (lane == 0) {\n      part_max[sg]", "diverge", "attend"),
     mutant("shuffle inside a branch that lanes take differently", "attend", "if (sub == i) score[r] = dot[r];", "if (sub == i) score[r] = simd_shuffle_xor(dot[r], 0);", "diverge", "attend"),
-    mutant("words of a lane beyond the row", "attend", "if (w < Packed::words) {", "if (w < LPK * WPL) {", "address|undefined|value", "attend, head of 80"),
-    mutant("last slots read past the ring", "attend", "slot < used ? held_position(slot, end, stored_sink, stored_window) : -1", "held_position(slot % slots, end, stored_sink, stored_window)", "address|value", "attend"),
+    mutant("idle lanes write beyond their row", "attend", "if (w < Packed::words)", "if (w < LPK * WPL)", "race|bounds", "attend, head of 80"),
+    mutant("idle lanes read beyond their row", "attend", "min(sub + k * LPK, Packed::words - 1)", "sub + k * LPK", "address", "attend, head of 80"),
+    mutant("the last tile read past the ring", "attend", "min(first_key + i + b, last_key)", "(first_key + i + b)", "address", "attend"),
     mutant("learned sinks indexed by row", "attend", "logits[row / n_rows]", "logits[row]", "address", "attend, one pass"),
     mutant("learned sink left out of the sum", "attend_merge", "if (LOGITS) total += metal::exp(logits[row / n_rows] - top);", "", "value", "attend, splits"),
     mutant("split sums joined without their maxima", "attend_merge", "joined += partial[(first + s) * D + d] * metal::exp(stats[(first + s) * 2] - top)", "joined += partial[(first + s) * D + d]", "value", "attend, splits"),
     mutant("device pointer without its address space", "attend", "const device uint* words", "const uint* words", "clang", "clang"),
-    mutant("threadgroup array handed to a thread pointer", "attend", "float value[EPW];\n            load_word<KT, BITS, D>(packed, w, value)", "float value[EPW];\n            load_word<KT, BITS, D>(packed, w, part)", "clang", "clang"),
+    mutant("threadgroup array handed to a thread pointer", "attend", "decode_word<KT, BITS>(fetched[b][k], value)", "decode_word<KT, BITS>(fetched[b][k], part)", "clang", "clang"),
     mutant("writes through an input", "pack_rows", "x[e] = is_v", "k[at] = x[e] = is_v", "clang", "clang"),
     mutant("codes cut in place of rounded", "pack_rows", "metal::rint(", "metal::floor(", "value", "pack"),
     mutant("scale and bias change places", "pack_rows", "as_type<ushort>(scale)) | (static_cast<uint>(as_type<ushort>(bias)) << 16)", "as_type<ushort>(bias)) | (static_cast<uint>(as_type<ushort>(scale)) << 16)", "value", "pack"),

@@ -136,10 +136,14 @@ def cpp_text(source: MetalSource, constants: dict[str, str] | None = None) -> st
     expressions, n_buffers = _arguments(source)
     text = re.sub(r"\bthreadgroup\s+(\w+)\s+(\w+)\[([^\[\];]+)\]\s*;", r"static sim::Shared<\1, (\3)> \2;", source.text)
     text = re.sub(
-        r"\bthreadgroup\s+(\w+)\s+(\w+)\[([^\[\];]+)\]\[([^\[\];]+)\]\s*;", r"static sim::Shared2<\1, (\3), (\4)> \2;", text
+        r"\bthreadgroup\s+(\w+)\s+(\w+)\[([^\[\];]+)\]\[([^\[\];]+)\]\s*;",
+        r"static sim::Shared2<\1, (\3), (\4)> \2;",
+        text,
     )
     for name, value in (constants or {}).items():
-        text = re.sub(rf"constant (\w+) {name} \[\[function_constant\(\d+\)\]\];", rf"constexpr \1 {name} = {value};", text)
+        text = re.sub(
+            rf"constant (\w+) {name} \[\[function_constant\(\d+\)\]\];", rf"constexpr \1 {name} = {value};", text
+        )
     text = re.sub(r"^#include <metal_\w+>", "", text, flags=re.M)
     text = re.sub(r"\[\[[a-z][^\]]*\]\]", "", text)
     return (
@@ -204,7 +208,16 @@ class Simulator:
         with self.lock:
             header = self.folder / "driver.h.gch"
             if not header.exists():
-                command = [str(compiler()), *flags, f"-I{SIM}", "-x", "c++-header", str(SIM / "driver.h"), "-o", str(header)]
+                command = [
+                    str(compiler()),
+                    *flags,
+                    f"-I{SIM}",
+                    "-x",
+                    "c++-header",
+                    str(SIM / "driver.h"),
+                    "-o",
+                    str(header),
+                ]
                 subprocess.run(command, capture_output=True, check=True)
 
     def prepare(self, launch: Launch) -> list[mx.array]:

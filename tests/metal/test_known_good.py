@@ -31,7 +31,9 @@ class Recorded:
         program = self.simulator.build(cpp_text(generate(self.function, call)))
         buffers: list[np.ndarray | int] = [numpy_bits(mx.array(array)) for array in call["inputs"]]
         buffers += [int(np.prod(shape)) * dtype.size for shape, dtype in outputs]
-        runs = [Run(tuple(buffers), call["grid"], call["threadgroup"], order) for order in ("forward", "reverse", "random")]
+        runs = [
+            Run(tuple(buffers), call["grid"], call["threadgroup"], order) for order in ("forward", "reverse", "random")
+        ]
         answers = self.simulator.run(program, runs)
         assert answers[0] == answers[1] == answers[2], "the result depends on the order of threads"
         return [from_bits(data, shape, dtype) for data, (shape, dtype) in zip(answers[0], outputs, strict=True)]
@@ -69,9 +71,7 @@ def test_mlx_lm_qk_norm(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -
 def test_mlx_lm_expert_routing(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     module = simulated(simulator, monkeypatch, "expert_routing")
     logits, bias = normal(5, 40), normal(40) * 0.1
-    chosen, weights = module.expert_routing(
-        logits, bias, top_k=4, multiplier=1.5, score_eps=1e-6, route_scale=2.0
-    )
+    chosen, weights = module.expert_routing(logits, bias, top_k=4, multiplier=1.5, score_eps=1e-6, route_scale=2.0)
     scores = 1 / (1 + np.exp(-1.5 * np.array(logits, np.float64)))
     order = np.argsort(-(scores + np.array(bias)), axis=-1)[:, :4]
     assert (np.array(chosen) == order).all()
@@ -108,7 +108,12 @@ def sdpa_program(dtype: str, *, causal: bool, sinks: bool) -> str:
 def test_mlx_attention(simulator: Simulator, causal: bool) -> None:
     """1024 threads in 32 SIMD groups, learned sinks, exchange through threadgroup memory."""
     n_heads, n_kv_heads, n_keys, n_rows = 4, 2, 75, 3 if causal else 1
-    q, k, v, sinks = normal(n_heads, n_rows, 64), normal(n_kv_heads, n_keys, 64), normal(n_kv_heads, n_keys, 64), normal(4)
+    q, k, v, sinks = (
+        normal(n_heads, n_rows, 64),
+        normal(n_kv_heads, n_keys, 64),
+        normal(n_kv_heads, n_keys, 64),
+        normal(4),
+    )
 
     def number(value: float, kind: Any) -> np.ndarray:
         return np.array([value], kind)

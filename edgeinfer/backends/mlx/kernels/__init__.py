@@ -8,7 +8,8 @@
     out = kernels.attend(q, ring, layout, step, scale)         [1, Hq, N, D]
     top = kernels.head_top1(x, head)            token, logit and probability, no logits
 
-A kernel that cannot serve a call declines, and the twin runs. `EDGEINFER_KERNELS` = `auto` (default: all, where there
+A kernel that cannot serve a call declines, and the twin runs; one that fails its first run on this GPU is left out
+(`Kernels.failed` says why). `EDGEINFER_KERNELS` = `auto` (default: all, where there
 is Metal), `off`, or names of KERNELS joined by commas, for A/B runs. On Metal, this has not been run yet.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -25,6 +26,7 @@ from edgeinfer.backends.mlx.kernels.head import Head, Top1, head_top1_kernel, he
 from edgeinfer.backends.mlx.kernels.launch import Launcher, on_metal
 from edgeinfer.backends.mlx.kernels.layout import RingLayout, Step, held_positions
 from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel, pack_rows_twin, unpack_rows
+from edgeinfer.backends.mlx.kernels.trial import failing
 from edgeinfer.errors import UsageError
 
 __all__ = [
@@ -50,6 +52,7 @@ class Kernels:
 
     names: frozenset[str] = frozenset()
     launch: Launcher = on_metal
+    failed: Mapping[str, str] = field(default_factory=dict)  # kernels that were wanted and left out, and why
 
     def pack_rows(self, k: mx.array, v: mx.array, layout: RingLayout) -> mx.array:
         """k, v [1, Hkv, N, D] -> [1, Hkv, N, layout.row] of `layout.ring_dtype`."""
@@ -81,14 +84,15 @@ class Kernels:
         return head_top1_twin(x, head) if top is None else top
 
 
-def choose_kernels(environment: Mapping[str, str] = os.environ) -> Kernels:
-    """Raises UsageError for a name in EDGEINFER_KERNELS that is no kernel, and for kernels asked for without Metal."""
+def choose_kernels(environment: Mapping[str, str] = os.environ, *, launch: Launcher = on_metal) -> Kernels:
+    """The kernels to use: those wanted, less those that differ from their twins in a first run on this GPU.
+
+    Raises UsageError for a name in EDGEINFER_KERNELS that is no kernel, and for kernels asked for without Metal.
+    """
     wish = environment.get(ENVIRONMENT, "auto").strip()
     if wish == "off" or (wish == "auto" and not mx.metal.is_available()):
         return Kernels()
-    if wish == "auto":
-        return Kernels(frozenset(KERNELS))
-    names = frozenset(name.strip() for name in wish.split(","))
+    names = frozenset(KERNELS if wish == "auto" else (name.strip() for name in wish.split(",")))
     unknown = sorted(names - set(KERNELS))
     if unknown:
         raise UsageError(
@@ -96,4 +100,5 @@ def choose_kernels(environment: Mapping[str, str] = os.environ) -> Kernels:
         )
     if not mx.metal.is_available():
         raise UsageError(f"{ENVIRONMENT}={wish} needs Metal, which this device lacks", hint=f"{ENVIRONMENT}=off")
-    return Kernels(names)
+    failed = failing(names, launch)
+    return Kernels(names - failed.keys(), launch, failed)

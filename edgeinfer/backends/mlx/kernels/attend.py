@@ -16,9 +16,9 @@ __all__ = ["HEAD_DIMS", "MAX_ROWS", "Shape", "attend_kernel", "attend_twin", "sh
 HEAD_DIMS = frozenset({64, 80, 96, 128, 256, 512})
 MAX_ROWS = 8
 SIMD_GROUPS = 4
-TILES_PER_SPLIT = 16  # 512 slots: 4 tiles for each SIMD group of a threadgroup
-MAX_SPLITS = 32
-ACCUMULATORS = 64  # floats of output that one lane keeps; with as many of the query it stays clear of spilling
+TILES_PER_SPLIT = 8  # 256 slots: 2 tiles for each SIMD group of a threadgroup
+MAX_SPLITS = 64
+ACCUMULATORS = 32  # floats of output that one lane keeps; with as many of the query it stays clear of spilling
 
 
 @dataclass(frozen=True, slots=True)

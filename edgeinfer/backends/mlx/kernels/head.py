@@ -122,6 +122,6 @@ def _serves(x: mx.array, head: Head) -> bool:
     if x.dtype not in (mx.float32, mx.float16, mx.bfloat16) or width * x.dtype.size > NORMED_BYTES:
         return False
     if head.bits == 16:
-        return bool(head.table.dtype == x.dtype and width % 2 == 0)
+        return bool(head.table.dtype == x.dtype and width % 8 == 0)
     affine = head.scales is not None and head.biases is not None
     return affine and head.bits in (4, 6, 8) and width % head.group == 0 and head.group % 16 == 0

@@ -1,0 +1,144 @@
+"""Bytes that a decoding step on MLX must read and write, by arithmetic: this project's kernels against MLX's own way.
+
+Nothing here is measured. `edgeinfer bench traffic` prints the tables of metal_kernels/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+from edgeinfer.bench.report import table
+
+__all__ = ["SHAPES", "Kind", "Shape", "add_arguments", "attention_bytes", "report", "row_bytes", "run", "step_bytes"]
+
+WEIGHT_BITS = 4.5  # mlx-4bit-g64
+SINK = 128
+WINDOWS = (4096, 32768)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    name: str
+    n_layers: int
+    width: int
+    ffn: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_vocab: int
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that a step reads: attention, feed-forward and head; of the embedding one row."""
+        attention = 2 * self.width * self.head_dim * (self.n_heads + self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.width * self.ffn) + self.n_vocab * self.width
+
+
+# config.json of meta-llama/Llama-3.2-1B, Llama-3.2-3B and Qwen/Qwen3-8B
+SHAPES = (
+    Shape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256),
+    Shape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256),
+    Shape("Qwen3-8B", 36, 4096, 12288, 32, 8, 128, 151936),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to keep K and V and to attend. `unpacked`: each step writes the ring in 16 bits and reads it again."""
+
+    name: str
+    bits: int
+    unpacked: bool = False
+
+
+TODAY = Kind("MLX, 16 bits", 16)
+KINDS = (
+    TODAY,
+    Kind("MLX, 8 bits, unpacked each step", 8, unpacked=True),
+    Kind("kernel, 16 bits", 16),
+    Kind("kernel, 8 bits", 8),
+    Kind("kernel, 4 bits", 4),
+)
+
+
+def row_bytes(head_dim: int, bits: int) -> int:
+    """K and V of one position and KV head in a packed row (metal_kernels/ring.h)."""
+    groups = -(-head_dim // 64) if bits < 16 else 0
+    return 2 * (head_dim * bits // 8 + 4 * groups)
+
+
+def attention_bytes(shape: Shape, kind: Kind, slots: int) -> int:
+    """One layer's attention for one query row: K and V; q, the output and partial sums are below one percent."""
+    packed = shape.n_kv_heads * slots * row_bytes(shape.head_dim, kind.bits)
+    whole = shape.n_kv_heads * slots * row_bytes(shape.head_dim, 16)
+    return packed + 2 * whole if kind.unpacked else packed
+
+
+def pack_bytes(shape: Shape, bits: int) -> int:
+    """One layer's new row: K and V read in 16 bits, the packed row written and copied into the ring."""
+    return shape.n_kv_heads * (row_bytes(shape.head_dim, 16) + 3 * row_bytes(shape.head_dim, bits))
+
+
+def head_bytes(shape: Shape, *, logits: bool) -> int:
+    """The head's weights; logits are written in 16 bits, then read for the maximum and for the sum."""
+    return round(shape.n_vocab * shape.width * WEIGHT_BITS / 8) + (3 * 2 * shape.n_vocab if logits else 0)
+
+
+def step_bytes(shape: Shape, kind: Kind, window: int) -> int:
+    """Weights and attention of one decoded token."""
+    weights = round(shape.n_weights * WEIGHT_BITS / 8)
+    return weights + shape.n_layers * attention_bytes(shape, kind, SINK + window)
+
+
+def report() -> str:
+    """Both tables as Markdown."""
+    steps = [
+        [
+            f"{shape.name}, {window // 1024}k",
+            f"{step_bytes(shape, TODAY, window) / 1e6:.0f} MB",
+            *(f"{step_bytes(shape, kind, window) / step_bytes(shape, TODAY, window):.2f}" for kind in KINDS[1:]),
+        ]
+        for shape in SHAPES
+        for window in WINDOWS
+    ]
+    kernels = [
+        [
+            f"{shape.name}, {window // 1024}k",
+            *(f"{attention_bytes(shape, kind, SINK + window) / 1e6:.2f}" for kind in KINDS),
+            f"{pack_bytes(shape, 8) / 1e3:.1f} kB",
+            f"{head_bytes(shape, logits=True) / 1e6:.2f}",
+            f"{head_bytes(shape, logits=False) / 1e6:.2f}",
+        ]
+        for shape in SHAPES
+        for window in WINDOWS
+    ]
+    return (
+        "One decoded token, bytes read and written; the columns after the first are relative to it:\n\n"
+        + table(["step", *(kind.name for kind in KINDS)], steps)
+        + "\nOne kernel, MB for each layer or for the head:\n\n"
+        + table(
+            ["kernel", *(f"attend: {kind.name}" for kind in KINDS), "pack_rows, 8 bits", "head, logits", "head_top1"],
+            kernels,
+        )
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="bytes of each step, one object")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json:
+        rows = [
+            {"shape": asdict(shape), "window": window, "kind": kind.name, "step_bytes": step_bytes(shape, kind, window)}
+            for shape in SHAPES
+            for window in WINDOWS
+            for kind in KINDS
+        ]
+        sys.stdout.write(json.dumps(rows) + "\n")
+    else:
+        sys.stdout.write(report())
+    return 0
