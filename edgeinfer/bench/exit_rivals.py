@@ -25,6 +25,7 @@ N_BATCH: Final = 64  # prefill rows; a front that is stopped before its head sti
 class Way(Protocol):
     """One conversation. `plain`, `draft` and `verify` leave logits where the engine keeps them."""
 
+    drafts: bool
     disk_bytes: int  # written besides the model
 
     def prefill(self, tokens: Tokens) -> None: ...
@@ -39,6 +40,7 @@ class Way(Protocol):
 class Whole:
     """Nothing but the model: what the other ways are measured against. It cannot draft; `verify` runs all layers."""
 
+    drafts = False
     disk_bytes = 0
 
     def __init__(self, path: Path, options: ContextOptions, *, mmap: bool) -> None:
@@ -76,6 +78,7 @@ class Whole:
 class InPlace:
     """Parts of the model's own graph. With `one_context` drafts and verifications take turns in one graph."""
 
+    drafts = True
     disk_bytes = 0
 
     def __init__(
@@ -174,6 +177,8 @@ class Part:
 class SplitShared:
     """Two models, front and back, whose embedding and head are one part of a split file."""
 
+    drafts = True
+
     def __init__(self, path: Path, options: ContextOptions, *, mmap: bool, exit_layer: int, folder: Path) -> None:
         parts = split_shared(path, exit_layer, folder)
         self.disk_bytes = parts.n_bytes
@@ -215,6 +220,8 @@ class SplitShared:
 
 class Headless:
     """Front and back without embedding and head, which are a third model. Token embeddings are looked up before."""
+
+    drafts = True
 
     def __init__(
         self, path: Path, options: ContextOptions, *, mmap: bool, exit_layer: int, folder: Path, tokens: Tokens

@@ -1,7 +1,7 @@
 """Which way to exit early on llama.cpp: `python -m edgeinfer.bench.exit_ways MODEL.gguf ... [--out FILE.md]`.
 
-Each way decodes the same tokens in one process, in turn; every time is compared with the whole model's in the same
-turn. Memory and loading are measured in a process for each way.
+Each way decodes the same tokens in one process, in turn; every time is compared with the whole model's right
+before or after. Memory and loading are measured in a process for each way.
 """
 
 from __future__ import annotations
@@ -88,20 +88,20 @@ _CLOCKS: Final[Mapping[str, Callable[[], float]]] = {"wall": time.perf_counter, 
 
 def measure(path: Path, n_threads: int, seconds: float, clock: Callable[[], float]) -> tuple[list[Cost], float]:
     """Costs of each way, and the seconds of a plain token of the whole model."""
-    tokens = _tokens()
+    turns: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        opened = {name: open_way() for name, open_way in _ways(path, n_threads, Path(folder)).items()}
-        try:
-            for way in opened.values():
-                way.prefill(tokens[:N_PROMPT])
-            turns = _turns(opened, tokens[N_PROMPT:], seconds, clock)
-        finally:
-            for way in opened.values():
-                way.close()
-    plain_s = [turn["whole"]["plain"] for turn in turns]
+        opening = _ways(path, n_threads, Path(folder))
+        rivals = [name for name in opening if name != "whole"]
+        for name in rivals:
+            opened = {one: opening[one]() for one in ("whole", name)}
+            try:
+                _take_turns(opened, turns, seconds / len(rivals), clock)
+            finally:
+                for way in opened.values():
+                    way.close()
 
     def ratio(name: str, what: str) -> float:
-        return median(turn[name][what] / plain for turn, plain in zip(turns, plain_s, strict=True))
+        return median(times.get(what, 0.0) / plain for times, plain in turns[name])
 
     costs = [
         Cost(
@@ -111,26 +111,31 @@ def measure(path: Path, n_threads: int, seconds: float, clock: Callable[[], floa
             verify_of={rows: ratio(name, f"verify {rows}") for rows in ROWS},
             round_of={rows: ratio(name, f"round {rows}") for rows in ROWS},
         )
-        for name in opened
+        for name in opening
     ]
-    return costs, median(plain_s)
+    return costs, median(times["plain"] for times, _ in turns["whole"])
 
 
-def _turns(
-    opened: Mapping[str, Way], late: Sequence[int], seconds: float, clock: Callable[[], float]
-) -> list[dict[str, dict[str, float]]]:
-    """Medians of each verb and way, of each turn; the first turn warms up and is left out."""
-    rng, began = random.Random(0), time.perf_counter()
-    turns: list[dict[str, dict[str, float]]] = []
-    while len(turns) < 4 or time.perf_counter() - began < seconds:
-        turn = {}
-        for name in rng.sample(list(opened), len(opened)):
-            turn[name] = _one_turn(opened[name], late, clock, drafts=name != "whole")
-        turns.append(turn)
-    return turns[1:]
+def _take_turns(
+    opened: Mapping[str, Way],
+    turns: dict[str, list[tuple[dict[str, float], float]]],
+    seconds: float,
+    clock: Callable[[], float],
+) -> None:
+    """Adds, for each of two ways, the times of its verbs and a plain token of the whole model next to them."""
+    rng, began, tokens = random.Random(0), time.perf_counter(), _tokens()
+    for way in opened.values():
+        way.prefill(tokens[:N_PROMPT])
+        _one_turn(way, tokens[N_PROMPT:], clock)  # warms up
+    n = 0
+    while n < 3 or time.perf_counter() - began < seconds:
+        pair = {one: _one_turn(opened[one], tokens[N_PROMPT:], clock) for one in rng.sample(list(opened), 2)}
+        for one, times in pair.items():
+            turns[one].append((times, pair["whole"]["plain"]))
+        n += 1
 
 
-def _one_turn(way: Way, late: Sequence[int], clock: Callable[[], float], *, drafts: bool) -> dict[str, float]:
+def _one_turn(way: Way, late: Sequence[int], clock: Callable[[], float]) -> dict[str, float]:
     times: dict[str, list[float]] = defaultdict(list)
 
     def timed(what: str, act: Callable[[], None]) -> float:
@@ -140,13 +145,13 @@ def _one_turn(way: Way, late: Sequence[int], clock: Callable[[], float], *, draf
         times[what].append(clock() - began)
         return times[what][-1]
 
-    for at in range(3):
-        timed("plain", lambda at=at: way.plain(late[at], N_PROMPT + at))  # type: ignore[misc]
+    for at in range(5):
+        timed("plain" if at else "cold", lambda at=at: way.plain(late[at], N_PROMPT + at))  # type: ignore[misc]
     way.forget(N_PROMPT)
     for rows in ROWS:
         for _ in range(2):
             spent = 0.0
-            for row in range(rows if drafts else 0):
+            for row in range(rows if way.drafts else 0):
                 head = row < rows - 1
                 spent += timed(
                     "draft" if head else "front",
@@ -155,7 +160,6 @@ def _one_turn(way: Way, late: Sequence[int], clock: Callable[[], float], *, draf
             spent += timed(f"verify {rows}", lambda rows=rows: way.verify(late[:rows], N_PROMPT))  # type: ignore[misc]
             way.forget(N_PROMPT)
             times[f"round {rows}"].append(spent)
-    times.setdefault("draft", [0.0])
     return {what: median(found) for what, found in times.items()}
 
 
@@ -229,7 +233,7 @@ def _head(args: argparse.Namespace) -> str:
 
 
 _MEANING: Final = """\
-Times are medians of ratios to a plain token of the whole model in the same turn ({clock} time, {threads} threads,
+Times are medians of ratios to a plain token of the whole model right before or after ({clock} time, {threads} threads,
 K and V in q8_0, position 200). A draft runs the early layers, norm and head for one token; a round of R rows drafts
 R - 1 tokens, runs the early layers for the last of them, and verifies all; in brackets, the speed-up when every draft
 is kept. Memory is what the process holds more than before (PSS), with a cache of 1024 positions; "written" is what the

@@ -170,7 +170,7 @@ def test_a_gpu_is_named(path: Path) -> None:
 def test_an_engine_that_is_built_in_another_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes_module, "_SCANNED_BYTES", 8)
     assert_plain(open_model(path), "keeps a context's memory in another way (0 places fit)")
-    verdicts.remove()
+    assert verdicts.written() == []  # it is not the file's fault
     monkeypatch.setattr(layout_module, "_words", lambda n_bytes: range(0))
     assert_plain(open_model(path), "lays its tensors out in another way (0 places fit)")
 
@@ -179,3 +179,7 @@ def test_without_flash_attention(path: Path) -> None:
     model = open_model(path, flash_attention=False)
     assert (model.exit_layer, model.note) == (2, "")
     model.close()
+
+
+def test_the_layout_does_not_depend_on_what_was_in_memory_before() -> None:
+    assert len({layout_module.find_layout() for _ in range(200)}) == 1

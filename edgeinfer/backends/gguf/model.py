@@ -125,18 +125,18 @@ class GgufModel:
         subject = verdicts.Subject(path, exit_layer, (repr(self.settings),), tuple(library_versions().values()))
         self._exit = way
         wrong = verdicts.load(subject)
-        if wrong is None:
-            wrong = self._self_test()
-            verdicts.store(subject, wrong)
+        try:
+            if wrong is None:
+                wrong = self._self_test()
+                verdicts.store(subject, wrong)
+        except EngineFailed as error:  # perhaps for want of memory: tried again next time
+            wrong = str(error)
         if wrong:
             self._exit = None
             self.note = f"no drafts from early layers: the self-test failed, {wrong}"
 
     def _self_test(self) -> str:
-        try:
-            cache = self.new_cache(SELF_TEST_POLICY)
-        except EngineFailed as error:
-            return str(error)
+        cache = self.new_cache(SELF_TEST_POLICY)
         try:
             return self_test(cache, self.tokenizer.n_vocab)
         finally:

@@ -52,12 +52,14 @@ def find_layout() -> TensorLayout:
 def _measure(arena: int) -> TensorLayout:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     tensor = base_function("ggml_new_tensor_1d", pointer, pointer, ctypes.c_int, ctypes.c_int64)
-    n_bytes = base_function("ggml_tensor_overhead", size)()
     left, right = tensor(arena, _F32, 8), tensor(arena, _F32, 8)
     total = base_function("ggml_add", pointer, pointer, pointer, pointer)(arena, left, right)
     view = base_function("ggml_view_1d", pointer, pointer, pointer, ctypes.c_int64, size)(arena, left, 4, 0)
     graph = base_function("ggml_new_graph", pointer, pointer)(arena)
     data = base_function("ggml_get_data", pointer, pointer)(left)
+    n_bytes = data - left  # a tensor's elements follow it; what lies behind them is whatever was there before
+    if not 128 <= n_bytes <= 1024:
+        raise EngineFailed(f"this ggml lays its tensors out in another way ({n_bytes} bytes each)")
 
     sources = _only([at for at in _words(n_bytes - 8) if (word(total + at), word(total + at + 8)) == (left, right)])
     # a view names what it views twice: as its first source, and right behind the sources
