@@ -159,6 +159,22 @@ def test_wrong_drafts_past_many_evictions(model: GgufModel) -> None:
     cache.close()
 
 
+def test_growing_past_what_the_lanes_were_made_for(folder: Path) -> None:
+    """llama.cpp builds new graphs every 256 cells, and larger ones than a lane reserved."""
+    policy = WindowPolicy(window=640, sink=64, block=64, limit=2048)
+    model = open_model(model_file("llama", folder))
+    tokens = tokens_of(N_PROMPT + 560)
+    expected = plain_rows(model, tokens, policy)
+    cache = model.new_cache(policy)
+    for start in range(0, 244, 61):  # in pieces that round as single rows do
+        cache.prefill(tokens[start : start + 61])
+    while (at := cache.length) < len(tokens) - 4:
+        four = tokens[at : at + 4]
+        assert_same(step(cache, four, four[: 1 + at % 4], keep=4), expected[at - N_PROMPT : at - N_PROMPT + 4])
+    assert cache.length > 512
+    model.close()
+
+
 def test_rollback_and_rewind_leave_nothing(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 8)
     expected = plain_rows(model, tokens)
