@@ -7,32 +7,36 @@ from edgeinfer.plan.types import Estimate
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["PREFILL_ROWS", "estimate", "kv_bytes", "kv_value_bytes", "workspace_bytes"]
+__all__ = ["PREFILL_ROWS", "estimate", "kv_bytes", "kv_row_bytes", "workspace_bytes"]
 
 PREFILL_ROWS = 256  # rows of one llama.cpp forward, at most: its activations are sized for them
 _MLX_STEP = 512  # rows of one MLX forward, and the slack that a layer with its own window keeps
 _LOGIT_ROWS = 16  # rows of one verify, at most
 _CELLS = 256  # llama.cpp rounds its K/V cells up to this many
 
-# Bytes of one stored value. A block of 32 in llama.cpp is 34 bytes at 8 bits (block_q8_0) and 18 at 4 (block_q4_0); in
-# MLX a group of 32 has a scale and a bias of 2 bytes each.
-_BLOCK: dict[KvType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-_GROUP: dict[KvType, float] = {"f32": 4.0, "f16": 2.0, "q8_0": 36 / 32, "q4_0": 20 / 32}
+# How a quantized row of K or V is scaled: values that share a scale, and its bytes. llama.cpp's block_q8_0 and
+# block_q4_0 have 2 bytes for 32; a packed ring row of metal_kernels/ has a scale and a bias of 2 bytes each for 64.
+_SCALES = {"mlx": (64, 4)}
+_BLOCK = (32, 2)
+_VALUE_BITS: dict[KvType, int] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
 
 # The interpreter with what a chat imports, and the engine's own code and tables: measured, docs/memory.md.
 _ENGINE_BYTES = {"gguf": 72_000_000, "mlx": 160_000_000, "executorch": 40_000_000, "reference": 60_000_000}
 _TOKENIZER_BYTES_PER_ENTRY = 200
 
 
-def kv_value_bytes(backend: str, kv_type: KvType) -> float:
-    """Bytes of one stored K or V value, its share of the block's scale included."""
-    return (_GROUP if backend == "mlx" else _BLOCK)[kv_type]
+def kv_row_bytes(backend: str, kv_type: KvType, head_dim: int) -> int:
+    """Bytes of one stored row of K or V of one head, its scales included."""
+    group, scale_bytes = _SCALES.get(backend, _BLOCK) if kv_type in ("q8_0", "q4_0") else (head_dim, 0)
+    return head_dim * _VALUE_BITS[kv_type] // 8 + -(-head_dim // group) * scale_bytes
 
 
 def kv_bytes(shape: ModelShape, backend: str, policy: WindowPolicy, kv_type: KvType) -> int:
     """Bytes of K and V that a cache of this backend holds, every layer that owns K/V counted as it is stored."""
-    values = sum(_slots(kv, backend, policy) * kv.n_layers * 2 * kv.n_kv_heads * kv.head_dim for kv in shape.kv)
-    return round(values * kv_value_bytes(backend, kv_type))
+    return sum(
+        _slots(kv, backend, policy) * kv.n_layers * 2 * kv.n_kv_heads * kv_row_bytes(backend, kv_type, kv.head_dim)
+        for kv in shape.kv
+    )
 
 
 def _slots(kv: LayerKv, backend: str, policy: WindowPolicy) -> int:
