@@ -48,9 +48,8 @@ class Sides:
         try:
             self._renderer = Renderer()
             self._stack.callback(self._renderer.close)
-            plan = self._open(name, PLAIN, "off")
-            self.plan = plan
-            self.subject = Subject(plan.model.name, plan.artifact.tier, plan.model.shape.n_params)
+            self.plan = self._open(name, PLAIN, "off")
+            self.subject = subject_of(self.plan)
             for arm in arms:
                 try:
                     self.plan = self._open(name, arm, arm)
@@ -90,7 +89,7 @@ class Sides:
         self.close()
 
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
-        plan = choose(Request(model=name, speculation=mode, context=CONTEXT, sink=0, force=True), offline=True)
+        plan = plan_of(name, mode)
         model = self._model(plan)
         strategy = build(model, plan)
         self._stack.callback(strategy.close)
@@ -112,6 +111,14 @@ class Sides:
         tokenizer = self.plain_model.tokenizer
         source = tokenizer.chat_template or CHATML
         return Template(self._renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+
+
+def plan_of(name: str, mode: SpeculationMode) -> Plan:
+    return choose(Request(model=name, speculation=mode, context=CONTEXT, sink=0, force=True), offline=True)
+
+
+def subject_of(plan: Plan) -> Subject:
+    return Subject(plan.model.name, plan.artifact.tier, plan.model.shape.n_params)
 
 
 def path_of(plan: Plan) -> Path:

@@ -111,9 +111,3 @@ def _shares(records: Sequence[Record]) -> dict[str, float]:
             seconds[name] += spent
     total = sum(seconds.values()) or 1.0
     return {name: spent / total for name, spent in sorted(seconds.items())}
-
-
-def markdown(log: Log, rows: Sequence[Row]) -> str:
-    from edgeinfer.bench.spec_text import text_of
-
-    return text_of(log, rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
@@ -11,6 +9,7 @@ from typing import Final
 
 from edgeinfer.bench.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
 from edgeinfer.bench.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.report import head
 from edgeinfer.bench.spec_report import ALL, Row
 from edgeinfer.bench.spec_targets import verdicts
 from edgeinfer.bench.statistics import spread
@@ -19,18 +18,19 @@ from edgeinfer.decode.costs import RowCosts, interpolate
 NOISY: Final = 0.05  # plain runs of the same prompt that differ by more make a run doubtful
 _SHOWN_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 _FIXED: Final = (1, 2, 3, 4)
+_PACKAGES: Final = ("llama-cpp-python", "mlx", "numpy")
 
 
-def text_of(log: Log, rows: Sequence[Row]) -> str:
-    return "\n".join([*_head(log), *_verdicts(rows), *_models(log, rows)])
+def text_of(log: Log, rows: Sequence[Row], command: Sequence[str]) -> str:
+    return "\n".join([*_head(log, command), *_verdicts(rows), *_models(log, rows)])
 
 
-def _head(log: Log) -> Iterator[str]:
+def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
+    from edgeinfer.device import detect
+
+    versions = {package: found for package in _PACKAGES if (found := _version(package))}
+    yield head("Speculation: speed off and on", command, detect(), versions)
     loads = [record.load for record in log.records]
-    yield "# Speculation: speed off and on"
-    yield ""
-    yield f"{platform.machine()}, {_chip()}, {os.cpu_count()} cores, {platform.system()} {platform.release()};"
-    yield f"edgeinfer {_version('edgeinfer')}, llama-cpp-python {_version('llama-cpp-python')}."
     if loads:
         yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
     yield ""
@@ -179,14 +179,8 @@ def _reaches(log: Log, subject: Subject) -> Iterator[tuple[str, Reach]]:
             yield record.kind, reach(prompt, answer, agreed.get(record.prompt, ()))
 
 
-def _chip() -> str:
-    from edgeinfer.device import detect
-
-    return detect().chip
-
-
 def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "(source)"
+        return ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
-from edgeinfer.bench.sides import Answered, Sides, by_arm
+from edgeinfer.bench.sides import Answered, Sides, by_arm, plan_of, subject_of
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
 
@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError for prompts or a log that cannot be read, and what opening a model raises."""
-    from edgeinfer.bench.spec_report import as_json, markdown, rows_of
+    from edgeinfer.bench.spec_report import as_json, rows_of
+    from edgeinfer.bench.spec_text import text_of
 
     log = LogFile(args.log)
     tasks = read_prompts(args.prompts or Path(__file__).parent / "data" / "prompts.jsonl")
@@ -81,12 +82,29 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             sys.stdout.write(json.dumps(as_json(row)) + "\n")
     else:
-        sys.stdout.write(markdown(log.log, rows) + "\n")
+        text = text_of(log.log, rows, command_of(args)) + "\n"
+        if args.out:
+            args.out.write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
     if args.plot:
         from edgeinfer.bench.plot import plot
 
         plot(rows, args.plot)
     return 0
+
+
+def command_of(args: argparse.Namespace) -> list[str]:
+    """The command as it can be given again; files by their names."""
+    command = ["bench", "speculation"]
+    for name in args.model or []:
+        command += ["--model", Path(name).name]
+    for arm in args.arm or []:
+        command += ["--arm", arm]
+    command += ["--quick"] if args.quick else []
+    for flag in ("minutes", "runs"):
+        command += [f"--{flag}", f"{getattr(args, flag):g}"] if getattr(args, flag) else []
+    return command
 
 
 def measure_model(
@@ -98,10 +116,10 @@ def measure_model(
     left: float,
 ) -> None:
     began = time.perf_counter()
+    subject = subject_of(plan_of(name, "off"))
+    if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
+        return
     with Sides(name, arms) as sides:
-        subject = sides.subject
-        if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
-            return
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")
