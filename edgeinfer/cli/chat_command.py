@@ -6,7 +6,7 @@ import argparse
 import sys
 from threading import Thread
 
-from edgeinfer.cli.options import add_open_options, add_plan_options, add_sampling_options
+from edgeinfer.cli.options import add_open_options, add_plan_options, add_sampling_options, take_name
 from edgeinfer.cli.output import say, whisper
 
 HELP = "chat with a model, the best one for this device unless named"
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.opening import open_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
 
-    args.model = args.model or args.name
+    take_name(args)
     plan = plan_from(args)
     if not args.model:
         say_choice(plan)

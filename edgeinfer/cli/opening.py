@@ -40,8 +40,11 @@ def open_from(args: argparse.Namespace, plan: Plan) -> Session:
             f"warning: --force: {plan.model.title} takes {size(plan.estimate.total_bytes)}, "
             f"and this machine can give {size(plan.budget_bytes)}"
         )
-    with downloads_from(args) as downloads:
-        session = edgeinfer.open(plan, draft=args.draft_model, template=args.template, downloads=downloads)
+    try:
+        with downloads_from(args) as downloads:
+            session = edgeinfer.open(plan, draft=args.draft_model, template=args.template, downloads=downloads)
+    except DownloadFailed as error:
+        raise DownloadFailed(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
     for note in session.notes:
         say(f"note: {note}")
     return session
@@ -56,8 +59,6 @@ def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
     progress = Progress()
     try:
         yield Downloads(args.offline, ask=announce if args.yes else ask, progress=progress)
-    except DownloadFailed as error:
-        raise DownloadFailed(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
     finally:
         progress.close()
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgeinfer.errors import UsageError
+
 if TYPE_CHECKING:
     from edgeinfer.plan import Request
     from edgeinfer.types import Sampling
@@ -86,9 +88,20 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stats", action="store_true", help="say what each answer cost, on stderr")
 
 
+def take_name(args: argparse.Namespace) -> None:
+    """The model may be a word or a flag, and not two models."""
+    if args.name and args.model and args.name != args.model:
+        raise UsageError(f"there are two models: `{args.name}` and `{args.model}`", hint="name one")
+    args.model = args.model or args.name
+
+
 def request_from(args: argparse.Namespace) -> Request:
     from edgeinfer.plan import Request
 
+    if args.draft_model and args.speculation not in ("auto", "draft"):
+        raise UsageError(
+            f"--draft-model is of no use with --speculation {args.speculation}", hint="leave one of them out"
+        )
     return Request(
         model=args.model,
         tier=args.tier,

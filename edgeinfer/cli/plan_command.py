@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeinfer.cli.options import add_json_option, add_plan_options, request_from
+from edgeinfer.cli.options import add_json_option, add_plan_options, request_from, take_name
 from edgeinfer.cli.output import show, show_json
 
 HELP = "say which model fits a device, why, and what was refused"
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.errors import NoPlanFits
     from edgeinfer.plan import explain, to_json
 
-    args.model = args.model or args.name
+    take_name(args)
     try:
         plan = edgeinfer.choose(request_from(args), device=args.device)
     except NoPlanFits as error:

@@ -55,7 +55,7 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
 
     if name.path is not None:
         entry = entry_of_path(name.path)
-        return catalog.with_model(entry), replace(request, model=entry.name, tier="")
+        return catalog.with_model(entry), replace(request, model=entry.name)
     known = next((model for model in catalog.models if name.name in {file.repo for file in model.artifacts}), None)
     if known is not None:
         return catalog, replace(request, model=known.name, tier=tier)

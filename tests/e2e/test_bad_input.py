@@ -92,6 +92,10 @@ def test_a_file_that_is_not_what_it_says(cli: Cli, tmp_path: Path, name: str, co
     refused(cli("run", "--model", f"./{name}", "Hi"), 4, message)
 
 
+def test_a_tier_that_the_file_does_not_have(cli: Cli, on_tiny: list[str]) -> None:
+    refused(cli("run", *on_tiny, "--tier", "Q8_0", "Hi"), 2, "tier Q8_0", "F32")
+
+
 def test_a_truncated_model(cli: Cli, on_tiny: list[str], tiny: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.read_bytes()[:-1000])
