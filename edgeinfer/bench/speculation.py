@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, help="greedy runs; default 3 for large models at Q4_0 and F16, else 1")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep every answer's figures; a cut run goes on here")
     parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there, not on stdout")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="speed-up against acceptance, as FILE.png and FILE.svg"
     )
