@@ -16,9 +16,10 @@ from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.decode import loop, sampler, timeline
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.types import Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance import checks
-from tests.conformance.checks import GREEDY, SAMPLED, Check
+from tests.conformance.plain import GREEDY, SAMPLED, Check
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -256,7 +257,7 @@ def kv_copy(layer: Any, slots: list[int]) -> tuple[Any, Any]:
     return layer._k._places[:, slots].copy(), layer._v._places[:, slots].copy()
 
 
-def lossless(name: str, how: checks.Sampling) -> Check:
+def lossless(name: str, how: Sampling) -> Check:
     return partial(checks.check_lossless, name=name, how=how)
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from edgeinfer.types import Sampling
 from tests.conformance import checks
 from tests.conformance.backends import available, write_model
-from tests.conformance.checks import GREEDY, SAMPLED, Case
 from tests.conformance.forced import Piecewise
+from tests.conformance.plain import GREEDY, SAMPLED, Case, Check
 
 DRAFTERS = ["early-exit", "gated-early", "lookup", "draft", "forced", "forced-early"]
 SETTINGS = pytest.mark.parametrize("how", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -38,7 +39,7 @@ def test_reference_runs_everywhere() -> None:
 
 @SETTINGS
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_lossless(exact: Case, name: str, how: checks.Sampling) -> None:
+def test_lossless(exact: Case, name: str, how: Sampling) -> None:
     if "early" in name and not exact.model.exit_layer:
         pytest.skip("this model does not draft")
     checks.check_lossless(exact, name, how)
@@ -54,22 +55,22 @@ def test_lossless_but_for_ties(case: Case, name: str) -> None:
 
 
 @SETTINGS
-def test_plain(exact: Case, how: checks.Sampling) -> None:
+def test_plain(exact: Case, how: Sampling) -> None:
     checks.check_plain(exact, how)
 
 
 @SETTINGS
-def test_stop_inside_an_accepted_draft(exact: Case, how: checks.Sampling) -> None:
+def test_stop_inside_an_accepted_draft(exact: Case, how: Sampling) -> None:
     checks.check_stop(exact, how)
 
 
 @SETTINGS
-def test_max_tokens_inside_an_accepted_draft(exact: Case, how: checks.Sampling) -> None:
+def test_max_tokens_inside_an_accepted_draft(exact: Case, how: Sampling) -> None:
     checks.check_max_tokens(exact, how)
 
 
 @SETTINGS
-def test_reader_walks_away(exact: Case, how: checks.Sampling) -> None:
+def test_reader_walks_away(exact: Case, how: Sampling) -> None:
     checks.check_walk_away(exact, how)
 
 
@@ -96,5 +97,5 @@ def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
-def test_backend(case: Case, check: checks.Check) -> None:
+def test_backend(case: Case, check: Check) -> None:
     check(case)

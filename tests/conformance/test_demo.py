@@ -14,7 +14,7 @@ from edgeinfer.decode.loop import Decoder
 from edgeinfer.protocols import Model
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
-from tests.conformance import checks
+from tests.conformance import plain
 from tests.conformance.backends import LLAMA, Subject, gguf, missing_gguf, reference
 
 DEMO = Path(__file__).parents[2] / "edgeinfer/models/demo.Q4_0.gguf"
@@ -41,7 +41,7 @@ def test_lossless_with_its_own_exit(demo: Model) -> None:
     prompt, n, how = prompt_for(demo), 50, Sampling(temperature=0.7, top_p=0.95, seed=2)
     arm, drafters = Fixed(Arm("early-exit", 3)), {"early-exit": EarlyExit()}
     decoder = Decoder(demo, POLICY, controller=arm, drafters=drafters)
-    assert checks.answer(decoder, prompt, how, n) == checks.plain_answer(case_of(demo), prompt, how, n)
+    assert plain.answer(decoder, prompt, how, n) == plain.plain_answer(case_of(demo), prompt, how, n)
     stats = decoder.stats
     assert stats.reanchored == 1 and stats.evicted >= 3 * POLICY.block
     assert 0.2 < stats.accepted / stats.drafted < 1
@@ -65,7 +65,7 @@ def test_llama_cpp_agrees_with_the_reference(demo: Model) -> None:
     tokens = demo.tokenizer.encode(TEXT + told, special=True)[: POLICY.limit - 1]
     ours = [log_softmax(row) for row in rows_in_blocks(demo, tokens)]
     theirs_model = gguf("f16")(DEMO)
-    theirs = [log_softmax(row) for row in checks.plain_rows(case_of(theirs_model), tokens)]
+    theirs = [log_softmax(row) for row in plain.plain_rows(case_of(theirs_model), tokens)]
     theirs_model.close()
     divergence = [float((np.exp(a) * (a - b)).sum()) for a, b in zip(ours, theirs, strict=True)]
     assert len(POLICY.evicted(len(tokens))) >= 2 * POLICY.block  # past the wrap
@@ -73,8 +73,8 @@ def test_llama_cpp_agrees_with_the_reference(demo: Model) -> None:
     assert np.mean([a.argmax() == b.argmax() for a, b in zip(ours, theirs, strict=True)]) > 0.9
 
 
-def case_of(model: Model) -> checks.Case:
-    return checks.Case(Subject("demo", LLAMA, reference("f32"), "f32", 0.0), model, DEMO, POLICY)
+def case_of(model: Model) -> plain.Case:
+    return plain.Case(Subject("demo", LLAMA, reference("f32"), "f32", 0.0), model, DEMO, POLICY)
 
 
 def rows_in_blocks(model: Model, tokens: list[int]) -> list[np.ndarray]:

@@ -9,8 +9,8 @@ import pytest
 
 from edgeinfer.errors import EdgeInferError
 from tests.conformance.backends import SUBJECTS, write_model
-from tests.conformance.checks import Case
 from tests.conformance.mutants import MUTANTS, Mutant
+from tests.conformance.plain import Case
 
 README = Path(__file__).parents[1] / "README.md"
 
