@@ -36,9 +36,16 @@ def _worth_telling(plan: Plan) -> list[Rejection]:
         if one.rank < plan.model.rank or one.reason.startswith("fits"):
             continue
         held = nearest.get(one.model)
-        if held is None or (held.over_bytes and one.over_bytes < held.over_bytes):
+        if held is None or _distance(one) < _distance(held):
             nearest[one.model] = one
     return list(nearest.values())
+
+
+def _distance(one: Rejection) -> float:
+    """How far it was from being chosen: first what is only slow, then by bytes, last what cannot run here at all."""
+    if one.over_bytes:
+        return one.over_bytes
+    return 0.0 if one.reason.startswith("too slow") else float("inf")
 
 
 def _mb(n_bytes: int) -> str:

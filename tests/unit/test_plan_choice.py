@@ -6,7 +6,7 @@ import pytest
 
 from edgeinfer.catalog import LayerKv
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
-from edgeinfer.plan import Capabilities, Request, make_plan
+from edgeinfer.plan import Capabilities, Request, explain, make_plan
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
 
 ANY = Request()
@@ -169,3 +169,18 @@ def test_speculation() -> None:
         make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="early-exit"))
     with pytest.raises(UsageError, match="needs its name"):
         make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="draft"))
+
+
+def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:
+    absent = Capabilities("mlx", MLX.tiers, MLX.kv_types, early_exit=True, unavailable="no Metal GPU")
+    both = model("both", 2, artifact(6, "mlx-4bit-g64", "mlx"), artifact(7, "Q4_K_M"), artifact(9, "Q8_0"))
+    small = model("small", 1, artifact(0.5, "Q4_0"))
+
+    def told(free_gb: float, gb_per_s: float) -> list[str]:
+        plan = make_plan(device(free_gb, gb_per_s), catalog(small, both), [GGUF, absent], Request(context=4096))
+        return [line for line in explain(plan) if line.startswith("refused: ")]
+
+    (line,) = told(4, 200)
+    assert line.startswith("refused: both Q4_K_M on gguf: needs ") and line.endswith("MB more than the budget")
+    (line,) = told(16, 20)
+    assert line == "refused: both Q4_K_M on gguf: too slow: 2.0 tokens/s, below 8"
