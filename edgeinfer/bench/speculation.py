@@ -19,7 +19,7 @@ from typing import Final, cast
 from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
 from edgeinfer.bench.sides import Answered, Sides, by_arm, plan_of, subject_of
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
+from edgeinfer.types import Message, Sampling, SpeculationMode
 
 HELP = "speed with speculation on against off, per kind of prompt, with acceptance and intervals"
 ARMS: Final = ("auto", "early-exit", "lookup")
@@ -129,12 +129,12 @@ def measure_model(
         left -= time.perf_counter() - began
         amount = how_much(subject, tasks, plain_s * _ANSWER * (len(sides.decoders) + 0.3), left, args.runs)
         done = {record.key for record in log.log.records}
-        trace_exit(sides, amount.tasks[:_TRACED], log)
         for run_index in range(amount.runs):
             for turn, task in enumerate(amount.tasks):
                 measure(sides, task, 0.0, run_index, turn, log, done)
         for turn, task in enumerate(amount.sampled):
             measure(sides, task, TEMPERATURES[1], 0, turn, log, done)
+        trace_exit(sides, log)
 
 
 def how_much(subject: Subject, tasks: Sequence[Task], prompt_s: float, left: float, runs: int | None) -> Amount:
@@ -212,27 +212,27 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     log.add((sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s)))
 
 
-def trace_exit(sides: Sides, tasks: Sequence[Task], log: LogFile) -> None:
+def trace_exit(sides: Sides, log: LogFile) -> None:
     """Along plain greedy answers, ask the exit for each token: what it would have got right."""
     model, traced = sides.exit_model, {(trace.subject, trace.prompt) for trace in log.log.traces}
     if model is None:
         return
+    own = [record for record in log.log.records if record.subject == sides.subject and record.text[1]]
     cache = model.new_cache(sides.plan.window)
     try:
-        for task in tasks:
-            if (sides.subject, task.index) in traced:
+        for record in own[:_TRACED]:
+            if (sides.subject, record.prompt) in traced:
                 continue
-            prompt: Prompt = sides.prompt(task.messages)
-            answer = sides.answer(PLAIN, prompt, Sampling(), task.max_tokens).tokens
+            prompt, answer = record.text
             cache.rewind(0)
-            cache.prefill(prompt.tokens)
+            cache.prefill(prompt)
             agreed: list[bool] = []
             for token, after in pairwise(answer):
                 step = cache.begin(1)
                 agreed.append(step.draft(token).argmax() == after)
                 step.verify([token])
                 step.commit(1)
-            log.add(Trace(sides.subject, task.index, tuple(agreed)))
+            log.add(Trace(sides.subject, record.prompt, tuple(agreed)))
     finally:
         cache.close()
 
