@@ -132,6 +132,7 @@ def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import errors
 
+    _check_token_file()
     transport: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # HTTPError of httpx or httpx2
     try:
         yield
@@ -145,6 +146,20 @@ def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
         what = str(error) or type(error).__name__
         raise DownloadFailed(
             f"{endpoint()} does not answer: {what[:160]}", hint="check the network, then run the same command again"
+        ) from error
+
+
+def _check_token_file() -> None:
+    """Every request of huggingface_hub reads the token's file, and stops at one that is there and cannot be read."""
+    from huggingface_hub import get_token
+
+    try:
+        get_token()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise DownloadFailed(
+            f"the hub's token at HF_HOME/token cannot be read: {why}",
+            hint="set HF_HOME to a folder of yours, or HF_TOKEN_PATH to another file",
         ) from error
 
 

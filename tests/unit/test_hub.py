@@ -232,8 +232,19 @@ def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.Monkey
 
 def test_unwritable_cache(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "taken"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "taken" / "hub"))
     with pytest.raises(DownloadFailed, match="the cache cannot be written") as caught:
+        hub.pull("org/tiny-GGUF", FILE)
+    assert "HF_HOME" in caught.value.hint
+
+
+def test_a_token_that_cannot_be_read(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub reads `HF_HOME/token` before it asks anything."""
+    from huggingface_hub import constants
+
+    (tmp_path / "taken").write_text("a file, not a folder")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "taken" / "token"))
+    with pytest.raises(DownloadFailed, match="cannot be read: Not a directory") as caught:
         hub.pull("org/tiny-GGUF", FILE)
     assert "HF_HOME" in caught.value.hint
 
