@@ -61,42 +61,42 @@ class _Source:
 
 def split_shared(path: Path, exit_layer: int, folder: Path) -> Parts:
     """Front and back, each one half of a split file whose other half (embedding, norm, head) they share."""
+    front, back, common = folder / "front.gguf", folder / "back.gguf", folder / "common.gguf"
+    if common.exists():  # written last
+        return Parts((front, common), (back, common))
     source = _Source(path, exit_layer)
-    others, written = source.others(), []
-    common = folder / "common.gguf"
+    others = source.others()
     for name, n_layers, tensors in source.halves():
-        file = folder / f"{name}.gguf"
-        writer = _writer(file, source, {f"{source.architecture}.block_count": n_layers})
+        writer = _writer(folder / f"{name}.gguf", source, {f"{source.architecture}.block_count": n_layers})
         _mark(writer, 0, len(tensors) + len(others))
         _finish(writer, tensors)
-        written.append(file)
     from gguf import GGUFWriter
 
     writer = GGUFWriter(common, "")
     _mark(writer, 1, len(others))
     _finish(writer, others)
-    return Parts((written[0], common), (written[1], common))
+    return Parts((front, common), (back, common))
 
 
 def split_headless(path: Path, exit_layer: int, folder: Path) -> Parts:
     """Front and back without a vocabulary, fed with hidden states, and the head as a model of its own."""
+    front, back, head = (folder / f"headless-{name}.gguf" for name in ("front", "back", "head"))
+    if head.exists():  # written last
+        return Parts((front,), (back,), (head,))
     source = _Source(path, exit_layer)
     hidden = int(source.value(f"{source.architecture}.embedding_length"))
     small = [named for named in source.others() if not named[0].startswith(("token_embd", "output."))]
     stand_in = [("token_embd.weight", np.zeros((_NO_VOCABULARY, hidden), np.float32))]
-    written = []
     for name, n_layers, tensors in source.halves():
-        file = folder / f"headless-{name}.gguf"
         changed: dict[str, int | str] = {
             f"{source.architecture}.block_count": n_layers,
             f"{source.architecture}.vocab_size": _NO_VOCABULARY,
             "tokenizer.ggml.model": "no_vocab",
         }
+        file = folder / f"headless-{name}.gguf"
         _finish(_writer(file, source, changed, without="tokenizer."), [*small, *tensors], stand_in)
-        written.append(file)
-    head = folder / "head.gguf"
     _write_head(head, source, hidden)
-    return Parts((written[0],), (written[1],), (head,))
+    return Parts((front,), (back,), (head,))
 
 
 def _write_head(path: Path, source: _Source, hidden: int) -> None:
