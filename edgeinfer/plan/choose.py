@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgeinfer.catalog.catalog import Catalog
+from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan.as_json import rejection_to_json
@@ -81,18 +82,35 @@ def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Re
     if request.context is not None:
         check_context(request.context, request.sink)
     if not request.model:
-        return request
+        _check_context_of_any(catalog, request)
+        return replace(request, tier=_known_tier(request.tier, catalog.models, "no model has"))
     model = catalog.find(request.model)
     if model is None:
         near = catalog.near(request.model)
         hints = [catalog.explain_missing(request.model), f"near names: {', '.join(near)}" if near else ""]
         raise ModelNotFound(f"no model named {request.model}", hint="; ".join(hint for hint in hints if hint))
-    tiers = {artifact.tier for artifact in model.artifacts}
-    if request.tier and request.tier not in tiers:
-        raise UsageError(f"{model.name} has no files of tier {request.tier}", hint=f"it has {', '.join(sorted(tiers))}")
+    tier = _known_tier(request.tier, [model], f"{model.name} has no")
     if request.context is not None:
         make_policy(model.shape, request.context, request.sink)
-    return replace(request, model=model.name)
+    return replace(request, model=model.name, tier=tier)
+
+
+def _known_tier(tier: str, models: Sequence[ModelEntry], nobody_has: str) -> str:
+    """`tier` as these models' files spell it; "" stays. Raises UsageError for one that none of them has."""
+    tiers = {artifact.tier for model in models for artifact in model.artifacts}
+    found = next((known for known in tiers if known.lower() == tier.lower()), "")
+    if tier and not found:
+        there = ", ".join(sorted(tiers))
+        raise UsageError(
+            f"{nobody_has} files of tier {tier}", hint=f"it has {there}" if len(models) == 1 else f"there are {there}"
+        )
+    return found
+
+
+def _check_context_of_any(catalog: Catalog, request: Request) -> None:
+    longest = max((model.shape.limit for model in catalog.models), default=0)
+    if longest and request.context is not None and request.context > longest:
+        raise UsageError(f"no model has {request.context} positions", hint=f"--context {longest} is the largest")
 
 
 def _draft_bytes(
@@ -160,12 +178,15 @@ def _nothing_can_run(
         hint = next((found.hint for found in missing if found.backend in needed and found.hint), "")
         return BackendUnavailable("; ".join(sorted({one.reason for one in refused})), hint=hint)
     wanted = " ".join(word for word in (request.model, request.tier, request.backend) if word) or "any model"
-    hint = (
-        next((found.hint for found in missing if found.hint), "") or "`edgeinfer doctor` says what each backend found"
-    )
-    reason = f": {refused[-1].reason}" if refused else ""
+    absent = {found.backend for found in missing}
+    reason = next((f": {one.reason}" for one in reversed(refused) if one.backend not in absent), "")
+    hint = next((found.hint for found in missing if found.hint), "") if not reason else ""
+    if request.kv_type and not hint:
+        hint = "without --kv-type each backend takes its own"
     return NoPlanFits(
-        f"nothing here can run {wanted}{reason}", hint=hint, rejected=tuple(map(rejection_to_json, refused))
+        f"nothing here can run {wanted}{reason}",
+        hint=hint or "`edgeinfer doctor` says what each backend found",
+        rejected=tuple(map(rejection_to_json, refused)),
     )
 
 

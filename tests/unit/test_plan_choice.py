@@ -184,3 +184,26 @@ def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:
     assert line.startswith("refused: both Q4_K_M on gguf: needs ") and line.endswith("MB more than the budget")
     (line,) = told(16, 20)
     assert line == "refused: both Q4_K_M on gguf: too slow: 2.0 tokens/s, below 8"
+
+
+def test_a_tier_in_any_case() -> None:
+    assert pick(Request(tier="q8_0"), free_gb=12) == ("large", "Q8_0")
+    assert pick(Request(model="small", tier="q4_k_m")) == ("small", "Q4_K_M")
+
+
+def test_a_tier_or_a_context_that_no_model_has_is_a_mistake_of_the_request() -> None:
+    with pytest.raises(UsageError, match="no model has files of tier Q4_K_L") as caught:
+        pick(Request(tier="Q4_K_L"))
+    assert caught.value.hint == "there are Q4_K_M, Q8_0"
+    with pytest.raises(UsageError, match="no model has 16385 positions") as caught:
+        pick(Request(context=16385))
+    assert caught.value.hint == "--context 16384 is the largest"
+
+
+def test_an_absent_engine_is_not_blamed_for_what_the_others_refuse() -> None:
+    absent = Capabilities("mlx", MLX.tiers, MLX.kv_types, early_exit=True, unavailable="no Metal GPU", hint="buy a Mac")
+    both = model("both", 3, artifact(0.5, "Q4_0"), artifact(0.5, "mlx-4bit-g64", "mlx"))
+    with pytest.raises(NoPlanFits, match="nothing here can run both: gguf does not keep K and V as f32") as caught:
+        make_plan(device(), catalog(both), [GGUF, absent], Request(model="both", kv_type="f32"))
+    assert caught.value.hint == "without --kv-type each backend takes its own"
+    assert len(caught.value.rejected) == 2
