@@ -103,7 +103,7 @@ def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]
 
 def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str, object]:
     from edgeinfer.formats import GgufHeader, check_artifact, facts_from_gguf
-    from edgeinfer.hub import verify
+    from edgeinfer.hub import known_digest, verify
 
     header = check_artifact(path)
     said: dict[str, object] = {}
@@ -119,7 +119,8 @@ def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str
     else:
         said = {"template": folder_template(path)}
     if verify_it and path.is_file():
-        said |= {"sha256": verify(path, artifact.sha256), "verified": True}
+        known = known_digest(path, artifact.sha256)
+        said |= {"sha256": verify(path, artifact.sha256), "verified": bool(known)}
     return said
 
 
@@ -160,7 +161,7 @@ def file_lines(file: dict[str, object]) -> list[str]:
     rows = {
         "file": f"{file['repo']}/{file['file']}" if file["repo"] else file["file"],
         "base model": file.get("base_model"),
-        "digest": f"{file['sha256'] or 'not published'}{', verified' if file.get('verified') else ''}",
+        "digest": digest_line(file),
         "here": file["path"] or "no",
         "tokenizer": file.get("tokenizer"),
         "template": None if not file["path"] else shortened(file.get("template")),
@@ -169,6 +170,13 @@ def file_lines(file: dict[str, object]) -> list[str]:
     assert isinstance(backends, list)
     head = f"  {file['tier']} for {', '.join(backends)}, {size(file['n_bytes'])}"
     return [head, *(f"    {name:<11} {value}" for name, value in rows.items() if value)]
+
+
+def digest_line(file: dict[str, object]) -> str:
+    if "verified" not in file:
+        return str(file["sha256"] or "not published")
+    how = "verified" if file["verified"] else "read whole: no digest is published to hold it against"
+    return f"{file['sha256']}, {how}"
 
 
 def shortened(template: object) -> str:

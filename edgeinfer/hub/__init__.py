@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeinfer.hub.cache import Installed, cache_dir, installed, locate, remove, verify
+    from edgeinfer.hub.cache import Installed, cache_dir, installed, known_digest, locate, remove, verify
     from edgeinfer.hub.choose import choose_file, folder_files, tiers
     from edgeinfer.hub.names import ModelName, parse_name
     from edgeinfer.hub.remote import RemoteFile, RemoteRepo, look_up, remote_header
@@ -20,6 +20,7 @@ __all__ = [
     "choose_file",
     "folder_files",
     "installed",
+    "known_digest",
     "locate",
     "look_up",
     "parse_name",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Installed", "cache_dir", "installed", "locate", "remove", "verify"), "cache"),
+    **dict.fromkeys(("Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "verify"), "cache"),
     **dict.fromkeys(("choose_file", "folder_files", "tiers"), "choose"),
     **dict.fromkeys(("ModelName", "parse_name"), "names"),
     **dict.fromkeys(("RemoteFile", "RemoteRepo", "look_up", "remote_header"), "remote"),

@@ -19,7 +19,7 @@ from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
 from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha256_of
 from edgeinfer.hub.names import check_repo, near
 
-__all__ = ["Installed", "cache_dir", "installed", "locate", "remove", "repo_dir", "verify"]
+__all__ = ["Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "repo_dir", "verify"]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -114,13 +114,19 @@ def verify(path: Path, sha256: str = "", progress: Callable[[int], None] = lambd
     if not path.is_file():
         raise ArtifactBad(f"{path} does not exist", hint="pull the model again")
     blob = path.resolve().name
-    wanted = check_digest(sha256) if sha256 else f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
+    wanted = known_digest(path, sha256)
     found = sha256_of(path, progress)
     if wanted and found != wanted:
         raise ArtifactBad(f"{path} has the digest {found}; {wanted} was expected", hint="remove it and pull it again")
     if not wanted and COMMIT.fullmatch(blob) and (git := _git_digest(path)) != blob:
         raise ArtifactBad(f"{path} has the git digest {git}; {blob} was expected", hint="remove it and pull it again")
     return found
+
+
+def known_digest(path: Path, sha256: str = "") -> str:
+    """`sha256`, else what the name of the file's blob in the cache says; "" for a file that is known by neither."""
+    blob = path.resolve().name
+    return check_digest(sha256) if sha256 else f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
 
 
 def _git_digest(path: Path) -> str:

@@ -168,6 +168,14 @@ def test_show_says_what_a_model_is(cli: Cli, tiny: Path) -> None:
     assert "ChatML" not in text
 
 
+def test_a_file_is_only_verified_against_something(cli: Cli, tiny: Path) -> None:
+    (file,) = json.loads(cli("show", str(tiny), "--verify", "--json").out)["files"]
+    assert file["verified"] is False
+    assert file["sha256"].startswith("sha256:")
+    text = cli("show", str(tiny), "--verify").out
+    assert f"{file['sha256']}, read whole: no digest is published to hold it against" in text
+
+
 def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     added = cli("models", "add", str(tiny), "--name", "mine")
     assert (added.code, added.out) == (0, "mine\n")
