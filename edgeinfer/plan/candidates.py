@@ -111,9 +111,14 @@ def _judge(
         tier_order=tier.order if tier else 0,
         kv_type=kv_type,
         window=window,
-        estimate=estimate(model.shape, artifact, window, kv_type),
+        estimate=estimate(model.shape, artifact, window, kv_type, exits=may_exit(model, found, request)),
         tokens_per_s=expected_tokens_per_s(device, model.shape, artifact),
     )
+
+
+def may_exit(model: ModelEntry, found: Capabilities, request: Request) -> bool:
+    """Whether the model may draft with its early layers."""
+    return found.early_exit and model.exit_layer is not None and request.speculation in ("auto", "early-exit")
 
 
 def _preferred_kv_type(device: DeviceProfile, found: Capabilities, shape: ModelShape) -> KvType:

@@ -10,7 +10,7 @@ from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan.as_json import rejection_to_json
-from edgeinfer.plan.candidates import Candidate, budget_bytes, candidates
+from edgeinfer.plan.candidates import Candidate, budget_bytes, candidates, may_exit
 from edgeinfer.plan.context import check_context, make_policy, steps
 from edgeinfer.plan.estimate import estimate
 from edgeinfer.plan.reasons import reasons
@@ -140,7 +140,8 @@ def _grown(device: DeviceProfile, best: Candidate, budget: int, floor: float, re
     shape = best.model.shape
     for context in reversed([size for size in steps(shape) if size > best.window.slots]):
         window = make_policy(shape, context, request.sink)
-        cost = estimate(shape, best.artifact, window, best.kv_type)
+        exits = may_exit(best.model, best.capabilities, request)
+        cost = estimate(shape, best.artifact, window, best.kv_type, exits=exits)
         full = expected_tokens_per_s(device, shape, best.artifact, cost.kv_bytes)
         slow = full < max(floor, _FULL_WINDOW_SPEED * best.tokens_per_s) and request.prefer != "context"
         if cost.total_bytes <= budget and not slow:

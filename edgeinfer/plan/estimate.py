@@ -23,6 +23,7 @@ _VALUE_BITS: dict[KvType, int] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
 # The interpreter with what a chat imports, and the engine's own code and tables: measured, docs/memory.md.
 _ENGINE_BYTES = {"gguf": 72_000_000, "mlx": 160_000_000, "executorch": 40_000_000, "reference": 60_000_000}
 _TOKENIZER_BYTES_PER_ENTRY = 200
+_LANES_BYTES = 7_000_000  # contexts that draft and verify in llama.cpp, without what follows from the shape: measured
 
 
 def kv_row_bytes(backend: str, kv_type: KvType, head_dim: int) -> int:
@@ -61,9 +62,21 @@ def workspace_bytes(shape: ModelShape, backend: str) -> int:
     return _ENGINE_BYTES[backend] + shape.n_vocab * _TOKENIZER_BYTES_PER_ENTRY + activations + logits
 
 
-def estimate(shape: ModelShape, artifact: Artifact, policy: WindowPolicy, kv_type: KvType) -> Estimate:
+def lanes_bytes(shape: ModelShape) -> int:
+    """What drafting with the early layers adds in llama.cpp: two contexts, each with the smallest K/V there is."""
+    cells = (
+        2 * _CELLS * sum(kv.n_layers * 2 * kv.n_kv_heads * kv_row_bytes("gguf", "q4_0", kv.head_dim) for kv in shape.kv)
+    )
+    return _LANES_BYTES + cells
+
+
+def estimate(
+    shape: ModelShape, artifact: Artifact, policy: WindowPolicy, kv_type: KvType, *, exits: bool = False
+) -> Estimate:
+    """`exits`: the model may draft with its early layers."""
+    lanes = lanes_bytes(shape) if exits and artifact.backend == "gguf" else 0
     return Estimate(
         weight_bytes=artifact.n_bytes,
         kv_bytes=kv_bytes(shape, artifact.backend, policy, kv_type),
-        workspace_bytes=workspace_bytes(shape, artifact.backend),
+        workspace_bytes=workspace_bytes(shape, artifact.backend) + lanes,
     )
