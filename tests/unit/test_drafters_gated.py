@@ -8,7 +8,7 @@ import pytest
 
 from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
-from edgeinfer.decode.gate import EDGES, Gate, best_length, bucket, row_price, worth_keeping
+from edgeinfer.decode.gate import COLD, EDGES, Gate, best_length, bucket, row_price, worth_keeping
 from tests.unit.simulated import FakeRow
 
 CHEAP = RowCosts({1: 1.0, 8: 1.7}, {1: 0.7, 8: 1.4}, {1: 1.0, 8: 1.7}, 0.3)
@@ -84,6 +84,16 @@ def test_a_dropped_draft_teaches_too() -> None:
     assert propose(drafter, [(11, 0.99), (13, 0.05)])[0] == [11]
     drafter.observe([11], [11, 13])
     assert drafter.gate.rate(unsure) > before
+
+
+def test_after_a_miss_nothing_is_known_of_the_next_token() -> None:
+    drafter = gated()
+    propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
+    drafter.observe([11, 12], [11, 12, 13])
+    assert drafter.state == bucket(0.99)
+    propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
+    drafter.observe([11, 12], [11, 99])
+    assert drafter.state == COLD
 
 
 def test_only_drafts_on_the_accepted_path_teach() -> None:

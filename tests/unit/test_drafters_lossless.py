@@ -103,6 +103,19 @@ def test_a_draft_model_follows_another_conversation(model: Model) -> None:
     source.close()
 
 
+def test_a_draft_model_goes_back_to_where_its_drafts_were_wrong(model: Model) -> None:
+    used, fresh = DraftModel(model, POLICY), DraftModel(model, POLICY)
+    said = [40, 41, 42, 43, 60, 61]
+    used.start(None, said[:4])  # type: ignore[arg-type]
+    for token in (43, 60, 99, 98):
+        used.draft(token)
+    for source in (used, fresh):
+        source.start(None, said)  # type: ignore[arg-type]
+    assert (used.draft(61).numpy() == fresh.draft(61).numpy()).all()
+    used.close()
+    fresh.close()
+
+
 class Words:
     def __init__(self, n_vocab: int, shift: int = 0, stop: int = 2) -> None:
         self.n_vocab, self.shift, self.stop_tokens = n_vocab, shift, frozenset({stop})

@@ -77,19 +77,16 @@ class Gated:
             reach *= self.gate.rate(state)
             self._drafts.append(token)
             self._states.append(state)
-            if reach < price:
-                break
         self._carried = state
         n = worth_keeping([self.gate.rate(state) for state in self._states], self.pace, self._round_cost)
         return self._drafts[:n]
 
     def observe(self, drafted: Tokens, emitted: Tokens) -> None:
         del drafted
-        for draft, state, token in zip(self._drafts, self._states, emitted, strict=False):
+        for draft, state, token in zip(self._drafts, self._states, emitted, strict=False):  # ends with the first miss
             self.gate.learn(state, draft == token)
             if draft != token:
                 self._carried = COLD
-                break
         self._source.observe(emitted)
 
     def settle(self, drafted: int, verify_s: float) -> None:
