@@ -97,7 +97,7 @@ def _per_token(record: Record) -> float:
 
 
 def _speeds(rows: Sequence[Row], temperature: float) -> Iterator[str]:
-    kinds = list(dict.fromkeys(row.kind for row in rows))
+    kinds = [*dict.fromkeys(row.kind for row in rows if row.kind != ALL), ALL]
     name = "Greedy" if temperature == 0 else f"Temperature {temperature:g}"
     pooled = [row for row in rows if row.kind == ALL]
     if not pooled:
@@ -140,7 +140,8 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
     costs = log.costs[subject]
     won = {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0}
     uses = {"lookup": (True, False), "early-exit": (False, True), "auto": (True, True)}
-    arms = [arm for arm in uses if (arm, ALL) in won]
+    traced = [one for _, one in reaches if one.exit]
+    arms = [arm for arm in uses if (arm, ALL) in won and (traced or arm != "early-exit")]
     if not reaches or not arms:
         return
     kinds = [*dict.fromkeys(kind for kind, _ in reaches), ALL]
@@ -155,7 +156,6 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
         share = f"{(won[arm, ALL] - 1) / (best[ALL] - 1):.0%}" if best[ALL] > 1.005 else ""
         yield f"| {arm} | {cells} | {share} |"
     yield ""
-    traced = [one for _, one in reaches if one.exit]
     if traced and costs.back_short_s:
         plain = sum(len(one.exit) for one in traced) * costs.plain_s
         fixed = [f"{depth}: {plain / sum(fixed_seconds(one, costs, depth) for one in traced):.2f}" for depth in _FIXED]
