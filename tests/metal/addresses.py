@@ -24,14 +24,19 @@ typedef _Float16 half; typedef half float16_t; typedef __bf16 bfloat16_t;
 struct uint3 { uint x, y, z; };
 enum class mem_flags { mem_none, mem_threadgroup, mem_device };
 void threadgroup_barrier(mem_flags); void simdgroup_barrier(mem_flags);
-template <typename To, typename From> To as_type(From from) { static_assert(sizeof(To) == sizeof(From), "sizes"); return To(); }
+template <typename To, typename From> To as_type(From from) {
+  static_assert(sizeof(To) == sizeof(From), "sizes");
+  return To();
+}
 namespace metal {
 float exp(float); float tanh(float); float rsqrt(float); float rint(float); float floor(float);
 namespace precise { float exp(float); float tanh(float); float rsqrt(float); }
 float max(float, float); int max(int, int); uint max(uint, uint);
 float min(float, float); int min(int, int); uint min(uint, uint);
 float clamp(float, float, float);
-float simd_sum(float); int simd_sum(int); float simd_max(float); int simd_max(int); float simd_min(float); int simd_min(int);
+float simd_sum(float); int simd_sum(int);
+float simd_max(float); int simd_max(int);
+float simd_min(float); int simd_min(int);
 bool simd_any(bool); bool simd_all(bool);
 float simd_shuffle(float, ushort); int simd_shuffle(int, ushort);
 float simd_shuffle_xor(float, ushort); int simd_shuffle_xor(int, ushort);

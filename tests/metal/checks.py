@@ -20,7 +20,7 @@ from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel, pack_rows_twin
 from edgeinfer.window import WindowPolicy
 from tests.metal import reference
 
-# Largest |difference| allowed, relative to max(1, |expected|): float32 sums in another order, or one rounding of the result.
+# Largest |difference| allowed, relative to max(1, |expected|): float32 sums in another order, or one last rounding.
 TOLERANCE = {mx.float32: 5e-6, mx.float16: 1e-3, mx.bfloat16: 8e-3}
 POLICY = WindowPolicy(window=64, sink=5, block=16, limit=4096)
 WIDE_POLICY = WindowPolicy(window=512, sink=40, block=128, limit=4096)  # several tiles for each SIMD group
@@ -127,7 +127,7 @@ class PackCase:
 
 
 def check_pack(case: PackCase, launch: Launcher) -> None:
-    """Every code is the nearest to its value, and each group's scale and bias are those of its least and greatest value."""
+    """Every code is the nearest to its value; scale and bias are those of the group's least and greatest value."""
     rng = np.random.default_rng(case.head_dim + case.bits)
     layout = RingLayout(case.head_dim, case.bits, case.dtype)
     k, v = (
@@ -178,8 +178,8 @@ def head_inputs(case: HeadCase) -> tuple[mx.array, Head, np.ndarray]:
     x = mx.array(rng.normal(0, 1, (case.n_rows, case.width)), mx.float32).astype(case.dtype)
     weight = mx.array(rng.normal(1, 0.3, case.width), mx.float32).astype(case.dtype) if case.norm else None
     table = mx.array(rng.normal(0, 0.2, (case.n_ids, case.width)), mx.float32)
-    for id in case.ties:
-        table[id] = x[0].astype(mx.float32) * 0.5
+    for tied in case.ties:
+        table[tied] = x[0].astype(mx.float32) * 0.5
     table = table.astype(case.dtype)
     if case.bits == 16:
         return x, Head(table, 16, norm_weight=weight, softcap=case.softcap), doubles(table)

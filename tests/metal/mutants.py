@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table
 """Mistakes seeded into the kernels, and what has to catch each. `python -m tests.metal.mutants` prints the table of README.md.
 
 Caught by: `value`, a comparison with float64 NumPy; `race`, `unwritten`, `bounds` and `diverge`, rules of the simulator; `address`,

@@ -1,5 +1,5 @@
-"""What the kernels should give, in float64 NumPy, from the definitions: the window policy position by position, the packed
-row word by word. Shares nothing with the kernels or their twins."""
+"""What the kernels should give, in float64 NumPy, from the definitions: the window policy position by position, the
+packed row value by value. Shares nothing with the kernels or their twins."""
 
 from __future__ import annotations
 

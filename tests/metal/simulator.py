@@ -31,8 +31,8 @@ from edgeinfer.backends.mlx.kernels.launch import Launch, arguments, metal_funct
 SIM = Path(__file__).parent / "sim"
 ORDERS = ("forward", "reverse", "random")
 SANITIZE = {
-    "none": [],
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "none": ["-fno-threadsafe-statics"],
+    "address": ["-fno-threadsafe-statics", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],
 }
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0", "TSAN_OPTIONS": "halt_on_error=1"}
@@ -132,7 +132,7 @@ def _arguments(source: MetalSource) -> tuple[str, int]:
 
 
 def cpp_text(source: MetalSource, constants: dict[str, str] | None = None) -> str:
-    """The C++ program. The kernel's text changes in three places: threadgroup arrays, attributes, function constants."""
+    """The C++ program. Three things in the kernel's text change: threadgroup arrays, attributes, function constants."""
     expressions, n_buffers = _arguments(source)
     text = re.sub(r"\bthreadgroup\s+(\w+)\s+(\w+)\[([^\[\];]+)\]\s*;", r"static sim::Shared<\1, (\3)> \2;", source.text)
     text = re.sub(
@@ -185,7 +185,7 @@ class Simulator:
         return other
 
     def build(self, cpp: str) -> Path:
-        flags = ["-std=c++17", "-O0", "-w", "-fno-threadsafe-statics", *SANITIZE[self.sanitize]]
+        flags = ["-std=c++17", "-O0", "-w", *SANITIZE[self.sanitize]]
         self._precompile(flags)
         key = hashlib.sha256("\n".join([cpp, *flags]).encode()).hexdigest()[:24]
         program = self.folder / key

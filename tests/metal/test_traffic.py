@@ -1,4 +1,4 @@
-"""The tables of metal_kernels/README.md are what `edgeinfer bench traffic` prints, from the layout that the ring has."""
+"""The tables of metal_kernels/README.md are what `edgeinfer bench traffic` prints, from the layout of the ring."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Metal kernels as CUDA: `python -m tests.metal.cuda.generate FOLDER` writes a .cu file for each variant, the launches of the
-value checks with their inputs and the simulator's outputs, and the launches to time. `run.py` takes FOLDER on a machine
-with nvcc, a GPU and PyTorch; it needs nothing else of this project.
+"""Metal kernels as CUDA: `python -m tests.metal.cuda.generate FOLDER` writes a .cu file for each variant, the launches
+of the value checks with their inputs and the simulator's outputs, and the launches to time. `run.py` takes FOLDER on a
+machine with nvcc, a GPU and PyTorch; it needs nothing else of this project.
 
 What is rewritten: address-space words are dropped, threadgroup arrays become __shared__, functions get __device__, and
 the thread attributes that the signature asks for become locals. The bodies are those of metal_kernels/.
@@ -58,7 +58,8 @@ def cuda_text(source: MetalSource) -> tuple[str, int]:
     casts = ", ".join(f"static_cast<{kind.strip()}>(buffers[{i}])" for i, kind in enumerate(types))
     call = f"{source.instance}<<<grid, block, 0, stream>>>({casts});"
     host = (
-        'extern "C" int launch(void** buffers, unsigned gx, unsigned gy, unsigned gz, unsigned tx, cudaStream_t stream) {\n'
+        'extern "C" int launch(void** buffers, unsigned gx, unsigned gy, unsigned gz, unsigned tx, '
+        "cudaStream_t stream) {\n"
         f"  const dim3 grid(gx, gy, gz), block(tx);\n  {call}\n  return cudaGetLastError();\n}}\n"
     )
     return f'#include "dialect.h"\n{text}\n{host}', len(buffers)

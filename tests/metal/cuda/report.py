@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - prose of the report
 """`python tests/metal/cuda/report.py report.json > docs/cuda-kernels.md`: what run.py measured, as Markdown."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Runs what generate.py wrote, on a CUDA GPU: `python tests/metal/cuda/run.py FOLDER REPORT [compare]`. Needs nvcc, PyTorch
-and NumPy. With `compare` it neither builds nor times, for compute-sanitizer.
+"""Runs what generate.py wrote, on a CUDA GPU: `python tests/metal/cuda/run.py FOLDER REPORT [compare]`. Needs nvcc,
+PyTorch and NumPy. With `compare` it neither builds nor times, for compute-sanitizer.
 
 First every launch of the value checks against the simulator's outputs; then, at the shapes of real models, each kernel
 against a twin in PyTorch, for values and for time.

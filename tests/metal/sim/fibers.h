@@ -22,6 +22,10 @@ extern "C" void __tsan_destroy_fiber(void* fiber);
 extern "C" void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 extern "C" void __tsan_acquire(void* address);
 extern "C" void __tsan_release(void* address);
+extern "C" void AnnotateIgnoreReadsBegin(const char* file, int line);
+extern "C" void AnnotateIgnoreReadsEnd(const char* file, int line);
+extern "C" void AnnotateIgnoreWritesBegin(const char* file, int line);
+extern "C" void AnnotateIgnoreWritesEnd(const char* file, int line);
 #endif
 
 #if !defined(SIM_TSAN) && (defined(__x86_64__) || defined(__aarch64__))
@@ -33,6 +37,23 @@ extern "C" void __tsan_release(void* address);
 namespace sim {
 
 constexpr size_t kStackBytes = 64 * 1024;
+
+// The simulator's own memory is shared by all fibers; ThreadSanitizer looks at the kernel's only.
+struct Quiet {
+#if defined(SIM_TSAN)
+  Quiet() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Quiet() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+#else
+  Quiet() {}
+  ~Quiet() {}
+#endif
+};
 
 struct Fiber {
   char* stack = nullptr;

@@ -115,6 +115,7 @@ inline uint64_t pack_value(T value) {
 }
 template <typename T>
 inline T lane_value(const uint64_t* slots, uint lane) {
+  sim::Quiet quiet;
   T value;
   memcpy(static_cast<void*>(&value), &slots[lane], sizeof value);
   return value;
@@ -182,20 +183,34 @@ struct Limits {
 // Attributes of a thread, by the names of the specification (5.2.3.6).
 namespace sim {
 inline uint3 position_in_threadgroup() {
+  Quiet quiet;
   const uint i = self().index;
   return {i % machine.size.x, i / machine.size.x % machine.size.y, i / machine.size.x / machine.size.y};
 }
 inline uint3 as_uint3(Dim3 d) { return {d.x, d.y, d.z}; }
 inline uint3 position_in_grid() {
+  Quiet quiet;
   const uint3 p = position_in_threadgroup();
   const Dim3 g = machine.group_position, t = machine.threadgroup;
   return {g.x * t.x + p.x, g.y * t.y + p.y, g.z * t.z + p.z};
 }
-inline uint3 group_position() { return as_uint3(machine.group_position); }
-inline uint3 group_count() { return as_uint3(machine.n_groups); }
-inline uint3 group_dimensions() { return as_uint3(machine.size); }
-inline uint index_in_threadgroup() { return self().index; }
-inline uint simdgroup_index() { return self().index / kSimd; }
+inline uint3 group_position() {
+  Quiet quiet;
+  return as_uint3(machine.group_position);
+}
+inline uint3 group_count() {
+  Quiet quiet;
+  return as_uint3(machine.n_groups);
+}
+inline uint3 group_dimensions() {
+  Quiet quiet;
+  return as_uint3(machine.size);
+}
+inline uint index_in_threadgroup() {
+  Quiet quiet;
+  return self().index;
+}
+inline uint simdgroup_index() { return index_in_threadgroup() / kSimd; }
 
 // An argument of any pointer or reference type.
 struct Pointer {

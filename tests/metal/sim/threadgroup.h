@@ -90,10 +90,20 @@ struct Machine {
 
 inline Machine machine;
 
-inline Thread& self() { return *machine.current; }
-inline uint32_t lane() { return self().index % kSimd; }
-inline SimdGroup& group() { return machine.groups[self().index / kSimd]; }
+inline Thread& self() {
+  Quiet quiet;
+  return *machine.current;
+}
+inline uint32_t lane() {
+  Quiet quiet;
+  return self().index % kSimd;
+}
+inline SimdGroup& group() {
+  Quiet quiet;
+  return machine.groups[self().index / kSimd];
+}
 inline int group_size(uint32_t g) {
+  Quiet quiet;
   uint32_t left = machine.n_threads - g * kSimd;
   return static_cast<int>(left < kSimd ? left : kSimd);
 }
@@ -117,6 +127,7 @@ inline void sync_acquire(void* address) {
 
 // Waits for the whole SIMD group; afterwards every lane reads every lane's value from the returned buffer.
 inline const uint64_t* simd_exchange(uint64_t value, int op, int line) {
+  Quiet quiet;
   Thread& me = self();
   SimdGroup& mine = group();
   const uint32_t first = me.index / kSimd * kSimd;
@@ -142,6 +153,7 @@ inline const uint64_t* simd_exchange(uint64_t value, int op, int line) {
 }
 
 inline void simdgroup_barrier_at(int line) {
+  Quiet quiet;
   Thread& me = self();
   sync_release(&group());
   simd_exchange(0, -1, line);
@@ -150,6 +162,7 @@ inline void simdgroup_barrier_at(int line) {
 }
 
 inline void threadgroup_barrier_at(int line) {
+  Quiet quiet;
   Thread& me = self();
   me.line = line;
   sync_release(&machine.epoch);
@@ -172,8 +185,15 @@ inline void threadgroup_barrier_at(int line) {
 inline void thread_main() {
   Thread& me = self();
   arrived(me.fiber, machine.scheduler);
+  sync_acquire(&machine.body);
+  sync_acquire(me.fiber.stack);  // the stack was another thread's before
   machine.body();
-  me.state = State::done;
+  {
+    Quiet quiet;
+    sync_release(&machine.rng);
+    sync_release(me.fiber.stack);
+    me.state = State::done;
+  }
   switch_to(me.fiber, machine.scheduler, true);
   abort();
 }
@@ -213,6 +233,7 @@ inline void run_threadgroup() {
     t.simd_ops = t.simd_epoch = 0;
     create(t.fiber, thread_main);
   }
+  sync_release(&machine.body);
   while (Thread* next = pick()) {
     machine.current = next;
     switch_to(machine.scheduler, next->fiber);
@@ -221,6 +242,7 @@ inline void run_threadgroup() {
 }
 
 inline void run(Dim3 grid, Dim3 threadgroup, Order order, uint64_t seed, void (*body)()) {
+  Quiet quiet;
   Machine& m = machine;
   m.grid = grid;
   m.threadgroup = threadgroup;
@@ -249,6 +271,7 @@ inline void run(Dim3 grid, Dim3 threadgroup, Order order, uint64_t seed, void (*
     m.n_threads = m.size.x * m.size.y * m.size.z;
     run_threadgroup();
   }
+  sync_acquire(&machine.rng);
 }
 
 struct Nothing {
@@ -290,11 +313,18 @@ struct Shared : SharedBase {
     reset();
   }
   void reset() override {
+#if defined(SIM_TSAN)
+    data = static_cast<T*>(malloc(sizeof(T) * N));  // threadgroups are not ordered: each has its own
+#endif
     memset(static_cast<void*>(data), 0xFF, sizeof(T) * N);  // NaN
     for (int i = 0; i < N; i++) writes[i] = reads[i] = Touch{};
   }
   size_t bytes() const override { return sizeof(T) * N; }
 
+#if defined(SIM_TSAN)
+  T read(int i) { return data[i]; }
+  void write(int i, T value) { data[i] = value; }
+#else
   T read(int i) {
     const Thread& me = self();
     check(i);
@@ -311,6 +341,7 @@ struct Shared : SharedBase {
     writes[i].mark(me);
     data[i] = value;
   }
+#endif
   void check(int i) {
     if (i < 0 || i >= N) fail("threadgroup array index %d outside [0, %d)", i, N);
   }
