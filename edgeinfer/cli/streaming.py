@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -87,7 +88,8 @@ class LiveLine:
     """Speed and arm on the terminal's last row, which the text does not scroll through while it is there."""
 
     def __init__(self) -> None:
-        self._height = shutil.get_terminal_size().lines
+        self._width, self._height = shutil.get_terminal_size()
+        self._column = 0
         self._started = self._drawn = time.perf_counter()
         self._rounds: dict[str, int] = {}
         self._arm = "none"
@@ -95,16 +97,19 @@ class LiveLine:
         if self._on:  # make a free row below, then keep scrolling out of it
             self._write(f"\n\033[A\0337\033[1;{self._height - 1}r\0338")
 
-    def draw(self, stats: AnswerStats) -> None:
+    def draw(self, stats: AnswerStats, text: str) -> None:
+        """Draw it again after `text` was written, but not while the cursor waits past the last column to wrap: many
+        terminals forget that when the cursor comes back, and the next character would replace the last one."""
         now = time.perf_counter()
-        if not self._on or now - self._drawn < LIVE_S:
+        self._column = column_after(text, self._column, self._width)
+        if not self._on or now - self._drawn < LIVE_S or self._column == self._width:
             return
         self._drawn = now
         for name, arm in stats.arms.items():
             if arm.rounds != self._rounds.get(name, 0):
                 self._rounds[name], self._arm = arm.rounds, name
-        text = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
-        self._write(f"\0337\033[{self._height};1H\033[2K{DIM}{text}{RESET}\0338")
+        line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
+        self._write(f"\0337\033[{self._height};1H\033[2K{DIM}{line}{RESET}\0338")
 
     def close(self) -> None:
         if self._on:
@@ -115,6 +120,19 @@ class LiveLine:
         sys.stdout.flush()
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def column_after(text: str, column: int, width: int) -> int:
+    """Columns of the row that are written once `text` was, from 0 to `width`."""
+    for character in text:
+        if character == "\n":
+            column = 0
+        elif character == "\t":
+            column = min(width - 1, (column // 8 + 1) * 8)
+        elif not unicodedata.combining(character):
+            columns = 2 if unicodedata.east_asian_width(character) in "WF" else 1
+            column = column + columns if column + columns <= width else columns
+    return column
 
 
 def stream_answer(
@@ -141,7 +159,7 @@ def stream_answer(
                     said.append(text)
                     screen.answer(text)
                     if live:
-                        live.draw(session.stats)
+                        live.draw(session.stats, text)
         finally:
             if live:
                 live.close()

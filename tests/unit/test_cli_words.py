@@ -133,7 +133,7 @@ def test_the_live_line_stays_on_the_last_row_and_leaves(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", out)
     live = LiveLine()
     live._drawn = -1.0
-    live.draw(DRAFTED)
+    live.draw(DRAFTED, "text")
     live.close()
     text = terminal.getvalue()
     assert "\033[1;23r" in text  # text scrolls above the last row
@@ -142,11 +142,35 @@ def test_the_live_line_stays_on_the_last_row_and_leaves(monkeypatch: pytest.Monk
     assert out.getvalue() == ""
 
 
+def test_the_live_line_waits_while_a_wrap_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some terminals (tmux) forget it when the cursor is restored: the next character would replace the row's last."""
+    terminal = terminal_on_stderr(monkeypatch)
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    live = LiveLine()
+
+    def drawn(text: str) -> bool:
+        before = len(terminal.getvalue())
+        live._drawn = -1.0
+        live.draw(DRAFTED, text)
+        return len(terminal.getvalue()) > before
+
+    assert drawn("123456789")
+    assert not drawn("0")
+    assert drawn("1")
+    assert not drawn("234567890")
+    assert drawn("\n12345678")
+    assert not drawn("世")  # two columns wide
+    assert drawn("\n123456789世")  # which does not fit beside the nine
+    live.close()
+
+
 def test_no_live_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     live = LiveLine()
-    live.draw(DRAFTED)
+    live.draw(DRAFTED, "text")
     live.close()
     assert shown.getvalue() == ""
 
