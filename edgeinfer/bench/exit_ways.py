@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = _section(path, plain_s, costs, [_child(path, name, args.threads) for name in TITLES])
         print(text, flush=True)  # noqa: T201
         parts.append(text)
-    if args.out is not None:
-        report.write(args.out, "\n".join([_head(args), *parts]))
+        if args.out is not None:
+            report.write(args.out, "\n".join([_head(args), *parts]))
     return 0
 
 
