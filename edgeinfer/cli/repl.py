@@ -14,7 +14,7 @@ from edgeinfer.cli.lines import LineSource, messages
 from edgeinfer.cli.output import complain, near, say, size, whisper
 from edgeinfer.cli.settings import Settings
 from edgeinfer.cli.stats_lines import stats_lines
-from edgeinfer.cli.streaming import say_what_happened, stream_answer
+from edgeinfer.cli.streaming import say_what_happened, stream_answer, window_news
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message
 
@@ -103,19 +103,10 @@ class Chat:
 
     def warn(self, stats: AnswerStats) -> None:
         """Say once that the window is full and what that means: nothing leaves it in silence."""
-        window = self.session.plan.window
-        if stats.evicted and "evicted" not in self.warned:
-            self.warned.add("evicted")
-            whisper(
-                f"(the window of {window.slots} tokens is full: from here on the oldest messages leave it, "
-                f"the first {window.sink} tokens stay; --context makes it larger)"
-            )
-        if stats.reanchored and "reanchored" not in self.warned:
-            self.warned.add("reanchored")
-            whisper(
-                f"(the model's {window.limit} positions are used up: it goes on with the system prompt and the newest "
-                f"{window.window // 2} tokens; what is older is forgotten)"
-            )
+        for count, news in window_news(stats, self.session.plan.window).items():
+            if count not in self.warned:
+                self.warned.add(count)
+                whisper(news)
 
     def command(self, name: str = "", rest: str = "") -> None:
         if name not in COMMANDS:

@@ -76,7 +76,7 @@ def prompt_from(args: argparse.Namespace) -> str:
 
 def answer(session: Session, messages: list[Message], settings: Settings, *, as_json: bool) -> int:
     from edgeinfer.cli.stats_lines import stats_json
-    from edgeinfer.cli.streaming import say_what_happened, stream_answer
+    from edgeinfer.cli.streaming import say_what_happened, stream_answer, window_news
 
     text, stopped = stream_answer(session, messages, settings, quiet=as_json)
     if as_json:
@@ -90,6 +90,8 @@ def answer(session: Session, messages: list[Message], settings: Settings, *, as_
                 "stats": stats_json(session.stats),
             }
         )
+    for news in window_news(session.stats, session.plan.window).values():
+        whisper(news)
     say_what_happened(session.stats, settings)
     if stopped:
         whisper("(stopped)")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
     from edgeinfer.runner.session import Session
     from edgeinfer.types import Message
+    from edgeinfer.window import WindowPolicy
 
 LIVE_S = 0.1  # between two drawings of the live line
 
@@ -165,6 +166,22 @@ def stream_answer(
                 live.close()
             screen.finish()
     return "".join(said), stop.asked
+
+
+def window_news(stats: AnswerStats, window: WindowPolicy) -> dict[str, str]:
+    """What left the window during an answer and what that means, by the name of its count."""
+    news = {}
+    if stats.evicted:
+        news["evicted"] = (
+            f"(the window of {window.slots} tokens is full: from here on the oldest messages leave it, "
+            f"the first {window.sink} tokens stay; --context makes it larger)"
+        )
+    if stats.reanchored:
+        news["reanchored"] = (
+            f"(the model's {window.limit} positions are used up: it goes on with the system prompt and the newest "
+            f"{window.window // 2} tokens; what is older is forgotten)"
+        )
+    return news
 
 
 def say_what_happened(stats: AnswerStats, settings: Settings) -> None:

@@ -168,6 +168,12 @@ def test_show_says_what_a_model_is(cli: Cli, tiny: Path) -> None:
     assert "ChatML" not in text
 
 
+def test_a_prompt_that_passes_the_window_is_not_cut_in_silence(cli: Cli, on_tiny: list[str]) -> None:
+    ran = cli("run", *on_tiny, "the rain " * 400)
+    assert ran.err.count("(the window of 512 tokens is full: ") == 1
+    assert "is full" not in cli("run", *on_tiny, "the rain").err
+
+
 def test_a_file_is_only_verified_against_something(cli: Cli, tiny: Path) -> None:
     (file,) = json.loads(cli("show", str(tiny), "--verify", "--json").out)["files"]
     assert file["verified"] is False
