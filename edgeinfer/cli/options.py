@@ -30,7 +30,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
     )
     group.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
-    group.add_argument("--backend", default="", choices=("", *BACKENDS), metavar="NAME", help=", ".join(BACKENDS))
+    group.add_argument("--backend", default="", choices=BACKENDS, metavar="NAME", help=", ".join(BACKENDS))
     group.add_argument("-c", "--context", type=count, metavar="N", help="tokens that the window holds, sinks included")
     group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
     group.add_argument("--kv-type", choices=("f32", "f16", "q8_0", "q4_0"), metavar="TYPE", help="f16, q8_0 or q4_0")

@@ -9,6 +9,7 @@ import pytest
 from edgeinfer.cli import output, progress
 from edgeinfer.cli.banner import banner
 from edgeinfer.cli.lines import messages
+from edgeinfer.cli.options import add_plan_options
 from edgeinfer.cli.parser import make_parser
 from edgeinfer.cli.settings import Settings, changed, lines
 from edgeinfer.cli.stats_lines import speedup, stats_json, stats_lines
@@ -271,3 +272,13 @@ def test_flags_and_words_in_any_order() -> None:
     with pytest.raises(UsageError, match="there is no flag `--flog`") as caught:
         parser.parse(["--flog", "1"])
     assert caught.value.hint == "did you mean `--flag`?"
+
+
+def test_what_is_offered_in_place_of_a_wrong_value_can_be_given() -> None:
+    parser = make_parser("plan", "", "", "")
+    add_plan_options(parser)
+    assert parser.parse([]).backend == ""
+    with pytest.raises(UsageError, match="invalid choice: 'llama'") as caught:
+        parser.parse(["--backend", "llama"])
+    assert "''" not in str(caught.value)
+    assert "gguf" in str(caught.value)
