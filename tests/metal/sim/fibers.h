@@ -159,9 +159,11 @@ inline void prepare(Fiber& fiber, Entry entry) {
 
 inline void create(Fiber& fiber, Entry entry) {
   if (!fiber.stack) fiber.stack = static_cast<char*>(malloc(kStackBytes));
-  prepare(fiber, entry);
 #if defined(SIM_ASAN)
   __asan_unpoison_memory_region(fiber.stack, kStackBytes);  // the last thread on this stack never returned
+#endif
+  prepare(fiber, entry);
+#if defined(SIM_ASAN)
   fiber.fake_stack = nullptr;
   fiber.bottom = fiber.stack;
   fiber.size = kStackBytes;
