@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S", help="time for each model (20)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where others share the machine")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+    parser.add_argument("--note", default="", metavar="TEXT", help="a sentence for the head of the report")
     parser.add_argument("--alone", choices=list(TITLES), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.alone:
@@ -229,7 +230,10 @@ def _head(args: argparse.Namespace) -> str:
     command = [item for item in sys.argv[1:] if "/" not in item] + [path.name for path in args.models]
     title = report.head("Early exit on llama.cpp: the ways compared", ["..."], detect(), library_versions())
     used = f"`python -m {__spec__.name} {' '.join(dict.fromkeys(command))}`"
-    return title.replace("`edgeinfer ...`", used) + f"\n{_MEANING.format(clock=args.clock, threads=args.threads)}\n"
+    return (
+        title.replace("`edgeinfer ...`", used)
+        + f"\n{_MEANING.format(clock=args.clock, threads=args.threads)}\n{args.note}\n"
+    )
 
 
 _MEANING: Final = """\
