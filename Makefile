@@ -1,18 +1,22 @@
 # make chat    set everything up in .venv and chat with the embedded demonstration model
 # make test    the tests
 # make check   lint, types, layers and the tests
+# make test-metal   the Metal kernels: on a Mac on its GPU, elsewhere in the simulator
 PYTHON ?= python3
 BIN := .venv/bin
 WHEELS := .venv/wheels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: chat test check lint format golden clean
+.PHONY: chat test test-metal check lint format golden clean
 
 chat: .venv/.ready
 	@$(BIN)/edgeinfer chat --model demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+test-metal: .venv/.dev
+	$(BIN)/python -m pytest tests/metal
 
 check: lint test
 

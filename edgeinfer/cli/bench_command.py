@@ -24,6 +24,8 @@ MEASURES = {
     "perplexity": "perplexity of tiers, windows and K/V types",
     "memory": "the plan's estimate against measured peak memory",
     "predicted_speed": "the plan's expected speed against published runs",
+    "kernels": "on a Mac: each Metal kernel against its plain twin",
+    "traffic": "bytes that the Metal kernels read, against today's MLX path: arithmetic, not a measurement",
 }
 
 
