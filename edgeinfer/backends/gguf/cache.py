@@ -104,11 +104,7 @@ class GgufCache:
         self._be_ready("rewind")
         if not self.policy.can_rewind(self._length, length):
             raise RewindError(f"cannot go back from position {self._length} to {length}: its keys have left the window")
-        if (
-            self._own_window
-            and 0 < length < self._length
-            and self.context.oldest() > max(0, length - self._own_window)
-        ):
+        if self._own_window and 0 < length < self._length and self.context.oldest() > max(0, length - self._own_window):
             raise RewindError(f"cannot go back to position {length}: its keys have left the model's own sliding window")
         self._length = length
         if length == 0:
