@@ -65,7 +65,7 @@ def markdown(report: dict[str, Any]) -> str:
                 ["head_top1: model, weights", *measures],
                 [[f"{r['model']}, {r['bits']} bits", *figures(r)] for r in heads],
             ),
-            "The shapes (rows per threadgroup, splits) are those chosen for a Mac. Where a ratio is above 1, PyTorch's own kernel is "
+            "The shapes (rows per threadgroup, splits) were set by runs on this GPU; for a Mac they are untuned. Where a ratio is above 1, PyTorch's own kernel is "
             "better on this GPU: flash attention over 16-bit K and V for one row.\n",
         ]
     )
