@@ -84,15 +84,20 @@ def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Re
     if not request.model:
         _check_context_of_any(catalog, request)
         return replace(request, tier=_known_tier(request.tier, catalog.models, "no model has"))
-    model = catalog.find(request.model)
-    if model is None:
-        near = catalog.near(request.model)
-        hints = [catalog.explain_missing(request.model), f"near names: {', '.join(near)}" if near else ""]
-        raise ModelNotFound(f"no model named {request.model}", hint="; ".join(hint for hint in hints if hint))
+    model = _known_model(catalog, request.model)
     tier = _known_tier(request.tier, [model], f"{model.name} has no")
     if request.context is not None:
         make_policy(model.shape, request.context, request.sink)
     return replace(request, model=model.name, tier=tier)
+
+
+def _known_model(catalog: Catalog, name: str) -> ModelEntry:
+    model = catalog.find(name)
+    if model is None:
+        near = catalog.near(name)
+        hints = [catalog.explain_missing(name), f"near names: {', '.join(near)}" if near else ""]
+        raise ModelNotFound(f"no model named {name}", hint="; ".join(hint for hint in hints if hint))
+    return model
 
 
 def _known_tier(tier: str, models: Sequence[ModelEntry], nobody_has: str) -> str:
@@ -116,11 +121,11 @@ def _check_context_of_any(catalog: Catalog, request: Request) -> None:
 def _draft_bytes(
     device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Capabilities], request: Request
 ) -> int:
-    """Weights and K/V of the draft model, as it would be opened beside the target; 0 for one that is not catalogued."""
-    draft = catalog.find(request.draft_model)
-    if draft is None or request.speculation == "off":
+    """Weights and K/V of the draft model, as it would be opened beside the target; 0 without one."""
+    if not request.draft_model or request.speculation == "off":
         return 0
-    alone = Request(model=draft.name, backend=request.backend, speculation="off")
+    draft = _known_model(catalog, request.draft_model)
+    alone = Request(model=draft.name, tier=request.draft_tier, backend=request.backend, speculation="off")
     cost = make_plan(device, catalog, capabilities, alone).estimate
     return cost.weight_bytes + cost.kv_bytes
 

@@ -40,6 +40,7 @@ class Request:
     min_tokens_per_s: float = 8.0
     speculation: SpeculationMode = "auto"
     draft_model: str = ""
+    draft_tier: str = ""
     force: bool = False
 
 

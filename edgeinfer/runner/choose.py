@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgeinfer import backends
-from edgeinfer.catalog import Catalog, load_catalog
+from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.device import DeviceProfile, detect, named
 from edgeinfer.errors import ModelNotFound
 from edgeinfer.hub.names import parse_name
@@ -36,28 +36,43 @@ def capabilities_here(device: DeviceProfile, wanted: str = "") -> Sequence[Capab
 
 
 def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:
-    """The request with a catalogue name; a model that is in no catalogue is added to it from its own header."""
-    if not request.model:
-        return catalog, request
+    """The request with catalogue names; a model that is in no catalogue is added to it from its own header."""
+    if request.model:
+        named_by, tier = _named(catalog, request.model, request.tier, offline=offline)
+        if isinstance(named_by, ModelEntry):
+            catalog = catalog.with_model(named_by)
+            named_by = named_by.name
+        request = replace(request, model=named_by, tier=tier)
+    if request.draft_model and request.speculation != "off":
+        named_by, tier = _named(catalog, request.draft_model, request.draft_tier, offline=offline)
+        if isinstance(named_by, ModelEntry):
+            taken = catalog.find(named_by.name) is not None
+            draft = replace(named_by, name=f"{named_by.name}-draft") if taken else named_by
+            catalog = catalog.with_model(draft)
+            named_by = draft.name
+        request = replace(request, draft_model=named_by, draft_tier=tier)
+    return catalog, request
+
+
+def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> tuple[str | ModelEntry, str]:
+    """A catalogue name, or the entry of what is in no catalogue; and the tier that it was asked for in."""
     try:
-        name = parse_name(request.model, [model.name for model in catalog.models])
+        name = parse_name(text, [model.name for model in catalog.models])
     except ModelNotFound as error:
-        why = catalog.explain_missing(request.model)
-        near = catalog.near(request.model)
+        why = catalog.explain_missing(text)
+        near = catalog.near(text)
         if not why and not near:
             raise
         hints = [why, f"near names: {', '.join(near)}" if near else ""]
         raise ModelNotFound(str(error), hint="; ".join(hint for hint in hints if hint)) from error
-    tier = name.tier or request.tier
+    tier = name.tier or wanted_tier
     if name.kind == "catalog":
-        return catalog, replace(request, model=name.name, tier=tier)
+        return name.name, tier
     from edgeinfer.runner.entries import entry_of_path, entry_of_repo  # the readers of file formats take time to import
 
     if name.path is not None:
-        entry = entry_of_path(name.path)
-        return catalog.with_model(entry), replace(request, model=entry.name)
+        return entry_of_path(name.path), wanted_tier
     known = next((model for model in catalog.models if name.name in {file.repo for file in model.artifacts}), None)
     if known is not None:
-        return catalog, replace(request, model=known.name, tier=tier)
-    entry = entry_of_repo(name.name, tier, offline=offline)
-    return catalog.with_model(entry), replace(request, model=entry.name, tier="")
+        return known.name, tier
+    return entry_of_repo(name.name, tier, offline=offline), ""

@@ -42,6 +42,8 @@ def refused(ran: Ran, code: int, message: str, hint: str = "") -> None:
         (["plan", "--device", "iphone-15-por"], "unknown device", "iphone-15-pro"),
         (["plan", "--model", "demo", "--tier", "Q9_9"], "Q9_9", "Q4_0"),
         (["plan", "--model", "demo", "--context", "100"], "context", "--context"),
+        (["plan", "demo", "--draft-model", "nonsense"], "no model is called 'nonsense'", "edgeinfer list"),
+        (["plan", "demo", "--draft-model", "./none.gguf"], "does not exist", "check the path"),
         (["rm", "demo"], "is a part of edgeinfer", ""),
         (["rm", "qwen3-4b"], "is not on this machine", "edgeinfer list"),
         (["models", "add", "demo"], "is not a repository", "org/repo"),

@@ -132,6 +132,17 @@ def test_plan_and_what_is_refused(cli: Cli) -> None:
     assert "MB more than" in refused.err
 
 
+def test_room_is_kept_for_a_draft_model_at_a_path(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+    """One of the target's own name is another file all the same."""
+    alone = ("--model", "demo", "--device", "macbook-air-m1-8gb", "--json")
+    draft = write_tiny(tmp_path / "demo.gguf", Tiny())
+    plain = json.loads(cli("plan", *alone).out)
+    plan = json.loads(cli("plan", *alone, "--draft-model", str(draft)).out)
+    assert plan["model"]["name"] == "demo"
+    assert plan["artifact"] == plain["artifact"]
+    assert plain["budget_bytes"] - plan["budget_bytes"] >= draft.stat().st_size * 0.9
+
+
 def test_devices_are_listed(cli: Cli) -> None:
     assert "macbook-air-m1-8gb" in cli("plan", "--devices").out
     assert "iphone-15-pro" in {row["slug"] for row in json.loads(cli("plan", "--devices", "--json").out)}

@@ -137,6 +137,16 @@ def test_room_is_kept_for_the_draft_model() -> None:
         device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small", speculation="off")
     )
     assert off.budget_bytes == plain.budget_bytes
+    tier = make_plan(
+        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small", draft_tier="q4_k_m")
+    )
+    assert 350_000_000 < tier.budget_bytes - plan.budget_bytes < 450_000_000  # 0.5 GB in place of 0.9
+
+
+def test_a_draft_model_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ModelNotFound, match="no model named smal") as caught:
+        make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="smal"))
+    assert "small" in caught.value.hint
 
 
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
