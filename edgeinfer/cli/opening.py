@@ -12,6 +12,7 @@ import edgeinfer
 from edgeinfer.cli.options import request_from
 from edgeinfer.cli.output import say, size, whisper
 from edgeinfer.errors import Canceled, DownloadFailed, UsageError
+from edgeinfer.plan import SLOW
 
 if TYPE_CHECKING:
     from edgeinfer.plan import Plan
@@ -40,6 +41,10 @@ def open_from(args: argparse.Namespace, plan: Plan) -> Session:
             f"warning: --force: {plan.model.title} takes {size(plan.estimate.total_bytes)}, "
             f"and this machine can give {size(plan.budget_bytes)}"
         )
+    if args.model:  # a choice made unasked was said with all its reasons
+        for reason in plan.reasons:
+            if reason.startswith(SLOW):
+                whisper(reason)
     try:
         with downloads_from(args) as downloads:
             session = edgeinfer.open(plan, draft=args.draft_model, template=args.template, downloads=downloads)

@@ -5,10 +5,12 @@ from edgeinfer.plan.choose import make_plan
 from edgeinfer.plan.defaults import default_capabilities
 from edgeinfer.plan.estimate import PREFILL_ROWS, kv_bytes
 from edgeinfer.plan.explain import explain
+from edgeinfer.plan.reasons import SLOW
 from edgeinfer.plan.types import Capabilities, Estimate, Plan, Rejection, Request, SpeculationPlan
 
 __all__ = [
     "PREFILL_ROWS",
+    "SLOW",
     "Capabilities",
     "Estimate",
     "Plan",

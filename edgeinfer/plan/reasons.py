@@ -10,7 +10,9 @@ from edgeinfer.plan.candidates import Candidate, reserve_bytes
 from edgeinfer.plan.speed import expected_tokens_per_s
 from edgeinfer.plan.types import Request
 
-__all__ = ["reasons"]
+__all__ = ["SLOW", "reasons"]
+
+SLOW = "slow: "  # how the reason begins that a person should see before waiting
 
 
 def reasons(
@@ -25,7 +27,7 @@ def reasons(
     """`able` is everything that could run here, with what it costs at the context it was judged at."""
     lines = [_choice_line(chosen, budget, floor, request)]
     if chosen.tokens_per_s < floor:
-        lines.append(f"slow: about {chosen.tokens_per_s:.1f} tokens/s, below {floor:g}")
+        lines.append(f"{SLOW}about {chosen.tokens_per_s:.1f} tokens/s, below {floor:g}")
     lines.append(_budget_line(device, budget))
     lines.append(f"bandwidth {device.bandwidth_bytes_per_s / 1e9:.0f} GB/s: {device.bandwidth_source}")
     lines.append(_context_line(device, chosen, request))

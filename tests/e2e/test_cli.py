@@ -206,6 +206,13 @@ def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "there is a model called mine already" in again.err
 
 
+def test_a_model_below_the_wanted_speed_is_said_to_be_slow(cli: Cli, on_tiny: list[str]) -> None:
+    ran = cli("run", *on_tiny, "--min-speed", "1000000", "the rain")
+    assert ran.code == 0
+    assert ran.err.count("slow: about ") == 1
+    assert "slow:" not in cli("run", *on_tiny, "the rain").err
+
+
 def test_no_color_in_a_pipe(cli: Cli, on_tiny: list[str]) -> None:
     ran = cli("run", *on_tiny, "--stats", "the rain")
     assert "\033" not in ran.out + ran.err
