@@ -41,16 +41,21 @@ class Renderer:
 
     def __init__(self) -> None:
         self._source: str | None = None
+        self._file = ""
         self._child: subprocess.Popen[bytes] | None = start_child()
 
-    def compile(self, source: str) -> None:
-        """Take `source` as the template from now on. Raises ArtifactBad when it is no template."""
+    def compile(self, source: str, file: str = "") -> None:
+        """Take `source` as the template from now on.
+
+        When it is no template, ArtifactBad is raised; UsageError for a person's own `file`.
+        """
+        self._file = file
         self._ask({"template": source})
         self._source = source
 
     def render(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self._child is None and self._source is not None:
-            self.compile(self._source)
+            self.compile(self._source, self._file)
         return self._ask(request)
 
     def close(self) -> None:
@@ -80,23 +85,33 @@ class Renderer:
             timer.cancel()
         if not line.endswith(b"\n"):
             self.close()
-            raise bad("it takes too long, or too much memory")
+            raise self._bad("it takes too long, or too much memory")
         reply: dict[str, Any] = json.loads(line)
         if reply.get("error") == "raised":
-            raise UsageError(f"the model's chat template refuses this conversation: {one_line(reply['message'])}")
+            raise UsageError(f"{self._title()} refuses this conversation: {one_line(reply['message'])}")
         if "error" in reply:
-            raise bad(one_line(reply["message"]))
+            raise self._bad(one_line(reply["message"]))
         return reply
+
+    def _title(self) -> str:
+        return f"the template `{self._file}`" if self._file else "the model's chat template"
+
+    def _bad(self, what: str) -> ArtifactBad | UsageError:
+        kind = UsageError if self._file else ArtifactBad
+        return kind(f"{self._title()} cannot be used: {what}", hint="`--template chatml` uses a plain one instead")
 
 
 class Template:
-    """A template with the words that a model adds to it. Raises ArtifactBad for one that cannot be used."""
+    """A template with the words that a model adds to it.
 
-    def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "") -> None:
+    Raises ArtifactBad for one that cannot be used, or UsageError, which names it, for a person's own `file`.
+    """
+
+    def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "", file: str = "") -> None:
         self._renderer = renderer
         self._bos = bos
         self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
-        renderer.compile(source)
+        renderer.compile(source, file)
 
     def render(
         self,
@@ -145,12 +160,6 @@ def exchange(stdin: IO[bytes], stdout: IO[bytes], request: bytes) -> bytes:
         return stdout.readline(REPLY_BYTES)
     except (BrokenPipeError, OSError):
         return b""
-
-
-def bad(what: str) -> ArtifactBad:
-    return ArtifactBad(
-        f"the model's chat template cannot be used: {what}", hint="`--template chatml` uses a plain one instead"
-    )
 
 
 def one_line(text: str) -> str:

@@ -80,7 +80,8 @@ def open(  # noqa: A001  # the name that people look for
         stack.callback(decoder.close)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
-        words = Template(renderer, source or CHATML, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+        bos, eos = tokenizer.bos_text, tokenizer.eos_text
+        words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
         notes = tuple(note for note in (model.note, "" if source else NO_TEMPLATE) if note)
         return Session(plan, Parts(decoder, tokenizer, words, stack.pop_all().close), notes=notes)
 

@@ -128,6 +128,22 @@ def test_a_hostile_template_in_the_file(
     assert cli("run", *on_tiny[2:], "--model", str(model), "--template", "chatml", "Hi").code == 0
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [("{% if %}", "Expected"), ("{{ messages.__class__.__mro__ }}", "it reads `__class__` of a list")],
+)
+def test_a_template_of_the_person_that_is_wrong(
+    cli: Cli, on_tiny: list[str], tmp_path: Path, template: str, message: str
+) -> None:
+    (tmp_path / "mine.jinja").write_text(template)
+    ran = cli("run", *on_tiny, "--template", "mine.jinja", "Hi")
+    refused(ran, 2, "the template `mine.jinja` cannot be used", "--template chatml")
+    assert message in ran.err
+    (tmp_path / "mine.jinja").write_text("{{ raise_exception('no') }}")
+    ran = cli("run", *on_tiny, "--template", "mine.jinja", "Hi")
+    refused(ran, 2, "the template `mine.jinja` refuses this conversation: no")
+
+
 def test_a_system_prompt_that_the_sinks_cannot_hold(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "--system", "the rain " * 40, "Hi"), 2, "the system prompt has", "--sink")
 
