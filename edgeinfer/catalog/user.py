@@ -14,6 +14,8 @@ from edgeinfer.types import Sampling
 
 __all__ = ["append_user_entry"]
 
+_UNWRITABLE = "XDG_CONFIG_HOME names the folder above it"
+
 
 def append_user_entry(entry: ModelEntry, path: Path) -> None:
     """Write `entry` at the end of the file at `path`, which is made where it is missing; what is there stays as it is.
@@ -31,7 +33,7 @@ def append_user_entry(entry: ModelEntry, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".models-", suffix=".toml")
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint=_UNWRITABLE) from error
     new = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -41,7 +43,7 @@ def append_user_entry(entry: ModelEntry, path: Path) -> None:
         load_catalog(new)
         new.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint=_UNWRITABLE) from error
     finally:
         new.unlink(missing_ok=True)
 

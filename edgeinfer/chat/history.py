@@ -56,7 +56,7 @@ def load(path: Path) -> list[Message]:
             raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
         value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
     except OSError as error:
-        raise UsageError(f"cannot load `{path}`: {reason(error)}") from error
+        raise UsageError(f"cannot load `{path}`: {reason(error)}", hint="/save writes one") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"`{path}` is not a conversation: {reason(error)}", hint="/save writes one") from error
     return check(value, path)

@@ -21,7 +21,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if any(not stop for stop in stops):
-            raise UsageError("a stop string must not be empty")
+            raise UsageError("a stop string must not be empty", hint="without it an answer ends as the model ends it")
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         if any(not argument.isprintable() and has_surrogates(argument) for argument in argv):
-            raise UsageError("an argument is not UTF-8")
+            raise UsageError("an argument is not UTF-8", hint="convert it, for example with `iconv -f latin1 -t utf-8`")
         return dispatch([argument for argument in argv if argument != "--debug"] if debug else argv)
     except EdgeInferError as error:
         if debug:

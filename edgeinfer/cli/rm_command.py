@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
     tier = (name.tier or args.tier).upper()
     entry = catalog.find(name.name)
     if entry is not None and any(artifact.embedded for artifact in entry.artifacts):
-        raise UsageError(f"{entry.name} is a part of edgeinfer and cannot be removed")
+        raise UsageError(
+            f"{entry.name} is a part of edgeinfer and cannot be removed", hint="`edgeinfer list` shows what can"
+        )
     wanted = (
         {(file.repo, file.file) for file in entry.artifacts if tier in ("", file.tier.upper())}
         if entry

@@ -70,7 +70,7 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     try:
         parsed = parse(value)
     except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {error}") from None
+        raise UsageError(f"{name} {error}", hint="`/set` alone shows what each one is") from None
     if name in SAMPLING:
         return replace(settings, sampling=replace(settings.sampling, **{field: parsed}))  # type: ignore[arg-type]
     return replace(settings, **{field: parsed})  # type: ignore[arg-type]

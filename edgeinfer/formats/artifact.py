@@ -27,7 +27,9 @@ def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
     try:
         refuse_pickle(path)
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactBad(
+            f"{path} cannot be read: {error.strerror or error}", hint="check that it is yours to read"
+        ) from error
     if path.suffix == ".safetensors":
         raise ArtifactBad(f"{path} is one weight file", hint="name its folder, which holds config.json too")
     header = read_header(path)

@@ -127,7 +127,9 @@ def read_header(path: Path) -> GgufHeader:
 
             return parse_header(fetch, path.stat().st_size, str(path))
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactBad(
+            f"{path} cannot be read: {error.strerror or error}", hint="check that it is yours to read"
+        ) from error
 
 
 def parse_header(fetch: Fetch, file_bytes: int, name: str) -> GgufHeader:

@@ -29,6 +29,7 @@ DTYPE_BITS = {
 }
 _INDEX = "model.safetensors.index.json"
 _HINT = "the file is damaged or was made to harm; download it again from a source that you trust"
+_FOLDER_HINT = "a model folder holds config.json, .safetensors files and their tokenizer, all readable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def read_header(path: Path) -> SafetensorsHeader:
                 raise _bad(path, f"the header is said to have {length} bytes, of a file of {size} bytes")
             text = file.read(length)
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
     fields = _json_object(path, text)
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -150,7 +151,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise _bad(path, f"{path.stat().st_size} bytes of JSON; {MAX_JSON_BYTES} are allowed")
         return _json_object(path, path.read_bytes())
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
 
 
 def _json_object(path: Path, text: bytes) -> dict[str, Any]:

@@ -29,7 +29,10 @@ def make_policy(shape: ModelShape, context: int, sink: int | None) -> WindowPoli
     if sink is None:
         sink = min(DEFAULT_SINK, context - _LEAST_WINDOW)
     if context > shape.limit:
-        raise UsageError(f"context must not pass the model's {shape.limit} positions; received {context}")
+        raise UsageError(
+            f"context must not pass the model's {shape.limit} positions; received {context}",
+            hint=f"--context {shape.limit} is the largest",
+        )
     window = context - sink
     step = _BLOCKS if window >= _BLOCKS * MIN_BLOCK else MIN_BLOCK
     window -= window % step

@@ -24,6 +24,7 @@ from edgeinfer.runner.session import Parts, Session
 __all__ = ["Downloads", "bring", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
+TEMPLATE_HINT = "name a Jinja file; `--template chatml` uses a plain one instead"
 NO_TEMPLATE = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
 
 
@@ -113,9 +114,9 @@ def read_template(name: str) -> str:
     try:
         data = Path(name).read_bytes()[: MAX_TEMPLATE_BYTES + 1]
         if len(data) > MAX_TEMPLATE_BYTES:
-            raise UsageError(f"the template `{name}` is larger than {MAX_TEMPLATE_BYTES} bytes")
+            raise UsageError(f"the template `{name}` is larger than {MAX_TEMPLATE_BYTES} bytes", hint=TEMPLATE_HINT)
         return data.decode("utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read the template `{name}`: {error.strerror}") from error
+        raise UsageError(f"cannot read the template `{name}`: {error.strerror}", hint=TEMPLATE_HINT) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"the template `{name}` is not UTF-8") from error
+        raise UsageError(f"the template `{name}` is not UTF-8", hint=TEMPLATE_HINT) from error

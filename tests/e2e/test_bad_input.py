@@ -44,10 +44,11 @@ def refused(ran: Ran, code: int, message: str, hint: str = "") -> None:
         (["plan", "--model", "demo", "--context", "100"], "context", "--context"),
         (["plan", "demo", "--draft-model", "nonsense"], "no model is called 'nonsense'", "edgeinfer list"),
         (["plan", "demo", "--draft-model", "./none.gguf"], "does not exist", "check the path"),
-        (["rm", "demo"], "is a part of edgeinfer", ""),
+        (["rm", "demo"], "is a part of edgeinfer", "edgeinfer list"),
+        (["plan", "demo", "--context", "10000000"], "received 10000000", "--context 2048 is the largest"),
         (["rm", "qwen3-4b"], "is not on this machine", "edgeinfer list"),
         (["models", "add", "demo"], "is not a repository", "org/repo"),
-        (["chat", "--template", "none.jinja", "--model", "demo"], "cannot read the template", ""),
+        (["chat", "--template", "none.jinja", "--model", "demo"], "cannot read the template", "--template chatml"),
         (["chat", "--speculation", "draft", "--model", "demo"], "needs its name", "--draft-model"),
     ],
 )
@@ -72,7 +73,7 @@ def test_nothing_fits(cli: Cli) -> None:
 
 def test_invalid_utf8_in(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "-", stdin=b"caf\xe9"), 2, "byte 0xe9 at offset 3", "iconv")
-    refused(cli("run", *on_tiny, b"caf\xe9"), 2, "an argument is not UTF-8")
+    refused(cli("run", *on_tiny, b"caf\xe9"), 2, "an argument is not UTF-8", "iconv")
     ran = cli("chat", *on_tiny, stdin=b"caf\xe9\nthe rain\n")
     assert ran.code == 2
     assert ran.err.count("error: stdin is not UTF-8") == 1
@@ -96,6 +97,21 @@ def test_a_file_that_is_not_what_it_says(cli: Cli, tmp_path: Path, name: str, co
 
 def test_a_tier_that_the_file_does_not_have(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "--tier", "Q8_0", "Hi"), 2, "tier Q8_0", "F32")
+
+
+def test_a_folder_without_a_configuration(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "fold").mkdir()
+    refused(cli("run", "--model", "./fold", "Hi"), 4, "fold/config.json cannot be read", "config.json")
+
+
+def test_an_unwritable_catalogue_of_mine(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = cli("models", "add", str(tiny), "--name", "mine", XDG_CONFIG_HOME=str(tmp_path / "file"))
+    refused(ran, 2, "cannot write", "XDG_CONFIG_HOME")
+
+
+def test_an_empty_stop_text(cli: Cli, on_tiny: list[str]) -> None:
+    refused(cli("run", *on_tiny, "--stop", "", "Hi"), 2, "a stop string must not be empty", "without it")
 
 
 def test_a_truncated_model(cli: Cli, on_tiny: list[str], tiny: Path, tmp_path: Path) -> None:
