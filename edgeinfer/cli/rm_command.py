@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.hub import installed, parse_name, remove
 
     catalog = load_catalog()
-    name = parse_name(args.model, [model.name for model in catalog.models])
+    name = parse_name(args.model, [model.name for model in catalog.models], listed_by="edgeinfer list")
     if name.path is not None:
         raise UsageError(f"`{name.path}` is not in the cache: only you can delete it", hint=f"rm {name.path}")
     tier = (name.tier or args.tier).upper()

@@ -30,15 +30,15 @@ class ModelName:
     path: Path | None = None
 
 
-def parse_name(text: str, catalog: Collection[str] = ()) -> ModelName:
+def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "edgeinfer list --catalog") -> ModelName:
     """What `text` names. Touches the disk only to see whether a path is there, and never the network.
 
-    Raises ModelNotFound with near names when `text` is no repository, no path and not in `catalog` (an empty `catalog`
+    `listed_by` is the command that a hint names. Raises ModelNotFound with near names when `text` is no repository, no path and not in `catalog` (an empty `catalog`
     accepts every well-formed name), UsageError for an ill-formed name, ArtifactBad for a pickle.
     """
     text = text.strip()
     if not text or not text.isprintable():
-        raise UsageError(f"not a model name: {text[:60]!r}", hint="`edgeinfer list` shows names")
+        raise UsageError(f"not a model name: {text[:60]!r}", hint=f"`{listed_by}` shows names")
     if local := _local(text):
         return local
     name, colon, tier = text.partition(":")
@@ -49,7 +49,7 @@ def parse_name(text: str, catalog: Collection[str] = ()) -> ModelName:
     slug = re.sub(r"[\s_]+", "-", name.lower())
     if _CATALOG.fullmatch(slug) and (slug in catalog or not catalog):
         return ModelName("catalog", name=slug, tier=tier)
-    raise ModelNotFound(f"no model is called {name[:60]!r}", hint=near(slug, catalog) or "`edgeinfer list` shows names")
+    raise ModelNotFound(f"no model is called {name[:60]!r}", hint=near(slug, catalog) or f"`{listed_by}` shows names")
 
 
 def check_repo(repo: str) -> str:

@@ -46,6 +46,7 @@ def refused(ran: Ran, code: int, message: str, hint: str = "") -> None:
         (["plan", "demo", "--draft-model", "./none.gguf"], "does not exist", "check the path"),
         (["rm", "demo"], "is a part of edgeinfer", "edgeinfer list"),
         (["plan", "demo", "--context", "10000000"], "received 10000000", "--context 2048 is the largest"),
+        (["rm", "nothere"], "no model is called 'nothere'", "`edgeinfer list` shows names"),
         (["rm", "qwen3-4b"], "is not on this machine", "edgeinfer list"),
         (["models", "add", "demo"], "is not a repository", "org/repo"),
         (["chat", "--template", "none.jinja", "--model", "demo"], "cannot read the template", "--template chatml"),
