@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / ".venv" / "wheels"  # made by `make`; holds every dependency, so that no index is asked
 
 
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         capture_output=True,
         text=True,
         timeout=300,
         stdin=subprocess.DEVNULL,
+        cwd=cwd,
         env={"PATH": os.environ["PATH"], **environment},
     )
 
@@ -52,9 +53,10 @@ def test_installed_wheel_chats(wheel: Path, tmp_path: Path) -> None:
     answer = run(
         home / "bin" / "edgeinfer",
         *("run", "--model", "demo", "--max-tokens", "8", "Hi! How are you today?"),
+        cwd=tmp_path,
         HOME=str(tmp_path),
     )
     assert answer.returncode == 0, answer.stderr
     assert len(answer.stdout.split()) >= 3
-    from_wheel = run(python, "-c", "import edgeinfer; print(edgeinfer.__file__)", HOME=str(tmp_path))
+    from_wheel = run(python, "-c", "import edgeinfer; print(edgeinfer.__file__)", cwd=tmp_path, HOME=str(tmp_path))
     assert str(home) in from_wheel.stdout
