@@ -20,11 +20,12 @@ __all__ = ["CostStore", "calibrate", "cost_key"]
 
 BUDGET_S: Final = 0.5
 _KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, what else it runs
-_CONTEXT: Final = 96  # tokens in the scratch cache
+_CONTEXT: Final = range(96, 240, 32)  # tokens in the scratch cache: as many of these as fit in _FILL_S
+_FILL_S: Final = 0.25  # attention over quantized K/V makes several rows dearer the longer the context is
 _COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 _DRAFTS: Final = (1, 2, 4, 8)
 _ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def calibrate(
     cache = model.new_cache(policy)
     try:
         n_vocab = model.tokenizer.n_vocab
-        cache.prefill([index * 37 % n_vocab for index in range(_CONTEXT)])
+        _fill(cache, n_vocab, clock)
         trials = _trials(max_rows, drafts=model.exit_layer is not None)
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in trials}
         draft_s: list[float] = []
@@ -63,6 +64,14 @@ def calibrate(
                     return _costs(verify_s, draft_s)
     finally:
         cache.close()
+
+
+def _fill(cache: Cache, n_vocab: int, clock: Callable[[], float]) -> None:
+    began = clock()
+    for length in _CONTEXT:
+        cache.prefill([index * 37 % n_vocab for index in range(cache.length, length)])
+        if clock() - began > _FILL_S:
+            return
 
 
 def _trials(max_rows: int, *, drafts: bool) -> list[_Trial]:

@@ -76,6 +76,7 @@ class Ticking:
         self.now, self.plain_s, self.closed, self.open_rounds = 0.0, plain_s, 0, 0
         self.tokenizer = self
         self.n_vocab = 50
+        self.length = 0
         self._drafted = 0
 
     def clock(self) -> float:
@@ -86,6 +87,8 @@ class Ticking:
 
     def prefill(self, tokens: list[int]) -> None:
         assert max(tokens) < self.n_vocab
+        self.length += len(tokens)
+        self.now += 0.4 * self.plain_s * len(tokens)
 
     def begin(self, rows: int) -> Ticking:
         self.open_rounds += 1
@@ -127,12 +130,14 @@ def test_calibration_measures_each_part_and_leaves_nothing_open() -> None:
     assert costs.exit_draft_s == pytest.approx(0.0003)
     assert model.closed == 1
     assert model.open_rounds == 0
+    assert model.length == 224
 
 
 def test_calibration_of_a_slow_model_stops_soon_and_still_knows_one_and_several_rows() -> None:
     model = Ticking(plain_s=0.4)
     costs = calibrate(model, max_rows=16, budget_s=0.8, clock=model.clock)  # type: ignore[arg-type]
-    assert model.now < 10.0
+    assert model.length == 96  # a longer context would cost more than it tells
+    assert model.now < 0.4 * 0.4 * 96 + 10.0
     assert {1, 4} <= set(costs.verify_s)
     assert costs.back_s
     assert costs.back_short_s
