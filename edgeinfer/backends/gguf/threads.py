@@ -10,7 +10,7 @@ from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, Loaded
 _TRIES = 4
 _MOST_S = 0.3  # a large model is tried once with each number
 _WORTH = 1.15
-_HOPELESS = 2.0  # threads that wait for a busy core: one look is enough
+_HOPELESS = 2.0  # threads that wait for a busy core: two looks are enough; the first one starts the threads
 
 
 def fastest_threads(model: LoadedModel, most: int) -> int:
@@ -44,7 +44,7 @@ def _decode_s(context: Context, batch: Batch, n_threads: int) -> float:
 def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
     """The most threads that are about as fast as the fastest: this machine may be busy just now.
 
-    `candidates` go from few to many, so that a number whose threads wait for each other is known by one look.
+    `candidates` go from few to many, so that a number whose threads wait for each other is soon known.
     """
     best = dict.fromkeys(candidates, float("inf"))
     spent = 0.0
@@ -52,7 +52,7 @@ def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
         if tried and spent > _MOST_S:
             break
         for n_threads in candidates:
-            if tried and best[n_threads] > _HOPELESS * min(best.values()):
+            if tried >= 2 and best[n_threads] > _HOPELESS * min(best.values()):
                 continue
             took = seconds(n_threads)
             spent += took
