@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer import backends
@@ -90,6 +90,7 @@ class Sides:
 
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
         plan = plan_of(name, mode)
+        plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
         strategy = build(model, plan)
         self._stack.callback(strategy.close)
