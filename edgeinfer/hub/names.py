@@ -33,8 +33,9 @@ class ModelName:
 def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "edgeinfer list --catalog") -> ModelName:
     """What `text` names. Touches the disk only to see whether a path is there, and never the network.
 
-    `listed_by` is the command that a hint names. Raises ModelNotFound with near names when `text` is no repository, no path and not in `catalog` (an empty `catalog`
-    accepts every well-formed name), UsageError for an ill-formed name, ArtifactBad for a pickle.
+    `listed_by` is the command that a hint names. Raises ModelNotFound with near names when `text` is no repository, no
+    path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed name,
+    ArtifactBad for a pickle.
     """
     text = text.strip()
     if not text or not text.isprintable():
