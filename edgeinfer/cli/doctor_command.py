@@ -73,6 +73,8 @@ def lines(device: DeviceProfile, probes: list[Capabilities]) -> list[str]:
     for probe in probes:
         versions = ", ".join(f"{name} {version}" for name, version in probe.versions.items())
         text.append(f"  {probe.backend:<11} {probe.unavailable or 'ready'}{f' ({versions})' if versions else ''}")
+        if kernels := metal_kernels(probe):
+            text.append(f"  {'':<11} Metal kernels: {kernels}")
         if probe.hint:
             text.append(f"  {'':<11} hint: {probe.hint}")
     text += ["", "files:"]
@@ -97,6 +99,14 @@ def device_facts(device: DeviceProfile) -> dict[str, object]:
     }
 
 
+def metal_kernels(probe: Capabilities) -> str:
+    if probe.backend != "mlx" or probe.unavailable:
+        return ""
+    from edgeinfer.backends.mlx import kernels_in_use
+
+    return kernels_in_use()
+
+
 def probe_facts(probe: Capabilities) -> dict[str, object]:
     return {
         "name": probe.backend,
@@ -107,6 +117,7 @@ def probe_facts(probe: Capabilities) -> dict[str, object]:
         "tiers": sorted(probe.tiers),
         "kv_types": list(probe.kv_types),
         "early_exit": probe.early_exit,
+        "metal_kernels": metal_kernels(probe),
     }
 
 

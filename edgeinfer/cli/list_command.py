@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         show_json(rows)
         return 0
-    columns = ("name", "tiers", "license", "title") if args.catalog else ("name", "tier", "size", "where")
+    columns = ("name", "tiers", "license", "title") if args.catalog else ("name", "tier", "n_bytes", "where")
     cells = [[size(value) if isinstance(value := row[key], int) else str(value) for key in columns] for row in rows]
-    show(table(cells, head=columns))
+    show(table(cells, head=tuple("size" if key == "n_bytes" else key for key in columns)))
     if not args.catalog:
         whisper("`edgeinfer list --catalog` shows what can be pulled")
     return 0
@@ -64,10 +64,10 @@ def here_rows(catalog: Catalog) -> list[dict[str, object]]:
         (model.name, file.tier): file.n_bytes for model in catalog.models for file in model.artifacts if file.embedded
     }
     rows: list[dict[str, object]] = [
-        {"name": name, "tier": tier, "size": n_bytes, "where": "inside edgeinfer"}
+        {"name": name, "tier": tier, "n_bytes": n_bytes, "where": "inside edgeinfer"}
         for (name, tier), n_bytes in embedded.items()
     ]
     for model in installed():
         name, tier = known.get((model.repo, model.file), (model.repo, ""))
-        rows.append({"name": name, "tier": tier or model.file, "size": model.n_bytes, "where": str(model.path)})
+        rows.append({"name": name, "tier": tier or model.file, "n_bytes": model.n_bytes, "where": str(model.path)})
     return rows

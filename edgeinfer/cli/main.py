@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from edgeinfer import __version__
-from edgeinfer.cli.output import complain, near, show
+from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
-from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.errors import EdgeInferError, NoPlanFits, UsageError
 
 COMMANDS = ("chat", "run", "plan", "pull", "list", "show", "rm", "models", "bench", "doctor")
 ALIASES = {"ls": "list"}
@@ -101,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         complain(str(error), error.hint)
+        if "--json" in argv:
+            show_json(error_object(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -112,6 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}", "`--debug` shows where")
         return 70
+
+
+def error_object(error: EdgeInferError) -> dict[str, object]:
+    """What a program reads under --json when a command is refused."""
+    said: dict[str, object] = {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
+    return said | ({"rejected": list(error.rejected)} if isinstance(error, NoPlanFits) else {})
 
 
 def has_surrogates(text: str) -> bool:

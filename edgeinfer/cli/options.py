@@ -33,7 +33,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", default="", choices=BACKENDS, metavar="NAME", help=", ".join(BACKENDS))
     group.add_argument("-c", "--context", type=count, metavar="N", help="tokens that the window holds, sinks included")
     group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
-    group.add_argument("--kv-type", choices=("f32", "f16", "q8_0", "q4_0"), metavar="TYPE", help="f16, q8_0 or q4_0")
+    group.add_argument(
+        "--kv-type",
+        choices=("f32", "f16", "q8_0", "q4_0"),
+        metavar="TYPE",
+        help="f16, q8_0 or q4_0 (f32 on the reference)",
+    )
     group.add_argument(
         "--prefer",
         default="balanced",
@@ -142,7 +147,7 @@ def number(text: str, kind: type[int] | type[float], least: float, most: float, 
 
 
 def count(text: str) -> int:
-    return int(number(text, int, 1, 2**31, "a whole number of at least 1"))
+    return int(number(text, int, 1, 2**31, f"a whole number from 1 to {2**31}"))
 
 
 def count0(text: str) -> int:
@@ -154,7 +159,7 @@ def nonnegative(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    return number(text, float, 1e-6, 1e9, "a number above 0")
+    return number(text, float, 1e-6, 1e9, "a number above 0 and up to 1e9")
 
 
 def share(text: str) -> float:

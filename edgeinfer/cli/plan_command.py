@@ -6,6 +6,7 @@ import argparse
 
 from edgeinfer.cli.options import add_json_option, add_plan_options, request_from, take_name
 from edgeinfer.cli.output import show, show_json
+from edgeinfer.errors import UsageError
 
 HELP = "say which model fits a device, why, and what was refused"
 USAGE = "plan [MODEL] [--device SLUG] [--context N] [--prefer WHAT] [--json] [...]"
@@ -26,19 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.devices and args.device:
+        raise UsageError("--devices lists all of them and --device plans for one", hint="give one of the two")
     if args.devices:
         return list_devices(as_json=args.json)
     import edgeinfer
-    from edgeinfer.errors import NoPlanFits
     from edgeinfer.plan import explain, to_json
 
     take_name(args)
-    try:
-        plan = edgeinfer.choose(request_from(args), device=args.device)
-    except NoPlanFits as error:
-        if args.json:
-            show_json({"error": str(error), "rejected": list(error.rejected)})
-        raise
+    plan = edgeinfer.choose(request_from(args), device=args.device)
     if args.json:
         show_json(to_json(plan))
     else:

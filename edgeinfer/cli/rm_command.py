@@ -34,6 +34,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{entry.name} is a part of edgeinfer and cannot be removed", hint="`edgeinfer list` shows what can"
         )
+    if entry is not None and not any(artifact.repo for artifact in entry.artifacts):
+        from edgeinfer.catalog import user_models_file
+
+        raise UsageError(
+            f"{entry.name} is a file of yours, {entry.artifacts[0].file}: only you can delete it",
+            hint=f"its entry stands in {user_models_file()}",
+        )
     wanted = (
         {(file.repo, file.file) for file in entry.artifacts if tier in ("", file.tier.upper())}
         if entry

@@ -11,14 +11,11 @@ GGUF_TIERS = frozenset(
     {"F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_XS", "IQ4_NL", "Q3_K_M"}
 )
 MLX_TIERS = frozenset({"mlx-4bit-g64", "mlx-8bit-g64", "mlx-bf16", "Q4_0", "Q8_0", "F16"})
-EXECUTORCH_TIERS = frozenset({"8da4w"})
 
 
 def default_capabilities(device: DeviceProfile) -> tuple[Capabilities, ...]:
-    """GGUF wherever there is a CPU, MLX on Apple-silicon Macs, ExecuTorch on phones and tablets."""
+    """GGUF wherever there is a CPU, MLX on Apple-silicon Macs."""
     found = [Capabilities("gguf", GGUF_TIERS, ("q8_0", "f16", "q4_0"), early_exit=True)]
     if device.os == "macos" and "metal" in device.accelerators:
         found.append(Capabilities("mlx", MLX_TIERS, ("f16", "q8_0"), early_exit=True))
-    if device.os in ("ios", "ipados", "android"):
-        found.append(Capabilities("executorch", EXECUTORCH_TIERS, ("f32", "q8_0"), early_exit=True))
     return tuple(found)

@@ -133,6 +133,25 @@ def test_plan_and_what_is_refused(cli: Cli) -> None:
     assert "MB more than" in refused.err
 
 
+def test_a_refusal_is_an_object_under_json(cli: Cli) -> None:
+    for argv in (
+        ["plan", "--json", "--model", "nonsense"],
+        ["show", "nonsense", "--json"],
+        ["plan", "--json", "--bogus"],
+    ):
+        ran = cli(*argv)
+        said = json.loads(ran.out)
+        assert ran.code == said["exit_code"] == 2
+        assert ran.err.startswith(f"error: {said['error']}")
+        assert said["hint"]
+
+
+def test_devices_and_device_are_not_both_taken(cli: Cli) -> None:
+    ran = cli("plan", "--devices", "--device", "iphone-15-pro")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--devices" in ran.err
+
+
 def test_room_is_kept_for_a_draft_model_at_a_path(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     """One of the target's own name is another file all the same."""
     alone = ("--model", "demo", "--device", "macbook-air-m1-8gb", "--json")

@@ -72,3 +72,12 @@ def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
     assert (ring.prefill([1, 2, 3, 4, 5]).numpy() == row).all()
     ring.close()
     ring.close()
+
+
+def test_doctor_names_the_kernels_and_those_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeinfer.backends.mlx import kernels, kernels_in_use
+
+    assert kernels_in_use() == "none"  # no Metal here
+    chosen = kernels.Kernels(frozenset({"attend"}), failed={"pack_rows": "differs from its twin"})
+    monkeypatch.setattr(kernels, "choose_kernels", lambda: chosen)
+    assert kernels_in_use() == "attend; pack_rows left out: differs from its twin"

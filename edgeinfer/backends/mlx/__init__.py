@@ -48,6 +48,15 @@ class MlxBackend:
         return load(plan, path)
 
 
+def kernels_in_use() -> str:
+    """Which Metal kernels a model would use here, and why others are left out, for `doctor`. Imports MLX."""
+    from edgeinfer.backends.mlx.kernels import choose_kernels
+
+    kernels = choose_kernels()
+    left_out = [f"{name} left out: {why}" for name, why in sorted(kernels.failed.items())]
+    return "; ".join([", ".join(sorted(kernels.names)) or "none", *left_out])
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
