@@ -28,7 +28,7 @@ def refused(ran: Ran, code: int, message: str, hint: str = "") -> None:
         (["caht"], "there is no command `caht`", "did you mean `chat`?"),
         (["--verbose"], "there is no flag `--verbose`", "did you mean `--version`?"),
         (["chat", "--contxt", "5"], "there is no flag `--contxt`", "did you mean `--context`"),
-        (["chat", "--context", "many"], "must be a whole number of at least 1; received `many`", "--help"),
+        (["chat", "--context", "many"], "must be a whole number from 1 to 2147483648; received `many`", "--help"),
         (["chat", "--top-p", "2"], "must be a number from 0 to 1; received `2`", "--help"),
         (["chat", "--temp", "nan"], "must be a number from 0 to 100; received `nan`", "--help"),
         (["chat", "--prefer", "fast"], "invalid choice: 'fast'", "--help"),

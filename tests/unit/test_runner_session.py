@@ -135,11 +135,11 @@ def test_another_template_may_be_given(model: Path, tmp_path: Path) -> None:
         assert session.notes == ()
 
 
-@pytest.mark.parametrize(("content", "error"), [(b"\xff", UsageError), (b"{% for %}", ArtifactBad)])
-def test_a_bad_template_opens_nothing(model: Path, tmp_path: Path, content: bytes, error: type[Exception]) -> None:
+@pytest.mark.parametrize("content", [b"\xff", b"{% for %}"])
+def test_a_bad_template_opens_nothing(model: Path, tmp_path: Path, content: bytes) -> None:
     mine = tmp_path / "mine.jinja"
     mine.write_bytes(content)
-    with pytest.raises(error):
+    with pytest.raises(UsageError, match="mine.jinja"):
         edgeinfer.open(request_for(model), template=str(mine))
 
 
