@@ -139,7 +139,7 @@ def test_another_template_may_be_given(model: Path, tmp_path: Path) -> None:
 def test_a_bad_template_opens_nothing(model: Path, tmp_path: Path, content: bytes) -> None:
     mine = tmp_path / "mine.jinja"
     mine.write_bytes(content)
-    with pytest.raises(UsageError, match="mine.jinja"):
+    with pytest.raises(UsageError, match=r"mine\.jinja"):
         edgeinfer.open(request_for(model), template=str(mine))
 
 
