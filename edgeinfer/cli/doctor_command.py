@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer import backends
     from edgeinfer.device import detect
     from edgeinfer.errors import BackendUnavailable
+    from edgeinfer.plan.as_json import device_to_json
 
     device = detect()
     probes = [backends.get(name).probe(device) for name in backends.NAMES]
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         "version": __version__,
         "python": platform.python_version(),
         "libraries": {name: installed_version(name) for name in LIBRARIES},
-        "device": device_facts(device),
+        "device": device_to_json(device),
         "backends": [probe_facts(probe) for probe in probes],
         "files": places(),
     }
@@ -80,23 +81,6 @@ def lines(device: DeviceProfile, probes: list[Capabilities]) -> list[str]:
     text += ["", "files:"]
     text += [f"  {name:<11} {path}" for name, path in places().items()]
     return text
-
-
-def device_facts(device: DeviceProfile) -> dict[str, object]:
-    return {
-        "name": device.name,
-        "os": device.os,
-        "chip": device.chip,
-        "cpu_features": sorted(device.cpu_features),
-        "n_cores": device.n_cores,
-        "total_bytes": device.total_bytes,
-        "available_bytes": device.available_bytes,
-        "ceiling_bytes": device.ceiling_bytes,
-        "ceiling_source": device.ceiling_source,
-        "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
-        "bandwidth_source": device.bandwidth_source,
-        "accelerators": sorted(device.accelerators),
-    }
 
 
 def metal_kernels(probe: Capabilities) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.types import Plan, Rejection
 
-__all__ = ["rejection_to_json", "to_json"]
+__all__ = ["device_to_json", "rejection_to_json", "to_json"]
 
 
 def rejection_to_json(rejection: Rejection) -> dict[str, object]:
@@ -22,7 +22,7 @@ def to_json(plan: Plan) -> dict[str, object]:
     """Everything that the plan decided and why, in plain values; bytes are whole bytes."""
     artifact, window, cost = plan.artifact, plan.window, plan.estimate
     return {
-        "device": _device_to_json(plan.device),
+        "device": device_to_json(plan.device) | {"named": plan.device.named},
         "budget_bytes": plan.budget_bytes,
         "model": {
             "name": plan.model.name,
@@ -71,7 +71,7 @@ def to_json(plan: Plan) -> dict[str, object]:
     }
 
 
-def _device_to_json(device: DeviceProfile) -> dict[str, object]:
+def device_to_json(device: DeviceProfile) -> dict[str, object]:
     return {
         "name": device.name,
         "os": device.os,
@@ -85,5 +85,4 @@ def _device_to_json(device: DeviceProfile) -> dict[str, object]:
         "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
         "bandwidth_source": device.bandwidth_source,
         "accelerators": sorted(device.accelerators),
-        "named": device.named,
     }
