@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from pathlib import Path
 from typing import Final, cast
 
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     names = args.model or ["demo"]
     minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
     arms = cast("Sequence[SpeculationMode]", tuple(args.arm or ARMS))
-    for name in names:
-        measure_model(name, arms, tasks, log, args, minutes * 60 / len(names))
+    for name, share in zip(names, shares(names, args.runs), strict=True):
+        measure_model(name, arms, tasks, log, args, minutes * 60 * share)
     rows = rows_of(log.log)
     if args.json:
         for row in rows:
@@ -93,6 +94,19 @@ def run(args: argparse.Namespace) -> int:
 
         plot(rows, args.plot)
     return 0
+
+
+def shares(names: Sequence[str], runs: int | None) -> list[float]:
+    """Of the time, for each model: as the square root of what its runs read, so that a large one sees enough prompts
+    and a small one, which is quick, still sees more."""
+    plans = [plan_of(name, "off") for name in names]
+    weights = [sqrt(plan.artifact.n_bytes * runs_of(subject_of(plan), runs)) for plan in plans]
+    return [weight / sum(weights) for weight in weights]
+
+
+def runs_of(subject: Subject, given: int | None) -> int:
+    large = subject.n_params >= _MANY_PARAMS
+    return given or (3 if large and subject.tier in ("Q4_0", "F16") else 1)
 
 
 def command_of(args: argparse.Namespace) -> list[str]:
@@ -138,9 +152,8 @@ def measure_model(
 
 
 def how_much(subject: Subject, tasks: Sequence[Task], prompt_s: float, left: float, runs: int | None) -> Amount:
-    """As many prompts of every kind as the time allows, with a third of them sampled too."""
-    large = subject.n_params >= _MANY_PARAMS
-    runs = runs or (3 if large and subject.tier in ("Q4_0", "F16") else 1)
+    """As many prompts of every kind as the time allows, with half of them sampled once too."""
+    runs = runs_of(subject, runs)
     kinds = list(dict.fromkeys(task.kind for task in tasks))
     per_kind = max(1, int(left / (prompt_s * len(kinds) * (runs + 0.5))))
     chosen = tuple(first_of_each(tasks, per_kind))
