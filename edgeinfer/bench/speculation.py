@@ -155,7 +155,7 @@ def how_much(subject: Subject, tasks: Sequence[Task], prompt_s: float, left: flo
     """As many prompts of every kind as the time allows, with half of them sampled once too."""
     runs = runs_of(subject, runs)
     kinds = list(dict.fromkeys(task.kind for task in tasks))
-    per_kind = max(1, int(left / (prompt_s * len(kinds) * (runs + 0.5))))
+    per_kind = max(1, round(left / (prompt_s * len(kinds) * (runs + 0.5))))
     chosen = tuple(first_of_each(tasks, per_kind))
     return Amount(chosen, runs, tuple(first_of_each(tasks, max(1, per_kind // 2))))
 
