@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Losses: TypeAlias = npt.NDArray[np.float64]  # nats, one a predicted token
 
 _BUCKET = 128  # positions of one point of the curve
+_STYLES = {"q8_0": "--", "q4_0": ":"}  # of a line, by K/V type
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,10 @@ def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespac
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """One line for each result. Raises UsageError without matplotlib."""
+    """Each result's perplexity over the first one's, by position: the text's own ups and downs cancel out.
+
+    Raises UsageError without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -231,9 +235,14 @@ def draw(results: Sequence[Result], path: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
+    first = results[0]
+    names = list(dict.fromkeys(one.what for one in results))
     for one in results:
         points = [(at + 0.5) * _BUCKET for at in range(len(one.curve))]
-        axis.plot(points, one.curve, label=f"{one.what}, {one.tier}, K/V {one.kv_type}", linewidth=1)
-    axis.set(xlabel="position", ylabel="perplexity", yscale="log")
-    axis.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+        shares = [mine / base for mine, base in zip(one.curve, first.curve, strict=True)]
+        label = f"{one.what}, {one.tier}, K/V {one.kv_type}"
+        color, style = f"C{names.index(one.what)}", _STYLES.get(one.kv_type, "-")
+        axis.plot(points, shares, color=color, linestyle=style, label=label, linewidth=1.2)
+    axis.set(xlabel="position", ylabel=f"perplexity over that of: {first.what}, {first.tier}, K/V {first.kv_type}")
+    figure.legend(fontsize=7, loc="outside right center")
+    figure.savefig(path, dpi=110)

@@ -117,7 +117,8 @@ def _speeds(rows: Sequence[Row], temperature: float) -> Iterator[str]:
 
 
 def _cell(row: Row) -> str:
-    value = f"{row.speedup:.2f} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+    bounds = f" [{row.speedup_low:.2f}, {row.speedup_high:.2f}]" if row.n_prompts > 1 else " (one prompt)"
+    value = f"{row.speedup:.2f}{bounds}"
     return f"**{value}**" if row.kind == ALL else value
 
 
@@ -128,6 +129,8 @@ def _costs(costs: RowCosts) -> Iterator[str]:
     yield "|---" * (len(_SHOWN_ROWS) + 1) + "|"
     rows = " | ".join(f"{interpolate(costs.verify_s, n) / costs.plain_s:.2f}" for n in _SHOWN_ROWS)
     yield f"| verify | {rows} |"
+    most = " | ".join(f"{n * costs.plain_s / interpolate(costs.verify_s, n):.2f}x" for n in _SHOWN_ROWS)
+    yield f"| speed-up if every draft were free and right | {most} |"
     if costs.back_short_s:
         drafted = " | ".join(f"{exit_round_s(costs, n - 1) / costs.plain_s:.2f}" if n <= 9 else "" for n in _SHOWN_ROWS)
         yield f"| drafted by the exit (one draft {costs.exit_draft_s / costs.plain_s:.2f}), then verified | {drafted} |"

@@ -123,6 +123,8 @@ def test_targets_are_judged_by_their_weakest_cell() -> None:
     rows = [
         a_row(),
         a_row(kind="story", speedup=0.9, speedup_low=0.8, speedup_high=0.97),
+        a_row(kind="chat", n_prompts=1, speedup_high=0.5),  # one prompt has no bounds
+        a_row(kind="story", temperature=0.7, speedup_high=0.99),
         a_row(arm="early-exit", speedup=1.1),
         a_row(arm=CONTROL, speedup_high=0.5),
         a_row(model="small", n_params=10**6, tier="Q4_0", kind="copy", speedup=1.36),
@@ -131,10 +133,19 @@ def test_targets_are_judged_by_their_weakest_cell() -> None:
     assert judged == {
         ("auto is nowhere slower", "m"): False,
         ("auto is nowhere slower", "small"): True,
+        ("the same at temperature 0.7", "m"): True,
         ("large F16, early exit alone", "m"): False,
         ("large F16, auto", "m"): True,
         ("small Q4_0, auto, copying", "small"): True,
     }
+
+
+def test_a_large_model_gets_more_of_the_time_and_a_small_one_more_prompts(tmp_path: Path) -> None:
+    small, large = write_tiny(tmp_path / "small.gguf", Tiny(tier="Q8_0")), write_tiny(tmp_path / "l.gguf", Tiny())
+    of_small, of_large = speculation.shares([str(small), str(large)], None)
+    ratio = large.stat().st_size / small.stat().st_size
+    assert of_small + of_large == pytest.approx(1.0)
+    assert 1.0 < of_large / of_small < ratio
 
 
 def test_the_time_is_shared_out_over_all_kinds() -> None:
