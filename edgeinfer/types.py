@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:  # numpy is heavy: `edgeinfer --help` must not pay for it
     import numpy as np
@@ -14,8 +14,15 @@ if TYPE_CHECKING:  # numpy is heavy: `edgeinfer --help` must not pay for it
 
 Tokens: TypeAlias = Sequence[int]
 Role: TypeAlias = Literal["system", "user", "assistant"]
-KvType: TypeAlias = Literal["f32", "f16", "q8_0", "q4_0"]
+ValueType: TypeAlias = Literal["f32", "f16", "q8_0", "q4_0"]
+KvType: TypeAlias = ValueType | Literal["q8_0/f16"]
+"""How K and V are kept: one type for both, or that of K, a slash and that of V."""
+MIXED: Final = "q8_0/f16"
 SpeculationMode: TypeAlias = Literal["auto", "off", "early-exit", "lookup", "draft"]
+
+
+def of_k_and_v(kv_type: KvType) -> tuple[ValueType, ValueType]:
+    return ("q8_0", "f16") if kv_type == MIXED else (kv_type, kv_type)
 
 
 @dataclass(frozen=True, slots=True)

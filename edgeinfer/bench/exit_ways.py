@@ -192,7 +192,7 @@ def _child(path: Path, name: str, n_threads: int) -> Footprint:
 
 def _ways(path: Path, n_threads: int, folder: Path) -> dict[str, Callable[[], Way]]:
     header = read_header(path)
-    options = ContextOptions(slots=1024, n_batch=N_BATCH, n_threads=n_threads, n_outputs=16, kv_type="q8_0")
+    options = ContextOptions(slots=1024, n_batch=N_BATCH, n_threads=n_threads, n_outputs=16, kv_type="q8_0/f16")
     exit_layer = int(str(header.metadata["edgeinfer.exit_layer"]))
     return ways(path, options, mmap=not is_repacked(header), exit_layer=exit_layer, folder=folder, tokens=_tokens())
 
@@ -238,7 +238,7 @@ def _head(args: argparse.Namespace) -> str:
 
 _MEANING: Final = """\
 Times are medians of ratios to a plain token of the whole model right before or after ({clock} time, {threads} threads,
-K and V in q8_0, position 200). A draft runs the early layers, norm and head for one token; a round of R rows drafts
+K in q8_0, V in f16, position 200). A draft runs the early layers, norm and head for one token; a round of R rows drafts
 R - 1 tokens, runs the early layers for the last of them, and verifies all; in brackets, the speed-up when every draft
 is kept. Memory is what the process holds more than before (PSS), with a cache of 1024 positions; "written" is what the
 way needs on disk beside the model.

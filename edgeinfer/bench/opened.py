@@ -24,7 +24,7 @@ class Opened:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
-    parser.add_argument("--kv-type", choices=("f32", "f16", "q8_0", "q4_0"), help="how K and V are kept")
+    parser.add_argument("--kv-type", choices=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"), help="how K and V are kept")
     parser.add_argument("--backend", default="", metavar="NAME", help="gguf, mlx or reference")
 
 

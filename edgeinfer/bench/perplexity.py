@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Losses: TypeAlias = npt.NDArray[np.float64]  # nats, one a predicted token
 
 _BUCKET = 128  # positions of one point of the curve
-_STYLES = {"q8_0": "--", "q4_0": ":"}  # of a line, by K/V type
+_STYLES = {"q8_0/f16": "-.", "q8_0": "--", "q4_0": ":"}  # of a line, by K/V type
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(length: int, windows: Sequence[int]) -> Iterator[tuple[str, KvType, WindowPolicy]]:
-    kinds: tuple[KvType, ...] = ("f16", "q8_0", "q4_0")
+    kinds: tuple[KvType, ...] = ("f16", "q8_0/f16", "q8_0", "q4_0")
     for kind in kinds:
         yield "everything kept", kind, _whole(length)
     for window in windows:

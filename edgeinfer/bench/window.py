@@ -44,7 +44,13 @@ class Engine:
         return f"{self.kv_type}{'' if self.flash_attention else ', no FA'}"
 
 
-ENGINES = (Engine("f16", False), Engine("f16", True), Engine("q8_0", True), Engine("q4_0", True))
+ENGINES = (
+    Engine("f16", False),
+    Engine("f16", True),
+    Engine("q8_0/f16", True),
+    Engine("q8_0", True),
+    Engine("q4_0", True),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
     group.add_argument(
         "--kv-type",
-        choices=("f32", "f16", "q8_0", "q4_0"),
+        choices=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"),
         metavar="TYPE",
-        help="f16, q8_0 or q4_0 (f32 on the reference)",
+        help="f16, q8_0, q4_0, or q8_0/f16: K in 8 bits, V in 16 (f32 on the reference)",
     )
     group.add_argument(
         "--prefer",

@@ -13,7 +13,7 @@ from edgeinfer.plan.context import DEFAULT_CONTEXT, make_policy
 from edgeinfer.plan.estimate import estimate
 from edgeinfer.plan.speed import expected_tokens_per_s
 from edgeinfer.plan.types import Capabilities, Estimate, Rejection, Request
-from edgeinfer.types import KvType
+from edgeinfer.types import MIXED, KvType
 from edgeinfer.window import WindowPolicy
 
 __all__ = ["Candidate", "budget_bytes", "candidates", "reserve_bytes", "wanted_context"]
@@ -126,4 +126,7 @@ def _preferred_kv_type(device: DeviceProfile, found: Capabilities, shape: ModelS
     if found.backend == "gguf" and "metal" in device.accelerators and "f16" in found.kv_types:
         return "f16"
     whole = all(group.head_dim % _KV_BLOCK == 0 for group in shape.kv)
-    return next((kind for kind in found.kv_types if whole or kind in ("f16", "f32")), found.kv_types[0])
+    able = [kind for kind in found.kv_types if whole or kind in ("f16", "f32")] or [*found.kv_types]
+    if "avx2" not in device.cpu_features and able[0] == MIXED and len(able) > 1:
+        return able[1]  # elsewhere its gain is not measured, and its bytes are
+    return able[0]

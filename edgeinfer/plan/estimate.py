@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelShape
 from edgeinfer.plan.types import Estimate
-from edgeinfer.types import KvType
+from edgeinfer.types import KvType, ValueType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 __all__ = ["PREFILL_ROWS", "estimate", "kv_bytes", "kv_row_bytes", "workspace_bytes"]
@@ -18,7 +18,7 @@ _CELLS = 256  # llama.cpp rounds its K/V cells up to this many
 # block_q4_0 have 2 bytes for 32; a packed ring row of metal_kernels/ has a scale and a bias of 2 bytes each for 64.
 _SCALES = {"mlx": (64, 4)}
 _BLOCK = (32, 2)
-_VALUE_BITS: dict[KvType, int] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
+_VALUE_BITS: dict[ValueType, int] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
 
 # The interpreter with what a chat imports, and the engine's own code and tables: measured, docs/memory.md.
 _ENGINE_BYTES = {"gguf": 72_000_000, "mlx": 160_000_000, "executorch": 40_000_000, "reference": 60_000_000}
@@ -27,15 +27,19 @@ _LANES_BYTES = 7_000_000  # contexts that draft and verify in llama.cpp, without
 
 
 def kv_row_bytes(backend: str, kv_type: KvType, head_dim: int) -> int:
-    """Bytes of one stored row of K or V of one head, its scales included."""
-    group, scale_bytes = _SCALES.get(backend, _BLOCK) if kv_type in ("q8_0", "q4_0") else (head_dim, 0)
-    return head_dim * _VALUE_BITS[kv_type] // 8 + -(-head_dim // group) * scale_bytes
+    """Bytes of one stored row of K and one of V, of one head, their scales included."""
+    return sum(_row_bytes(backend, kind, head_dim) for kind in of_k_and_v(kv_type))
+
+
+def _row_bytes(backend: str, kind: ValueType, head_dim: int) -> int:
+    group, scale_bytes = _SCALES.get(backend, _BLOCK) if kind in ("q8_0", "q4_0") else (head_dim, 0)
+    return head_dim * _VALUE_BITS[kind] // 8 + -(-head_dim // group) * scale_bytes
 
 
 def kv_bytes(shape: ModelShape, backend: str, policy: WindowPolicy, kv_type: KvType) -> int:
     """Bytes of K and V that a cache of this backend holds, every layer that owns K/V counted as it is stored."""
     return sum(
-        _slots(kv, backend, policy) * kv.n_layers * 2 * kv.n_kv_heads * kv_row_bytes(backend, kv_type, kv.head_dim)
+        _slots(kv, backend, policy) * kv.n_layers * kv.n_kv_heads * kv_row_bytes(backend, kv_type, kv.head_dim)
         for kv in shape.kv
     )
 
@@ -64,9 +68,7 @@ def workspace_bytes(shape: ModelShape, backend: str) -> int:
 
 def lanes_bytes(shape: ModelShape) -> int:
     """What drafting with the early layers adds in llama.cpp: two contexts, each with the smallest K/V there is."""
-    cells = (
-        2 * _CELLS * sum(kv.n_layers * 2 * kv.n_kv_heads * kv_row_bytes("gguf", "q4_0", kv.head_dim) for kv in shape.kv)
-    )
+    cells = 2 * _CELLS * sum(kv.n_layers * kv.n_kv_heads * kv_row_bytes("gguf", "q4_0", kv.head_dim) for kv in shape.kv)
     return _LANES_BYTES + cells
 
 

@@ -100,7 +100,7 @@ GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),
     Subject("gguf-qwen3", QWEN, gguf("f16"), "f16", oracle_tolerance=1.2, tolerance=0.3, pad_slots=256),
     Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts=True), "f16", 1.2, tolerance=0.3, pad_slots=256),
-    Subject("gguf-exit-q4_0", LLAMA_Q4, gguf("q8_0", drafts=True), "q8_0", 2.5, tolerance=0.5, pad_slots=256),
+    Subject("gguf-exit-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts=True), "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
 )
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),

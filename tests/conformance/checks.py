@@ -227,8 +227,9 @@ def check_bytes(case: Case) -> None:
         scales = -(-tiny.head_dim // group) * scale_bytes
         row = {"f32": tiny.head_dim * 4, "f16": tiny.head_dim * 2}
         row |= {"q8_0": tiny.head_dim + scales, "q4_0": tiny.head_dim // 2 + scales}
+        k, _, v = case.subject.kv_type.partition("/")
         cache = case.model.new_cache(policy)
-        assert cache.n_bytes == 2 * tiny.n_layers * tiny.n_kv_heads * slots * row[case.subject.kv_type]
+        assert cache.n_bytes == tiny.n_layers * tiny.n_kv_heads * slots * (row[k] + row[v or k])
         backend = case.subject.name.split("-")[0]
         assert cache.n_bytes == kv_bytes(shape, backend, policy, case.subject.kv_type)  # type: ignore[arg-type]
         cache.close()

@@ -34,11 +34,11 @@ def run(module: ModuleType, *arguments: str) -> int:
 
 def test_the_window_on_llama_cpp_is_the_reference_s(path: Path, tmp_path: Path) -> None:
     results = list(window.sweep(path, [(4, 256, 64)], window.ENGINES))
-    assert [result.engine for result in results] == ["f16, no FA", "f16", "q8_0", "q4_0"]
+    assert [result.engine for result in results] == ["f16, no FA", "f16", "q8_0/f16", "q8_0", "q4_0"]
     assert all(result.evictions >= 5 and result.passed for result in results)
     assert all(result.wrong_error > 5 * result.error for result in results[:2])
     text = window.markdown(path, results, quick=True)
-    assert "4 of 4 passed" in text
+    assert "5 of 5 passed" in text
     assert "256, 4, 64" in text
 
 
@@ -84,7 +84,7 @@ def test_perplexity_report(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ("--model", str(path), "--text", str(text), "--length", "384", "--pieces", "1", "--windows", "256")
     assert run(perplexity, *arguments, "--against", str(path), "--out", str(tmp_path / "p.md")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 + 5 + 1
+    assert len(lines) == 4 + 6 + 1
     assert lines[-1].startswith("everything kept, tiny.Q8_0.gguf")
     assert lines[0].split(":")[1] == lines[-1].split(":")[1]  # the same file, everything kept
     with pytest.raises(UsageError, match="tokens"):

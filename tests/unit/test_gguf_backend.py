@@ -139,7 +139,9 @@ def test_a_closed_model_does_not_crash(path: Path) -> None:
         cache.begin(1).verify([3])
 
 
-@pytest.mark.parametrize(("kv_type", "slots"), [("f16", 72), ("q8_0", 300), ("q4_0", 600), ("f32", 256)])
+@pytest.mark.parametrize(
+    ("kv_type", "slots"), [("f16", 72), ("q8_0/f16", 72), ("q8_0", 300), ("q4_0", 600), ("f32", 256)]
+)
 @pytest.mark.parametrize("tiny", [Tiny(), Tiny(architecture="gemma3", n_layers=6, own_window=64)], ids=["llama", "own"])
 def test_bytes_are_those_that_llama_cpp_allocates(
     tmp_path: Path, tiny: Tiny, kv_type: KvType, slots: int, monkeypatch: pytest.MonkeyPatch
@@ -182,12 +184,12 @@ def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tm
         model.close()
 
 
-@pytest.mark.parametrize("kv_type", ["q8_0", "f16"])
+@pytest.mark.parametrize("kv_type", ["q8_0/f16", "q8_0", "f16"])
 def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_type: KvType) -> None:
     """f16 keys of a single row are split among threads from 512 cells on: the model must not promise equality."""
     model = opened(write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0")), kv_type, n_threads=2)
     try:
-        assert model.exact_rows == (16 if kv_type == "q8_0" else None)
+        assert model.exact_rows == (None if kv_type == "f16" else 16)
         policy = WindowPolicy(768, 0, 64, 2048)
         cache, plain = model.new_cache(policy), model.new_cache(policy)
         given = tokens(600)
@@ -195,7 +197,7 @@ def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_
         round_ = cache.begin(4)
         rows = [row.numpy().copy() for row in round_.verify([5, 6, 7, 8])]
         singly = [step(plain, token) for token in (5, 6, 7, 8)]
-        assert np.array_equal(rows, singly) == (kv_type == "q8_0")
+        assert np.array_equal(rows, singly) == (kv_type != "f16")
     finally:
         model.close()
 
@@ -258,7 +260,7 @@ def test_probe_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     found = BACKEND.probe(device)
     assert not found.unavailable
     assert found.versions["llama-cpp-python"]
-    assert found.kv_types[0] == "q8_0"
+    assert found.kv_types[:2] == ("q8_0/f16", "q8_0")
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     gone = BACKEND.probe(device)
     assert gone.unavailable.startswith("llama-cpp-python cannot be used")

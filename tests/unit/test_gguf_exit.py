@@ -197,7 +197,7 @@ def test_rollback_and_rewind_leave_nothing(model: GgufModel) -> None:
     cache.close()
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0/f16", "q8_0", "q4_0"])
 def test_kv_types(folder: Path, kv_type: KvType) -> None:
     model = open_model(model_file("demo", folder), kv_type)
     assert model.note == ""

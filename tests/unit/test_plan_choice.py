@@ -7,6 +7,7 @@ import pytest
 from edgeinfer.catalog import LayerKv
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan import Capabilities, Request, explain, make_plan
+from edgeinfer.plan.defaults import GGUF_KV_TYPES
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
 
 ANY = Request()
@@ -159,6 +160,15 @@ def test_llama_cpp_keeps_f16_on_metal() -> None:
     assert make_plan(mac, catalog(SMALL), [GGUF], Request()).kv_type == "f16"
     assert make_plan(device(), catalog(SMALL), [GGUF], Request()).kv_type == GGUF.kv_types[0] == "q8_0"
     assert make_plan(mac, catalog(SMALL), [GGUF], Request(kv_type="q4_0")).kv_type == "q4_0"
+
+
+def test_v_in_16_bits_is_the_first_choice_where_its_gain_was_measured() -> None:
+    here = replace(GGUF, kv_types=GGUF_KV_TYPES)
+    arm = replace(device(), cpu_features=frozenset({"neon"}))
+    assert make_plan(device(), catalog(SMALL), [here], Request()).kv_type == "q8_0/f16"
+    assert make_plan(arm, catalog(SMALL), [here], Request()).kv_type == "q8_0"
+    odd = replace(SMALL, shape=with_shape(kv=(LayerKv(10, 4, 80),)))  # no whole blocks of 32
+    assert {make_plan(one, catalog(odd), [here], Request()).kv_type for one in (device(), arm)} == {"f16"}
 
 
 def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:

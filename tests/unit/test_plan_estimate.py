@@ -34,6 +34,7 @@ def test_kv_types() -> None:
     # 4096 cells x 64 values x K and V
     assert kv_bytes(shape, "gguf", POLICY, "f16") == 1_048_576
     assert kv_bytes(shape, "gguf", POLICY, "q8_0") == 4096 * 2 * 2 * 34
+    assert kv_bytes(shape, "gguf", POLICY, "q8_0/f16") == 4096 * 2 * (34 + 64)
     assert kv_bytes(shape, "gguf", POLICY, "q4_0") == 4096 * 2 * 2 * 18
     assert kv_bytes(shape, "mlx", POLICY, "q8_0") == 4096 * 2 * (64 + 4)
     assert kv_bytes(shape, "reference", POLICY, "f32") == 2_097_152

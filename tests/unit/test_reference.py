@@ -46,7 +46,9 @@ def test_tiers_and_tied_heads_are_read(tmp_path: Path, tier: Any, tied: bool) ->
     )
 
 
-@pytest.mark.parametrize(("kv_type", "least", "most"), [("f16", 1e-4, 0.1), ("q8_0", 0.02, 0.8), ("q4_0", 0.5, 9.0)])
+@pytest.mark.parametrize(
+    ("kv_type", "least", "most"), [("f16", 1e-4, 0.1), ("q8_0/f16", 0.02, 0.8), ("q8_0", 0.02, 0.8), ("q4_0", 0.5, 9.0)]
+)
 def test_kv_types_round_as_much_as_they_should(tiny: Path, kv_type: KvType, least: float, most: float) -> None:
     assert least < np.abs(rows(tiny, kv_type) - rows(tiny)).max() < most
 

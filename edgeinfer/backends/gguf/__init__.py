@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import ArtifactBad, BackendUnavailable
 from edgeinfer.formats.gguf_types import FILE_TYPES
+from edgeinfer.plan.defaults import GGUF_KV_TYPES
 from edgeinfer.plan.types import Capabilities, Plan
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class GgufBackend:
         return Capabilities(
             backend=self.name,
             tiers=frozenset(FILE_TYPES.values()),
-            kv_types=("q8_0", "f16", "q4_0"),  # rows of f16 round alone and in a batch differently: model.exact_rows
+            kv_types=GGUF_KV_TYPES,
             early_exit=True,
             versions=versions,
             unavailable=unavailable,

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeinfer.backends.gguf.logs import EngineLog
 from edgeinfer.errors import ArtifactBad, EngineFailed
-from edgeinfer.types import KvType, Tokens
+from edgeinfer.types import KvType, Tokens, ValueType, of_k_and_v
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,7 +52,7 @@ NodeCallback: TypeAlias = Callable[[int, bool], bool]
 """`(tensor address, ask) -> bool`, ggml_backend_sched_eval_callback: with `ask`, whether this node is wanted; without,
 the node has been computed and True goes on with the graph."""
 
-KV_TYPES: Final[Mapping[KvType, tuple[int, int, int]]] = {  # ggml type id, values a block, bytes a block
+KV_TYPES: Final[Mapping[ValueType, tuple[int, int, int]]] = {  # ggml type id, values a block, bytes a block
     "f32": (0, 1, 4),
     "f16": (1, 1, 2),
     "q8_0": (8, 32, 34),
@@ -288,7 +288,7 @@ class Context:
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = options.n_threads
         params.flash_attn_type = int(options.flash_attention)
-        params.type_k = params.type_v = KV_TYPES[options.kv_type][0]
+        params.type_k, params.type_v = (KV_TYPES[kind][0] for kind in of_k_and_v(options.kv_type))
         params.offload_kqv = params.op_offload = options.n_gpu_layers != 0
         # A decode overwrites only keys that its own first row no longer sees, so rollback is safe without this; a
         # rewind is not, and `oldest` tells.

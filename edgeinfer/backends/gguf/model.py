@@ -21,7 +21,7 @@ from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import KvGroup, shape_from_gguf
 from edgeinfer.plan.estimate import PREFILL_ROWS
-from edgeinfer.types import KvType
+from edgeinfer.types import KvType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
@@ -33,8 +33,8 @@ _EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
     (frozenset({"Q4_0", "Q6_K"}), 5),
     (frozenset({"Q4_K", "Q6_K"}), 3),
 )
-# With several threads and K and V in these types, ggml splits the keys of a single row among them (from 512 cells
-# on, ops.cpp, use_split_kv_path), and so adds them up in another order than those of several rows.
+# With several threads and both K and V in one of these types, ggml splits the keys of a single row among them (from
+# 512 cells on, ops.cpp, use_split_kv_path), and so adds them up in another order than those of several rows.
 _SPLIT_KV: Final[frozenset[KvType]] = frozenset({"f16", "f32"})
 _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
@@ -67,11 +67,13 @@ def is_repacked(header: GgufHeader) -> bool:
 
 def kv_bytes(groups: Sequence[KvGroup], kv_type: KvType, slots: int) -> int:
     """Bytes of K and V that a context of `slots` holds; layers with a window of their own hold that and one prefill."""
-    _, per_block, block_bytes = KV_TYPES[kv_type]
+    kinds = [KV_TYPES[kind] for kind in of_k_and_v(kv_type)]
     total = 0
     for group in groups:
         cells = min(padded(slots), padded(group.window + PREFILL_ROWS)) if group.window else padded(slots)
-        total += cells * group.n_layers * 2 * (group.n_kv_heads * group.head_dim // per_block * block_bytes)
+        n_values = group.n_kv_heads * group.head_dim
+        row_bytes = sum(n_values // per_block * block_bytes for _, per_block, block_bytes in kinds)
+        total += cells * group.n_layers * row_bytes
     return total
 
 

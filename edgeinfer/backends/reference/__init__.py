@@ -36,7 +36,7 @@ class ReferenceBackend:
         return Capabilities(
             backend=self.name,
             tiers=TIERS,
-            kv_types=("f32", "f16", "q8_0", "q4_0"),
+            kv_types=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"),
             early_exit=True,
             versions=versions,
             unavailable=unavailable,

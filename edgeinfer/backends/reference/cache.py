@@ -14,7 +14,7 @@ import numpy as np
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike
-from edgeinfer.types import KvType, Tokens
+from edgeinfer.types import KvType, Tokens, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class LayerKv:
     """K and V of one layer."""
 
     def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
-        self._k = Ring(shape, slots, kv_type)
-        self._v = Ring(shape, slots, kv_type)
+        self._k, self._v = (Ring(shape, slots, kind) for kind in of_k_and_v(kv_type))
         self.n_bytes = self._k.n_bytes + self._v.n_bytes
 
     def write(self, slots: list[int], k: Floats, v: Floats) -> None:

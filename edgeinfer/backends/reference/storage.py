@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeinfer.backends.reference.weights import Floats, Shape
 from edgeinfer.errors import EngineFailed
-from edgeinfer.types import KvType
+from edgeinfer.types import ValueType
 
 QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # our names to those of the `gguf` package
 BLOCK = 32  # values that share a scale in both
@@ -18,13 +18,13 @@ BLOCK = 32  # values that share a scale in both
 class Ring:
     """K or V of one layer: [KV heads, slots, head_dim], read and written in float32."""
 
-    def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
-        if kv_type in QUANTIZED and shape.head_dim % BLOCK:
+    def __init__(self, shape: Shape, slots: int, kind: ValueType) -> None:
+        if kind in QUANTIZED and shape.head_dim % BLOCK:
             raise EngineFailed(
-                f"KV type {kv_type} needs a head_dim that is a multiple of {BLOCK}; it is {shape.head_dim}",
+                f"KV type {kind} needs a head_dim that is a multiple of {BLOCK}; it is {shape.head_dim}",
                 hint="choose KV type f16",
             )
-        self._kv_type = kv_type
+        self._kind = kind
         heads = np.zeros((shape.n_kv_heads, slots, shape.head_dim), np.float32)
         self._places: npt.NDArray[Any] = self._encoded(heads)
 
@@ -39,19 +39,19 @@ class Ring:
     def read(self, n_slots: int) -> Floats:
         """The first `n_slots` places."""
         places = self._places[:, :n_slots]
-        if self._kv_type not in QUANTIZED:
+        if self._kind not in QUANTIZED:
             return places.astype(np.float32, copy=False)
         from gguf import GGMLQuantizationType, dequantize
 
-        values: Floats = dequantize(np.ascontiguousarray(places), GGMLQuantizationType[QUANTIZED[self._kv_type]])
+        values: Floats = dequantize(np.ascontiguousarray(places), GGMLQuantizationType[QUANTIZED[self._kind]])
         return values
 
     def _encoded(self, rows: Floats) -> npt.NDArray[Any]:
-        if self._kv_type == "f32":
+        if self._kind == "f32":
             return rows
-        if self._kv_type == "f16":
+        if self._kind == "f16":
             return rows.astype(np.float16)
         from gguf import GGMLQuantizationType, quantize
 
-        quantized: npt.NDArray[np.uint8] = quantize(rows, GGMLQuantizationType[QUANTIZED[self._kv_type]])
+        quantized: npt.NDArray[np.uint8] = quantize(rows, GGMLQuantizationType[QUANTIZED[self._kind]])
         return quantized
