@@ -14,7 +14,7 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-__all__ = ["Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer"]
+__all__ = ["Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer", "as_id"]
 
 
 class Row(Protocol):
@@ -29,6 +29,10 @@ class Row(Protocol):
 
 TokenLike: TypeAlias = int | Row
 """A token id, or a row that stands for its own argmax, so that a chain of drafts need not visit the host."""
+
+
+def as_id(token: TokenLike) -> int:
+    return token if isinstance(token, int) else token.argmax()
 
 
 class Tokenizer(Protocol):

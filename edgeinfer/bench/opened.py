@@ -6,12 +6,14 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgeinfer import backends
-from edgeinfer.bench.sides import path_of
+from edgeinfer.errors import ArtifactBad
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
+from edgeinfer.runner.opening import local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,10 @@ def opened(request: Request) -> Iterator[Opened]:
         yield Opened(plan, model, backend.probe(plan.device).versions)
     finally:
         model.close()
+
+
+def path_of(plan: Plan) -> Path:
+    path = local_path(plan.artifact)
+    if path is None:
+        raise ArtifactBad(f"{plan.model.name} is not on this machine", hint=f"edgeinfer pull {plan.model.name}")
+    return path

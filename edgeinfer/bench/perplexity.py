@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgeinfer.bench.from_folder import convert
-from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.opened import Opened, opened, path_of
 from edgeinfer.bench.report import head, table, write
-from edgeinfer.bench.sides import path_of
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
 from edgeinfer.types import KvType, Tokens

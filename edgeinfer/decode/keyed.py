@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.protocols import Round, Row, TokenLike
+from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class KeyedRound:
         self._context = sampler.looks_back(context)[:-1]
 
     def draft(self, token: TokenLike) -> Row:
-        token = token if isinstance(token, int) else token.argmax()
+        token = as_id(token)
         self._context = [*self._context, token]
         row = KeyedRow(self._round.draft(token), self._sampler, self._index, self._context)
         self._index += 1
         return row
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        return self._round.verify([token if isinstance(token, int) else token.argmax() for token in tokens])
+        return self._round.verify([as_id(token) for token in tokens])
 
     def commit(self, n: int) -> None:
         self._round.commit(n)

@@ -12,7 +12,7 @@ from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.decode.timeline import Reuse, Timeline, anchor, reuse
 from edgeinfer.errors import UsageError
-from edgeinfer.protocols import Drafter, Model, Round, Row, TokenLike
+from edgeinfer.protocols import Drafter, Model, Round, Row, TokenLike, as_id
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 
@@ -131,7 +131,7 @@ class Decoder:
             proposed = self._propose(ask, arm, step) if arm.depth else ()
             drafted = perf_counter()
             rows = step.verify([context[-1], *proposed])
-            drafts = [draft if isinstance(draft, int) else draft.argmax() for draft in proposed]
+            drafts = [as_id(draft) for draft in proposed]
             tokens = self._target(ask, rows, drafts)
             step.commit(len(tokens))
         finally:

@@ -263,8 +263,13 @@ def check_misuse(case: Case) -> None:
         with pytest.raises(EdgeInferError):
             bad()
     step.verify(tokens[60:62])
-    with pytest.raises(EdgeInferError):
-        step.commit(3)
+    for bad in (
+        lambda: step.verify(tokens[60:62]),  # once a round
+        lambda: step.draft(5),  # before it verifies
+        lambda: step.commit(3),
+    ):
+        with pytest.raises(EdgeInferError):
+            bad()
     step.commit(0)
     with pytest.raises(EdgeInferError):
         step.commit(1)

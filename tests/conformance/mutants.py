@@ -62,12 +62,12 @@ def rewind_to_evicted_keys(patch: pytest.MonkeyPatch) -> None:
 
 def one_rejected_token_kept(patch: pytest.MonkeyPatch) -> None:
     true = ReferenceRound.commit
-    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, min(n + 1, self._verified)))
+    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, min(n + 1, self._guard.n_verified)))
 
 
 def rejected_rows_all_kept(patch: pytest.MonkeyPatch) -> None:
     true = ReferenceRound.commit
-    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, self._verified))
+    patch.setattr(ReferenceRound, "commit", lambda self, n: true(self, self._guard.n_verified))
 
 
 def rollback_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ def rollback_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def rollback_keeps_what_was_verified(patch: pytest.MonkeyPatch) -> None:
     def rollback(self: ReferenceRound) -> None:
-        if self._open:
-            self._end(self._verified)
+        if self._guard.end():
+            self._cache.end_round(self._guard.n_verified)
 
     patch.setattr(ReferenceRound, "rollback", rollback)
 

@@ -56,13 +56,13 @@ def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
     step = ring.begin(2)
     with pytest.raises(EngineFailed, match="round is open"):
         ring.begin(1)
-    with pytest.raises(UsageError, match="2 rows; received 3"):
+    with pytest.raises(EngineFailed, match=r"verify of 3 rows: .* 1 to 2 rows"):
         step.verify([1, 2, 3])
-    with pytest.raises(EngineFailed, match="0 rows were verified"):
+    with pytest.raises(EngineFailed, match="in a round of 0"):
         step.commit(1)
     step.rollback()
     step.rollback()
-    with pytest.raises(EngineFailed, match="has ended"):
+    with pytest.raises(EngineFailed, match="verify of 1 rows"):
         step.verify([1])
     with pytest.raises(UsageError, match="pass the model's 128 positions"):
         ring.prefill([1] * 124)

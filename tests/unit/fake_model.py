@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from edgeinfer.errors import EngineFailed, RewindError
-from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -121,7 +121,3 @@ class FakeRound:
 
     def _end(self) -> None:
         self._ended, self._cache.open = True, False
-
-
-def as_id(token: TokenLike) -> int:
-    return token if isinstance(token, int) else token.argmax()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.bench import speculation
-from edgeinfer.bench.ceiling import Reach, best_seconds, fixed_seconds, reach
-from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
-from edgeinfer.bench.spec_report import ALL, Row, as_json, rows_of
-from edgeinfer.bench.spec_targets import verdicts
-from edgeinfer.bench.speculation import Task, first_of_each, how_much, read_prompts
+from edgeinfer.bench.speculation import measure as speculation
+from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
+from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_of
+from edgeinfer.bench.speculation.targets import verdicts
 from edgeinfer.bench.statistics import Pair, speedup, spread
 from edgeinfer.decode.costs import RowCosts
 from edgeinfer.errors import UsageError
@@ -167,7 +167,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_prompts_are_ninety_in_six_kinds() -> None:
-    tasks = read_prompts(Path(speculation.__file__).parent / "data" / "prompts.jsonl")
+    tasks = read_prompts(Path(speculation.__file__).parents[1] / "data" / "prompts.jsonl")
     kinds = [task.kind for task in tasks]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
         ("chat", "story", "question", "copy", "summary", "continue"), 15

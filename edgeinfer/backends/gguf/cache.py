@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
-from edgeinfer.protocols import Round, Row, TokenLike
+from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -163,32 +164,28 @@ class GgufCache:
 class PlainRound:
     """A round that verifies only: this model does not draft by itself."""
 
-    __slots__ = ("_cache", "_max_rows", "_n_run", "_open")
+    __slots__ = ("_cache", "_guard", "_n_run")
 
     def __init__(self, cache: GgufCache, max_rows: int) -> None:
         self._cache = cache
-        self._max_rows = max_rows
+        self._guard = RoundGuard(max_rows)
         self._n_run = 0
-        self._open = True
 
     def draft(self, token: TokenLike) -> Row:  # noqa: ARG002
         raise EngineFailed("this model does not draft: its file names no exit layer, or speculation is off")
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        n = len(tokens)
-        if not self._open or self._n_run or not 1 <= n <= self._max_rows:
-            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
-        ids = [token if isinstance(token, int) else token.argmax() for token in tokens]
-        self._n_run = n  # also when the engine fails half way: rollback must remove what it ran
-        return self._cache.run(ids)
+        self._guard.verify(len(tokens))
+        ids = [as_id(token) for token in tokens]
+        self._n_run = len(ids)  # also when the engine fails half way: rollback must remove what it ran
+        rows = self._cache.run(ids)
+        self._guard.n_verified = len(ids)
+        return rows
 
     def commit(self, n: int) -> None:
-        if not self._open or not 0 <= n <= self._n_run:
-            raise EngineFailed(f"commit of {n} rows in a round of {self._n_run}")
-        self._open = False
+        self._guard.commit(n)
         self._cache.finish(n, self._n_run)
 
     def rollback(self) -> None:
-        if self._open:
-            self._open = False
+        if self._guard.end():
             self._cache.finish(0, self._n_run)

@@ -105,6 +105,7 @@ class GgufModel:
         self.tokenizer = GgufTokenizer(loaded)
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
+        self._header = header
         self.loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []
@@ -114,6 +115,10 @@ class GgufModel:
     @property
     def exit_layer(self) -> int | None:
         return self._exit.exit_layer if self._exit is not None else None
+
+    def again(self) -> GgufModel:
+        """Another model over the same weights, which stay this one's: do not close it, close its caches."""
+        return GgufModel(self.loaded, self._header, self.settings)
 
     def draft_with(self, exit_layer: int, path: Path) -> None:
         """Let new caches draft with layers [0, `exit_layer`), once a self-test has shown that this changes no row.

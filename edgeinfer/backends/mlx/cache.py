@@ -11,8 +11,9 @@ import numpy as np
 from edgeinfer.backends.mlx.adapter import Stages
 from edgeinfer.backends.mlx.kernels import Head, Kernels
 from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
+from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
-from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -33,7 +34,7 @@ def engine_error(error: Exception) -> EdgeInferError:
     return EngineFailed(f"MLX: {text}", hint=hint)
 
 
-class Step:
+class Pending:
     """The rows of one round that nobody has looked at yet. The first look evaluates all of them at once."""
 
     def __init__(self) -> None:
@@ -50,21 +51,21 @@ class Step:
 class MlxRow:
     """logits [V] and their argmax, both still on the device. What nobody asks for is never computed."""
 
-    def __init__(self, step: Step, logits: mx.array, token: mx.array) -> None:
+    def __init__(self, pending: Pending, logits: mx.array, token: mx.array) -> None:
         self.logits = logits
         self.token = token  # [] int32
-        self._step = step
+        self._pending = pending
         self._argmax: int | None = None
-        step.waiting.append(self)
+        pending.waiting.append(self)
 
     def argmax(self) -> int:
         if self._argmax is None:
-            self._step.evaluate()
+            self._pending.evaluate()
             self._argmax = int(np.array(self.token))
         return self._argmax
 
     def numpy(self) -> Logits:
-        self._step.evaluate()
+        self._pending.evaluate()
         return np.array(self.logits.astype(mx.float32))
 
 
@@ -75,12 +76,8 @@ def as_array(tokens: Sequence[TokenLike], n_vocab: int) -> mx.array:
             raise UsageError(f"token {token} is not one of the model's {n_vocab}")
     if all(isinstance(token, int) for token in tokens):
         return mx.array([list(tokens)], mx.int32)
-    parts = [token.token if isinstance(token, MlxRow) else mx.array(_number(token), mx.int32) for token in tokens]
+    parts = [token.token if isinstance(token, MlxRow) else mx.array(as_id(token), mx.int32) for token in tokens]
     return mx.stack(parts)[None]
-
-
-def _number(token: TokenLike) -> int:
-    return token if isinstance(token, int) else token.argmax()
 
 
 class MlxCache:
@@ -132,16 +129,16 @@ class MlxCache:
             self._length += n
             done += n
         assert hidden is not None
-        return self.rows(Step(), hidden[:, -1:])[0]
+        return self.rows(Pending(), hidden[:, -1:])[0]
 
-    def rows(self, step: Step, hidden: mx.array) -> list[MlxRow]:
+    def rows(self, pending: Pending, hidden: mx.array) -> list[MlxRow]:
         """A row for each of hidden [1, T, D]; the tokens by head_top1 where there is one."""
         logits = self.stages.head(hidden)[0]
         if self._head is not None:
             tokens = self._kernels.head_top1(hidden[0], self._head).token
         else:
             tokens = mx.argmax(logits, axis=-1).astype(mx.int32)
-        return [MlxRow(step, logits[index], tokens[index]) for index in range(hidden.shape[1])]
+        return [MlxRow(pending, logits[index], tokens[index]) for index in range(hidden.shape[1])]
 
     def begin(self, max_rows: int) -> MlxRound:
         self._refuse_open_round()
@@ -195,24 +192,21 @@ class MlxRound:
 
     def __init__(self, cache: MlxCache, max_rows: int) -> None:
         self._cache = cache
-        self._max_rows = max_rows
+        self._guard = RoundGuard(max_rows)
         self._start = cache.length
-        self._step = Step()
+        self._pending = Pending()
         self._tokens: list[TokenLike] = []  # whose early layers have run in this round
         self._hidden: list[mx.array] = []  # [1, 1, D] each
-        self._verified = 0
-        self._open = True
 
     def draft(self, token: TokenLike) -> Row:
-        self._check_open()
         if not self._cache.stages.exit_layer:
             raise EngineFailed("this model names no exit layer, so it cannot draft")
-        if len(self._hidden) >= self._max_rows:
-            raise UsageError(f"this round has {self._max_rows} rows; all of them are drafted")
-        self._cache.span.place(self._start + len(self._hidden), 1)
+        at = len(self._hidden)
+        self._guard.draft(at)
+        self._cache.span.place(self._start + at, 1)
         try:
             hidden = self._cache.stages.front(as_array([token], self._cache.n_vocab), self._layers)
-            row = self._cache.rows(self._step, hidden)[0]
+            row = self._cache.rows(self._pending, hidden)[0]
         except Exception as error:
             raise engine_error(error) from error
         self._tokens.append(token)
@@ -220,9 +214,7 @@ class MlxRound:
         return row
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        self._check_open()
-        if not 1 <= len(tokens) <= self._max_rows:
-            raise UsageError(f"this round has {self._max_rows} rows; received {len(tokens)}")
+        self._guard.verify(len(tokens))
         reused = self._reusable(tokens)
         stages, ids = self._cache.stages, as_array(tokens, self._cache.n_vocab)
         try:
@@ -234,22 +226,18 @@ class MlxRound:
                     parts = [*parts, stages.front(ids[:, reused:], self._layers)]
                 hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
             self._cache.span.place(self._start, len(tokens))
-            rows = self._cache.rows(self._step, stages.back(ids, hidden, self._layers))
+            rows = self._cache.rows(self._pending, stages.back(ids, hidden, self._layers))
         except Exception as error:
             raise engine_error(error) from error
-        self._verified = len(tokens)
+        self._guard.n_verified = len(tokens)
         return rows
 
     def commit(self, n: int) -> None:
-        self._check_open()
-        if not 0 <= n <= self._verified:
-            raise EngineFailed(f"{self._verified} rows were verified; cannot commit {n}")
-        self._open = False
+        self._guard.commit(n)
         self._cache.end_round(n)
 
     def rollback(self) -> None:
-        if self._open:
-            self._open = False
+        if self._guard.end():
             self._cache.end_round(0)
 
     @property
@@ -264,7 +252,3 @@ class MlxRound:
                 break
             reused += 1
         return reused
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise EngineFailed("this round has ended")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.backends.reference.storage import Ring
+from edgeinfer.backends.rounds import RoundGuard, n_common
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
-from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import KvType, Tokens, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
@@ -122,21 +123,17 @@ class ReferenceRound:
 
     def __init__(self, cache: ReferenceCache, max_rows: int) -> None:
         self._cache = cache
-        self._max_rows = max_rows
+        self._guard = RoundGuard(max_rows)
         self._start = cache.length
         self._exit = cache.model.exit_layer or 0
         self._drafted: list[int] = []
         self._states: Floats = cache.model.embed([])  # [drafted, hidden], after layers [0, exit)
-        self._verified = 0
-        self._open = True
 
     def draft(self, token: TokenLike) -> Row:
-        self._check_open()
         if not self._exit:
             raise UsageError("this model names no exit layer to draft with")
         at = len(self._drafted)
-        if at >= self._max_rows:
-            raise UsageError(f"a round of {self._max_rows} rows cannot draft a token more")
+        self._guard.draft(at)
         model = self._cache.model
         token = as_id(token)
         state = self._cache.forward(model.embed([token]), self._start + at, range(self._exit))
@@ -145,43 +142,19 @@ class ReferenceRound:
         return ReferenceRow(model.head(state)[0])
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        self._check_open()
-        if not 1 <= len(tokens) <= self._max_rows or self._verified:
-            raise UsageError(f"a round of {self._max_rows} rows cannot verify {len(tokens)}, once")
+        self._guard.verify(len(tokens))
         model, ids = self._cache.model, [as_id(token) for token in tokens]
-        ready = _n_same(self._drafted, ids)
+        ready = n_common(self._drafted, ids)
         rest = self._cache.forward(model.embed(ids[ready:]), self._start + ready, range(self._exit))
         states = np.concatenate([self._states[:ready], rest])
         states = self._cache.forward(states, self._start, range(self._exit, model.shape.n_layers))
-        self._verified = len(ids)
+        self._guard.n_verified = len(ids)
         return [ReferenceRow(row) for row in model.head(states)]
 
     def commit(self, n: int) -> None:
-        self._check_open()
-        if not 0 <= n <= self._verified:
-            raise UsageError(f"{n} rows cannot be kept of {self._verified} verified ones")
-        self._end(n)
-
-    def rollback(self) -> None:
-        if self._open:
-            self._end(0)
-
-    def _end(self, n: int) -> None:
-        self._open = False
+        self._guard.commit(n)
         self._cache.end_round(n)
 
-    def _check_open(self) -> None:
-        if not self._open:
-            raise EngineFailed("the round has ended")
-
-
-def as_id(token: TokenLike) -> int:
-    return token if isinstance(token, int) else token.argmax()
-
-
-def _n_same(drafted: Sequence[int], tokens: Sequence[int]) -> int:
-    """How many of the drafted tokens stand at the front of `tokens`."""
-    same = 0
-    while same < min(len(drafted), len(tokens)) and drafted[same] == tokens[same]:
-        same += 1
-    return same
+    def rollback(self) -> None:
+        if self._guard.end():
+            self._cache.end_round(0)

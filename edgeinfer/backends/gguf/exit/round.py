@@ -7,8 +7,8 @@ from typing import Protocol
 
 from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
 from edgeinfer.backends.gguf.exit.lanes import ExitLanes
-from edgeinfer.errors import EngineFailed
-from edgeinfer.protocols import Row, TokenLike
+from edgeinfer.backends.rounds import RoundGuard, n_common
+from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 
 
@@ -24,22 +24,19 @@ class CountedCache(Protocol):
 class ExitRound:
     """See protocols.Round. The memory holds drafted positions in the early layers only, until `verify`."""
 
-    __slots__ = ("_cache", "_drafted", "_lanes", "_max_rows", "_n_run", "_open", "_verified")
+    __slots__ = ("_cache", "_drafted", "_guard", "_lanes", "_n_run")
 
     def __init__(self, cache: CountedCache, lanes: ExitLanes, max_rows: int) -> None:
         self._cache = cache
         self._lanes = lanes
-        self._max_rows = max_rows
+        self._guard = RoundGuard(max_rows, max_drafts=lanes.n_rows)
         self._drafted: list[int] = []  # tokens whose hidden states the lanes carry, at length, length + 1, ...
         self._n_run = 0  # positions from `length` on that the memory may hold
-        self._verified = False
-        self._open = True
 
     def draft(self, token: TokenLike) -> Row:
         row = len(self._drafted)
-        if not self._open or self._verified or row >= min(self._max_rows, self._lanes.n_rows):
-            raise EngineFailed(f"draft of row {row}: a round drafts before it verifies, {self._max_rows} rows at most")
-        token = token if isinstance(token, int) else token.argmax()
+        self._guard.draft(row)
+        token = as_id(token)
         self._n_run = row + 1
         context = self._lanes.draft(token, self._cache.length + row, row)
         self._drafted.append(token)
@@ -47,14 +44,12 @@ class ExitRound:
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
         n = len(tokens)
-        if not self._open or self._verified or not 1 <= n <= self._max_rows:
-            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
-        ids = [token if isinstance(token, int) else token.argmax() for token in tokens]
-        self._verified = True
+        self._guard.verify(n)
+        ids = [as_id(token) for token in tokens]
         n_held, self._n_run = self._n_run, max(n, self._n_run)
-        n_known = _common(self._drafted, ids)
+        n_known = n_common(self._drafted, ids)
         rows = self._reuse(ids, n_known, n_held) if n_known and n <= self._lanes.n_rows else self._anew(ids, n_held)
-        self._n_run = n
+        self._n_run = self._guard.n_verified = n
         return rows
 
     def _reuse(self, ids: list[int], n_known: int, n_held: int) -> Sequence[Row]:
@@ -83,19 +78,9 @@ class ExitRound:
         return held
 
     def commit(self, n: int) -> None:
-        if not self._open or not 0 <= n <= (self._n_run if self._verified else 0):
-            raise EngineFailed(f"commit of {n} rows in a round of {self._n_run if self._verified else 0}")
-        self._close(n)
+        self._guard.commit(n)
+        self._cache.finish(n, self._n_run)
 
     def rollback(self) -> None:
-        if self._open:
-            self._close(0)
-
-    def _close(self, n_kept: int) -> None:
-        self._open = False
-        self._cache.finish(n_kept, self._n_run)
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+        if self._guard.end():
+            self._cache.finish(0, self._n_run)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.bench.records import CONTROL
-from edgeinfer.bench.spec_report import ALL, Row
+from edgeinfer.bench.speculation.records import CONTROL
+from edgeinfer.bench.speculation.report import ALL, Row
 
 LARGE: Final = 500_000_000  # parameters from which a model counts as of the 1B shape
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edgeinfer.bench.records import CONTROL
-from edgeinfer.bench.spec_report import ALL, Row
+from edgeinfer.bench.speculation.records import CONTROL
+from edgeinfer.bench.speculation.report import ALL, Row
 from edgeinfer.errors import BackendUnavailable
 
 _COLORS: Final = {"auto": "#1b6ca8", "early-exit": "#c8553d", "lookup": "#588b4a", "draft": "#8a5aa8"}

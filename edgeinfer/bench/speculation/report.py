@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from edgeinfer.bench.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
 from edgeinfer.bench.statistics import Pair, speedup
 
 ALL: Final = "all"  # every kind, pooled

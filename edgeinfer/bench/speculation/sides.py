@@ -7,20 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edgeinfer import backends
-from edgeinfer.bench.records import PLAIN, Subject
+from edgeinfer.bench.opened import path_of
+from edgeinfer.bench.speculation.records import PLAIN, Subject
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.strategy import build
-from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
-from edgeinfer.runner.opening import local_path
 from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
 
 CONTEXT = 1024  # positions: enough for every prompt of the bench, and equal for all sides
@@ -100,12 +99,16 @@ class Sides:
         return plan
 
     def _model(self, plan: Plan) -> Model:
-        """Arms that open the model alike share it."""
+        """Arms that open the model alike share it, and on llama.cpp all share its weights: where in memory these come
+        to lie moves the speed of a small model by some percent."""
         key = ("early-exit",) if "early-exit" in plan.speculation.drafters else ()
         if key not in self._models:
-            model = backends.get(plan.backend).load(plan, path_of(plan))
-            self._stack.callback(model.close)
-            self._models[key] = model
+            first = self._models.get(())
+            if plan.backend == "gguf" and first is not None:
+                self._models[key] = _drafting(first, plan)
+            else:
+                self._models[key] = model = backends.get(plan.backend).load(plan, path_of(plan))
+                self._stack.callback(model.close)
         return self._models[key]
 
     def _template(self) -> Template:
@@ -114,19 +117,22 @@ class Sides:
         return Template(self._renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
 
 
+def _drafting(first: Model, plan: Plan) -> Model:
+    from edgeinfer.backends.gguf.model import GgufModel
+
+    assert isinstance(first, GgufModel)
+    model = first.again()
+    if plan.speculation.exit_layer is not None:
+        model.draft_with(plan.speculation.exit_layer, path_of(plan))
+    return model
+
+
 def plan_of(name: str, mode: SpeculationMode) -> Plan:
     return choose(Request(model=name, speculation=mode, context=CONTEXT, sink=0, force=True), offline=True)
 
 
 def subject_of(plan: Plan) -> Subject:
     return Subject(plan.model.name, plan.artifact.tier, plan.model.shape.n_params)
-
-
-def path_of(plan: Plan) -> Path:
-    path = local_path(plan.artifact)
-    if path is None:
-        raise ArtifactBad(f"{plan.model.name} is not on this machine", hint=f"edgeinfer pull {plan.model.name}")
-    return path
 
 
 def by_arm(stats: AnswerStats) -> Mapping[str, tuple[int, int, float]]:

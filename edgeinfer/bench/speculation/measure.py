@@ -17,12 +17,11 @@ from math import sqrt
 from pathlib import Path
 from typing import Final, cast
 
-from edgeinfer.bench.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
-from edgeinfer.bench.sides import Answered, Sides, by_arm, plan_of, subject_of
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message, Sampling, SpeculationMode
 
-HELP = "speed with speculation on against off, per kind of prompt, with acceptance and intervals"
 ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
@@ -69,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError for prompts or a log that cannot be read, and what opening a model raises."""
-    from edgeinfer.bench.spec_report import as_json, rows_of
-    from edgeinfer.bench.spec_text import text_of
+    from edgeinfer.bench.speculation.report import as_json, rows_of
+    from edgeinfer.bench.speculation.text import text_of
 
     log = LogFile(args.log)
-    tasks = read_prompts(args.prompts or Path(__file__).parent / "data" / "prompts.jsonl")
+    tasks = read_prompts(args.prompts or Path(__file__).parents[1] / "data" / "prompts.jsonl")
     names = args.model or ["demo"]
     minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
     arms = cast("Sequence[SpeculationMode]", tuple(args.arm or ARMS))
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             sys.stdout.write(text)
     if args.plot:
-        from edgeinfer.bench.plot import plot
+        from edgeinfer.bench.speculation.plot import plot
 
         plot(rows, args.plot)
     return 0

@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Final
 
-from edgeinfer.bench.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
-from edgeinfer.bench.records import CONTROL, PLAIN, Log, Record, Subject, subjects
 from edgeinfer.bench.report import head
-from edgeinfer.bench.spec_report import ALL, Row
-from edgeinfer.bench.spec_targets import verdicts
+from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.speculation.report import ALL, Row
+from edgeinfer.bench.speculation.targets import verdicts
 from edgeinfer.bench.statistics import spread
 from edgeinfer.decode.costs import RowCosts, interpolate
 

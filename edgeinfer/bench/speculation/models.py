@@ -1,4 +1,4 @@
-"""The models of the speculation report: `python -m edgeinfer.bench.spec_models demo.F16.gguf FOLDER`.
+"""The models of the speculation report: `python -m edgeinfer.bench.speculation.models demo.F16.gguf FOLDER`.
 
 The demo and its 1B shape, each at Q4_0 (pure), Q8_0, Q4_K_M and F16; 4.5 GB in all.
 """
@@ -42,7 +42,7 @@ def make_models(source: Path, folder: Path) -> list[Path]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.spec_models", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.speculation.models", description=__doc__)
     parser.add_argument("source", type=Path, help="demo.F16.gguf")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)

@@ -1,0 +1,48 @@
+"""What every backend allows in a round: drafts, then one verify, then its end. Engines differ, this does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeinfer.errors import EngineFailed
+
+
+class RoundGuard:
+    """The counts of one round: at most `max_rows` rows, and drafts. What a round does not allow raises EngineFailed."""
+
+    __slots__ = ("_asked", "_max_drafts", "_max_rows", "_open", "n_verified")
+
+    def __init__(self, max_rows: int, max_drafts: int | None = None) -> None:
+        self.n_verified = 0  # set by the round, once its engine gave so many rows
+        self._max_rows = max_rows
+        self._max_drafts = max_rows if max_drafts is None else min(max_rows, max_drafts)
+        self._open = True
+        self._asked = False
+
+    def draft(self, n_before: int) -> None:
+        """Allow a draft after `n_before` others."""
+        if not self._open or self._asked or n_before >= self._max_drafts:
+            raise EngineFailed(
+                f"draft of row {n_before}: a round drafts before it verifies, {self._max_drafts} rows at most"
+            )
+
+    def verify(self, n: int) -> None:
+        if not self._open or self._asked or not 1 <= n <= self._max_rows:
+            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
+        self._asked = True
+
+    def commit(self, n: int) -> None:
+        """Allow to keep `n` rows, and end the round."""
+        if not self._open or not 0 <= n <= self.n_verified:
+            raise EngineFailed(f"commit of {n} rows in a round of {self.n_verified} verified ones")
+        self._open = False
+
+    def end(self) -> bool:
+        """End the round; whether it was open."""
+        was_open, self._open = self._open, False
+        return was_open
+
+
+def n_common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
