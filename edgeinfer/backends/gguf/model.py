@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -105,7 +106,6 @@ class GgufModel:
         self.tokenizer = GgufTokenizer(loaded)
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
-        self._header = header
         self.loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []
@@ -118,7 +118,9 @@ class GgufModel:
 
     def again(self) -> GgufModel:
         """Another model over the same weights, which stay this one's: do not close it, close its caches."""
-        return GgufModel(self.loaded, self._header, self.settings)
+        other = copy(self)
+        other._caches, other._exit, other.note = [], None, ""
+        return other
 
     def draft_with(self, exit_layer: int, path: Path) -> None:
         """Let new caches draft with layers [0, `exit_layer`), once a self-test has shown that this changes no row.
