@@ -21,6 +21,11 @@ MIXED: Final = "q8_0/f16"
 SpeculationMode: TypeAlias = Literal["auto", "off", "early-exit", "lookup", "draft"]
 
 
+def common_prefix(left: Tokens, right: Tokens) -> int:
+    """How many tokens at the front of both are the same."""
+    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
 def of_k_and_v(kv_type: KvType) -> tuple[ValueType, ValueType]:
     return ("q8_0", "f16") if kv_type == MIXED else (kv_type, kv_type)
 

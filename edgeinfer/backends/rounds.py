@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from edgeinfer.errors import EngineFailed
 
 
@@ -41,8 +39,3 @@ class RoundGuard:
         """End the round; whether it was open."""
         was_open, self._open = self._open, False
         return was_open
-
-
-def n_common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    return next((at for at, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Prompt, Tokens
+from edgeinfer.types import Prompt, common_prefix
 from edgeinfer.window import WindowPolicy
 
 NO_GAP = range(0)
@@ -89,13 +89,6 @@ def anchor(prompt: Prompt, n_tokens: int, policy: WindowPolicy) -> range:
     near = [start for start in prompt.starts if abs(start - cut) <= policy.block]
     cut = min(near, key=lambda start: abs(start - cut), default=cut)
     return range(prompt.n_system, cut) if cut > prompt.n_system else NO_GAP
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
-    return min(len(a), len(b))
 
 
 def _sees_enough(gap: range, prompt: Prompt, shared: int, policy: WindowPolicy) -> bool:

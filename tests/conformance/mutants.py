@@ -126,7 +126,7 @@ def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
 
 def stale_exit_state(patch: pytest.MonkeyPatch) -> None:
     """The states of drafted tokens are used whatever is verified in their place."""
-    patch.setattr(reference_cache, "n_common", lambda drafted, tokens: min(len(drafted), len(tokens)))
+    patch.setattr(reference_cache, "common_prefix", lambda drafted, tokens: min(len(drafted), len(tokens)))
 
 
 def exit_states_shifted(patch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.backends.reference.storage import Ring
-from edgeinfer.backends.rounds import RoundGuard, n_common
+from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
-from edgeinfer.types import KvType, Tokens, of_k_and_v
+from edgeinfer.types import KvType, Tokens, common_prefix, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class ReferenceRound:
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
         self._guard.verify(len(tokens))
         model, ids = self._cache.model, [as_id(token) for token in tokens]
-        ready = n_common(self._drafted, ids)
+        ready = common_prefix(self._drafted, ids)
         rest = self._cache.forward(model.embed(ids[ready:]), self._start + ready, range(self._exit))
         states = np.concatenate([self._states[:ready], rest])
         states = self._cache.forward(states, self._start, range(self._exit, model.shape.n_layers))

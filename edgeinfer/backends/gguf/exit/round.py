@@ -7,9 +7,9 @@ from typing import Protocol
 
 from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
 from edgeinfer.backends.gguf.exit.lanes import ExitLanes
-from edgeinfer.backends.rounds import RoundGuard, n_common
+from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.protocols import Row, TokenLike, as_id
-from edgeinfer.types import Tokens
+from edgeinfer.types import Tokens, common_prefix
 
 
 class CountedCache(Protocol):
@@ -47,7 +47,7 @@ class ExitRound:
         self._guard.verify(n)
         ids = [as_id(token) for token in tokens]
         n_held, self._n_run = self._n_run, max(n, self._n_run)
-        n_known = n_common(self._drafted, ids)
+        n_known = common_prefix(self._drafted, ids)
         rows = self._reuse(ids, n_known, n_held) if n_known and n <= self._lanes.n_rows else self._anew(ids, n_held)
         self._n_run = self._guard.n_verified = n
         return rows
