@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeinfer.chat.template import Template
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.types import Message, Prompt
+from edgeinfer.types import Message, Prompt, compact
 
 MAX_NEW_PREFIXES = (
     32  # message starts looked for in one turn: each costs a render, and only the newest serve re-anchoring
@@ -34,7 +34,7 @@ class PromptBuilder:
         self._template = template
         self._tokenizer = tokenizer
         self._text = ""
-        self._tokens: tuple[int, ...] = ()
+        self._tokens = compact()
         self._marks: list[Mark] = [Mark(0, 0)]
         self._ends: dict[int, int] = {}  # n messages -> where their text ends, in `_text`; 0: where the first begins
         self._messages: tuple[Message, ...] = ()
@@ -64,7 +64,7 @@ class PromptBuilder:
     def answered(self, tokens: Sequence[int], text: str) -> None:
         """The model went on with `tokens`, which read `text`; the token that ended the turn is in neither."""
         self._text += text
-        self._tokens += tuple(tokens)
+        self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
         self._marks.append(Mark(len(self._text), len(self._tokens)))
 
     def _known_ends(self, messages: Sequence[Message]) -> dict[int, int]:
@@ -79,7 +79,7 @@ class PromptBuilder:
         """Keep the tokens up to the last mark in the text that stayed the same, and encode the rest."""
         marks = [mark for mark in self._marks if mark.n_chars <= same]
         at = marks[-1]
-        tokens = list(self._tokens[: at.n_tokens])
+        tokens = self._tokens[: at.n_tokens]
         tail = text[at.n_chars :]
         whole = self._tokenizer.encode(tail, special=True)
         cuts = [end - at.n_chars for end in sorted(set(ends)) if at.n_chars < end < len(text)]
@@ -92,9 +92,9 @@ class PromptBuilder:
             for cut, piece in zip(cuts, pieces, strict=False):
                 n_tokens += len(piece)
                 marks.append(Mark(at.n_chars + cut, n_tokens))
-        tokens += whole
+        tokens.extend(whole)
         marks.append(Mark(len(text), len(tokens)))
-        self._text, self._tokens, self._marks = text, tuple(tokens), marks
+        self._text, self._tokens, self._marks = text, tokens, marks
 
 
 def n_same(a: str, b: str) -> int:

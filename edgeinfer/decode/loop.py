@@ -9,11 +9,11 @@ from time import perf_counter
 from edgeinfer.decode.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.decode.stats import AnswerStats, ArmStats
+from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.timeline import Reuse, Timeline, anchor, reuse
 from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Drafter, Model, Round, Row, TokenLike, as_id
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.types import Prompt, Sampling, compact
 from edgeinfer.window import WindowPolicy
 
 __all__ = ["Decoder"]
@@ -108,7 +108,7 @@ class Decoder:
         started = perf_counter()
         runs = entry.runs(len(prompt.tokens))
         self.cache.rewind(entry.length)
-        self._timeline = Timeline(list(prompt.tokens), entry.gap)
+        self._timeline = Timeline(compact(prompt.tokens), entry.gap)
         row = self.cache.prefill([prompt.tokens[index] for index in runs])
         stats.reused = entry.length
         stats.reprefilled = sum(index < entry.shared for index in runs[:-1])
@@ -138,9 +138,11 @@ class Decoder:
             step.rollback()
         ended = perf_counter()
         accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
-        self._observe(
-            arm, drafts, tokens, Outcome(len(drafts), accepted, len(tokens), drafted - began, ended - drafted)
-        )
+        outcome = Outcome(len(drafts), accepted, len(tokens), drafted - began, ended - drafted)
+        if arm.depth:
+            self._drafters[arm.name].observe(drafts, tokens)
+        self._controller.observe(arm, outcome)
+        self.stats.add(arm.name, outcome, perf_counter() - began)
         return tokens
 
     def _propose(self, ask: _Ask, arm: Arm, round: Round) -> Sequence[TokenLike]:
@@ -168,19 +170,6 @@ class Decoder:
 
     def _index(self, ask: _Ask) -> int:
         return ask.first_index + self.stats.emitted
-
-    def _observe(self, arm: Arm, drafts: list[int], tokens: list[int], outcome: Outcome) -> None:
-        if arm.depth:
-            self._drafters[arm.name].observe(drafts, tokens)
-        self._controller.observe(arm, outcome)
-        seconds = outcome.draft_s + outcome.verify_s
-        self.stats.decode_s += seconds
-        counts = self.stats.arms.setdefault(arm.name, ArmStats())
-        counts.rounds += 1
-        counts.drafted += outcome.drafted
-        counts.accepted += outcome.accepted
-        counts.emitted += outcome.emitted
-        counts.seconds += seconds
 
     def _reanchor(self, prompt: Prompt) -> None:
         """At the limit: start again at position 0 with the system prompt and the newest half window."""

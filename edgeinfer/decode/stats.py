@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgeinfer.decode.arms import Outcome
+
 
 @dataclass(slots=True)
 class ArmStats:
@@ -34,6 +36,18 @@ class AnswerStats:
     finish: str = ""  # "stop", "length", "canceled"
     plain_s_per_token: float = 0.0  # what the controller measured for a round without a draft; 0: not measured
     arms: dict[str, ArmStats] = field(default_factory=dict)
+
+    def add(self, name: str, outcome: Outcome, seconds: float) -> None:
+        """One round of the arm `name`, which took `seconds` with the choice of it and what was learned from it."""
+        self.decode_s += seconds
+        arm = self.arms.get(name)
+        if arm is None:
+            arm = self.arms[name] = ArmStats()
+        arm.rounds += 1
+        arm.drafted += outcome.drafted
+        arm.accepted += outcome.accepted
+        arm.emitted += outcome.emitted
+        arm.seconds += seconds
 
     @property
     def rounds(self) -> int:

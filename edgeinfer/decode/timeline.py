@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from itertools import chain
 
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Prompt, common_prefix
+from edgeinfer.types import Prompt, common_prefix, compact
 from edgeinfer.window import WindowPolicy
 
 NO_GAP = range(0)
@@ -19,7 +20,7 @@ class Timeline:
     The cache's length is the only truth about what was run: `tokens` may run ahead of it, until `settle`.
     """
 
-    tokens: list[int] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=compact)
     gap: range = NO_GAP
 
     def position(self, index: int) -> int:

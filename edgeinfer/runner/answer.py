@@ -12,7 +12,7 @@ from edgeinfer.chat.thinking import Segment, ThinkingSplitter
 from edgeinfer.chat.utf8 import Utf8Stream
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.types import Prompt, Sampling, compact
 
 
 class Decodes(Protocol):
@@ -98,7 +98,7 @@ class Answer:
             yield from self._split(closing_text)
             self._decoder.stats.finish = "length"
             if len(self.tokens) < self._limits.max_tokens:
-                yield from self._run(replace(prompt, tokens=prompt.tokens + tuple(self.tokens)), sampling)
+                yield from self._run(replace(prompt, tokens=compact([*prompt.tokens, *self.tokens])), sampling)
         text = self._utf8.finish()
         self.text += text
         yield from self._split(text)

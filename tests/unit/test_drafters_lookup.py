@@ -138,9 +138,9 @@ def test_a_step_looks_at_few_places_however_long_the_context(n: int) -> None:
     class Counting(Lookup):
         compared = 0
 
-        def _common(self, place: int, least: int) -> int:
+        def _common(self, place: int) -> int:
             Counting.compared += 1
-            return super()._common(place, least)
+            return super()._common(place)
 
     lookup = Counting()
     context = [index % 7 if index % 3 else index for index in range(n)]

@@ -143,7 +143,7 @@ def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
     assert (said, thought) == ("4", "abcd\n")  # the tag is not counted
     first, second = decoder.prompts
     closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
-    assert second.tokens == (*first.tokens, OPEN, *text("abcd"), *closing)
+    assert list(second.tokens) == [*first.tokens, OPEN, *text("abcd"), *closing]
     assert decoder.indices == [0, 5 + len(closing)]  # the noise of a seed goes on, too
     assert answer.tokens == [OPEN, *text("abcd"), *closing, *text("4")]
     assert answer.stats.emitted == 5 + 2

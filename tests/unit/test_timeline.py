@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from edgeinfer.decode.timeline import NO_GAP, Reuse, Timeline, anchor, common_prefix, reuse
-from edgeinfer.types import Prompt
+from edgeinfer.types import Prompt, compact
 from edgeinfer.window import WindowPolicy
 
 POLICY = WindowPolicy(window=16, sink=4, block=4, limit=32)
-GAP = Timeline(list(range(40)), range(3, 24))  # 40 tokens, of which 3 and 16 are in the cache
+GAP = Timeline(compact(range(40)), range(3, 24))  # 40 tokens, of which 3 and 16 are in the cache
 
 
 def test_positions_and_indices_around_a_gap() -> None:
@@ -19,15 +19,15 @@ def test_positions_and_indices_around_a_gap() -> None:
 
 @pytest.mark.parametrize(("length", "tokens", "gap"), [(19, 40, range(3, 24)), (10, 31, range(3, 24)), (3, 3, NO_GAP)])
 def test_settle_forgets_what_the_cache_does_not_hold(length: int, tokens: int, gap: range) -> None:
-    timeline = Timeline(list(range(40)), range(3, 24))
+    timeline = Timeline(compact(range(40)), range(3, 24))
     timeline.settle(length)
-    assert (timeline.tokens, timeline.gap) == (list(range(tokens)), gap)
+    assert (list(timeline.tokens), timeline.gap) == (list(range(tokens)), gap)
 
 
 def test_settle_drops_the_pending_token() -> None:
-    timeline = Timeline([5, 6, 7])
+    timeline = Timeline(compact([5, 6, 7]))
     timeline.settle(2)
-    assert timeline.tokens == [5, 6]
+    assert list(timeline.tokens) == [5, 6]
 
 
 def prompt(n: int, *changed: int, starts: tuple[int, ...] = ()) -> Prompt:
@@ -51,7 +51,7 @@ STARTS = (3, 10, 30, 40, 46)
     ],
 )
 def test_reuse_after_a_reanchoring(asked: Prompt, expected: Reuse, runs: list[int]) -> None:
-    told = Timeline(list(range(46)), range(3, 24))  # 46 tokens at 25 positions; positions 4 to 11 are evicted
+    told = Timeline(compact(range(46)), range(3, 24))  # 46 tokens at 25 positions; positions 4 to 11 are evicted
     starts = {20: (3, 10, 18), 26: (3, 16, 24), 12: (3, 9)}.get(len(asked.tokens), STARTS)
     got = reuse(told, 25, Prompt(asked.tokens, 3, starts), POLICY)
     assert got == expected
@@ -60,7 +60,7 @@ def test_reuse_after_a_reanchoring(asked: Prompt, expected: Reuse, runs: list[in
 
 def test_another_conversation_is_run_whole() -> None:
     """It shares less than a message with the old one, so nothing of it was dropped before."""
-    told = Timeline(list(range(30)))
+    told = Timeline(compact(range(30)))
     other = Prompt((0, 1, 2, 3, *range(100, 124)), 3, (3, 12, 27))
     assert reuse(told, 30, other, POLICY) == Reuse(0, NO_GAP, 4)
 

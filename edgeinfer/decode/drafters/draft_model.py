@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+
 from edgeinfer.decode.costs import Part
 from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
-from edgeinfer.types import Tokens
+from edgeinfer.types import Tokens, compact
 from edgeinfer.window import WindowPolicy
 
 _AHEAD = 16  # positions that one round of drafts may need
@@ -23,7 +25,7 @@ class DraftModel:
     def __init__(self, model: Model, policy: WindowPolicy) -> None:
         self._cache: Cache = model.new_cache(policy)
         self._policy = policy
-        self._run: list[int] = []  # the tokens behind the cache's positions
+        self._run = compact()  # the tokens behind the cache's positions
         self._skipped = 0  # tokens of the conversation before them, dropped at the limit
         self._round: Round | None = None
 
@@ -31,19 +33,20 @@ class DraftModel:
         """Catch up: run what the conversation has gained, after going back to where it left what was drafted."""
         del round
         self._end_round()
-        wanted = list(context[self._skipped : -1])
+        wanted = compact(context[self._skipped : -1])
         shared = _shared(self._run, wanted)
         fits = len(wanted) + _AHEAD <= self._policy.limit
         if not (fits and self._policy.can_rewind(self._cache.length, shared)):
             self._skipped = max(0, len(context) - 1 - self._policy.window // 2)
-            wanted = list(context[self._skipped : -1])
+            wanted = compact(context[self._skipped : -1])
             shared = 0
         if shared < self._cache.length:
             self._cache.rewind(shared)
         del self._run[shared:]
-        if wanted[shared:]:
-            self._cache.prefill(wanted[shared:])
-            self._run += wanted[shared:]
+        new = wanted[shared:]
+        if new:
+            self._cache.prefill(new.tolist())
+            self._run.extend(new)
 
     def draft(self, token: int) -> Row:
         self._end_round()
@@ -65,7 +68,7 @@ class DraftModel:
             self._round = None
 
 
-def _shared(a: list[int], b: list[int]) -> int:
+def _shared(a: array[int], b: array[int]) -> int:
     """How long the common front is. Mostly all but the last few, so that is tried first."""
     for back in range(min(len(a), 32)):
         n = len(a) - back

@@ -6,15 +6,16 @@ for the search, and a hit rate for every match length learned from all tokens, a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from edgeinfer.protocols import Round, TokenLike
-from edgeinfer.types import Tokens
+from edgeinfer.types import Tokens, compact
 
-_GRAMS: Final = (2, 1)  # suffix lengths that are indexed, longest first
-_SHIFT: Final = 32  # bits between the two tokens of a pair in its key
+_SLOTS: Final = 1 << 15  # of each table, so that an index takes the same memory however long the conversation
+_SPREAD: Final = 40503  # odd, about _SLOTS times the golden ratio: pairs spread over the slots
 _CHAIN: Final = 12  # earlier occurrences looked at
 _LONGEST: Final = 48  # a longer match is as good
 _PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
@@ -79,7 +80,7 @@ class Lookup:
     def tokens(self, match: Match, limit: int) -> list[int]:
         """`limit` tokens at `match`; a match that overlaps the end of the context goes on with its own tokens."""
         known = self._tokens
-        drafts = known[match.source : match.source + limit]
+        drafts = known[match.source : match.source + limit].tolist()
         period = len(known) - match.source
         while len(drafts) < limit:
             drafts.append(drafts[len(drafts) - period])
@@ -95,10 +96,11 @@ class Lookup:
 
     def _forget(self) -> None:
         self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
-        self._tokens: list[int] = []
-        # of the last token, or the last two: where the one before it ended, by key; and for each place, the one before
-        self._latest: tuple[dict[int, int], ...] = ({}, {})
-        self._earlier: tuple[list[int], ...] = ([], [])
+        self._tokens = compact()
+        # by token, and by pair: where the newest of the slot ended, or -1; for each place, the pair of its slot before
+        self._singles = array("i", [-1]) * _SLOTS
+        self._pairs = array("i", [-1]) * _SLOTS
+        self._earlier = compact()
         self._match: Match | None = None
 
     def _follow(self, context: Tokens) -> None:
@@ -108,66 +110,62 @@ class Lookup:
             self._step(context[n])  # the usual case: one token more of the same conversation
             return
         grown = context is self._seen and len(context) >= n and (not n or context[n - 1] == known[-1])
-        if not grown and (len(context) < n or list(context[:n]) != known):
+        if not grown and (len(context) < n or compact(context[:n]) != known):
             self._forget()
-            known, n = self._tokens, 0
+            n = 0
         self._seen = context
         new = context[n:]
         if n and len(new) <= _PROMPT:
             for token in new:
                 self._step(token)
-        else:
-            self._match = None
-            known.extend(new)
-            occurrences = self._index(n)
-            self._match = self._search(occurrences) if new else None
+        elif new:
+            for token in new:
+                pair, single = self._index(token)
+            self._match = self._search(pair, single)
 
     def _step(self, token: int) -> None:
-        known, match = self._tokens, self._match
-        hit = match is not None and known[match.source] == token
-        if match:
+        match = self._match
+        hit = False
+        if match is not None:
+            hit = self._tokens[match.source] == token
             self.rates.learn(match.length, hit)
-        known.append(token)
-        occurrences = self._index(len(known) - 1)
-        if match and hit:  # the longest match before, one longer: no other can be longer now
+        pair, single = self._index(token)
+        if match is not None and hit:  # the longest match before, one longer: no other can be longer now
             self._match = Match(match.source + 1, min(match.length + 1, _LONGEST))
         else:
-            self._match = self._search(occurrences)
+            self._match = self._search(pair, single)
 
-    def _index(self, start: int) -> tuple[int, int]:
-        """Index what ends at `start` or later; of the newest pair and token, where the one before ended, or -1."""
-        known = self._tokens
-        (pairs, singles), (earlier_pairs, earlier_singles) = self._latest, self._earlier
-        pair = single = -1
-        last = known[start - 1] if start else -1
-        for end in range(start + 1, len(known) + 1):
-            token = known[end - 1]
-            key = (last << _SHIFT) + token
-            pair, single = pairs.get(key, -1), singles.get(token, -1)
-            pairs[key] = singles[token] = end
-            earlier_pairs.append(pair)
-            earlier_singles.append(single)
-            last = token
+    def _index(self, token: int) -> tuple[int, int]:
+        """Add `token`; where its slots' newest pair and token before it ended, or -1."""
+        known, pairs, singles = self._tokens, self._pairs, self._singles
+        last = known[-1] if known else 0
+        known.append(token)
+        end = len(known)
+        slot = (last * _SPREAD + token) % _SLOTS
+        pair, pairs[slot] = pairs[slot], end
+        self._earlier.append(pair)
+        slot = token % _SLOTS
+        single, singles[slot] = singles[slot], end
         return pair, single
 
-    def _search(self, occurrences: tuple[int, int]) -> Match | None:
-        for which, gram in enumerate(_GRAMS):
-            place, best = occurrences[which], None
-            for _ in range(_CHAIN):
-                if place < 0:
-                    break
-                length = self._common(place, gram)
-                if best is None or length > best.length:
-                    best = Match(place, length)
-                place = self._earlier[which][place - 1]
-            if best:
-                return best
-        return None
+    def _search(self, pair: int, single: int) -> Match | None:
+        """The longest match of two tokens or more among the pair's places, the newest of several; else of one."""
+        best = place = 0
+        for _ in range(_CHAIN):
+            if pair < 0:
+                break
+            length = self._common(pair)
+            if length > best:
+                best, place = length, pair
+            pair = self._earlier[pair - 1]
+        if best > 1:
+            return Match(place, best)
+        return Match(single, 1) if single > 0 and self._tokens[single - 1] == self._tokens[-1] else None
 
-    def _common(self, place: int, least: int) -> int:
-        """How many tokens before `place` equal the newest ones; `least` of them are known to."""
-        known, length = self._tokens, least
+    def _common(self, place: int) -> int:
+        """How many tokens before `place` equal the newest ones."""
+        known, length, most = self._tokens, 0, min(place, _LONGEST)
         end = len(known)
-        while length < _LONGEST and length < place and known[place - 1 - length] == known[end - 1 - length]:
+        while length < most and known[place - 1 - length] == known[end - 1 - length]:
             length += 1
         return length
