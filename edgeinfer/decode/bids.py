@@ -42,6 +42,7 @@ class LookupBids:
     """Lookup knows its drafts before the round, so it bids for these very tokens."""
 
     name = "lookup"
+    _DOUBT: Final = 1.08  # of several lengths the one that looks best mostly looks better than it is
     _FRESH: Final = 64  # tokens for which an offer stands, as rates and costs move slowly: a bid must cost little
 
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
@@ -73,7 +74,7 @@ class LookupBids:
         self._age = 0
 
     def _cost(self, n: int) -> float:
-        return self._costs.ratio("verify", n + 1)
+        return self._costs.ratio("verify", n + 1) * self._DOUBT if n else 1.0
 
 
 class _Mean:
@@ -109,15 +110,19 @@ class GatedBids:
         self._means = [_Mean(tokens, cost, self._PRIOR_ROUNDS) for _ in range(4)]
         self._all = _Mean(tokens, cost, self._PRIOR_ROUNDS)
         self._state = 3
+        self._offer: Bid | None = None  # stands until a round of this drafter
 
     def bid(self, context: Tokens, limit: int) -> Bid | None:
         del context
         depth = min(limit, self._max_depth)
+        if self._offer is not None and self._offer.arm.depth == depth:
+            return self._offer
         if depth < 1:
             return None
         self._state = _likeness(self._gated.state)
         mean = self._means[self._state]
-        return Bid(Arm(self.name, depth), mean.tokens, mean.cost)
+        self._offer = Bid(Arm(self.name, depth), mean.tokens, mean.cost)
+        return self._offer
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:
         del arm
@@ -127,6 +132,7 @@ class GatedBids:
         self._all.add(outcome.emitted, cost)
         self._gated.pace = max(1.0, self._all.tokens / self._all.cost)
         self._gated.settle(outcome.drafted, outcome.verify_s)
+        self._offer = None
 
 
 def _likeness(state: int) -> int:

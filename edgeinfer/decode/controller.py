@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from edgeinfer.decode.arms import NONE, Arm, Outcome
 from edgeinfer.decode.bids import Bid, Bidder
 from edgeinfer.decode.costs import Costs
 from edgeinfer.types import Tokens
 
-_MARGIN: Final = 1.01  # a bid must beat plain by this, as estimates are noisy
+_MARGIN: Final = 1.02  # a bid must beat plain by this, as estimates are noisy
 _SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
 _HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
 _SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
 _LOOK_AGAIN: Final = 64  # rounds after which a plain one is due, so that costs have something to be measured against
+
+
+_IDLE: Final = 8  # rounds in which no bid was taken, after which
+_REST: Final = 3  # so many are plain without a question, where
+_QUICK_S: Final = 0.01  # a plain round takes less than this, so that asking is a hundredth of it
+
+Worth: TypeAlias = Literal["take", "try", "leave"]
 
 
 @dataclass(slots=True)
@@ -29,23 +36,28 @@ class Ledger:
         return self.lost + max(0.0, bid.cost - bid.tokens) <= _SPARE * self.spent
 
 
-def pick(bids: Sequence[Bid], ledger: Ledger) -> tuple[Bid | None, bool]:
-    """The bid to take, of one or more, and whether it is a trial; None for a plain round."""
-    best = bids[0] if len(bids) == 1 else max(bids, key=lambda bid: bid.pace)
-    if best.pace >= _MARGIN:
-        return best, False
-    return (best, True) if best.pace > _HOPELESS and ledger.affords(best) else (None, False)
+def worth(bid: Bid, ledger: Ledger) -> Worth:
+    """Whether to take the best bid, and if it loses, whether to try it all the same."""
+    if bid.pace >= _MARGIN:
+        return "take"
+    return "try" if bid.pace > _HOPELESS and ledger.affords(bid) else "leave"
 
 
 class Auto:
-    """Chooses between plain decoding and what the bidders offer. The same observations give the same choices."""
+    """Chooses between plain decoding and what the bidders offer. The same observations give the same choices.
+
+    All of it runs before a round, with the processor's caches full of weights: what it touches is what it costs.
+    """
 
     def __init__(self, bidders: Sequence[Bidder], costs: Costs) -> None:
-        self._bidders = {bidder.name: bidder for bidder in bidders}
+        self._bidders = tuple(bidders)
+        self._by_name = {bidder.name: bidder for bidder in bidders}
         self._costs = costs
         self._ledger = Ledger()
         self._trial: Bid | None = None  # taken though it loses, in the round that runs
         self._since_plain = 0
+        self._idle = 0  # rounds since a bid was taken
+        self._rest = 0  # rounds in which none is asked for
 
     @property
     def plain_s(self) -> float:
@@ -56,23 +68,38 @@ class Auto:
         self._trial = None
         if limit < 1 or self._since_plain >= _LOOK_AGAIN:
             return NONE
-        limit = min(limit, self._costs.max_rows - 1)
-        offers = [offer for bidder in self._bidders.values() if (offer := bidder.bid(context, limit)) is not None]
-        if not offers:
+        if self._rest:
+            self._rest -= 1
             return NONE
-        bid, trial = pick(offers, self._ledger)
-        self._trial = bid if trial else None
-        return bid.arm if bid else NONE
+        best = self._best(context, min(limit, self._costs.max_rows - 1))
+        verdict = worth(best, self._ledger) if best else "leave"
+        if best is None or verdict == "leave":
+            self._idle += 1
+            if self._idle > _IDLE and self._costs.unit_s < _QUICK_S:
+                self._rest = _REST
+            return NONE
+        self._idle = 0
+        if verdict == "try":
+            self._trial = best
+        return best.arm
+
+    def _best(self, context: Tokens, limit: int) -> Bid | None:
+        best: Bid | None = None
+        for bidder in self._bidders:
+            bid = bidder.bid(context, limit)
+            if bid is not None and (best is None or bid.pace > best.pace):
+                best = bid
+        return best
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:
         seconds = outcome.draft_s + outcome.verify_s
         rounds = seconds / self._costs.unit_s
         self._ledger.spent += rounds
-        if arm == NONE:
+        if not arm.depth:
             self._since_plain = 0
-            self._costs.observe("verify", 1, seconds)
+            self._costs.observe_plain(seconds)
             return
         self._since_plain += 1
         if self._trial:  # a hiccup of the machine is not the trial's fault
             self._ledger.lost += max(0.0, min(rounds, _SLOW * self._trial.cost) - outcome.emitted)
-        self._bidders[arm.name].settle(arm, outcome)
+        self._by_name[arm.name].settle(arm, outcome)

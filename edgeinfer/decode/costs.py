@@ -73,9 +73,9 @@ class Costs:
         return self._ratios[part, rows]
 
     def observe(self, part: Part, rows: int, seconds: float) -> None:
-        """One measured part. A plain round sets the unit; any other moves its own ratio and, a little, the unit."""
+        """One measured part of a round that was not plain. It moves its own ratio and, a little, the unit."""
         if rows == 1 and part == "verify":
-            self._observe_plain(seconds)
+            self.observe_plain(seconds)
             return
         key = (part, rows)
         ratio = self._ratios.get(key, 0.0)
@@ -99,7 +99,8 @@ class Costs:
             if (part, rows) not in self._seen and (part, rows) in self._ratios:
                 self._ratios[part, rows] *= 1.0 + step
 
-    def _observe_plain(self, seconds: float) -> None:
+    def observe_plain(self, seconds: float) -> None:
+        """A plain round: it sets the unit."""
         self._n_plain += 1
         if self._n_plain <= _FIRST_ROUNDS:
             self.unit_s += (seconds - self.unit_s) / (self._n_plain + 1)

@@ -6,7 +6,7 @@ import pytest
 
 from edgeinfer.decode.arms import NONE, Arm, Fixed, Outcome
 from edgeinfer.decode.bids import Bid
-from edgeinfer.decode.controller import Auto, Ledger, pick
+from edgeinfer.decode.controller import Auto, Ledger, worth
 from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.lookup import Lookup
@@ -85,23 +85,40 @@ def test_no_room_means_a_plain_round() -> None:
     assert controller.choose([1, 2, 3, 1, 2], 0) == NONE
 
 
-def test_pick_takes_the_quickest_bid_and_tries_a_losing_one_only_when_it_can_afford_it() -> None:
-    quick, slow = Bid(Arm("a", 3), 3.0, 2.0), Bid(Arm("b", 1), 1.2, 1.5)
-    assert pick([slow, quick], Ledger()) == (quick, False)
-    assert pick([slow], Ledger(spent=10.0)) == (None, False)
-    assert pick([slow], Ledger(spent=100.0)) == (slow, True)
-    assert pick([slow], Ledger(spent=100.0, lost=0.4)) == (None, False)
-    hopeless = Bid(Arm("c", 1), 1.0, 3.0)
-    assert pick([hopeless], Ledger(spent=1e9)) == (None, False)
+def test_a_losing_bid_is_tried_only_when_it_can_be_afforded() -> None:
+    quick, slow, hopeless = Bid(Arm("a", 3), 3.0, 2.0), Bid(Arm("b", 1), 1.2, 1.5), Bid(Arm("c", 1), 1.0, 3.0)
+    assert worth(quick, Ledger()) == "take"
+    assert worth(slow, Ledger(spent=10.0)) == "leave"
+    assert worth(slow, Ledger(spent=100.0)) == "try"
+    assert worth(slow, Ledger(spent=100.0, lost=0.4)) == "leave"
+    assert worth(hopeless, Ledger(spent=1e9)) == "leave"
+
+
+def test_the_quickest_bid_is_taken() -> None:
+    slow, quick = Always("slow", 1.3, 1.0), Always("quick", 3.0, 2.0)
+    for bidders in ([slow, quick], [quick, slow]):
+        assert Auto(bidders, Costs(RowCosts({1: 1.0, 4: 1.0}), 4)).choose([1], 3) == quick.offer.arm
+
+
+@pytest.mark.parametrize(("plain_s", "asked"), [(0.004, 8 + 1 + 100 // 4), (0.05, 109)])
+def test_where_a_token_is_quick_and_no_bid_was_taken_it_asks_one_round_in_four(plain_s: float, asked: int) -> None:
+    loses = Always("lookup", 1.0, 9.0)
+    controller = Auto([loses], Costs(RowCosts({1: plain_s, 4: plain_s}), 4))
+    for _ in range(109):
+        assert controller.choose([1], 3) == NONE
+    assert loses.asked == asked
+    loses.offer = Bid(Arm("lookup", 2), 3.0, 1.0)
+    assert [controller.choose([1], 3) for _ in range(9)][3:] == [loses.offer.arm] * 6
 
 
 class Always:
     """A bidder with one offer."""
 
     def __init__(self, name: str, tokens: float, cost: float) -> None:
-        self.name, self.offer, self.settled = name, Bid(Arm(name, 2), tokens, cost), 0
+        self.name, self.offer, self.settled, self.asked = name, Bid(Arm(name, 2), tokens, cost), 0, 0
 
     def bid(self, context: object, limit: int) -> Bid | None:
+        self.asked += 1
         return self.offer
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:

@@ -47,7 +47,7 @@ class ExitRound:
         self._guard.verify(n)
         ids = [as_id(token) for token in tokens]
         n_held, self._n_run = self._n_run, max(n, self._n_run)
-        n_known = common_prefix(self._drafted, ids)
+        n_known = common_prefix(self._drafted, ids) if self._drafted else 0
         rows = self._reuse(ids, n_known, n_held) if n_known and n <= self._lanes.n_rows else self._anew(ids, n_held)
         self._n_run = self._guard.n_verified = n
         return rows
