@@ -10,7 +10,7 @@ from edgeinfer.types import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    name: str  # "none", "early-exit", "lookup", "draft", "lookup+early-exit", ...
+    name: str  # "none", "early-exit", "lookup", "draft"
     depth: int  # drafts a round, at most; 0 for "none"
 
 

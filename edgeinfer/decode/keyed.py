@@ -47,10 +47,13 @@ class KeyedRound:
 
     def draft(self, token: TokenLike) -> Row:
         token = as_id(token)
+        return self.keyed(token, self._round.draft(token))
+
+    def keyed(self, token: int, row: Row) -> Row:
+        """`row`, which any model gave after the newest draft `token`, with the noise of its index."""
         self._context = [*self._context, token]
-        row = KeyedRow(self._round.draft(token), self._sampler, self._index, self._context)
         self._index += 1
-        return row
+        return KeyedRow(row, self._sampler, self._index - 1, self._context)
 
     def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
         return self._round.verify([as_id(token) for token in tokens])

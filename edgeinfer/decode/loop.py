@@ -10,8 +10,8 @@ from edgeinfer.decode.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.decode.timeline import Reuse, Timeline, anchor, reuse
-from edgeinfer.errors import UsageError
+from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse
+from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.protocols import Drafter, Model, Round, Row, TokenLike, as_id
 from edgeinfer.types import Prompt, Sampling, compact
 from edgeinfer.window import WindowPolicy
@@ -63,9 +63,9 @@ class Decoder:
         """
         if max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1; received {max_tokens}")
+        self.stats = AnswerStats(prompt=len(prompt.tokens))  # ends an answer that still runs
         self._timeline.settle(self.cache.length)
         entry = reuse(self._timeline, self.cache.length, prompt, self._policy)
-        self.stats = AnswerStats(prompt=len(prompt.tokens))
         return self._answer(_Ask(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index), entry, self.stats)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Decoder:
 
     def _answer(self, ask: _Ask, entry: Reuse, stats: AnswerStats) -> Iterator[int]:
         self._check_current(stats)
-        gone = self._gone() if entry.length else 0
+        gone = max(0, min(self._gone(), entry.shared - ask.prompt.n_system))  # in another conversation, nothing yet
         try:
             tokens = [self._first(ask, entry)]
             while True:
@@ -106,8 +106,12 @@ class Decoder:
         """Bring the prompt into the cache; the answer's first token."""
         stats, prompt = self.stats, ask.prompt
         started = perf_counter()
+        try:
+            self.cache.rewind(entry.length)
+        except RewindError:  # keys that the policy keeps have left a layer's own sliding window
+            entry = afresh(prompt, entry.shared, self._policy)
+            self.cache.rewind(entry.length)
         runs = entry.runs(len(prompt.tokens))
-        self.cache.rewind(entry.length)
         self._timeline = Timeline(compact(prompt.tokens), entry.gap)
         row = self.cache.prefill([prompt.tokens[index] for index in runs])
         stats.reused = entry.length
@@ -126,6 +130,7 @@ class Decoder:
         began = perf_counter()
         depth = min(self._policy.room(cache.length), ask.max_tokens - self.stats.emitted) - 1
         arm = self._controller.choose(context, depth)
+        chosen = perf_counter()
         step = cache.begin(1 + arm.depth)
         try:
             proposed = self._propose(ask, arm, step) if arm.depth else ()
@@ -138,7 +143,7 @@ class Decoder:
             step.rollback()
         ended = perf_counter()
         accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
-        outcome = Outcome(len(drafts), accepted, len(tokens), drafted - began, ended - drafted)
+        outcome = Outcome(len(drafts), accepted, len(tokens), drafted - chosen, ended - drafted)
         if arm.depth:
             self._drafters[arm.name].observe(drafts, tokens)
         self._controller.observe(arm, outcome)

@@ -19,9 +19,10 @@ from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["Strategy", "build", "measured_costs"]
+__all__ = ["Draft", "Strategy", "build", "measured_costs"]
 
 _MAX_DRAFTS: Final = 8  # of a drafter that runs a model for each
+_DRAFT_WINDOW: Final = 1024
 _READS_SLOWLY: Final = frozenset({"mlx"})  # backends where looking at a row stops the device
 
 
@@ -35,9 +36,16 @@ class Strategy:
 PLAIN: Final = Strategy(Fixed(NONE), {})
 
 
-def build(model: Model, plan: Plan, *, draft: Model | None = None, costs: RowCosts | None = None) -> Strategy:
-    """What the decoder of `plan` needs. `draft` is the model of `--draft-model`; `costs` come from the store, or are
-    measured now, in under a second, unless given.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The model of `--draft-model`, and the positions that it was trained for."""
+
+    model: Model
+    limit: int
+
+
+def build(model: Model, plan: Plan, *, draft: Draft | None = None, costs: RowCosts | None = None) -> Strategy:
+    """What the decoder of `plan` needs; `costs` come from the store, or are measured now, unless given.
 
     Raises UsageError for a draft model with another tokenizer.
     """
@@ -48,12 +56,12 @@ def build(model: Model, plan: Plan, *, draft: Model | None = None, costs: RowCos
     if "draft" in wanted:
         if draft is None:
             raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
-        check_same_tokens(model.tokenizer, draft.tokenizer)
+        check_same_tokens(model.tokenizer, draft.model.tokenizer)
     live = Costs(costs or measured_costs(model, plan, draft, max_rows), max_rows)
     return assemble(plan, draft if "draft" in wanted else None, wanted, live)
 
 
-def assemble(plan: Plan, draft: Model | None, wanted: list[str], costs: Costs) -> Strategy:
+def assemble(plan: Plan, draft: Draft | None, wanted: list[str], costs: Costs) -> Strategy:
     max_drafts = min(_MAX_DRAFTS, costs.max_rows - 1)
     drafters: dict[str, Drafter] = {}
     bidders: list[Bidder] = []
@@ -72,7 +80,7 @@ def assemble(plan: Plan, draft: Model | None, wanted: list[str], costs: Costs) -
         drafters[gated.name] = gated
         bidders.append(GatedBids(gated, costs, max_depth=max_drafts))
     if draft is not None:
-        source = DraftModel(draft, _draft_window(plan.window))
+        source = DraftModel(draft.model, _draft_window(plan.window, draft.limit))
         close = source.close
         gated = Gated(source, costs)
         drafters[gated.name] = gated
@@ -80,7 +88,7 @@ def assemble(plan: Plan, draft: Model | None, wanted: list[str], costs: Costs) -
     return Strategy(Auto(bidders, costs), drafters, close)
 
 
-def measured_costs(model: Model, plan: Plan, draft: Model | None, max_rows: int) -> RowCosts:
+def measured_costs(model: Model, plan: Plan, draft: Draft | None, max_rows: int) -> RowCosts:
     """Stored costs of this model on this machine, or new ones."""
     store = CostStore()
     key = cost_key(
@@ -94,7 +102,7 @@ def measured_costs(model: Model, plan: Plan, draft: Model | None, max_rows: int)
         store.save(key, costs)
     if draft is None:
         return costs
-    alone = calibrate(draft, max_rows=1, budget_s=0.2)
+    alone = calibrate(draft.model, max_rows=1, budget_s=0.2)
     return replace(costs, model_draft_s=alone.plain_s)
 
 
@@ -107,7 +115,9 @@ def engine_version(backend: str) -> str:
         return ""
 
 
-def _draft_window(policy: WindowPolicy) -> WindowPolicy:
-    """The draft model needs no long memory: at most 1024 recent tokens."""
-    window = min(policy.window, max(1024 // policy.block, 4) * policy.block)
-    return WindowPolicy(window=window, sink=policy.sink, block=policy.block, limit=policy.limit)
+def _draft_window(policy: WindowPolicy, limit: int) -> WindowPolicy:
+    """The draft model needs no long memory, and knows no more positions than it was trained for."""
+    limit = min(policy.limit, limit)
+    window = min(policy.window, _DRAFT_WINDOW, limit - policy.sink)
+    block = min(policy.block, window // 4)
+    return WindowPolicy(window=window // block * block, sink=policy.sink, block=block, limit=limit)

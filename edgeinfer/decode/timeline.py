@@ -75,6 +75,12 @@ def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy)
     fits = n - len(gap) <= policy.limit and (not gap or _sees_enough(gap, prompt, shared, policy))
     if fits and policy.can_rewind(length, kept):
         return Reuse(kept, gap, shared)
+    return afresh(prompt, shared, policy)
+
+
+def afresh(prompt: Prompt, shared: int, policy: WindowPolicy) -> Reuse:
+    """Start again at 0, though `shared` tokens were run before. Raises UsageError as `reuse`."""
+    n = len(prompt.tokens)
     another = not any(prompt.n_system < start <= shared for start in prompt.starts)
     if n <= policy.window or (another and n <= policy.limit):
         return Reuse(0, NO_GAP, shared)

@@ -13,7 +13,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
-from edgeinfer.decode.strategy import build
+from edgeinfer.decode.strategy import Draft, build
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
 from edgeinfer.hub import locate, pull
 from edgeinfer.plan import Plan, Request
@@ -74,7 +74,7 @@ def open(  # noqa: A001  # the name that people look for
             draft_plan = choose(
                 Request(model=draft, backend=plan.backend, speculation="off"), offline=downloads.offline
             )
-            draft_model = load(draft_plan, bring(draft_plan, downloads), stack)
+            draft_model = Draft(load(draft_plan, bring(draft_plan, downloads), stack), draft_plan.window.limit)
         strategy = build(model, plan, draft=draft_model)
         stack.callback(strategy.close)
         decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)

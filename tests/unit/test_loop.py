@@ -12,7 +12,7 @@ from edgeinfer.decode.arms import Arm, Fixed
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Prompt, Sampling, Tokens
 from edgeinfer.window import WindowPolicy
@@ -186,6 +186,51 @@ def test_an_older_reader_is_told() -> None:
     with pytest.raises(UsageError, match="another answer"):
         next(old)
     assert list(new) == answer(decoder(), Prompt(numbers(6)), 9)
+
+
+def test_a_second_answer_that_is_refused_ends_the_first_as_well() -> None:
+    """Its pending token is forgotten by then: to go on would run a token twice."""
+    to, prompt = decoder(), Prompt(numbers(5))
+    old = to.stream(prompt, GREEDY, max_tokens=9, stop_tokens=frozenset())
+    next(old)
+    with pytest.raises(UsageError, match="the window keeps"):
+        to.stream(Prompt(numbers(9), n_system=9), GREEDY, max_tokens=9, stop_tokens=frozenset())
+    with pytest.raises(UsageError, match="another answer"):
+        next(old)
+    assert answer(to, prompt, 9) == answer(decoder(), prompt, 9)
+
+
+@pytest.mark.parametrize("second", [numbers(12), (*numbers(3), *numbers(20, 50))])
+def test_where_a_layer_s_own_window_lost_keys_the_prompt_is_run_again(second: tuple[int, ...]) -> None:
+    """Such a cache refuses what the policy allows. The answer is that of a fresh start, and it is counted."""
+    to = decoder()
+    answer(to, Prompt(numbers(12), n_system=3), 3)
+    true, refused = to.cache.rewind, []
+
+    def short(length: int) -> None:
+        if 0 < length < to.cache.length - 1:
+            refused.append(length)
+            raise RewindError("its keys have left the model's own sliding window")
+        true(length)
+
+    to.cache.rewind = short  # type: ignore[method-assign]
+    prompt = Prompt(second, n_system=3)
+    assert answer(to, prompt, 5) == answer(decoder(), prompt, 5)
+    assert refused
+    assert to.stats.reused == 0
+    assert to.stats.reprefilled == refused[0]
+
+
+def test_what_was_evicted_before_is_not_counted_again() -> None:
+    to, told = decoder(), list(numbers(8))
+    starts, evicted = [3], 0
+    for turn in range(12):
+        prompt = Prompt((*told,), n_system=3, starts=tuple(starts))
+        told += answer(to, prompt, 6)
+        evicted += to.stats.evicted
+        starts += [len(told), len(told) + 2]
+        told += numbers(4, turn)
+    assert 0 < evicted <= len(told)
 
 
 def test_close_closes_the_cache_and_not_the_model() -> None:

@@ -152,6 +152,8 @@ class MlxCache:
         self._refuse_open_round()
         if length > self._length or not self.policy.can_rewind(self._length, length):
             raise RewindError(f"cannot rewind from {self._length} to {length}: keys that it needs are evicted")
+        if length < self._length and not all(layer.can_rewind(length) for layer in self.layers):
+            raise RewindError(f"cannot rewind to {length}: its keys have left the model's own sliding window")
         self._length = length
 
     def close(self) -> None:

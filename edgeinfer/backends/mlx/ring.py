@@ -25,10 +25,12 @@ class Span:
         self.policy = policy
         self.start = 0
         self.n_rows = 0
+        self.end = 0  # of all positions written since the cache was empty, those rolled back as well
         self._steps: dict[tuple[WindowPolicy, int], Step] = {}
 
     def place(self, start: int, n_rows: int) -> None:
         self.start, self.n_rows = start, n_rows
+        self.end = start + n_rows if start == 0 else max(self.end, start + n_rows)
         self._steps = {}
 
     def step(self, stored: WindowPolicy, sliding: int) -> Step:
@@ -63,6 +65,11 @@ class RingLayer:
         self._kernels = kernels
         self._kv_bits: KvBits = kv_bits
         self._layout: RingLayout | None = None
+
+    def can_rewind(self, target: int) -> bool:
+        """Whether no key that a query at `target` sees by this layer's own window was overwritten."""
+        own = bool(self.own_window) and self.storage is not self.span.policy
+        return not own or target == 0 or target - self.own_window >= self.span.end - self.storage.window
 
     @property
     def offset(self) -> int:

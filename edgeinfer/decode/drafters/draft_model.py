@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 from edgeinfer.decode.costs import Part
-from edgeinfer.errors import UsageError
+from edgeinfer.decode.keyed import KeyedRound
+from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
 from edgeinfer.types import Tokens, compact
 from edgeinfer.window import WindowPolicy
@@ -28,20 +30,21 @@ class DraftModel:
         self._run = compact()  # the tokens behind the cache's positions
         self._skipped = 0  # tokens of the conversation before them, dropped at the limit
         self._round: Round | None = None
+        self._keyed: Callable[[int, Row], Row] = _as_it_is
 
     def start(self, round: Round, context: Tokens) -> None:
         """Catch up: run what the conversation has gained, after going back to where it left what was drafted."""
-        del round
+        self._keyed = round.keyed if isinstance(round, KeyedRound) else _as_it_is
         self._end_round()
         wanted = compact(context[self._skipped : -1])
         shared = _shared(self._run, wanted)
-        fits = len(wanted) + _AHEAD <= self._policy.limit
+        fits = len(wanted) + _AHEAD <= self._policy.limit and (shared or not self._skipped)
         if not (fits and self._policy.can_rewind(self._cache.length, shared)):
             self._skipped = max(0, len(context) - 1 - self._policy.window // 2)
             wanted = compact(context[self._skipped : -1])
             shared = 0
         if shared < self._cache.length:
-            self._cache.rewind(shared)
+            shared = self._go_back(shared)
         del self._run[shared:]
         new = wanted[shared:]
         if new:
@@ -50,10 +53,15 @@ class DraftModel:
 
     def draft(self, token: int) -> Row:
         self._end_round()
-        self._round = self._cache.begin(1)
-        row = self._round.verify([token])[0]
+        step = self._cache.begin(1)
+        try:
+            row = step.verify([token])[0]
+        except BaseException:
+            step.rollback()
+            raise
+        self._round = step
         self._run.append(token)
-        return row
+        return self._keyed(token, row)
 
     def observe(self, emitted: Tokens) -> None:
         del emitted  # the next `start` sees them in the context
@@ -61,11 +69,25 @@ class DraftModel:
     def close(self) -> None:
         self._cache.close()
 
+    def _go_back(self, length: int) -> int:
+        """To `length`, or to 0 where this model's own sliding window has lost the keys."""
+        try:
+            self._cache.rewind(length)
+        except RewindError:
+            length = 0
+            self._cache.rewind(length)
+        return length
+
     def _end_round(self) -> None:
         """The row of a draft is read while its round is open."""
         if self._round is not None:
             self._round.commit(1)
             self._round = None
+
+
+def _as_it_is(token: int, row: Row) -> Row:
+    del token
+    return row
 
 
 def _shared(a: array[int], b: array[int]) -> int:

@@ -1,0 +1,66 @@
+"""Going back where a layer keeps less than the window: what it has overwritten is refused, what it holds is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="MLX is not installed")
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+
+from edgeinfer.backends.mlx.adapter import Stages, own_windows
+from edgeinfer.backends.mlx.cache import MlxCache
+from edgeinfer.backends.mlx.routing import route_attention
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.errors import RewindError
+from edgeinfer.types import Prompt, Sampling
+from edgeinfer.window import WindowPolicy
+from tests.mlx_backend.families import FAMILIES, N_VOCAB, build
+
+POLICY = WindowPolicy(window=2048, sink=0, block=512, limit=4096)
+TOKENS = np.random.default_rng(3).integers(0, N_VOCAB, 1800).tolist()
+
+
+@pytest.fixture(scope="module")
+def cache() -> MlxCache:
+    """Its sliding layers see 8 positions and keep 1024, its full ones 2048."""
+    model = build(FAMILIES["llama-sliding"])
+    route_attention(model)
+    return MlxCache(Stages(model, 0), POLICY, own_windows(model))
+
+
+def test_what_is_still_held_is_exact_and_what_was_overwritten_is_refused(cache: MlxCache) -> None:
+    for target, held in ((1700, True), (1800 - 1024 + 8, True), (1800 - 1024 + 7, False), (100, False)):
+        cache.rewind(0)
+        want = cache.prefill(TOKENS[: target + 1]).numpy()
+        cache.rewind(0)
+        cache.prefill(TOKENS)
+        assert POLICY.can_rewind(cache.length, target)
+        if held:
+            cache.rewind(target)
+            got = cache.prefill([TOKENS[target]]).numpy()
+            assert np.allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
+        else:
+            with pytest.raises(RewindError, match="sliding window"):
+                cache.rewind(target)
+
+
+class Held:
+    """A model whose one cache is given."""
+
+    def __init__(self, cache: MlxCache) -> None:
+        self.new_cache = lambda policy: cache
+
+
+def test_a_conversation_that_goes_far_back_is_run_again_and_exact(cache: MlxCache) -> None:
+    def answer(tokens: list[int]) -> list[int]:
+        return list(decoder.stream(Prompt(tuple(tokens)), Sampling(), max_tokens=4, stop_tokens=frozenset()))
+
+    decoder = Decoder(Held(cache), POLICY)  # type: ignore[arg-type]
+    cache.rewind(0)
+    other = [*TOKENS[:300], *TOKENS[900:950]]
+    want = answer(other)
+    cache.rewind(0)
+    answer(TOKENS)
+    assert answer(other) == want
+    assert (decoder.stats.reused, decoder.stats.reprefilled) == (0, 300)
