@@ -107,7 +107,12 @@ class Session:
     def _remembering(self, answer: Answer, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
         try:
             with closing(pieces):
-                yield from pieces
+                while not self._closed:
+                    piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    yield piece
+            raise UsageError("this session is closed")
         finally:
             self._builder.answered(answer.tokens, answer.text)
 

@@ -113,6 +113,18 @@ def test_closing_twice_and_asking_after(model: Path) -> None:
         session.stream("x")
 
 
+@pytest.mark.parametrize("read", [0, 2])
+def test_an_answer_that_is_read_on_after_closing_says_so(model: Path, read: int) -> None:
+    """The model's memory is free by then."""
+    session = edgeinfer.open(request_for(model))
+    pieces = session.stream("the rain", sampling=GREEDY, max_tokens=40)
+    for _ in range(read):
+        next(pieces)
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        list(pieces)
+
+
 def test_a_missing_template_is_said(tmp_path: Path) -> None:
     import gguf
 

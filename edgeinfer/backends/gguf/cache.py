@@ -135,7 +135,7 @@ class GgufCache:
         """End the round: the first `n_kept` of its `n_run` rows count."""
         self._round = None
         self._keep(n_kept)
-        if n_kept < n_run:
+        if n_kept < n_run and self.is_open:
             self.context.remove(self._length)
 
     def _be_ready(self, what: str) -> None:

@@ -97,9 +97,6 @@ _logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p
 _seq_rm = _function(
     "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
 )
-_seq_cp = _function(
-    "llama_memory_seq_cp", None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
-)
 _get_name = _function("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p, library=_BASE)
 _tensor_get = _function(
     "ggml_backend_tensor_get",
@@ -150,7 +147,6 @@ class LoadedModel:
         self.n_vocab: int = C.llama_vocab_n_tokens(self.vocab)
         self.n_layers: int = C.llama_model_n_layer(handle)
         self.hidden: int = C.llama_model_n_embd(handle)
-        self.n_ctx_train: int = C.llama_model_n_ctx_train(handle)
         self.own_window: int = C.llama_model_n_swa(handle)  # of its sliding layers; 0: it has none
 
     @property
@@ -308,8 +304,7 @@ class Context:
 
     def decode(self, batch: Batch) -> None:
         """Run the batch's rows. Raises EngineFailed; rows that were run before the failure stay in the memory."""
-        if self.handle is None:
-            raise EngineFailed("the context is closed")
+        self.be_open()
         if batch.n_wanted > self.n_outputs:  # llama.cpp would abort the process
             raise EngineFailed(
                 f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for"
@@ -324,8 +319,7 @@ class Context:
 
         A negative `row` counts from the last wanted row.
         """
-        if self.handle is None:
-            raise EngineFailed("the context is closed")
+        self.be_open()
         address = _logits_ith(self._address, row)
         if not address:
             raise EngineFailed(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
@@ -339,19 +333,23 @@ class Context:
 
     def remove(self, start: int, stop: int = -1, *, sequence: int = 0) -> None:
         """Forget positions [start, stop); to the end with -1. Raises EngineFailed when this memory cannot."""
+        self.be_open()
         if not _seq_rm(self._memory, sequence, start, stop):
             raise EngineFailed(f"llama.cpp cannot forget positions {start} to {stop} of this model")
 
-    def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        """Let sequence `target` see [start, stop) of sequence `source` as well; no cell is copied."""
-        _seq_cp(self._memory, source, target, start, stop)
-
     def oldest(self) -> int:
         """The first position that every layer still holds, sinks aside; -1 when the memory is empty."""
+        self.be_open()
         return int(C.llama_memory_seq_pos_min(self._memory, 0))
 
     def clear(self) -> None:
+        self.be_open()
         C.llama_memory_clear(self._memory, False)
+
+    def be_open(self) -> None:
+        """Raises EngineFailed where llama.cpp would read freed memory."""
+        if self.handle is None:
+            raise EngineFailed("the context is closed")
 
     def set_threads(self, n_threads: int) -> None:
         C.llama_set_n_threads(self.handle, n_threads, n_threads)

@@ -104,6 +104,7 @@ class ReferenceCache:
 
     def forward(self, states: Floats, start: int, layers: range) -> Floats:
         """`states` [T, hidden] at positions `start` and on, through `layers`."""
+        self._be_open()
         return self.model.run(states, start, layers, self.layers, self.policy)
 
     def end_round(self, n: int) -> None:
@@ -111,9 +112,12 @@ class ReferenceCache:
         self._length += n
         self._round = None
 
-    def _check_ready(self) -> None:
+    def _be_open(self) -> None:
         if not self.layers:
             raise EngineFailed("the cache is closed")
+
+    def _check_ready(self) -> None:
+        self._be_open()
         if self._round is not None:
             raise EngineFailed("a round is open on this cache")
 

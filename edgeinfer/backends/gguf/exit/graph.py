@@ -148,6 +148,7 @@ class ExitGraph:
 
         False: BACK found that its rows went to other K/V cells than the early layers'; what it computed is void.
         """
+        context.be_open()
         self._stage, self._row, self._n_rows = stage, row, n_rows
         self._asked, self._settled = [], False
         if self._map is not None:
