@@ -43,35 +43,34 @@ class LookupBids:
 
     name = "lookup"
     _DOUBT: Final = 1.08  # of several lengths the one that looks best mostly looks better than it is
-    _FRESH: Final = 64  # tokens for which an offer stands, as rates and costs move slowly: a bid must cost little
+    _FRESH: Final = 64  # tokens for which offers stand, as rates and costs move slowly: a bid must cost little
 
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
         self._lookup = lookup
         self._costs = costs
         self._offers: dict[tuple[int, int], Bid | None] = {}  # by match length and limit
-        self._age = 0
+        self._since = 0  # tokens of the context when the offers were empty
 
     def bid(self, context: Tokens, limit: int) -> Bid | None:
         match = self._lookup.match(context)
         if match is None or limit < 1:
             return None
-        self._age += 1
-        if self._age >= self._FRESH:
-            self._refresh()
+        if abs(len(context) - self._since) >= self._FRESH:
+            self._offers.clear()
+            self._since = len(context)
         key = (match.length, limit)
         if key not in self._offers:
-            n, tokens, cost = best_length(self._lookup.chances(match, limit), self._cost)
+            chances = self._lookup.chances(match, limit)
+            n, tokens, cost = best_length(chances, self._cost)
+            if not n and not self._costs.is_known("verify", 2):  # it loses, but by a cost that nobody has seen yet
+                n, tokens, cost = 1, 1.0 + chances[0], self._cost(1)
             self._offers[key] = Bid(Arm(self.name, n), tokens, cost) if n else None
         return self._offers[key]
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:
         del arm
         self._costs.observe("verify", outcome.drafted + 1, outcome.draft_s + outcome.verify_s)
-        self._refresh()
-
-    def _refresh(self) -> None:
         self._offers.clear()
-        self._age = 0
 
     def _cost(self, n: int) -> float:
         return self._costs.ratio("verify", n + 1) * self._DOUBT if n else 1.0

@@ -13,6 +13,7 @@ from edgeinfer.types import Tokens
 
 _MARGIN: Final = 1.02  # a bid must beat plain by this, as estimates are noisy
 _SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
+_CREDIT: Final = 2.0  # plain rounds that trials may lose in a row
 _HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
 _SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
 _LOOK_AGAIN: Final = 64  # rounds after which a plain one is due, so that costs have something to be measured against
@@ -31,6 +32,11 @@ class Ledger:
 
     spent: float = 0.0
     lost: float = 0.0
+
+    def spend(self, rounds: float) -> None:
+        """Time passes. What was not lost is not saved up: a long good time must not pay for a long bad one."""
+        self.spent += rounds
+        self.lost = max(self.lost, _SPARE * self.spent - _CREDIT)
 
     def affords(self, bid: Bid) -> bool:
         return self.lost + max(0.0, bid.cost - bid.tokens) <= _SPARE * self.spent
@@ -56,7 +62,7 @@ class Auto:
         self._ledger = Ledger()
         self._trial: Bid | None = None  # taken though it loses, in the round that runs
         self._since_plain = 0
-        self._idle = 0  # rounds since a bid was taken
+        self._idle = 0  # questions since a bid was taken
         self._rest = 0  # rounds in which none is asked for
 
     @property
@@ -94,7 +100,7 @@ class Auto:
     def observe(self, arm: Arm, outcome: Outcome) -> None:
         seconds = outcome.draft_s + outcome.verify_s
         rounds = seconds / self._costs.unit_s
-        self._ledger.spent += rounds
+        self._ledger.spend(rounds)
         if not arm.depth:
             self._since_plain = 0
             self._costs.observe_plain(seconds)

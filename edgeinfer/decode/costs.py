@@ -31,10 +31,6 @@ class RowCosts:
         return self.verify_s[1]
 
 
-FLAT: Final = RowCosts(verify_s={1: 1e-2, 2: 2e-2})
-"""Where nothing was measured: every row costs a plain round, so that nothing looks cheap."""
-
-
 def interpolate(points: Mapping[int, float], rows: int) -> float:
     """Seconds of `rows` rows: linear between the measured counts, and on along the last two."""
     if rows in points:
@@ -71,6 +67,10 @@ class Costs:
     def ratio(self, part: Part, rows: int = 1) -> float:
         """Plain rounds that this part takes. A count above `max_rows` is not known: KeyError."""
         return self._ratios[part, rows]
+
+    def is_known(self, part: Part, rows: int) -> bool:
+        """Whether answers have shown what this part takes; else it is what was measured before the first one."""
+        return self._seen.get((part, rows), 0) >= _FIRST_ROUNDS
 
     def observe(self, part: Part, rows: int, seconds: float) -> None:
         """One measured part of a round that was not plain. It moves its own ratio and, a little, the unit."""

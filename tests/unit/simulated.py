@@ -19,7 +19,6 @@ from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.protocols import Drafter
 
 N_VOCAB = 32
-UNIT_S = 0.02
 MAX_ROWS = 16
 
 
@@ -31,6 +30,7 @@ class Device:
     draft: float
     noise: float = 0.05  # of the logarithm
     hiccup: int = 0  # every so many rounds one takes ten times as long; 0: never
+    unit_s: float = 0.004  # seconds of a plain round
 
     def verify(self, rows: int) -> float:
         return 1.0 + self.row * (rows - 1)
@@ -42,7 +42,7 @@ class Device:
         rng = random.Random(seed)
 
         def measured(cost: float) -> float:
-            return cost * UNIT_S * math.exp(rng.gauss(0, error))
+            return cost * self.unit_s * math.exp(rng.gauss(0, error))
 
         rows = (1, 2, 4, 8, 16)
         return RowCosts(
@@ -112,7 +112,7 @@ class FakeRound:
         index = min(self.at + self.drafted, len(self.text.tokens) - 1)
         self.on_path = self.on_path and (token == self.text.tokens[index - 1])
         self.drafted += 1
-        self.clock.now += self.device.draft * UNIT_S
+        self.clock.now += self.device.draft * self.device.unit_s
         good = self.on_path and self.text.right[index]
         return FakeRow(self.text.tokens[index] if good else 2999, self.text.sure[index])
 
@@ -139,7 +139,7 @@ def play(text: Text, device: Device, controller: Controller, drafters: dict[str,
         rows = len(drafts) + 1
         cost = device.back(rows, short=step.drafted < rows) if step.drafted else device.verify(rows)
         slow = 10.0 if device.hiccup and len(played.choices) % device.hiccup == 0 else 1.0
-        clock.now += cost * UNIT_S * slow * math.exp(rng.gauss(0, device.noise))
+        clock.now += cost * device.unit_s * slow * math.exp(rng.gauss(0, device.noise))
         truth = text.tokens[at : at + rows]
         accepted = next((i for i, draft in enumerate(drafts) if i >= len(truth) or draft != truth[i]), len(drafts))
         emitted = list(truth[: accepted + 1])

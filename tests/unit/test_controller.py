@@ -28,7 +28,13 @@ def fixed(text: object, device: Device, arm: Arm) -> Played:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
-    "device", [CHEAP_ROWS, Device(row=0.5, draft=0.3), Device(row=0.12, draft=0.28, noise=0.2, hiccup=40)]
+    "device",
+    [
+        CHEAP_ROWS,
+        Device(row=0.12, draft=0.28, unit_s=0.05),
+        Device(row=0.5, draft=0.3),
+        Device(row=0.12, draft=0.28, noise=0.2, hiccup=40),
+    ],
 )
 def test_regret_against_the_best_fixed_arm_when_acceptance_changes(device: Device, seed: int) -> None:
     """Stated: at most 2 % slower than the best arm in hindsight; mostly quicker, as no arm is best all along."""
@@ -67,6 +73,26 @@ def test_a_prior_that_flatters_drafting_is_found_out() -> None:
     controller, drafters = auto(liar, clock, error=0.0)
     plain = fixed(text, DEAR_ROWS, NONE).seconds
     assert plain / play(text, DEAR_ROWS, controller, drafters, clock).seconds >= 0.95
+
+
+def test_costs_that_were_measured_too_high_are_found_out() -> None:
+    """As on a machine that was busy then. The text is copied, which pays: lookup must not be out of it for good."""
+    text = a_text((("copy", 1500),))
+    clock = Clock()
+    busy = Device(row=2.0, draft=2.0)
+    controller, drafters = auto(busy, clock, error=0.0)
+    plain = fixed(text, CHEAP_ROWS, NONE).seconds
+    assert plain / play(text, CHEAP_ROWS, controller, drafters, clock).seconds >= 1.5
+
+
+def test_a_long_good_time_does_not_pay_for_a_long_bad_one() -> None:
+    ledger = Ledger()
+    ledger.spend(1e6)
+    slow, tried = Bid(Arm("b", 1), 1.1, 1.3), 0
+    while worth(slow, ledger) == "try":
+        ledger.lost += slow.cost - slow.tokens
+        tried += 1
+    assert tried <= 10
 
 
 def test_the_same_observations_give_the_same_choices() -> None:
