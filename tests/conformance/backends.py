@@ -54,7 +54,8 @@ def gguf(kv_type: KvType, *, drafts: bool = False) -> Callable[[Path], Model]:
         from edgeinfer.formats.gguf_header import read_header
 
         model = GgufModel(llama.load(path), read_header(path), EngineSettings(1, kv_type))
-        model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
+        if drafts:
+            model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
         return model
 
     return load

@@ -16,7 +16,7 @@ from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.protocols import Drafter, Model
+from edgeinfer.protocols import Drafter, Model, Row
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance.backends import POLICY, Subject
@@ -68,12 +68,30 @@ def plain_answer(case: Case, prompt: Prompt, how: Sampling, n: int) -> list[int]
 
 
 def decode_plainly(case: Case, prompt: Prompt, how: Sampling, n: int) -> list[int]:
+    sampler, n_prompt = Sampler(how), len(prompt.tokens)
+    return told_plainly(case, prompt, n, lambda row, tokens: sampler.pick(row.numpy(), len(tokens) - n_prompt, tokens))
+
+
+def rows_short_of_best(case: Case, prompt: Prompt, said: Sequence[int]) -> list[float]:
+    """For each token said, how far its logit lies below the best of the plain row after all that was said before."""
+    short: list[float] = []
+
+    def say(row: Row, tokens: Sequence[int]) -> int:
+        logits, token = row.numpy(), said[len(tokens) - len(prompt.tokens)]
+        short.append(float(logits.max() - logits[token]))
+        return token
+
+    told_plainly(case, prompt, len(said), say)
+    return short
+
+
+def told_plainly(case: Case, prompt: Prompt, n: int, say: Callable[[Row, Sequence[int]], int]) -> list[int]:
     """Decoding as one would write it for one row and no drafts; the re-anchoring spelled out."""
-    policy, sampler, tokens = case.policy, Sampler(how), list(prompt.tokens)
+    policy, tokens = case.policy, list(prompt.tokens)
     cache = case.model.new_cache(policy)
     row = cache.prefill(tokens)
     while True:
-        tokens.append(sampler.pick(row.numpy(), len(tokens) - len(prompt.tokens), tokens))
+        tokens.append(say(row, tokens))
         if len(tokens) == len(prompt.tokens) + n:
             cache.close()
             return tokens[len(prompt.tokens) :]

@@ -46,7 +46,7 @@ def test_a_window_that_is_wrong_fails(path: Path) -> None:
     tokens = window._tokens(path, 640)
     right, wrong = WindowPolicy(256, 4, 64, 1024), WindowPolicy(320, 4, 64, 1024)
     engine = window.Engine("f16", flash_attention=False)
-    expected = window._reference(path, right, tokens)
+    expected = window._reference(path, "f16", right, tokens)
     of_wrong, of_right = (
         window._high(window._errors(path, engine, policy, tokens, expected, 256)) for policy in (wrong, right)
     )
@@ -71,7 +71,7 @@ def test_perplexity_is_that_of_the_reference_s_logits(path: Path) -> None:
     policy = WindowPolicy(256, 0, 64, 256)
     with opened(Request(model=str(path), backend="gguf", speculation="off", force=True)) as subject:
         losses = perplexity._losses(subject, "f16", policy, tokens)
-    logits = window._reference(path, policy, tokens)[:-1].astype(np.float64)
+    logits = window._reference(path, "f32", policy, tokens)[:-1].astype(np.float64)
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(99), tokens[1:]]
     assert losses.shape == (99,)
     assert losses == pytest.approx(expected, abs=0.5)

@@ -91,6 +91,8 @@ def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     assert again.log.records == [items[0]]
     assert again.log.traces == [items[1]]
     assert again.log.costs == {TINY: COSTS}
+    again.add(items[1])  # type: ignore[arg-type]
+    assert LogFile(path).log.traces == [items[1], items[1]]
     path.write_text('{"what": "nonsense"}\n{}\n')
     with pytest.raises(UsageError, match="line 1"):
         LogFile(path)
