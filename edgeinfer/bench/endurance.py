@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -84,12 +85,9 @@ def run(args: argparse.Namespace) -> int:
         least = policy.slots + 2 * _SPAN
         if args.tokens < least:
             raise UsageError(f"a chat past its window of {policy.slots} needs {least} tokens or more", hint="--tokens")
-        long, fresh = Chat(subject), Chat(subject)
-        try:
-            report, text = measure(subject, long, fresh, args.tokens)
-        finally:
-            long.close()
-            fresh.close()
+        with closing(Chat(subject)) as long, closing(Chat(subject)) as fresh:
+            report = measure(subject, long, fresh, args.tokens)
+            text = markdown(report, subject, long.turns, command_of(args))
     if args.json:
         line = {**asdict(report), "growth": report.growth, "slowdown": report.slowdown}
         sys.stdout.write(json.dumps(line) + "\n")
@@ -151,7 +149,15 @@ class Chat:
         self._strategy.close()
 
 
-def measure(subject: Opened, long: Chat, fresh: Chat, n_tokens: int) -> tuple[Report, str]:
+def command_of(args: argparse.Namespace) -> list[str]:
+    command = ["bench", "endurance", "--model", Path(args.model).name, "--tokens", str(args.tokens)]
+    for flag in ("context", "kv_type", "backend"):
+        if getattr(args, flag):
+            command += ["--" + flag.replace("_", "-"), str(getattr(args, flag))]
+    return [*command, "--speculation", args.speculation]
+
+
+def measure(subject: Opened, long: Chat, fresh: Chat, n_tokens: int) -> Report:
     while len(long) < n_tokens:
         long.turn()
     n_long, n = len(long.turns), _SPAN // _ANSWER
@@ -162,8 +168,7 @@ def measure(subject: Opened, long: Chat, fresh: Chat, n_tokens: int) -> tuple[Re
         for chat in (long, fresh) if index % 2 else (fresh, long):
             chat.turn()
     ends = (long.turns[n_before[0] :], fresh.turns[n_before[1] :])
-    report = summed(subject, long.turns[:n_long], ends)
-    return report, markdown(report, subject, long.turns[:n_long])
+    return summed(subject, long.turns[:n_long], ends)
 
 
 def summed(subject: Opened, turns: list[Turn], ends: tuple[list[Turn], list[Turn]]) -> Report:
@@ -193,8 +198,7 @@ def _speed(turns: list[Turn]) -> float:
     return sum(turn.emitted - 1 for turn in turns) / sum(turn.decode_s for turn in turns)
 
 
-def markdown(report: Report, subject: Opened, turns: list[Turn]) -> str:
-    command = ["bench", "endurance", "--model", report.model, "--tokens", str(report.tokens)]
+def markdown(report: Report, subject: Opened, turns: list[Turn], command: list[str]) -> str:
     every = max(1, len(turns) // 20)
     rows = [
         [
@@ -206,12 +210,12 @@ def markdown(report: Report, subject: Opened, turns: list[Turn]) -> str:
         ]
         for turn in turns[::every]
     ]
+    again = f"{report.reanchored} times the positions began again at 0, for which {report.reprefilled} tokens were"
     return (
         head(f"A chat of {report.tokens} tokens with {report.model}", command, subject.plan.device, subject.versions)
         + f"\nWindow {report.window}, sink {report.sink}, K and V in {subject.plan.kv_type}, speculation "
-        f"{report.speculation}. {report.evicted} tokens "
-        f"were evicted; {report.reanchored} times the positions began again at 0, for which {report.reprefilled} "
-        f"tokens were prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
+        f"{report.speculation}. {report.evicted} tokens were evicted; {again} "
+        f"prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
         f"- Resident memory grew by {report.growth:.2%} from the first eviction to the end: "
         f"{report.first_rss_bytes / 1e6:.1f} MB to {report.last_rss_bytes / 1e6:.1f} MB.\n"
         f"- In turn with a fresh chat, each for {_SPAN} tokens after an eviction: the long one decoded at "

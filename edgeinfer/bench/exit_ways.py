@@ -227,13 +227,11 @@ def _section(path: Path, plain_s: float, costs: Sequence[Cost], footprints: Sequ
 
 
 def _head(args: argparse.Namespace) -> str:
-    command = [item for item in sys.argv[1:] if "/" not in item] + [path.name for path in args.models]
+    flags = f"--threads {args.threads} --clock {args.clock} --seconds {args.seconds:g}"
     title = report.head("Early exit on llama.cpp: the ways compared", ["..."], detect(), library_versions())
-    used = f"`python -m {__spec__.name} {' '.join(dict.fromkeys(command))}`"
-    return (
-        title.replace("`edgeinfer ...`", used)
-        + f"\n{_MEANING.format(clock=args.clock, threads=args.threads)}\n{args.note}\n"
-    )
+    used = f"`python -m {__spec__.name} {flags} {' '.join(path.name for path in args.models)}`"
+    meaning = _MEANING.format(clock=args.clock, threads=args.threads)
+    return title.replace("`edgeinfer ...`", used) + f"\n{meaning}" + (f"\n{args.note}\n" if args.note else "")
 
 
 _MEANING: Final = """\

@@ -14,6 +14,7 @@ from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.opening import local_path
+from edgeinfer.types import KV_CHOICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Opened:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
-    parser.add_argument("--kv-type", choices=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"), help="how K and V are kept")
+    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
     parser.add_argument("--backend", default="", metavar="NAME", help="gguf, mlx or reference")
 
 

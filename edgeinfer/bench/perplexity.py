@@ -207,6 +207,8 @@ def _show(result: Result, *, as_json: bool) -> None:
 def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespace) -> str:
     command = ["bench", "perplexity", "--model", args.model, "--text", args.text.name]
     command += ["--against", args.against.name] if args.against else []
+    command += ["--length", str(args.length), "--pieces", str(args.pieces)]
+    command += ["--windows", *map(str, args.windows)]
     late = min(args.windows, default=0)
     rows = [[one.what, one.tier, one.kv_type, f"{one.perplexity:.3f}", f"{one.late_perplexity:.3f}"] for one in results]
     starts = range(0, args.length - 1, _BUCKET)

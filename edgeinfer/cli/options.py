@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeinfer.errors import UsageError
+from edgeinfer.types import KV_CHOICES
 
 if TYPE_CHECKING:
     from edgeinfer.plan import Request
@@ -35,7 +36,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
     group.add_argument(
         "--kv-type",
-        choices=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"),
+        choices=KV_CHOICES,
         metavar="TYPE",
         help="f16, q8_0, q4_0, or q8_0/f16: K in 8 bits, V in 16 (f32 on the reference)",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.plan.types import Capabilities, Plan
-from edgeinfer.types import KvType
+from edgeinfer.types import KV_CHOICES, KvType
 
 if TYPE_CHECKING:
     from edgeinfer.backends.reference.model import ReferenceModel
@@ -36,7 +36,7 @@ class ReferenceBackend:
         return Capabilities(
             backend=self.name,
             tiers=TIERS,
-            kv_types=("f32", "f16", "q8_0/f16", "q8_0", "q4_0"),
+            kv_types=KV_CHOICES,
             early_exit=True,
             versions=versions,
             unavailable=unavailable,

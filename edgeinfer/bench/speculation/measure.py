@@ -17,7 +17,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Final, cast
 
-from edgeinfer.bench.speculation.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Record, Subject, Trace
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message, Sampling, SpeculationMode
@@ -25,7 +25,6 @@ from edgeinfer.types import Message, Sampling, SpeculationMode
 ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
-_MANY_PARAMS: Final = 500_000_000
 _CONTROL_EVERY: Final = 3  # prompts
 _TRACED: Final = 12  # prompts whose exit is looked at for the ceiling
 _ANSWER: Final = 50  # tokens of a usual answer, for the time it will take
@@ -53,6 +52,7 @@ class Amount:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
     parser.add_argument("--arm", action="append", choices=[*ARMS, "draft"], help="repeatable; default: all but draft")
+    parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
     parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
@@ -104,7 +104,7 @@ def shares(names: Sequence[str], runs: int | None) -> list[float]:
 
 
 def runs_of(subject: Subject, given: int | None) -> int:
-    large = subject.n_params >= _MANY_PARAMS
+    large = subject.n_params >= LARGE
     return given or (3 if large and subject.tier in ("Q4_0", "F16") else 1)
 
 
@@ -115,6 +115,7 @@ def command_of(args: argparse.Namespace) -> list[str]:
         command += ["--model", Path(name).name]
     for arm in args.arm or []:
         command += ["--arm", arm]
+    command += ["--draft-model", Path(args.draft_model).name] if args.draft_model else []
     command += ["--quick"] if args.quick else []
     for flag in ("minutes", "runs"):
         command += [f"--{flag}", f"{getattr(args, flag):g}"] if getattr(args, flag) else []
@@ -133,7 +134,7 @@ def measure_model(
     subject = subject_of(plan_of(name, "off"))
     if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
         return
-    with Sides(name, arms) as sides:
+    with Sides(name, arms, args.draft_model) as sides:
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")

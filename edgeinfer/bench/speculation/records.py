@@ -13,6 +13,7 @@ from edgeinfer.errors import UsageError
 
 PLAIN: Final = "plain"  # the whole model, speculation off
 CONTROL: Final = "plain again"  # the same once more: how much equal runs differ
+LARGE: Final = 500_000_000  # parameters from which a model counts as of the 1B shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class LogFile:
         if path is not None and path.exists():
             for item in read(path):
                 self.log.add(item)
+            _drop_cut_line(path)
 
     def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
         self.log.add(item)
@@ -96,6 +98,13 @@ class LogFile:
             line = {"what": "answer" if isinstance(item, Record) else "trace", **asdict(item)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What is added next must begin on a line of its own."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def read(path: Path) -> Iterator[Record | Trace | tuple[Subject, RowCosts]]:

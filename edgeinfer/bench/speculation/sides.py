@@ -15,7 +15,7 @@ from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.decode.strategy import build
+from edgeinfer.decode.strategy import Draft, build
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
@@ -39,8 +39,10 @@ class Answered:
 class Sides:
     """The decoders of one model by arm name, "plain" among them. A context manager; owns all that it opens."""
 
-    def __init__(self, name: str, arms: Sequence[SpeculationMode]) -> None:
+    def __init__(self, name: str, arms: Sequence[SpeculationMode], draft_model: str = "") -> None:
         self._stack = ExitStack()
+        self._draft_model = draft_model
+        self._draft: Draft | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
         self.decoders: dict[str, Decoder] = {}
         self._models: dict[tuple[str, ...], Model] = {}
@@ -88,10 +90,10 @@ class Sides:
         self.close()
 
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
-        plan = plan_of(name, mode)
+        plan = plan_of(name, mode, self._draft_model)
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
-        strategy = build(model, plan)
+        strategy = build(model, plan, draft=self._drafting(plan))
         self._stack.callback(strategy.close)
         decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
         self._stack.callback(decoder.close)
@@ -105,11 +107,21 @@ class Sides:
         if key not in self._models:
             first = self._models.get(())
             if plan.backend == "gguf" and first is not None:
-                self._models[key] = _drafting(first, plan)
+                self._models[key] = _over_the_same_weights(first, plan)
             else:
                 self._models[key] = model = backends.get(plan.backend).load(plan, path_of(plan))
                 self._stack.callback(model.close)
         return self._models[key]
+
+    def _drafting(self, plan: Plan) -> Draft | None:
+        if "draft" not in plan.speculation.drafters:
+            return None
+        if self._draft is None:
+            small = plan_of(self._draft_model, "off", backend=plan.backend)
+            model = backends.get(small.backend).load(small, path_of(small))
+            self._stack.callback(model.close)
+            self._draft = Draft(model, small.window.limit)
+        return self._draft
 
     def _template(self) -> Template:
         tokenizer = self.plain_model.tokenizer
@@ -117,7 +129,7 @@ class Sides:
         return Template(self._renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
 
 
-def _drafting(first: Model, plan: Plan) -> Model:
+def _over_the_same_weights(first: Model, plan: Plan) -> Model:
     from edgeinfer.backends.gguf.model import GgufModel
 
     assert isinstance(first, GgufModel)
@@ -127,8 +139,11 @@ def _drafting(first: Model, plan: Plan) -> Model:
     return model
 
 
-def plan_of(name: str, mode: SpeculationMode) -> Plan:
-    return choose(Request(model=name, speculation=mode, context=CONTEXT, sink=0, force=True), offline=True)
+def plan_of(name: str, mode: SpeculationMode, draft_model: str = "", *, backend: str = "") -> Plan:
+    request = Request(
+        model=name, speculation=mode, draft_model=draft_model, backend=backend, context=CONTEXT, sink=0, force=True
+    )
+    return choose(request, offline=True)
 
 
 def subject_of(plan: Plan) -> Subject:

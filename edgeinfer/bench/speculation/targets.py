@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.bench.speculation.records import CONTROL
+from edgeinfer.bench.speculation.records import CONTROL, LARGE
 from edgeinfer.bench.speculation.report import ALL, Row
-
-LARGE: Final = 500_000_000  # parameters from which a model counts as of the 1B shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,7 @@ class Target:
 class Verdict:
     target: Target
     row: Row
+    unbounded: int  # cells of one prompt each, which have no bounds to judge by
 
     @property
     def met(self) -> bool:
@@ -59,6 +58,10 @@ TARGETS: Final = (
 )
 
 
+def _cell(row: Row) -> tuple[str, str, str, float]:
+    return row.model, row.tier, row.arm, row.temperature
+
+
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     """The weakest row of each target that was measured, per model and tier."""
     found: list[Verdict] = []
@@ -66,5 +69,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         matching = [row for row in rows if row.arm != CONTROL and target.applies(row)]
         for model, tier in dict.fromkeys((row.model, row.tier) for row in matching):
             cells = [row for row in matching if (row.model, row.tier) == (model, tier)]
-            found.append(Verdict(target, min(cells, key=target.value)))
+            alone = [row for row in rows if (row.model, row.tier, row.arm, row.temperature) == _cell(cells[0])]
+            unbounded = sum(row.n_prompts == 1 for row in alone) if target.value is _high else 0
+            found.append(Verdict(target, min(cells, key=target.value), unbounded))
     return found

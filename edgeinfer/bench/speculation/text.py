@@ -52,6 +52,7 @@ def _verdicts(rows: Sequence[Row]) -> Iterator[str]:
         row, target = verdict.row, verdict.target
         cell = f"{row.kind}, T={row.temperature:g}"
         value = f"{target.value(row):.3f} | {target.least:.2f} | {'met' if verdict.met else '**not met**'}"
+        value += f"; {verdict.unbounded} cells of one prompt have no bounds" if verdict.unbounded else ""
         yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
     yield ""
 
@@ -176,7 +177,7 @@ def _best(reaches: Sequence[tuple[str, Reach]], kind: str, costs: RowCosts, use:
 
 def _reaches(log: Log, subject: Subject) -> Iterator[tuple[str, Reach]]:
     agreed = {trace.prompt: trace.agreed for trace in log.traces if trace.subject == subject}
-    for record in log.records:
+    for record in {record.key: record for record in log.records}.values():
         prompt, answer = record.text
         if record.subject == subject and len(answer) > 1:
             yield record.kind, reach(prompt, answer, agreed.get(record.prompt, ()))
