@@ -130,14 +130,14 @@ def test_calibration_measures_each_part_and_leaves_nothing_open() -> None:
     assert costs.exit_draft_s == pytest.approx(0.0003)
     assert model.closed == 1
     assert model.open_rounds == 0
-    assert model.length == 224
+    assert model.length == 216
 
 
 def test_calibration_of_a_slow_model_stops_soon_and_still_knows_one_and_several_rows() -> None:
     model = Ticking(plain_s=0.4)
     costs = calibrate(model, max_rows=16, budget_s=0.8, clock=model.clock)  # type: ignore[arg-type]
-    assert model.length == 96  # a longer context would cost more than it tells
-    assert model.now < 0.4 * 0.4 * 96 + 10.0
+    assert model.length == 24  # a longer context would cost more than it tells
+    assert model.now < 0.4 * 0.4 * 24 + 6.0
     assert {1, 4} <= set(costs.verify_s)
     assert costs.back_s
     assert costs.back_short_s
