@@ -16,7 +16,10 @@ _SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
 _CREDIT: Final = 2.0  # plain rounds that trials may lose in a row
 _HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
 _SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
-_LOOK_AGAIN: Final = 64  # rounds after which a plain one is due, so that costs have something to be measured against
+_LOOK_FIRST: Final = 2  # rounds after which a plain one is due, as all costs are measured against it; then twice as
+_LOOK_AGAIN: Final = 64  # many, and in the end after so many, or
+_LOOK_SOON: Final = 8  # after so many where costs
+_DRIFT: Final = 0.08  # have drifted by this
 
 
 _IDLE: Final = 8  # rounds in which no bid was taken, after which
@@ -62,6 +65,7 @@ class Auto:
         self._ledger = Ledger()
         self._trial: Bid | None = None  # taken though it loses, in the round that runs
         self._since_plain = 0
+        self._look_after = _LOOK_FIRST
         self._idle = 0  # questions since a bid was taken
         self._rest = 0  # rounds in which none is asked for
 
@@ -70,9 +74,13 @@ class Auto:
         """Seconds of a plain round now, as measured."""
         return self._costs.unit_s
 
+    @property
+    def _drifted(self) -> bool:
+        return self._since_plain >= _LOOK_SOON and abs(self._costs.drift) > _DRIFT
+
     def choose(self, context: Tokens, limit: int) -> Arm:
         self._trial = None
-        if limit < 1 or self._since_plain >= _LOOK_AGAIN:
+        if limit < 1 or self._since_plain >= self._look_after or self._drifted:
             return NONE
         if self._rest:
             self._rest -= 1
@@ -102,6 +110,8 @@ class Auto:
         rounds = seconds / self._costs.unit_s
         self._ledger.spend(rounds)
         if not arm.depth:
+            if self._since_plain >= self._look_after:
+                self._look_after = min(2 * self._look_after, _LOOK_AGAIN)
             self._since_plain = 0
             self._costs.observe_plain(seconds)
             return

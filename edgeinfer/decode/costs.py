@@ -12,6 +12,7 @@ the others: one draft."""
 
 _CLIP: Final = 0.25  # a round counts as this far from its estimate at most, so that an outlier is only a nudge
 _UNIT_RATE: Final = 0.1  # how fast the unit follows heat, load and a longer context
+_DRIFT_RATE: Final = 0.15
 _FIRST_ROUNDS: Final = 4  # the prior may be of another day: the first rounds may move the unit at once
 _LEAST_RATE: Final = 0.04  # of a ratio, once it has been seen often
 
@@ -46,8 +47,8 @@ def interpolate(points: Mapping[int, float], rows: int) -> float:
 class Costs:
     """Costs in units of a plain round. The unit is followed live; the ratios to it move slowly.
 
-    A machine that heats, a neighbor's load and a growing context change all costs alike: the unit takes that up
-    from any round, so that costs measured at different times stay comparable.
+    A machine that heats, a neighbor's load and a growing context change all costs alike. Only a plain round moves the
+    unit, and `drift` says when one is due: while the other rounds take longer or less than they should.
     """
 
     def __init__(self, prior: RowCosts, max_rows: int) -> None:
@@ -55,6 +56,7 @@ class Costs:
         self.max_rows = max_rows
         self._ratios: dict[tuple[Part, int], float] = {}
         self._seen: dict[tuple[Part, int], int] = {}
+        self.drift = 0.0  # by how much rounds that were not plain have lately missed their estimates
         self._n_plain = 0
         for rows in range(1, max_rows + 1):
             self._ratios["verify", rows] = interpolate(prior.verify_s, rows) / prior.plain_s
@@ -73,7 +75,7 @@ class Costs:
         return self._seen.get((part, rows), 0) >= _FIRST_ROUNDS
 
     def observe(self, part: Part, rows: int, seconds: float) -> None:
-        """One measured part of a round that was not plain. It moves its own ratio and, a little, the unit."""
+        """One measured part of a round that was not plain. It moves its own ratio."""
         if rows == 1 and part == "verify":
             self.observe_plain(seconds)
             return
@@ -91,7 +93,7 @@ class Costs:
         else:
             step = max(1.0 / (seen + 1), _LEAST_RATE) * _clipped(surprise)
         self._ratios[key] = ratio * (1.0 + step)
-        self.unit_s *= 1.0 + 0.3 * _UNIT_RATE * _clipped(surprise)
+        self.drift += _DRIFT_RATE * (_clipped(surprise) - self.drift)
 
     def _take_along(self, part: Part, step: float) -> None:
         """What is wrong about one count of rows is likely wrong about those that were not seen yet."""
@@ -105,7 +107,9 @@ class Costs:
         if self._n_plain <= _FIRST_ROUNDS:
             self.unit_s += (seconds - self.unit_s) / (self._n_plain + 1)
         else:
-            self.unit_s *= 1.0 + _UNIT_RATE * _clipped(seconds / self.unit_s - 1.0)
+            rate = _UNIT_RATE + min(abs(self.drift), _CLIP)  # the more is unsure, the more one plain round tells
+            self.unit_s *= 1.0 + rate * _clipped(seconds / self.unit_s - 1.0)
+        self.drift *= 0.5
 
 
 def _clipped(surprise: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +31,13 @@ class Device:
     noise: float = 0.05  # of the logarithm
     hiccup: int = 0  # every so many rounds one takes ten times as long; 0: never
     unit_s: float = 0.004  # seconds of a plain round
+    head: float = 0.0  # of a draft, what the verification has to do again
 
     def verify(self, rows: int) -> float:
         return 1.0 + self.row * (rows - 1)
 
     def back(self, rows: int, *, short: bool) -> float:
-        return max(0.5, self.verify(rows) - self.draft * (rows - short))
+        return max(0.5, self.verify(rows) - (self.draft - self.head) * (rows - short))
 
     def prior(self, error: float, seed: int) -> RowCosts:
         rng = random.Random(seed)
@@ -63,13 +64,13 @@ class Text:
 
 
 def a_text(phases: Sequence[tuple[str, int]], seed: int = 1) -> Text:
-    """Phases (kind, length): nobody foresees "prose", the exit does "easy", "copy" repeats what was 60 tokens ago."""
+    """Phases (kind, length): nobody foresees "prose", the exit "mixed" in part and "easy", "copy" repeats what was 60 tokens ago."""
     rng = random.Random(seed)
     tokens, sure, right = [rng.randrange(2000) for _ in range(80)], [0.5] * 80, [False] * 80
     for kind, length in phases:
         for _ in range(length):
             tokens.append(tokens[-60] if kind == "copy" else rng.randrange(2000))
-            confident = rng.random() < {"prose": 0.08, "easy": 0.85, "copy": 0.7}[kind]
+            confident = rng.random() < {"prose": 0.08, "mixed": 0.4, "easy": 0.85, "copy": 0.7}[kind]
             sure.append(rng.uniform(0.95, 1.0) if confident else rng.uniform(0.0, 0.6))
             right.append(rng.random() < sure[-1])
     return Text(tuple(tokens), tuple(sure), tuple(right))
@@ -160,8 +161,10 @@ def auto(
     drafters: Sequence[str] = ("lookup", "early-exit"),
     error: float = 0.1,
     seed: int = 3,
+    plain_error: float = 1.0,
 ) -> tuple[Auto, dict[str, Drafter]]:
-    costs = Costs(device.prior(error, seed), MAX_ROWS)
+    prior = device.prior(error, seed)
+    costs = Costs(replace(prior, verify_s={**prior.verify_s, 1: prior.verify_s[1] * plain_error}), MAX_ROWS)
     lookup, gated = Lookup(least_match=1), Gated(ExitSource(), costs, clock=clock)
     bidders: dict[str, Callable[[], object]] = {
         "lookup": lambda: LookupBids(lookup, costs),

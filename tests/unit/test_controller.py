@@ -75,6 +75,18 @@ def test_a_prior_that_flatters_drafting_is_found_out() -> None:
     assert plain / play(text, DEAR_ROWS, controller, drafters, clock).seconds >= 0.95
 
 
+@pytest.mark.parametrize("plain_error", [1.3, 0.8])
+def test_a_plain_round_that_was_measured_wrong_is_found_out(plain_error: float) -> None:
+    """All other costs are measured by it: taken as too slow, it would make every drafter look good."""
+    device = Device(row=0.6, draft=0.33, head=0.2)
+    text = a_text((("mixed", 300),))
+    clock = Clock()
+    controller, drafters = auto(device, clock, error=0.0, plain_error=plain_error)
+    played = play(text, device, controller, drafters, clock)
+    assert fixed(text, device, NONE).seconds / played.seconds >= 0.955
+    assert controller.plain_s == pytest.approx(device.unit_s, rel=0.05)
+
+
 def test_costs_that_were_measured_too_high_are_found_out() -> None:
     """As on a machine that was busy then. The text is copied, which pays: lookup must not be out of it for good."""
     text = a_text((("copy", 1500),))
