@@ -124,12 +124,21 @@ def places() -> dict[str, str]:
         "history": history_file(),
         "measured": cache_folder(),
     }
-    return {name: f"{path}{note(path)}" for name, path in found.items()}
+    texts = {name: f"{path}{note(path)}" for name, path in found.items()}
+    return {**texts, "measured": texts["measured"] + kept(cache_folder())}
 
 
 def cache_folder() -> Path:
     """What was measured once and is kept: bandwidth, costs of rounds, self-tests. It can be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer"
+
+
+def kept(folder: Path) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not files:
+        return ""
+    taken = size(sum(path.stat().st_size for path in files))
+    return f" ({taken} in {len(files)} files, which may be deleted at any time)"
 
 
 def note(path: Path) -> str:

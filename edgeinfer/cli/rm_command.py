@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgeinfer.backends.gguf.exit import verdicts
     from edgeinfer.catalog import load_catalog
     from edgeinfer.errors import ModelNotFound, UsageError
     from edgeinfer.hub import installed, parse_name, remove
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         raise ModelNotFound(
             f"{args.model} is not on this machine", hint=near(args.model, names) or "`edgeinfer list` shows what is"
         )
+    for model in here:
+        verdicts.remove(model.path)
     for repo, file in dict.fromkeys((model.repo, model.file) for model in here):
         freed = remove(repo, file)
         whisper(f"removed {repo}{'/' if file else ''}{file}: {size(freed)} free again")

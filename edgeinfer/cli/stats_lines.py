@@ -26,15 +26,21 @@ def speed_line(stats: AnswerStats) -> str:
     )
 
 
+def tokens_per_verify(stats: AnswerStats) -> float | None:
+    """Of the rounds that an arm had; None where none did."""
+    drafting = [arm for name, arm in stats.arms.items() if name != "none"]
+    rounds = sum(arm.rounds for arm in drafting)
+    return sum(arm.emitted for arm in drafting) / rounds if rounds else None
+
+
 def draft_line(stats: AnswerStats) -> str:
-    if not stats.drafted:
+    per_verify = tokens_per_verify(stats)
+    if per_verify is None:
         return f"{stats.rounds} rounds, nothing drafted" if stats.rounds else ""
-    n_verified = sum(arm.emitted for name, arm in stats.arms.items() if name != "none")
-    n_verifies = sum(arm.rounds for name, arm in stats.arms.items() if name != "none")
-    parts = [
-        f"{stats.rounds} rounds, {stats.drafted} drafted, {stats.accepted} accepted "
-        f"(acceptance {stats.accepted / stats.drafted:.2f}), {n_verified / n_verifies:.2f} tokens a verify"
-    ]
+    parts = [f"{stats.rounds} rounds, {stats.drafted} drafted, {stats.accepted} accepted"]
+    if stats.drafted:
+        parts[0] += f" (acceptance {stats.accepted / stats.drafted:.2f})"
+    parts.append(f"{per_verify:.2f} tokens a verify")
     gain = speedup(stats)
     if gain is not None:
         parts.append(f"{gain:.2f} x plain decoding")
@@ -66,6 +72,7 @@ def stats_json(stats: AnswerStats) -> dict[str, object]:
         "drafted": stats.drafted,
         "accepted": stats.accepted,
         "acceptance": stats.accepted / stats.drafted if stats.drafted else None,
+        "tokens_per_verify": tokens_per_verify(stats),
         "tokens_per_s": stats.tokens_per_s,
         "speedup": speedup(stats),
     }

@@ -106,9 +106,10 @@ class LiveLine:
         if not self._on or now - self._drawn < LIVE_S or self._column == self._width:
             return
         self._drawn = now
-        for name, arm in stats.arms.items():
-            if arm.rounds != self._rounds.get(name, 0):
-                self._rounds[name], self._arm = arm.rounds, name
+        new = {name: arm.rounds - self._rounds.get(name, 0) for name, arm in stats.arms.items()}
+        if any(new.values()):
+            self._arm = max(reversed(new), key=lambda name: new[name])
+        self._rounds = {name: arm.rounds for name, arm in stats.arms.items()}
         line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
         self._write(f"\0337\033[{self._height};1H\033[2K{DIM}{line}{RESET}\0338")
 

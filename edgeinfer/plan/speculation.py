@@ -41,6 +41,7 @@ def plan_speculation(device: DeviceProfile, chosen: Candidate, request: Request)
         drafters,
         exit_layer=exit_layer if "early-exit" in drafters else None,
         max_rows=rows or _MAX_ROWS,
+        exact=rows is not None,
         note=note,
     )
 

@@ -63,6 +63,7 @@ class SpeculationPlan:
     drafters: tuple[str, ...]  # of "early-exit", "lookup", "draft"; empty: none
     exit_layer: int | None = None
     max_rows: int = 1  # rows of one verify, at most
+    exact: bool = True  # whether so many rows of this tier equal plain ones bit for bit
     note: str = ""  # what it expects and why, for people
 
 

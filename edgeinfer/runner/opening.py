@@ -25,6 +25,10 @@ __all__ = ["Downloads", "bring", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
 TEMPLATE_HINT = "name a Jinja file; `--template chatml` uses a plain one instead"
+MIXED_TENSORS = (
+    "some tensors of this file round several rows otherwise than one: with speculation a token may differ where the "
+    "best two are closer than that; --speculation off is plain decoding"
+)
 NO_TEMPLATE = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
 
 
@@ -83,8 +87,15 @@ def open(  # noqa: A001  # the name that people look for
         source = source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text
         words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
-        notes = tuple(note for note in (model.note, "" if source else NO_TEMPLATE) if note)
+        said = (model.note, rounding(plan, model), "" if source else NO_TEMPLATE)
+        notes = tuple(note for note in said if note)
         return Session(plan, Parts(decoder, tokenizer, words, stack.pop_all().close), notes=notes)
+
+
+def rounding(plan: Plan, model: Model) -> str:
+    """What the plan promised by the tier's name, and the file's own tensors do not hold."""
+    promised = bool(plan.speculation.drafters) and plan.speculation.exact
+    return MIXED_TENSORS if promised and model.exact_rows is None else ""
 
 
 def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:

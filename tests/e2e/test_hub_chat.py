@@ -20,7 +20,7 @@ def hub(tiny: Path) -> Iterator[Hub]:
         yield running
 
 
-def test_pull_list_run_show_rm(cli: Cli, hub: Hub) -> None:
+def test_pull_list_run_show_rm(cli: Cli, hub: Hub, tmp_path: Path) -> None:
     pulled = cli("pull", "some/tiny-GGUF:F32", HF_ENDPOINT=hub.url)
     assert pulled.code == 0, pulled.err
     assert Path(pulled.out.strip()).exists()
@@ -37,8 +37,13 @@ def test_pull_list_run_show_rm(cli: Cli, hub: Hub) -> None:
     (file,) = json.loads(cli("show", "some/tiny-GGUF", "--verify", "--json").out)["files"]
     assert file["verified"]
 
+    kept = tmp_path / ".cache" / "edgeinfer" / "self-tests" / "some.json"  # as its self-test would be kept
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"path": str(Path(pulled.out.strip()).resolve())}), encoding="utf-8")
+    assert "files, which may be deleted" in cli("doctor").out
     removed = cli("rm", "some/tiny-GGUF:F32")
     assert removed.code == 0
+    assert not kept.exists()
     assert "MB free again" in removed.err
     assert len(json.loads(cli("list", "--json").out)) == 1
 

@@ -62,12 +62,19 @@ def test_stats_with_drafts_and_a_full_window() -> None:
     ]
 
 
+def test_drafts_that_were_all_thrown_away_still_cost() -> None:
+    stats = dataclasses.replace(PLAIN, decode_s=2.5)
+    stats.arms = {**PLAIN.arms, "early-exit": ArmStats(rounds=2, emitted=2, seconds=0.5)}
+    assert stats_lines(stats)[1] == "22 rounds, 0 drafted, 0 accepted, 1.00 tokens a verify, 0.80 x plain decoding"
+
+
 def test_no_speedup_without_a_plain_cost() -> None:
     assert speedup(DRAFTED) == pytest.approx(1.6)
     assert speedup(dataclasses.replace(DRAFTED, plain_s_per_token=0.0)) is None
     assert speedup(AnswerStats()) is None
     assert stats_json(AnswerStats())["acceptance"] is None
     assert stats_json(DRAFTED)["acceptance"] == 0.75
+    assert stats_json(DRAFTED)["tokens_per_verify"] == 4.0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends.gguf import llama
+from edgeinfer.backends.gguf import model as model_module
 from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.exit import lanes as lanes_module
 from edgeinfer.backends.gguf.exit import layout as layout_module
@@ -110,6 +111,9 @@ def test_the_outcome_is_kept_for_the_file(path: Path, monkeypatch: pytest.Monkey
     os.utime(path, ns=(1, 1))  # so is another file in its place
     open_model(path).close()
     assert len(tested) == 3
+    monkeypatch.setattr(model_module, "library_versions", lambda: {"llama.cpp": "newer"})
+    open_model(path).close()  # and so is another engine
+    assert len(tested) == 4
 
 
 def test_a_failure_is_kept_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import edgeinfer
+from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
-from edgeinfer.runner.opening import NO_TEMPLATE, Downloads, bring
+from edgeinfer.plan.types import SpeculationPlan
+from edgeinfer.runner.opening import MIXED_TENSORS, NO_TEMPLATE, Downloads, bring
 from edgeinfer.types import Message, Sampling
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -43,6 +45,22 @@ def test_it_opens_exactly_what_choose_chose(model: Path) -> None:
     with edgeinfer.open(request_for(model)) as session:
         same_machine = dataclasses.replace(session.plan, device=plan.device, budget_bytes=plan.budget_bytes)
         assert dataclasses.replace(same_machine, reasons=plan.reasons) == plan
+
+
+@pytest.mark.parametrize(
+    ("drafters", "promised", "holds", "said"),
+    [(("lookup",), True, True, False), (("lookup",), True, False, True), (("lookup",), False, False, False),
+     ((), True, False, False)],
+)  # fmt: skip
+def test_a_file_that_does_not_hold_what_its_tier_promises_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, drafters: tuple[str, ...], promised: bool, holds: bool, said: bool
+) -> None:
+    if not holds:
+        monkeypatch.setattr(ReferenceModel, "exact_rows", None)
+    speculation = SpeculationPlan("lookup", drafters, max_rows=4, exact=promised)
+    plan = dataclasses.replace(edgeinfer.choose(request_for(model)), speculation=speculation)
+    with edgeinfer.open(plan) as session:
+        assert (MIXED_TENSORS in session.notes) is said
 
 
 def test_the_second_turn_runs_only_what_is_new(session: edgeinfer.Session) -> None:
