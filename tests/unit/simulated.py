@@ -64,7 +64,8 @@ class Text:
 
 
 def a_text(phases: Sequence[tuple[str, int]], seed: int = 1) -> Text:
-    """Phases (kind, length): nobody foresees "prose", the exit "mixed" in part and "easy", "copy" repeats what was 60 tokens ago."""
+    """Phases (kind, length): nobody foresees "prose", the exit foresees "mixed" in part and "easy" mostly, "copy"
+    repeats what was 60 tokens ago."""
     rng = random.Random(seed)
     tokens, sure, right = [rng.randrange(2000) for _ in range(80)], [0.5] * 80, [False] * 80
     for kind, length in phases:
