@@ -43,6 +43,8 @@ class LookupBids:
 
     name = "lookup"
     _DOUBT: Final = 1.08  # of several lengths the one that looks best mostly looks better than it is
+    # A few even counts of rows: kernels take them in lots, and an engine reuses the graph of as many rows as before.
+    _LENGTHS: Final = frozenset({1, 3, 5, 7, 11, 15})
     _FRESH: Final = 64  # tokens for which offers stand, as rates and costs move slowly: a bid must cost little
 
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
@@ -61,7 +63,7 @@ class LookupBids:
         key = (match.length, limit)
         if key not in self._offers:
             chances = self._lookup.chances(match, limit)
-            n, tokens, cost = best_length(chances, self._cost)
+            n, tokens, cost = best_length(chances, self._cost, self._LENGTHS)
             if not n and not self._costs.is_known("verify", 2):  # it loses, but by a cost that nobody has seen yet
                 n, tokens, cost = 1, 1.0 + chances[0], self._cost(1)
             self._offers[key] = Bid(Arm(self.name, n), tokens, cost) if n else None

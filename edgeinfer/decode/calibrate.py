@@ -19,6 +19,7 @@ from edgeinfer.window import MIN_BLOCK, WindowPolicy
 __all__ = ["CostStore", "calibrate", "cost_key"]
 
 BUDGET_S: Final = 0.5
+_QUICK_S: Final = 0.01  # where a plain round takes less than this, building a graph shows
 _KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, what else it runs
 _LATE: Final = 1.4  # times the budget, when it ends with what it has
 _CONTEXT: Final = range(24, 240, 24)  # tokens in the scratch cache: as many of these as fit in _FILL_S
@@ -61,7 +62,8 @@ def calibrate(
         began = clock()
         while True:
             for trial in trials:
-                drafted, verified = _time_rounds(cache, trial, clock)
+                plain = verify_s[_PLAIN]
+                drafted, verified = _time_rounds(cache, trial, clock, warm=not plain or plain[0] < _QUICK_S)
                 draft_s += drafted
                 verify_s[trial] += verified
                 spent = clock() - began
@@ -98,11 +100,13 @@ def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:
     }
 
 
-def _time_rounds(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Seconds of each draft, and of the verify. A plain round, which all others are measured by, is timed twice, after
-    another one, as it mostly comes."""
-    times = [_time(cache, trial, clock) for _ in range(3 if trial == _PLAIN else 1)]
-    timed = times[1:] if trial == _PLAIN else times
+def _time_rounds(
+    cache: Cache, trial: _Trial, clock: Callable[[], float], *, warm: bool
+) -> tuple[list[float], list[float]]:
+    """Seconds of each draft, and of the verify, after another round like it if `warm`: engines reuse a graph of as many
+    rows. A plain round, which all others are measured by, is timed twice."""
+    times = [_time(cache, trial, clock) for _ in range(warm + 1 + (trial == _PLAIN))]
+    timed = times[warm:]
     return [second for drafted, _ in timed for second in drafted], [verified for _, verified in timed]
 
 

@@ -86,6 +86,8 @@ class Costs:
             return
         seen = self._seen.get(key, 0) + 1
         self._seen[key] = seen
+        if seen == 1:  # the engine builds a graph for so many rows: later ones do not pay for that
+            return
         surprise = seconds / (self.unit_s * ratio) - 1.0
         if seen <= _FIRST_ROUNDS:
             step = min(max(surprise, -0.5), 1.0) / (seen + 1)

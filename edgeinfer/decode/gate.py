@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ class Gate:
         return gain / sum(counts)
 
 
-def best_length(chances: Sequence[float], cost: Callable[[int], float]) -> tuple[int, float, float]:
-    """How many drafts give the most tokens per cost: (drafts, expected tokens, cost).
+def best_length(
+    chances: Sequence[float], cost: Callable[[int], float], lengths: Container[int] = range(1 << 30)
+) -> tuple[int, float, float]:
+    """How many drafts, of `lengths`, give the most tokens per cost: (drafts, expected tokens, cost).
 
     `chances` are those of each draft given the ones before; `cost(n)` is that of a round of n drafts, 0 included.
     """
@@ -73,6 +75,8 @@ def best_length(chances: Sequence[float], cost: Callable[[int], float]) -> tuple
     for n, chance in enumerate(chances, start=1):
         reach *= chance
         tokens += reach
+        if n not in lengths:
+            continue
         price = cost(n)
         if tokens * best[2] > best[1] * price:
             best = (n, tokens, price)

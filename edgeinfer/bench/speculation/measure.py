@@ -27,6 +27,9 @@ TEMPERATURES: Final = (0.0, 0.7)
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
 _CONTROL_EVERY: Final = 3  # prompts
 _TRACED: Final = 12  # prompts whose exit is looked at for the ceiling
+_WARM: Final = (
+    "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
+)
 _ANSWER: Final = 50  # tokens of a usual answer, for the time it will take
 
 
@@ -213,7 +216,7 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     from edgeinfer.decode.costs import RowCosts
 
     for arm in sides.decoders:
-        sides.answer(arm, sides.prompt([Message("user", "Hi")]), Sampling(), 8)
+        sides.answer(arm, sides.prompt([Message("user", _WARM)]), Sampling(), 32)
     if sides.subject in log.log.costs:
         return
     plain = calibrate(sides.plain_model, max_rows=16, budget_s=budget_s)
