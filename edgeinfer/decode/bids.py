@@ -50,6 +50,7 @@ class LookupBids:
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
         self._lookup = lookup
         self._costs = costs
+        self._lengths = self._LENGTHS | {costs.max_rows - 1}
         self._offers: dict[tuple[int, int], Bid | None] = {}  # by match length and limit
         self._since = 0  # tokens of the context when the offers were empty
 
@@ -63,7 +64,7 @@ class LookupBids:
         key = (match.length, limit)
         if key not in self._offers:
             chances = self._lookup.chances(match, limit)
-            n, tokens, cost = best_length(chances, self._cost, self._LENGTHS)
+            n, tokens, cost = best_length(chances, self._cost, self._lengths)
             if not n and not self._costs.is_known("verify", 2):  # it loses, but by a cost that nobody has seen yet
                 n, tokens, cost = 1, 1.0 + chances[0], self._cost(1)
             self._offers[key] = Bid(Arm(self.name, n), tokens, cost) if n else None
