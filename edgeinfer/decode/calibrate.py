@@ -57,7 +57,7 @@ def calibrate(
         _fill(cache, n_vocab, clock)
         trials = _trials(max_rows, drafts=model.exit_layer is not None)
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in (_PLAIN, *trials)}
-        trials = [one for at, trial in enumerate(trials) for one in ([_PLAIN, trial] if at % 4 == 0 else [trial])]
+        trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
         draft_s: list[float] = []
         began = clock()
         while True:

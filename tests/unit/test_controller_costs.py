@@ -143,6 +143,12 @@ def test_calibration_of_a_slow_model_stops_soon_and_still_knows_one_and_several_
     assert costs.back_short_s
 
 
+def test_calibration_of_a_draft_model_is_of_its_plain_rounds() -> None:
+    model = Ticking(plain_s=0.001)
+    costs = calibrate(model, max_rows=1, budget_s=0.05, clock=model.clock)  # type: ignore[arg-type]
+    assert costs.verify_s == {1: pytest.approx(0.001)}
+
+
 def test_calibration_keeps_to_the_rows_that_the_plan_allows() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=3, budget_s=0.1, clock=model.clock)  # type: ignore[arg-type]
