@@ -61,6 +61,7 @@ class Report:
     prefill_s: float
     first_rss_bytes: int  # when the first eviction was done
     last_rss_bytes: int
+    n_turns: int  # of the long chat, before it and the fresh one answered in turn
 
     @property
     def growth(self) -> float:
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"a chat past its window of {policy.slots} needs {least} tokens or more", hint="--tokens")
         with closing(Chat(subject)) as long, closing(Chat(subject)) as fresh:
             report = measure(subject, long, fresh, args.tokens)
-            text = markdown(report, subject, long.turns, command_of(args))
+            text = markdown(report, subject, long.turns[: report.n_turns], command_of(args))
     if args.json:
         line = {**asdict(report), "growth": report.growth, "slowdown": report.slowdown}
         sys.stdout.write(json.dumps(line) + "\n")
@@ -191,6 +192,7 @@ def summed(subject: Opened, turns: list[Turn], ends: tuple[list[Turn], list[Turn
         prefill_s=sum(turn.prefill_s for turn in turns),
         first_rss_bytes=turns[begun + 1].rss_bytes,
         last_rss_bytes=turns[-1].rss_bytes,
+        n_turns=len(turns),
     )
 
 

@@ -22,7 +22,7 @@ _PACKAGES: Final = ("llama-cpp-python", "mlx", "numpy")
 
 
 def text_of(log: Log, rows: Sequence[Row], command: Sequence[str]) -> str:
-    return "\n".join([*_head(log, command), *_verdicts(rows), *_models(log, rows)])
+    return "\n".join([*_head(log, command), *_verdicts(log, rows), *_models(log, rows)])
 
 
 def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     yield ""
 
 
-def _verdicts(rows: Sequence[Row]) -> Iterator[str]:
+def _verdicts(log: Log, rows: Sequence[Row]) -> Iterator[str]:
     found = verdicts(rows)
     if not found:
         return
@@ -55,6 +55,38 @@ def _verdicts(rows: Sequence[Row]) -> Iterator[str]:
         value += f"; {verdict.unbounded} cells of one prompt have no bounds" if verdict.unbounded else ""
         yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
     yield ""
+    missed = {(verdict.row.model, verdict.row.tier, verdict.row.kind, verdict.row.temperature): verdict.row
+              for verdict in found if not verdict.met}  # fmt: skip
+    if missed:
+        yield "What the rounds of the missed cells won or lost, as a share of the plain time of the same tokens:"
+        yield ""
+        yield "| cell | speed-up | rounds of | rounds | tokens | won |"
+        yield "|---|---|---|---|---|---|"
+        for row in missed.values():
+            yield from _parts(log, row)
+        yield ""
+
+
+def _parts(log: Log, row: Row) -> Iterator[str]:
+    """By drafter: the time that plain decoding takes for the same tokens, less the time it took."""
+    own = [
+        record
+        for record in {record.key: record for record in log.records}.values()
+        if (record.subject.model, record.subject.tier) == (row.model, row.tier)
+        and record.temperature == row.temperature
+        and row.kind in (record.kind, ALL)
+    ]
+    plain = [record for record in own if record.arm == PLAIN]
+    token_s = sum(record.seconds for record in plain) / sum(record.tokens for record in plain)
+    auto = [record for record in own if record.arm == row.arm]
+    whole = token_s * sum(record.tokens for record in auto)
+    cell = f"{row.model} {row.tier}, {row.kind}, T={row.temperature:g}"
+    for name in sorted({name for record in auto for name in record.arms}):
+        rounds, tokens, seconds = (
+            sum(part) for part in zip(*(record.arms[name] for record in auto if name in record.arms), strict=True)
+        )
+        share = (tokens * token_s - seconds) / whole
+        yield f"| {cell} | {row.speedup:.3f} | {name} | {rounds} | {tokens} | {share:+.1%} |"
 
 
 def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
