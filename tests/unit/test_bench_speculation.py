@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.bench.speculation import measure as speculation
+from edgeinfer.bench.speculation import text
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
 from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
-from edgeinfer.bench.speculation.records import CONTROL, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Record, Subject, Trace
 from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_of
 from edgeinfer.bench.speculation.targets import verdicts
 from edgeinfer.bench.statistics import Pair, speedup, spread
@@ -96,6 +97,18 @@ def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     path.write_text('{"what": "nonsense"}\n{}\n')
     with pytest.raises(UsageError, match="line 1"):
         LogFile(path)
+
+
+def test_a_missed_cell_says_what_its_parts_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain: 1 s for 10 tokens. On: 6 plain rounds of .15 s, and 2 of lookup that gave 4 tokens for .7 s."""
+    monkeypatch.setattr(text, "_head", lambda log, command: iter(()))
+    log = Log()
+    for prompt in (0, 1):
+        log.add(record(prompt, PLAIN, 1.0))
+        log.add(record(prompt, "auto", 1.6, arms={"none": (6, 6, 0.9), "lookup": (2, 4, 0.7)}))
+    lines = text.text_of(log, rows_of(log), []).splitlines()
+    assert "| tiny F32, chat, T=0 | 0.625 | lookup | 4 | 8 | -30.0% |" in lines
+    assert "| tiny F32, chat, T=0 | 0.625 | none | 12 | 12 | -30.0% |" in lines
 
 
 def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
