@@ -46,7 +46,7 @@ def test_ctrl_c_before_the_answer(tmp_path: Path) -> None:
         env=environment(tmp_path),
     ) as running:
         with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(timeout=2)
+            running.wait(timeout=4)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert running.returncode == 130
