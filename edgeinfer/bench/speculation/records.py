@@ -68,6 +68,10 @@ class Log:
     traces: list[Trace] = field(default_factory=list)
     costs: dict[Subject, RowCosts] = field(default_factory=dict)
 
+    def latest(self) -> dict[tuple[Subject, float, int, int, str], Record]:
+        """The newest record of each key: what was run again counts once."""
+        return {record.key: record for record in self.records}
+
     def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
         if isinstance(item, Record):
             self.records.append(item)

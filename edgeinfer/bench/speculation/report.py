@@ -46,7 +46,7 @@ def as_json(row: Row) -> dict[str, Any]:
 def rows_of(log: Log) -> list[Row]:
     """Every model, temperature, arm and kind that was measured, kinds pooled last."""
     cells: dict[tuple[Subject, float, str, str], list[tuple[Record, Record]]] = defaultdict(list)
-    latest = {record.key: record for record in log.records}
+    latest = log.latest()
     for record in latest.values():
         plain = latest.get((*record.key[:4], PLAIN))
         if record.arm == PLAIN or plain is None:

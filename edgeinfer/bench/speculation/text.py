@@ -71,7 +71,7 @@ def _parts(log: Log, row: Row) -> Iterator[str]:
     """By drafter: the time that plain decoding takes for the same tokens, less the time it took."""
     own = [
         record
-        for record in {record.key: record for record in log.records}.values()
+        for record in log.latest().values()
         if (record.subject.model, record.subject.tier) == (row.model, row.tier)
         and record.temperature == row.temperature
         and row.kind in (record.kind, ALL)
@@ -104,7 +104,7 @@ def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
 
 def _noise(log: Log, subject: Subject) -> Iterator[str]:
     """Plain decoding against itself: what a difference must exceed to mean something."""
-    by_key = {record.key: record for record in log.records if record.subject == subject}
+    by_key = {key: record for key, record in log.latest().items() if record.subject == subject}
     pairs = [(by_key.get((*key[:4], PLAIN)), record) for key, record in by_key.items() if key[4] == CONTROL]
     ratios = [
         _per_token(plain) / _per_token(again) for plain, again in pairs if plain and plain.tokens and again.tokens
@@ -209,7 +209,7 @@ def _best(reaches: Sequence[tuple[str, Reach]], kind: str, costs: RowCosts, use:
 
 def _reaches(log: Log, subject: Subject) -> Iterator[tuple[str, Reach]]:
     agreed = {trace.prompt: trace.agreed for trace in log.traces if trace.subject == subject}
-    for record in {record.key: record for record in log.records}.values():
+    for record in log.latest().values():
         prompt, answer = record.text
         if record.subject == subject and len(answer) > 1:
             yield record.kind, reach(prompt, answer, agreed.get(record.prompt, ()))
