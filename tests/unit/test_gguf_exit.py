@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends.gguf import llama
-from edgeinfer.backends.gguf.exit.graph import ExitGraph, Stage
+from edgeinfer.backends.gguf.exit import graph as graph_module
+from edgeinfer.backends.gguf.exit.graph import ExitGraph, GraphMap, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import read_header
@@ -259,12 +260,32 @@ def test_rows_that_landed_in_other_cells_are_computed_again(folder: Path, monkey
             self._carried.cells[1] += 1
         return run(self, context, batch, stage, **rows)
 
-    monkeypatch.setattr(ExitGraph, "run", shifted)
     cache = model.new_cache(POLICY)
+    monkeypatch.setattr(ExitGraph, "run", shifted)
     cache.prefill(tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     assert_same(step(cache, late, late[:3], keep=4), expected)
     assert ran == [Stage.DRAFT] * 3 + [Stage.FRONT, Stage.BACK, Stage.WHOLE]
+    model.close()
+
+
+def test_the_first_round_builds_no_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[int] = []
+    map_graph = graph_module.map_graph
+
+    def counted(nodes: Sequence[int], *rest: Any) -> GraphMap:
+        mapped.append(len(nodes))
+        return map_graph(nodes, *rest)
+
+    monkeypatch.setattr(graph_module, "map_graph", counted)
+    model = open_model(model_file("llama", folder))
+    cache = model.new_cache(POLICY)
+    assert mapped, "a lane's graph is looked at when the cache opens"
+    mapped.clear()
+    tokens = tokens_of(N_PROMPT + 2)
+    cache.prefill(tokens[:N_PROMPT])
+    step(cache, tokens[N_PROMPT:], tokens[N_PROMPT : N_PROMPT + 1], keep=1)
+    assert not mapped
     model.close()
 
 

@@ -31,6 +31,7 @@ class Stage(Enum):
     DRAFT = (True, False, True)
     FRONT = (True, False, False)
     BACK = (False, True, True)
+    NONE = (False, False, False)
 
 
 class Carried:
