@@ -15,7 +15,8 @@ from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, fixed_secon
 from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Record, Subject, Trace
 from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_of
-from edgeinfer.bench.speculation.targets import verdicts
+from edgeinfer.bench.speculation.sides import turned
+from edgeinfer.bench.speculation.targets import slower, verdicts
 from edgeinfer.bench.statistics import Pair, speedup, spread
 from edgeinfer.decode.costs import RowCosts
 from edgeinfer.errors import UsageError
@@ -153,6 +154,16 @@ def test_targets_are_judged_by_their_weakest_cell() -> None:
         ("large F16, auto", "m"): True,
         ("small Q4_0, auto, copying", "small"): True,
     }
+
+
+def test_what_chance_alone_does_is_counted() -> None:
+    rows = [a_row(arm=CONTROL, speedup_high=0.97), a_row(arm=CONTROL, kind="chat", speedup_high=1.02)]
+    assert slower([*rows, a_row(arm=CONTROL, n_prompts=1, speedup_high=0.5)], CONTROL) == (1, 2)
+
+
+def test_every_arm_begins_as_often_and_goes_both_ways() -> None:
+    orders = [turned("abc", turn) for turn in range(6)]
+    assert orders == [[*"abc"], [*"bca"], [*"cab"], [*"cba"], [*"acb"], [*"bac"]]
 
 
 def test_a_large_model_gets_more_of_the_time_and_a_small_one_more_prompts(tmp_path: Path) -> None:

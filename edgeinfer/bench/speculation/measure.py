@@ -1,6 +1,6 @@
-"""`edgeinfer bench speculation`: the same prompts with speculation off and on, in turn, in one process.
+"""`edgeinfer bench speculation`: the same prompts with speculation off and on, in one process, a few tokens in turn.
 
-Off is the whole model, nothing split. On every prompt the arms run in another order. What is compared is the time
+Off is the whole model, nothing split. The order of the arms changes with every turn. What is compared is the time
 of the tokens after the first; the first token's time is reported apart.
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Final, cast
 
 from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Record, Subject, Trace
-from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of
+from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message, Sampling, SpeculationMode
 
 ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
-_CONTROL_EVERY: Final = 3  # prompts
+_CONTROLLED: Final = frozenset({0, 1})  # of five prompts in a row; kinds come in turn and are six
 _TRACED: Final = 12  # prompts whose exit is looked at for the ceiling
 _WARM: Final = (
     "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
@@ -144,7 +144,8 @@ def measure_model(
         measure_costs(sides, log, budget_s=0.5 if args.quick else 2.5)
         plain_s = log.log.costs[subject].plain_s
         left -= time.perf_counter() - began
-        amount = how_much(subject, tasks, plain_s * _ANSWER * (len(sides.decoders) + 0.3), left, args.runs)
+        sides_run = len(sides.decoders) - 1 + len(_CONTROLLED) / 5
+        amount = how_much(subject, tasks, plain_s * _ANSWER * sides_run, left, args.runs)
         done = {record.key for record in log.log.records}
         for run_index in range(amount.runs):
             for turn, task in enumerate(amount.tasks):
@@ -175,19 +176,15 @@ def first_of_each(tasks: Sequence[Task], per_kind: int) -> Iterator[Task]:
 def measure(
     sides: Sides, task: Task, temperature: float, run_index: int, turn: int, log: LogFile, done: Set[object]
 ) -> None:
-    """One prompt with every arm. The order turns by one with each prompt, and every second round goes backwards."""
-    arms = [*sides.decoders, *([CONTROL] if turn % _CONTROL_EVERY == 0 else [])]
+    """One prompt with every arm, the control among them now and then."""
+    arms = [arm for arm in sides.decoders if arm != CONTROL or turn % 5 in _CONTROLLED]
     key = (sides.subject, temperature, run_index, task.index)
     if all((*key, arm) in done for arm in arms):
         return
     prompt = sides.prompt(task.messages)
-    first = (turn + run_index) % len(arms)
-    order = arms[first:] + arms[:first]
-    if (turn // len(arms) + run_index) % 2:
-        order.reverse()
-    sampling = Sampling(temperature=temperature, seed=task.index)
-    for place, arm in enumerate(order):
-        answered = sides.answer(PLAIN if arm == CONTROL else arm, prompt, sampling, task.max_tokens)
+    order = turned(arms, turn + run_index)
+    answers = sides.answer(order, prompt, Sampling(temperature=temperature, seed=task.index), task.max_tokens)
+    for place, (arm, answered) in enumerate(answers.items()):
         keep = arm == PLAIN and temperature == 0 and run_index == 0
         text = (tuple(prompt.tokens), answered.tokens) if keep else ((), ())
         log.add(record_of(sides.subject, task, answered, (temperature, run_index, arm, place), text))
@@ -215,8 +212,7 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     from edgeinfer.decode.calibrate import calibrate
     from edgeinfer.decode.costs import RowCosts
 
-    for arm in sides.decoders:
-        sides.answer(arm, sides.prompt([Message("user", _WARM)]), Sampling(), 32)
+    sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), Sampling(), 32)
     if sides.subject in log.log.costs:
         return
     plain = calibrate(sides.plain_model, max_rows=16, budget_s=budget_s)

@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
 
 from edgeinfer import backends
 from edgeinfer.bench.opened import path_of
-from edgeinfer.bench.speculation.records import PLAIN, Subject
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Subject
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
@@ -22,7 +24,8 @@ from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
 from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
 
-CONTEXT = 1024  # positions: enough for every prompt of the bench, and equal for all sides
+CONTEXT: Final = 1024  # positions: enough for every prompt of the bench, and equal for all sides
+SLICE: Final = 10  # tokens that a side answers before the next one has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,35 @@ class Answered:
         return hashlib.sha256(repr(self.tokens).encode()).hexdigest()[:16]
 
 
+class _Reading:
+    """An answer that is read a few tokens at a time. It starts from nothing, so that first tokens compare."""
+
+    def __init__(self, decoder: Decoder, prompt: Prompt, sampling: Sampling, max_tokens: int, stops: frozenset[int]):
+        decoder.cache.rewind(0)
+        self._decoder = decoder
+        self._stream = decoder.stream(prompt, sampling, max_tokens=max_tokens, stop_tokens=stops)
+        self._tokens: list[int] = []
+        self.ended = False
+
+    def read(self, n: int) -> None:
+        tokens = list(islice(self._stream, n))
+        self._tokens += tokens
+        self.ended = len(tokens) < n
+
+    def answered(self) -> Answered:
+        return Answered(tuple(self._tokens), self._decoder.stats, os.getloadavg()[0])
+
+
+def turned(order: Sequence[str], turn: int) -> list[str]:
+    """Another one begins each time, and every second round of these goes backwards."""
+    first = turn % len(order)
+    names = [*order[first:], *order[:first]]
+    return names[::-1] if turn // len(order) % 2 else names
+
+
 class Sides:
-    """The decoders of one model by arm name, "plain" among them. A context manager; owns all that it opens."""
+    """The decoders of one model by arm name, "plain" and "plain again" among them. A context manager; owns all that
+    it opens."""
 
     def __init__(self, name: str, arms: Sequence[SpeculationMode], draft_model: str = "") -> None:
         self._stack = ExitStack()
@@ -50,6 +80,7 @@ class Sides:
             self._renderer = Renderer()
             self._stack.callback(self._renderer.close)
             self.plan = self._open(name, PLAIN, "off")
+            self._open(name, CONTROL, "off")
             self.subject = subject_of(self.plan)
             for arm in arms:
                 try:
@@ -73,12 +104,20 @@ class Sides:
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         return PromptBuilder(self._words, self.plain_model.tokenizer).build(messages)
 
-    def answer(self, arm: str, prompt: Prompt, sampling: Sampling, max_tokens: int) -> Answered:
-        decoder = self.decoders[arm]
-        decoder.cache.rewind(0)  # every answer starts from nothing, so that first tokens compare
+    def answer(
+        self, order: Sequence[str], prompt: Prompt, sampling: Sampling, max_tokens: int
+    ) -> Mapping[str, Answered]:
+        """Of every arm in `order`, a few tokens in turn, so that all have the machine as it is: it changes soon."""
         stops = self.plain_model.tokenizer.stop_tokens
-        tokens = tuple(decoder.stream(prompt, sampling, max_tokens=max_tokens, stop_tokens=stops))
-        return Answered(tokens, decoder.stats, os.getloadavg()[0])
+        readings = {arm: _Reading(self.decoders[arm], prompt, sampling, max_tokens, stops) for arm in order}
+        for reading in readings.values():
+            reading.read(1)
+        turn = 0
+        while not all(reading.ended for reading in readings.values()):
+            for arm in turned(order, turn):
+                readings[arm].read(SLICE)
+            turn += 1
+        return {arm: reading.answered() for arm, reading in readings.items()}
 
     def close(self) -> None:
         self._stack.close()

@@ -11,7 +11,8 @@ from edgeinfer.bench.report import head
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
 from edgeinfer.bench.speculation.report import ALL, Row
-from edgeinfer.bench.speculation.targets import verdicts
+from edgeinfer.bench.speculation.sides import SLICE
+from edgeinfer.bench.speculation.targets import NOT_SLOWER, slower, verdicts
 from edgeinfer.bench.statistics import spread
 from edgeinfer.decode.costs import RowCosts, interpolate
 
@@ -34,9 +35,9 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     if loads:
         yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
     yield ""
-    yield "Off is the whole model, nothing split. Off and every arm ran in one process on the same prompts, in turn,"
-    yield "in an order that changed with each prompt. A speed-up is pooled tokens per second on over off, first tokens"
-    yield "left out; brackets are 95 % intervals of a bootstrap over prompts."
+    yield "Off is the whole model, nothing split. Off and every arm answered each prompt in one process, side by side:"
+    yield f"{SLICE} tokens in turn, in an order that changed with every turn. A speed-up is pooled tokens per second on"
+    yield "over off, first tokens left out; brackets are 95 % intervals of a bootstrap over prompts."
     yield ""
 
 
@@ -54,6 +55,12 @@ def _verdicts(log: Log, rows: Sequence[Row]) -> Iterator[str]:
         value = f"{target.value(row):.3f} | {target.least:.2f} | {'met' if verdict.met else '**not met**'}"
         value += f"; {verdict.unbounded} cells of one prompt have no bounds" if verdict.unbounded else ""
         yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
+    yield ""
+    for arm in ("auto", CONTROL):
+        below, n = slower(rows, arm)
+        if n:
+            what = "plain decoding run a second time" if arm == CONTROL else arm
+            yield f"Of {n} cells of {what} that have bounds, {below} lie under {NOT_SLOWER:g}."
     yield ""
     missed = {(verdict.row.model, verdict.row.tier, verdict.row.kind, verdict.row.temperature): verdict.row
               for verdict in found if not verdict.met}  # fmt: skip
