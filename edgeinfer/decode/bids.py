@@ -42,7 +42,7 @@ class LookupBids:
     """Lookup knows its drafts before the round, so it bids for these very tokens."""
 
     name = "lookup"
-    _DOUBT: Final = 1.08  # of several lengths the one that looks best mostly looks better than it is
+    _DOUBT: Final = 1.05  # of several lengths the one that looks best mostly looks better than it is
     # A few even counts of rows: kernels take them in lots, and an engine reuses the graph of as many rows as before.
     _LENGTHS: Final = frozenset({1, 3, 5, 7, 11, 15})
     _FRESH: Final = 64  # tokens for which offers stand, as rates and costs move slowly: a bid must cost little
@@ -58,7 +58,7 @@ class LookupBids:
         match = self._lookup.match(context)
         if match is None or limit < 1:
             return None
-        if abs(len(context) - self._since) >= self._FRESH:
+        if not 0 <= len(context) - self._since < self._FRESH:
             self._offers.clear()
             self._since = len(context)
         key = (match.length, limit)

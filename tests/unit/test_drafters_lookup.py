@@ -131,6 +131,24 @@ def test_a_rate_follows_a_change_of_topic() -> None:
     assert lookup.rates.rate(4) < 0.25
 
 
+def test_another_conversation_starts_with_half_of_what_was_learned() -> None:
+    lookup, fresh = Lookup(), Lookup().rates
+    copied = [1, 2]
+    lookup.match(copied)
+    for _ in range(60):
+        copied += [7, 1, 2]
+        lookup.match(copied)
+    learned = lookup.rates.rate(20)
+    lookup.match([*copied, 7])  # the same conversation, a turn later
+    assert lookup.rates.rate(20) >= learned
+    lookup.match([8, 9])
+    half = (learned + fresh.rate(20)) / 2
+    assert lookup.rates.rate(20) == pytest.approx(half, abs=0.002)
+    for _ in range(12):
+        lookup.rates.learn(20, hit=False)
+    assert lookup.rates.rate(20) < 0.55, "and soon follows the new one"
+
+
 @pytest.mark.parametrize("n", [1000, 8000])
 def test_a_step_looks_at_few_places_however_long_the_context(n: int) -> None:
     """Counted, not timed: what one token costs does not grow with the context."""

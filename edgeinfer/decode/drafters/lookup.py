@@ -24,6 +24,9 @@ _BUCKETS: Final = (1, 2, 3, 4, 6, 9, 13, 20, 32)  # match lengths from which a h
 _PRIOR: Final = (0.25, 0.45, 0.60, 0.70, 0.78, 0.85, 0.90, 0.94, 0.97)
 _PRIOR_WEIGHT: Final = 6.0
 _MEMORY: Final = 64.0  # observations that a hit rate remembers, so that it follows a change of topic
+# Another conversation starts halfway between the last ones and knowing nothing, as copying says little about a story.
+_KEPT: Final = 0.5
+_KEPT_WEIGHT: Final = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class HitRates:
         self._bucket = [0] * (_LONGEST + 1)
         for length in range(1, _LONGEST + 1):
             self._bucket[length] = max(i for i, least in enumerate(_BUCKETS) if least <= length)
+
+    def begin(self) -> None:
+        """Another conversation."""
+        for bucket, prior in enumerate(_PRIOR):
+            rate = _KEPT * self._rates[bucket] + (1 - _KEPT) * prior
+            self._tries[bucket] = min(self._tries[bucket], _KEPT_WEIGHT)
+            self._hits[bucket] = rate * self._tries[bucket]
+            self._rates[bucket] = rate
 
     def rate(self, length: int) -> float:
         return self._rates[self._bucket[min(length, _LONGEST)]]
@@ -95,6 +106,7 @@ class Lookup:
         del drafted, emitted  # the context itself tells what came, at the next call
 
     def _forget(self) -> None:
+        self.rates.begin()
         self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
         self._tokens = compact()
         # by token, and by pair: where the newest of the slot ended, or -1; for each place, the pair of its slot before
