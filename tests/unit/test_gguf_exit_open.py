@@ -77,9 +77,16 @@ def no_removal(self: ExitLanes, tokens: Sequence[int], position: int) -> llama.C
     return self._verify.context
 
 
+def wrong_whole(self: ExitLanes, tokens: Sequence[int], position: int) -> llama.Context:
+    """Several rows without drafts run through the early layers only."""
+    self._verify.run(tokens, position, Stage.DRAFT)
+    return self._verify.context
+
+
 MISTAKES: dict[str, tuple[object, str, Callable[..., Any]]] = {
     "early layers one short": (ExitLanes, "front", broken_front),
     "stale exit states": (Carried, "__init__", stale_states),
+    "several rows without drafts are wrong": (ExitLanes, "whole", wrong_whole),
     "drafted positions kept": (ExitLanes, "back", no_removal),
     "a rejected row kept": (
         GgufCache,

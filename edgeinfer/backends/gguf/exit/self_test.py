@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
     from edgeinfer.types import Logits
 
-POLICY: Final = WindowPolicy(window=192, sink=64, block=48, limit=256)
+POLICY: Final = WindowPolicy(window=384, sink=64, block=96, limit=448)  # more cells than a lane has of its own
 _N_PROMPT: Final = 12
 _N_TRIED: Final = 6  # tokens behind the prompt
 _WRONG_BY: Final = 17  # a draft that is rejected is the right token and so many more
 _NOISE: Final = 4.0  # times what the engine's own rounding of one row and of three differs
 _FLOOR: Final = 0.01  # and never less than this part of the logits' spread
+_MOST: Final = 0.25  # of that spread: what differs by more is not rounding
 
 
 def self_test(cache: Cache, n_vocab: int) -> str:
@@ -34,7 +35,10 @@ def self_test(cache: Cache, n_vocab: int) -> str:
     plain = [_rows(cache, [token], keep=1)[0] for token in tried]
     cache.rewind(_N_PROMPT)
     batch = _rows(cache, tried[:3], keep=0)
-    bound = max(_NOISE * _distance(batch, plain[:3]), _FLOOR * float(np.std(plain[0])))
+    rounding, spread = _distance(batch, plain[:3]), float(np.std(plain[0]))
+    if not rounding <= _MOST * spread:
+        return f"several rows at once differ from plain ones by {rounding:.3g}; the logits' spread is {spread:.3g}"
+    bound = max(_NOISE * rounding, _FLOOR * spread)
     return _compare(cache, tried, plain, n_vocab, bound)
 
 
