@@ -43,7 +43,6 @@ __all__ = [
     "padded",
     "read_tensor",
     "tensor_name",
-    "write_tensor",
 ]
 
 LOG: Final = EngineLog()
@@ -107,15 +106,6 @@ _tensor_get = _function(
     ctypes.c_size_t,
     library=_BASE,
 )
-_tensor_set = _function(
-    "ggml_backend_tensor_set",
-    None,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_size_t,
-    library=_BASE,
-)
 
 
 def tensor_name(address: int) -> bytes:
@@ -126,11 +116,6 @@ def tensor_name(address: int) -> bytes:
 def read_tensor(address: int, out: Floats) -> None:
     """Copy the first `out.nbytes` bytes of a computed tensor into `out` (contiguous)."""
     _tensor_get(address, out.ctypes.data, 0, out.nbytes)
-
-
-def write_tensor(address: int, values: Floats) -> None:
-    """Overwrite the first `values.nbytes` bytes of a tensor (contiguous)."""
-    _tensor_set(address, values.ctypes.data, 0, values.nbytes)
 
 
 def padded(cells: int) -> int:
@@ -160,11 +145,6 @@ class LoadedModel:
             return "it is not a decoder-only model"
         return ""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return int(C.llama_model_size(self.handle))
-
     def metadata(self, key: str) -> str | None:
         """A scalar of the file's metadata as text; None when it is missing or an array."""
         size = C.llama_model_meta_val_str(self.handle, key.encode(), None, 0)
@@ -180,14 +160,7 @@ class LoadedModel:
             self.handle = None
 
 
-def load(
-    paths: Path | Sequence[Path],
-    *,
-    mmap: bool = True,
-    repack: bool = True,
-    n_gpu_layers: int = 0,
-    vocab_only: bool = False,
-) -> LoadedModel:
+def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int = 0) -> LoadedModel:
     """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp trusts them more than we do.
 
     Raises ArtifactBad with llama.cpp's own last lines.
@@ -195,8 +168,6 @@ def load(
     options = C.llama_model_default_params()
     options.n_gpu_layers = n_gpu_layers
     options.load_mode = C.LLAMA_LOAD_MODE_MMAP if mmap else C.LLAMA_LOAD_MODE_NONE
-    options.use_extra_bufts = repack
-    options.vocab_only = vocab_only
     parts = [paths] if isinstance(paths, Path) else list(paths)
     names = [os.fsencode(part) for part in parts]
     LOG.clear()
@@ -267,7 +238,6 @@ class ContextOptions:
     kv_type: KvType = "f16"
     flash_attention: bool = True
     n_gpu_layers: int = 0
-    n_sequences: int = 1
     cb_eval: NodeCallback | None = None  # called for graph nodes; see NodeCallback
 
 
@@ -279,7 +249,7 @@ class Context:
         params = C.llama_context_default_params()
         params.n_ctx = options.slots
         params.n_batch = params.n_ubatch = options.n_batch
-        params.n_seq_max = options.n_sequences
+        params.n_seq_max = 1
         params.n_outputs_max = self.n_outputs = min(options.n_outputs or options.n_batch, options.n_batch)
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = options.n_threads
@@ -297,7 +267,6 @@ class Context:
         if not self.handle:
             raise EngineFailed(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
         self.n_vocab = model.n_vocab
-        self.n_cells: int = C.llama_n_ctx(self.handle)
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
         self._address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
         self._views: dict[int, Logits] = {}
@@ -331,10 +300,10 @@ class Context:
             self._views[address] = view
         return view
 
-    def remove(self, start: int, stop: int = -1, *, sequence: int = 0) -> None:
+    def remove(self, start: int, stop: int = -1) -> None:
         """Forget positions [start, stop); to the end with -1. Raises EngineFailed when this memory cannot."""
         self.be_open()
-        if not _seq_rm(self._memory, sequence, start, stop):
+        if not _seq_rm(self._memory, 0, start, stop):
             raise EngineFailed(f"llama.cpp cannot forget positions {start} to {stop} of this model")
 
     def oldest(self) -> int:
