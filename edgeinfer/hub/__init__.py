@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeinfer.hub.cache import Installed, cache_dir, installed, known_digest, locate, remove, verify
-    from edgeinfer.hub.choose import choose_file, folder_files, tiers
+    from edgeinfer.hub.choose import choose_file, folder_files, is_of_tier, tiers
     from edgeinfer.hub.names import ModelName, parse_name
     from edgeinfer.hub.remote import RemoteFile, RemoteRepo, look_up, remote_header
     from edgeinfer.hub.transfer import pull
@@ -20,6 +20,7 @@ __all__ = [
     "choose_file",
     "folder_files",
     "installed",
+    "is_of_tier",
     "known_digest",
     "locate",
     "look_up",
@@ -33,7 +34,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "verify"), "cache"),
-    **dict.fromkeys(("choose_file", "folder_files", "tiers"), "choose"),
+    **dict.fromkeys(("choose_file", "folder_files", "is_of_tier", "tiers"), "choose"),
     **dict.fromkeys(("ModelName", "parse_name"), "names"),
     **dict.fromkeys(("RemoteFile", "RemoteRepo", "look_up", "remote_header"), "remote"),
     "pull": "transfer",

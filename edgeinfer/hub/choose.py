@@ -9,7 +9,7 @@ from edgeinfer.errors import ArtifactBad, ModelNotFound
 from edgeinfer.hub.names import near
 from edgeinfer.hub.remote import RemoteFile, RemoteRepo
 
-__all__ = ["choose_file", "folder_files", "tiers"]
+__all__ = ["choose_file", "folder_files", "is_of_tier", "tiers"]
 
 DEFAULT_TIERS = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")
 
@@ -26,6 +26,13 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
         if not _SPLIT.search(file.file) and (names := _TIER.findall(PurePosixPath(file.file).stem)):
             found.setdefault(names[-1].upper(), file)
     return found
+
+
+def is_of_tier(file: str, tier: str) -> bool:
+    """Whether the name of a GGUF `file` says that it is a model of `tier`; "" is every one."""
+    names = _TIER.findall(PurePosixPath(file).stem)
+    is_model = not _NOT_A_MODEL.search(PurePosixPath(file).name)
+    return is_model and (not tier or (bool(names) and names[-1].upper() == tier.upper()))
 
 
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:

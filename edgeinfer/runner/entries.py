@@ -11,7 +11,7 @@ from edgeinfer.errors import DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import GgufFacts, GgufShape
-from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, look_up, pull, remote_header
+from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
 from edgeinfer.types import Sampling
 
@@ -35,7 +35,7 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
 
     Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
     """
-    here = [model for model in installed() if model.repo == repo and tier.upper() in model.file.upper()]
+    here = [model for model in installed() if model.repo == repo and is_of_tier(model.file, tier)]
     if here and not here[0].file:
         return replace(entry_of_path(here[0].path), name=name_of(repo))
     if here:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.errors import ArtifactBad, EdgeInferError, ModelNotFound, UsageError
-from edgeinfer.hub import ModelName, parse_name
+from edgeinfer.hub import ModelName, is_of_tier, parse_name
 from tests import gguf_bytes as g
 
 CATALOG = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-4b", "demo")
@@ -29,6 +29,22 @@ CATALOG = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-4b", "demo")
 )
 def test_names(text: str, name: ModelName) -> None:
     assert parse_name(text, CATALOG) == name
+
+
+@pytest.mark.parametrize(
+    ("file", "tier", "is_it"),
+    [
+        ("model-Q4_K_M.gguf", "q4_k_m", True),
+        ("sub/model.F16.gguf", "F16", True),
+        ("model-BF16.gguf", "F16", False),
+        ("mmproj-F16.gguf", "F16", False),
+        ("model-Q4_K_M.gguf", "", True),
+        ("mmproj-F16.gguf", "", False),
+        ("model.gguf", "F16", False),
+    ],
+)
+def test_the_tier_of_a_file_is_the_whole_word(file: str, tier: str, is_it: bool) -> None:
+    assert is_of_tier(file, tier) is is_it
 
 
 def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
