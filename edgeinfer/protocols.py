@@ -104,6 +104,7 @@ class Model(Protocol):
     exact_rows: (
         int | None
     )  # most rows of one verify that equal plain rows bit for bit; None: equal within a tolerance only
+    n_threads: int  # of the processor, as the engine was opened; 0: it chooses itself
     note: str  # why it does not do all that the plan asked for, for people; "" when it does
 
     def new_cache(self, policy: WindowPolicy) -> Cache: ...
@@ -131,6 +132,6 @@ class Drafter(Protocol):
         """At most `limit` guesses for what follows `context` [n], whose last token is not yet in the cache."""
         ...
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
-        """What was drafted and what the target emitted in its place; a draft model catches up here."""
+    def observe(self, emitted: Tokens) -> None:
+        """What the target emitted in the round of the last `propose`."""
         ...

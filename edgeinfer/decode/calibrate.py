@@ -27,7 +27,7 @@ _FILL_S: Final = 0.25  # attention over quantized K/V makes several rows dearer 
 _COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 _DRAFTS: Final = (1, 2, 4, 8)
 _ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,16 @@ def _fill(cache: Cache, n_vocab: int, clock: Callable[[], float]) -> None:
 
 def _trials(max_rows: int, *, drafts: bool) -> list[_Trial]:
     """The most telling first, so that a cut-short run has seen them."""
-    rounds = [_Trial(rows, 0) for rows in _COUNTS if 1 < rows <= max_rows]
+    rounds = [_Trial(rows, 0) for rows in _up_to(max_rows, _COUNTS) if rows > 1]
     if drafts:
-        counts = [rows for rows in _DRAFTS if rows <= max_rows]
+        counts = _up_to(max_rows, _DRAFTS)
         rounds += [_Trial(rows, rows - short) for rows in counts for short in (0, 1) if rows > short]
-    return sorted(rounds, key=lambda trial: (_ORDER.index(trial.rows), trial.drafts))
+    return sorted(rounds, key=lambda trial: (_ORDER.index(trial.rows) if trial.rows in _ORDER else 2, trial.drafts))
+
+
+def _up_to(max_rows: int, counts: Sequence[int]) -> list[int]:
+    """Those of `counts` that are allowed, and the most that is: it is not guessed from the others."""
+    return sorted({*(rows for rows in counts if rows <= max_rows), min(max_rows, counts[-1])})
 
 
 def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:

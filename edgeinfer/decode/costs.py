@@ -33,7 +33,8 @@ class RowCosts:
 
 
 def interpolate(points: Mapping[int, float], rows: int) -> float:
-    """Seconds of `rows` rows: linear between the measured counts, and on along the last two."""
+    """Seconds of `rows` rows: linear between the measured counts, and on along the last two, or as steep as from the
+    first to the last: kernels take rows in lots, so that costs may fall from one count to the next."""
     if rows in points:
         return points[rows]
     known = sorted(points)
@@ -41,7 +42,11 @@ def interpolate(points: Mapping[int, float], rows: int) -> float:
         return points[known[0]] * rows / known[0]
     upper = next((i for i, count in enumerate(known) if count > rows), len(known) - 1)
     a, b = known[max(upper - 1, 0)], known[max(upper, 1)]
-    return points[a] + (points[b] - points[a]) * (rows - a) / (b - a)
+    slope = (points[b] - points[a]) / (b - a)
+    if rows > known[-1]:
+        slope = max(slope, (points[known[-1]] - points[known[0]]) / (known[-1] - known[0]))
+        a = b
+    return points[a] + slope * (rows - a)
 
 
 class Costs:
@@ -75,7 +80,7 @@ class Costs:
         return self._seen.get((part, rows), 0) >= _FIRST_ROUNDS
 
     def observe(self, part: Part, rows: int, seconds: float) -> None:
-        """One measured part of a round that was not plain. It moves its own ratio."""
+        """One measured part of a round. It moves its own ratio; a single row verified sets the unit."""
         if rows == 1 and part == "verify":
             self.observe_plain(seconds)
             return

@@ -19,7 +19,7 @@ from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["Draft", "Strategy", "build", "measured_costs"]
+__all__ = ["Draft", "Strategy", "as_draft", "build", "measured_costs"]
 
 _MAX_DRAFTS: Final = 8  # of a drafter that runs a model for each
 _DRAFT_WINDOW: Final = 1024
@@ -42,6 +42,11 @@ class Draft:
 
     model: Model
     limit: int
+
+
+def as_draft(model: Model, plan: Plan) -> Draft:
+    """Its cache is short: a model that turns its keys otherwise in long contexts (Phi) keeps to the short limit."""
+    return Draft(model, plan.model.shape.short_limit or plan.window.limit)
 
 
 def build(model: Model, plan: Plan, *, draft: Draft | None = None, costs: RowCosts | None = None) -> Strategy:
@@ -93,7 +98,7 @@ def measured_costs(model: Model, plan: Plan, draft: Draft | None, max_rows: int)
     store = CostStore()
     key = cost_key(
         plan.artifact.repo, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
-        plan.backend, engine_version(plan.backend), plan.device.chip, plan.n_threads, plan.kv_type, max_rows,
+        plan.backend, engine_version(plan.backend), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
         model.exit_layer,
     )  # fmt: skip
     costs = store.load(key)

@@ -36,6 +36,7 @@ class FakeModel:
     tokenizer: Any = None
     exit_layer: int | None = 1
     exact_rows: int | None = 1000
+    n_threads: int = 1
     caches: list[FakeCache] = field(default_factory=list)
 
     def new_cache(self, policy: WindowPolicy) -> FakeCache:

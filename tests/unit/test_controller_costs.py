@@ -15,6 +15,8 @@ def test_rows_between_measured_ones_are_interpolated_and_beyond_them_extrapolate
     assert [interpolate(points, n) for n in (1, 2, 3, 4, 6)] == pytest.approx([1.0, 1.5, 1.6, 1.7, 2.5])
     assert interpolate(points, 10) == pytest.approx(4.1)
     assert interpolate({1: 2.0}, 3) == 6.0
+    falling = {1: 1.0, 3: 2.72, 4: 1.85}  # kernels take four rows at once
+    assert interpolate(falling, 5) == pytest.approx(1.85 + 0.85 / 3)
 
 
 def test_a_machine_that_slows_down_keeps_its_ratios() -> None:
@@ -71,6 +73,7 @@ class Ticking:
 
     exit_layer = 1
     exact_rows = None
+    n_threads = 1
 
     def __init__(self, plain_s: float) -> None:
         self.now, self.plain_s, self.closed, self.open_rounds = 0.0, plain_s, 0, 0
@@ -147,6 +150,13 @@ def test_calibration_of_a_draft_model_is_of_its_plain_rounds() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=1, budget_s=0.05, clock=model.clock)  # type: ignore[arg-type]
     assert costs.verify_s == {1: pytest.approx(0.001)}
+
+
+def test_calibration_sees_the_most_rows_that_the_plan_allows() -> None:
+    model = Ticking(plain_s=0.001)
+    costs = calibrate(model, max_rows=5, budget_s=0.1, clock=model.clock)  # type: ignore[arg-type]
+    assert set(costs.verify_s) == {1, 2, 3, 4, 5}
+    assert max(costs.back_s) == max(costs.back_short_s) == 5
 
 
 def test_calibration_keeps_to_the_rows_that_the_plan_allows() -> None:

@@ -113,6 +113,10 @@ class GgufModel:
         self.note = ""
 
     @property
+    def n_threads(self) -> int:
+        return self.settings.n_threads
+
+    @property
     def exit_layer(self) -> int | None:
         return self._exit.exit_layer if self._exit is not None else None
 

@@ -30,6 +30,7 @@ class MlxModel:
     """`note` says why the model does not draft when it was asked to; "" otherwise."""
 
     exact_rows: int | None = None  # one row and several take different kernels, which round differently
+    n_threads = 0
 
     def __init__(self, module: Any, tokenizer: Tokenizer, *, exit_layer: int | None, kv_bits: KvBits) -> None:
         self.tokenizer = tokenizer

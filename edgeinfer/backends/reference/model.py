@@ -28,6 +28,7 @@ class ReferenceModel:
     """See protocols.Model."""
 
     exact_rows = sys.maxsize
+    n_threads = 0
     note = ""
 
     def __init__(

@@ -1,0 +1,70 @@
+"""What a reader gets who gives no flag: drafts, the tokens of plain decoding, and a word where drafting is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+import edgeinfer
+from edgeinfer.backends.gguf import threads
+from edgeinfer.backends.gguf.model import GgufModel
+from edgeinfer.cli.main import parser_of
+from edgeinfer.cli.options import request_from, take_name
+from edgeinfer.decode import strategy
+from edgeinfer.decode.costs import RowCosts
+from edgeinfer.types import Sampling
+
+ROWS_FREE = RowCosts({1: 0.010, 16: 0.011}, {1: 0.008, 16: 0.010}, {1: 0.010, 16: 0.011}, 0.001)
+ASK = "Repeat this sentence: The old tower stands on the hill, and the river runs past the old tower."
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def answer(request: edgeinfer.Request) -> tuple[str, edgeinfer.Session]:
+    with edgeinfer.open(request) as session:
+        return "".join(session.stream(ASK, sampling=Sampling(), max_tokens=60)), session
+
+
+def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "calibrate", lambda *_, **__: ROWS_FREE)
+    args = parser_of("chat").parse_args(["--model", "demo"])
+    take_name(args)
+    request = request_from(args)
+    text, session = answer(request)
+    assert session.stats.accepted > 0
+    assert {"lookup", "early-exit"} <= set(session.stats.arms)
+    plain, session = answer(edgeinfer.Request(model="demo", speculation="off"))
+    assert session.stats.drafted == 0
+    assert text == plain
+
+
+def test_a_failed_self_test_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GgufModel, "_self_test", lambda _: "the rows are upside down")
+    with edgeinfer.open("demo") as session:
+        assert session.notes == ("no drafts from early layers: the self-test failed, the rows are upside down",)
+
+
+def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def counted(*_: object, **__: object) -> RowCosts:
+        measured.append(1)
+        return ROWS_FREE
+
+    monkeypatch.setattr(strategy, "calibrate", counted)
+    monkeypatch.setattr(threads, "fastest_threads", lambda *_: 1)
+    for _ in range(2):
+        edgeinfer.open("demo").close()
+    assert len(measured) == 1
+    monkeypatch.setattr(strategy, "engine_version", lambda _: "another")
+    edgeinfer.open("demo").close()
+    assert len(measured) == 2
+    monkeypatch.setattr(threads, "fastest_threads", lambda *_: 2)
+    edgeinfer.open("demo").close()
+    assert len(measured) == 3
