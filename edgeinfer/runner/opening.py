@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import edgeinfer
@@ -13,7 +13,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
-from edgeinfer.decode.strategy import Draft, build
+from edgeinfer.decode.strategy import as_draft, build
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
 from edgeinfer.hub import locate, pull
 from edgeinfer.plan import Plan, Request
@@ -61,24 +61,33 @@ def open(  # noqa: A001  # the name that people look for
 ) -> Session:
     """Open a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
 
-    What is not here is downloaded as `downloads` says. `draft` names a small model with the same tokenizer, for
-    `speculation="draft"`; `template` is a Jinja file in place of the model's own, or "chatml". Raises what `choose`
-    raises, and DownloadFailed, Canceled, EngineFailed; nothing stays open then.
+    What is not here is downloaded as `downloads` says. `draft` names a small model with the same tokenizer, as the
+    request's `draft_model` does; `template` is a Jinja file in place of the model's own, or "chatml". Raises what
+    `choose` raises, UsageError for a plan that does not draft with `draft`, and DownloadFailed, Canceled,
+    EngineFailed; nothing stays open then.
     """
     source = read_template(template) if template else None
-    plan = what if isinstance(what, Plan) else choose(what, offline=downloads.offline)
-    draft = draft or (what.draft_model if isinstance(what, Request) else "")
+    if isinstance(what, Plan):
+        plan, small = what, Request(model=draft)
+    else:
+        request = Request(model=what) if isinstance(what, str) else what
+        request = replace(request, draft_model=draft or request.draft_model)
+        plan = choose(request, offline=downloads.offline)
+        small = Request(model=request.draft_model, tier=request.draft_tier)
+    if small.model and "draft" not in plan.speculation.drafters:
+        raise UsageError(
+            f"the plan does not draft with {small.model}: speculation is {plan.speculation.mode}",
+            hint='choose it with the draft model, and speculation "auto" or "draft"',
+        )
     path = bring(plan, downloads)
     with ExitStack() as stack:
         renderer = Renderer()
         stack.callback(renderer.close)
         model = load(plan, path, stack)
         draft_model = None
-        if draft and "draft" in plan.speculation.drafters:
-            draft_plan = choose(
-                Request(model=draft, backend=plan.backend, speculation="off"), offline=downloads.offline
-            )
-            draft_model = Draft(load(draft_plan, bring(draft_plan, downloads), stack), draft_plan.window.limit)
+        if small.model:
+            draft_plan = choose(replace(small, backend=plan.backend, speculation="off"), offline=downloads.offline)
+            draft_model = as_draft(load(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
         strategy = build(model, plan, draft=draft_model)
         stack.callback(strategy.close)
         decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)

@@ -70,6 +70,17 @@ def test_demo_facts() -> None:
     assert [(kv.n_layers, kv.n_kv_heads, kv.head_dim, kv.window) for kv in shape.kv] == [(12, 4, 64, 0)]
 
 
+def test_a_model_with_long_and_short_frequencies_has_two_limits() -> None:
+    limits: dict[str, g.Typed] = {
+        "llama.context_length": (g.U32, 131072),
+        "llama.rope.scaling.original_context_length": (g.U32, 4096),
+    }
+    both = g.tensors({**g.SHAPES, "rope_factors_long.weight": (4,), "rope_factors_short.weight": (4,)})
+    for tensors, short in ((both, 4096), (g.tensors(), 0)):
+        shape = facts_from_gguf(parse(g.file(g.KEYS | limits, tensors) + bytes(64))).shape
+        assert (shape.limit, shape.short_limit) == (131072, short)
+
+
 def test_every_truncation_is_refused() -> None:
     raw = g.file()
     for cut in [*range(0, len(g.header()), 7), *range(len(g.header()), len(raw), 97)]:

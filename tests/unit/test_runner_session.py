@@ -38,6 +38,22 @@ def say(session: edgeinfer.Session, messages: str | list[Message], max_tokens: i
     return "".join(session.stream(messages, sampling=GREEDY, max_tokens=max_tokens))
 
 
+def test_a_draft_model_that_the_plan_has_no_use_for_is_refused(model: Path) -> None:
+    plain = request_for(model)
+    asked = dataclasses.replace(plain, draft_model=str(model))
+    for what, draft in ((edgeinfer.choose(plain), str(model)), (plain, str(model)), (asked, "")):
+        with pytest.raises(UsageError, match="speculation is off"):
+            edgeinfer.open(what, draft=draft)
+
+
+def test_a_draft_model_named_to_open_is_one_of_the_request(model: Path) -> None:
+    plain = request_for(model)
+    request = dataclasses.replace(plain, speculation="draft")
+    with edgeinfer.open(request, draft=str(model)) as drafted, edgeinfer.open(plain) as alone:
+        assert drafted.plan.speculation.drafters == ("draft",)
+        assert say(drafted, "rain") == say(alone, "rain")
+
+
 def test_it_opens_exactly_what_choose_chose(model: Path) -> None:
     plan = edgeinfer.choose(request_for(model))
     with edgeinfer.open(plan) as session:
