@@ -13,8 +13,8 @@ from edgeinfer.bench.speculation import measure as speculation
 from edgeinfer.bench.speculation import text
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
 from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
-from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Record, Subject, Trace
-from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_of
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Measured, Record, Subject, Trace
+from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_by_prompt, rows_of
 from edgeinfer.bench.speculation.sides import turned
 from edgeinfer.bench.speculation.targets import slower, verdicts
 from edgeinfer.bench.statistics import Pair, speedup, spread
@@ -71,6 +71,8 @@ def test_rows_pool_runs_of_a_prompt_and_leave_out_answers_of_one_token() -> None
     assert (row.identical, row.answers) == (2, 2)
     assert (rows[ALL, "auto"].identical, rows[ALL, "auto"].answers) == (2, 3)  # a difference is not forgotten
     assert as_json(rows[ALL, "auto"])["identical"] is False
+    (alone,) = rows_by_prompt(log.log)
+    assert (alone.kind, alone.prompt, alone.speedup) == ("chat", 0, pytest.approx(1.5))
 
 
 def test_an_answer_measured_again_counts_once() -> None:
@@ -84,7 +86,7 @@ def test_an_answer_measured_again_counts_once() -> None:
 def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     first = LogFile(path)
-    items = [record(0, PLAIN, 1.0, text=((1, 2), (3,))), Trace(TINY, 0, (True, False)), (TINY, COSTS)]
+    items = [record(0, PLAIN, 1.0, text=((1, 2), (3,))), Trace(TINY, 0, (True, False)), Measured(TINY, COSTS, 16)]
     for item in items:
         first.add(item)  # type: ignore[arg-type]
     with path.open("a") as file:
@@ -92,7 +94,7 @@ def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     again = LogFile(path)
     assert again.log.records == [items[0]]
     assert again.log.traces == [items[1]]
-    assert again.log.costs == {TINY: COSTS}
+    assert again.log.costs == {TINY: items[2]}
     again.add(items[1])  # type: ignore[arg-type]
     assert LogFile(path).log.traces == [items[1], items[1]]
     path.write_text('{"what": "nonsense"}\n{}\n')
@@ -108,8 +110,8 @@ def test_a_missed_cell_says_what_its_parts_lost(monkeypatch: pytest.MonkeyPatch)
         log.add(record(prompt, PLAIN, 1.0))
         log.add(record(prompt, "auto", 1.6, arms={"none": (6, 6, 0.9), "lookup": (2, 4, 0.7)}))
     lines = text.text_of(log, rows_of(log), []).splitlines()
-    assert "| tiny F32, chat, T=0 | 0.625 | lookup | 4 | 8 | -30.0% |" in lines
-    assert "| tiny F32, chat, T=0 | 0.625 | none | 12 | 12 | -30.0% |" in lines
+    assert "| tiny F32, auto, chat, T=0 | 0.625 | lookup | 4 | 8 | -30.0% |" in lines
+    assert "| tiny F32, auto, chat, T=0 | 0.625 | none | 12 | 12 | -30.0% |" in lines
 
 
 def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
@@ -122,10 +124,10 @@ def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
 def test_the_all_knowing_gate_by_hand() -> None:
     found = Reach((3, 2, 1, 0), (2, 1, 0, 1))
     # lookup: three drafts and the token after them in one round of four rows
-    assert best_seconds(found, COSTS, lookup=True, early_exit=False) == pytest.approx(1.6)
+    assert best_seconds(found, COSTS, lookup=True, early_exit=False, max_rows=16) == pytest.approx(1.6)
     # exit: two drafts (0.6) and a round of three rows (1.3), then one plain round
-    assert best_seconds(found, COSTS, lookup=False, early_exit=True) == pytest.approx(2.9)
-    assert best_seconds(found, COSTS, lookup=False, early_exit=False) == pytest.approx(4.0)
+    assert best_seconds(found, COSTS, lookup=False, early_exit=True, max_rows=16) == pytest.approx(2.9)
+    assert best_seconds(found, COSTS, lookup=False, early_exit=False, max_rows=16) == pytest.approx(4.0)
     # always one draft: (0.3 + 1.1) twice; the second one is wrong, so a plain round is left
     assert fixed_seconds(Reach((0, 0, 0, 0), (1, 1, 0, 1)), COSTS, 1) == pytest.approx(1.4 + 1.4 + 1.0)
 
@@ -214,8 +216,12 @@ def test_a_small_run_end_to_end(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))
     prompts = tmp_path / "prompts.jsonl"
-    ask = {"messages": [{"role": "user", "content": "rain rain rain in the station"}], "max_tokens": 12}
-    prompts.write_text("".join(json.dumps({"kind": kind, **ask}) + "\n" for kind in ("chat", "copy")))
+    user = {"role": "user", "content": "rain rain rain in the station"}
+    system = {"role": "system", "content": "Answer in a few words."}
+    asks = {"chat": [user], "copy": [system, user]}
+    prompts.write_text(
+        "".join(json.dumps({"kind": k, "messages": ask, "max_tokens": 12}) + "\n" for k, ask in asks.items())
+    )
     log, picture = tmp_path / "log.jsonl", tmp_path / "picture"
     flags = [
         "--model",
@@ -231,7 +237,9 @@ def test_a_small_run_end_to_end(
     ]
     assert speculation.run(arguments(*flags)) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {row["kind"] for row in rows} == {"chat", "copy", ALL}
+    assert {(row["kind"], row["prompt"]) for row in rows} == {
+        ("chat", None), ("copy", None), (ALL, None), ("chat", 0), ("copy", 1),
+    }  # fmt: skip
     assert {"auto", "lookup", CONTROL} <= {row["arm"] for row in rows}
     assert all(row["identical"] for row in rows)
     wanted = {"model", "tier", "kind", "arm", "plain_tokens_per_s", "tokens_per_s", "speedup", "speedup_low"}
@@ -241,7 +249,7 @@ def test_a_small_run_end_to_end(
     report = capsys.readouterr().out
     assert log.stat().st_size == size
     assert "Row costs" in report
-    assert "edgeinfer bench speculation --model tiny.gguf --quick --minutes 0.02" in report
+    assert "edgeinfer bench speculation --model tiny.gguf --prompts prompts.jsonl --quick --minutes 0.02" in report
     assert picture.with_suffix(".png").stat().st_size > 1000
     assert "<svg" in picture.with_suffix(".svg").read_text()
     read = LogFile(log)

@@ -41,7 +41,7 @@ def reach(prompt: Sequence[int], answer: Sequence[int], agreed: Sequence[bool]) 
     return Reach(tuple(found), tuple(reversed(runs)))
 
 
-def best_seconds(reach: Reach, costs: RowCosts, *, lookup: bool, early_exit: bool, max_rows: int = MAX_ROWS) -> float:
+def best_seconds(reach: Reach, costs: RowCosts, *, lookup: bool, early_exit: bool, max_rows: int) -> float:
     """Seconds for the answer's tokens but the first, with an all-knowing gate."""
     n = len(reach.lookup)
     seconds = [0.0] * (n + 1)

@@ -17,7 +17,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Final, cast
 
-from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Record, Subject, Trace
+from edgeinfer.bench.speculation.ceiling import MAX_ROWS
+from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Measured, Record, Subject, Trace
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message, Sampling, SpeculationMode
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help=f"time for all models together; default {FULL_MINUTES:g}")
     parser.add_argument("--runs", type=int, help="greedy runs; default 3 for large models at Q4_0 and F16, else 1")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep every answer's figures; a cut run goes on here")
-    parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout, with one for each prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there, not on stdout")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="speed-up against acceptance, as FILE.png and FILE.svg"
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises UsageError for prompts or a log that cannot be read, and what opening a model raises."""
-    from edgeinfer.bench.speculation.report import as_json, rows_of
+    from edgeinfer.bench.speculation.report import as_json, rows_by_prompt, rows_of
     from edgeinfer.bench.speculation.text import text_of
 
     log = LogFile(args.log)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         measure_model(name, arms, tasks, log, args, minutes * 60 * share)
     rows = rows_of(log.log)
     if args.json:
-        for row in rows:
+        for row in [*rows, *rows_by_prompt(log.log)]:
             sys.stdout.write(json.dumps(as_json(row)) + "\n")
     else:
         text = text_of(log.log, rows, command_of(args)) + "\n"
@@ -119,6 +120,7 @@ def command_of(args: argparse.Namespace) -> list[str]:
     for arm in args.arm or []:
         command += ["--arm", arm]
     command += ["--draft-model", Path(args.draft_model).name] if args.draft_model else []
+    command += ["--prompts", Path(args.prompts).name] if args.prompts else []
     command += ["--quick"] if args.quick else []
     for flag in ("minutes", "runs"):
         command += [f"--{flag}", f"{getattr(args, flag):g}"] if getattr(args, flag) else []
@@ -141,8 +143,10 @@ def measure_model(
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")
+        for arm, note in sides.notes.items():
+            say(f"  {arm}: {note}")
         measure_costs(sides, log, budget_s=0.5 if args.quick else 2.5)
-        plain_s = log.log.costs[subject].plain_s
+        plain_s = log.log.costs[subject].costs.plain_s
         left -= time.perf_counter() - began
         sides_run = len(sides.decoders) - 1 + len(_CONTROLLED) / 5
         amount = how_much(subject, tasks, plain_s * _ANSWER * sides_run, left, args.runs)
@@ -215,13 +219,14 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), Sampling(), 32)
     if sides.subject in log.log.costs:
         return
-    plain = calibrate(sides.plain_model, max_rows=16, budget_s=budget_s)
+    max_rows = min(MAX_ROWS, sides.plain_model.exact_rows or MAX_ROWS)
+    plain = calibrate(sides.plain_model, max_rows=max_rows, budget_s=budget_s)
     if sides.exit_model is None:
-        log.add((sides.subject, plain))
+        log.add(Measured(sides.subject, plain, max_rows))
         return
-    drafting = calibrate(sides.exit_model, max_rows=16, budget_s=budget_s)
+    drafting = calibrate(sides.exit_model, max_rows=max_rows, budget_s=budget_s)
     back, short = dict(drafting.back_s), {**drafting.back_short_s, 1: plain.plain_s}
-    log.add((sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s)))
+    log.add(Measured(sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s), max_rows))
 
 
 def trace_exit(sides: Sides, log: LogFile) -> None:
@@ -229,7 +234,7 @@ def trace_exit(sides: Sides, log: LogFile) -> None:
     model, traced = sides.exit_model, {(trace.subject, trace.prompt) for trace in log.log.traces}
     if model is None:
         return
-    own = [record for record in log.log.records if record.subject == sides.subject and record.text[1]]
+    own = [record for record in log.log.latest().values() if record.subject == sides.subject and record.text[1]]
     cache = model.new_cache(sides.plan.window)
     try:
         for record in own[:_TRACED]:

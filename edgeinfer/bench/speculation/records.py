@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from edgeinfer.decode.costs import RowCosts
 from edgeinfer.errors import UsageError
@@ -35,7 +35,7 @@ class Record:
     prompt: int  # its place in the prompts file
     kind: str
     arm: str
-    order: int  # 0 for the arm that ran first on this prompt
+    order: int  # 0 for the arm whose first token came first
     tokens: int
     seconds: float
     first_token_s: float
@@ -60,25 +60,38 @@ class Trace:
     agreed: tuple[bool, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What rounds cost before the run, and the most rows that the program allows itself in one."""
+
+    subject: Subject
+    costs: RowCosts
+    max_rows: int
+
+
+Item: TypeAlias = Record | Trace | Measured
+_WHAT: Final = {Record: "answer", Trace: "trace", Measured: "costs"}
+
+
 @dataclass(slots=True)
 class Log:
     """Everything measured so far."""
 
     records: list[Record] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
-    costs: dict[Subject, RowCosts] = field(default_factory=dict)
+    costs: dict[Subject, Measured] = field(default_factory=dict)
 
     def latest(self) -> dict[tuple[Subject, float, int, int, str], Record]:
         """The newest record of each key: what was run again counts once."""
         return {record.key: record for record in self.records}
 
-    def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
+    def add(self, item: Item) -> None:
         if isinstance(item, Record):
             self.records.append(item)
         elif isinstance(item, Trace):
             self.traces.append(item)
         else:
-            self.costs[item[0]] = item[1]
+            self.costs[item.subject] = item
 
 
 class LogFile:
@@ -92,14 +105,11 @@ class LogFile:
                 self.log.add(item)
             _drop_cut_line(path)
 
-    def add(self, item: Record | Trace | tuple[Subject, RowCosts]) -> None:
+    def add(self, item: Item) -> None:
         self.log.add(item)
         if self._path is None:
             return
-        if isinstance(item, tuple):
-            line = {"what": "costs", "subject": asdict(item[0]), "costs": asdict(item[1])}
-        else:
-            line = {"what": "answer" if isinstance(item, Record) else "trace", **asdict(item)}
+        line = {"what": _WHAT[type(item)], **asdict(item)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -111,7 +121,7 @@ def _drop_cut_line(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def read(path: Path) -> Iterator[Record | Trace | tuple[Subject, RowCosts]]:
+def read(path: Path) -> Iterator[Item]:
     """Raises UsageError for a file that is not such a log. A last line that was cut is left out."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -123,11 +133,11 @@ def read(path: Path) -> Iterator[Record | Trace | tuple[Subject, RowCosts]]:
             raise UsageError(f"{path}, line {number}: not a record of this bench", hint="name another file") from error
 
 
-def _item(line: dict[str, Any]) -> Record | Trace | tuple[Subject, RowCosts]:
+def _item(line: dict[str, Any]) -> Item:
     what, subject = line.pop("what"), Subject(**line.pop("subject"))
     if what == "costs":
         costs = {name: _by_rows(value) for name, value in line["costs"].items()}
-        return subject, RowCosts(**costs)
+        return Measured(subject, RowCosts(**costs), line.get("max_rows", 16))
     if what == "trace":
         return Trace(subject, line["prompt"], tuple(line["agreed"]))
     line["arms"] = {name: tuple(counts) for name, counts in line["arms"].items()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
 from edgeinfer.bench.statistics import Pair, speedup
 
 ALL: Final = "all"  # every kind, pooled
+
+_Cell: TypeAlias = tuple[Subject, float, str, str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Row:
     answers: int
     first_token_ratio: float  # time to the first token, plain over this arm
     shares: Mapping[str, float]  # of the arm's time, by drafter
+    prompt: int | None = None  # its place in the prompts file; None: several are pooled
 
 
 def as_json(row: Row) -> dict[str, Any]:
@@ -45,14 +48,23 @@ def as_json(row: Row) -> dict[str, Any]:
 
 def rows_of(log: Log) -> list[Row]:
     """Every model, temperature, arm and kind that was measured, kinds pooled last."""
-    cells: dict[tuple[Subject, float, str, str], list[tuple[Record, Record]]] = defaultdict(list)
+    return _rows(log, lambda record: ((record.kind, None), (ALL, None)))
+
+
+def rows_by_prompt(log: Log) -> list[Row]:
+    """Every prompt by itself, its runs pooled. Such a row has no bounds: both equal the speed-up."""
+    return _rows(log, lambda record: ((record.kind, record.prompt),))
+
+
+def _rows(log: Log, cells_of: Callable[[Record], Iterable[tuple[str, int | None]]]) -> list[Row]:
+    cells: dict[_Cell, list[tuple[Record, Record]]] = defaultdict(list)
     latest = log.latest()
     for record in latest.values():
         plain = latest.get((*record.key[:4], PLAIN))
         if record.arm == PLAIN or plain is None:
             continue
-        for kind in (record.kind, ALL):
-            cells[record.subject, record.temperature, record.arm, kind].append((plain, record))
+        for kind, prompt in cells_of(record):
+            cells[record.subject, record.temperature, record.arm, kind, prompt].append((plain, record))
     rows = [_row(key, pairs) for key, pairs in cells.items()]
     order = {kind: place for place, kind in enumerate(dict.fromkeys(record.kind for record in log.records))}
     models = subjects(log.records)
@@ -65,12 +77,13 @@ def rows_of(log: Log) -> list[Row]:
             row.arm == CONTROL,
             row.arm,
             order.get(row.kind, 99),
+            row.prompt or 0,
         ),
     )
 
 
-def _row(key: tuple[Subject, float, str, str], pairs: Sequence[tuple[Record, Record]]) -> Row | None:
-    subject, temperature, arm, kind = key
+def _row(key: _Cell, pairs: Sequence[tuple[Record, Record]]) -> Row | None:
+    subject, temperature, arm, kind, prompt = key
     by_prompt: dict[int, list[tuple[Record, Record]]] = defaultdict(list)
     for plain, record in pairs:
         if plain.tokens > 0 and record.tokens > 0:
@@ -92,6 +105,7 @@ def _row(key: tuple[Subject, float, str, str], pairs: Sequence[tuple[Record, Rec
         answers=len(pairs),
         first_token_ratio=sum(p.first_token_s for p, _ in pairs) / sum(r.first_token_s for _, r in pairs),
         shares=_shares([record for _, record in pairs]),
+        prompt=prompt,
     )  # fmt: skip
 
 

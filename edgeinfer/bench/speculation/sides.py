@@ -17,7 +17,7 @@ from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.decode.strategy import Draft, build
+from edgeinfer.decode.strategy import Draft, as_draft, build
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
@@ -74,6 +74,7 @@ class Sides:
         self._draft_model = draft_model
         self._draft: Draft | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
+        self.notes: dict[str, str] = {}  # arms that are less than was asked for, and why
         self.decoders: dict[str, Decoder] = {}
         self._models: dict[tuple[str, ...], Model] = {}
         try:
@@ -102,7 +103,8 @@ class Sides:
         return next((model for model in self._models.values() if model.exit_layer is not None), None)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        return PromptBuilder(self._words, self.plain_model.tokenizer).build(messages)
+        """Its beginning is a prompt like the rest: here nothing is ever evicted, and there are no sinks to keep it."""
+        return replace(PromptBuilder(self._words, self.plain_model.tokenizer).build(messages), n_system=0)
 
     def answer(
         self, order: Sequence[str], prompt: Prompt, sampling: Sampling, max_tokens: int
@@ -132,6 +134,10 @@ class Sides:
         plan = plan_of(name, mode, self._draft_model)
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
+        if "early-exit" in plan.speculation.drafters and model.exit_layer is None:
+            if mode == "early-exit":
+                raise UsageError(model.note or "this model does not draft with its early layers")
+            self.notes[arm] = model.note
         strategy = build(model, plan, draft=self._drafting(plan))
         self._stack.callback(strategy.close)
         decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
@@ -159,7 +165,7 @@ class Sides:
             small = plan_of(self._draft_model, "off", backend=plan.backend)
             model = backends.get(small.backend).load(small, path_of(small))
             self._stack.callback(model.close)
-            self._draft = Draft(model, small.window.limit)
+            self._draft = as_draft(model, small)
         return self._draft
 
     def _template(self) -> Template:

@@ -9,12 +9,12 @@ from typing import Final
 
 from edgeinfer.bench.report import head
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
-from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Measured, Record, Subject, subjects
 from edgeinfer.bench.speculation.report import ALL, Row
 from edgeinfer.bench.speculation.sides import SLICE
 from edgeinfer.bench.speculation.targets import NOT_SLOWER, slower, verdicts
 from edgeinfer.bench.statistics import spread
-from edgeinfer.decode.costs import RowCosts, interpolate
+from edgeinfer.decode.costs import interpolate
 
 NOISY: Final = 0.05  # plain runs of the same prompt that differ by more make a run doubtful
 _SHOWN_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -33,6 +33,8 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     yield head("Speculation: speed off and on", command, detect(), versions)
     loads = [record.load for record in log.records]
     if loads:
+        minutes = sum(record.seconds + record.first_token_s for record in log.records) / 60
+        yield f"All answers together took {minutes:.0f} minutes."
         yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
     yield ""
     yield "Off is the whole model, nothing split. Off and every arm answered each prompt in one process, side by side:"
@@ -53,7 +55,9 @@ def _verdicts(log: Log, rows: Sequence[Row]) -> Iterator[str]:
         row, target = verdict.row, verdict.target
         cell = f"{row.kind}, T={row.temperature:g}"
         value = f"{target.value(row):.3f} | {target.least:.2f} | {'met' if verdict.met else '**not met**'}"
-        value += f"; {verdict.unbounded} cells of one prompt have no bounds" if verdict.unbounded else ""
+        value += (
+            f"; {verdict.unbounded} cells of one prompt have no bounds and are not judged" if verdict.unbounded else ""
+        )
         yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
     yield ""
     for arm in ("auto", CONTROL):
@@ -62,8 +66,8 @@ def _verdicts(log: Log, rows: Sequence[Row]) -> Iterator[str]:
             what = "plain decoding run a second time" if arm == CONTROL else arm
             yield f"Of {n} cells of {what} that have bounds, {below} lie under {NOT_SLOWER:g}."
     yield ""
-    missed = {(verdict.row.model, verdict.row.tier, verdict.row.kind, verdict.row.temperature): verdict.row
-              for verdict in found if not verdict.met}  # fmt: skip
+    weakest = (verdict.row for verdict in found if not verdict.met)
+    missed = {(row.model, row.tier, row.arm, row.kind, row.temperature): row for row in weakest}
     if missed:
         yield "What the rounds of the missed cells won or lost, as a share of the plain time of the same tokens:"
         yield ""
@@ -87,7 +91,7 @@ def _parts(log: Log, row: Row) -> Iterator[str]:
     token_s = sum(record.seconds for record in plain) / sum(record.tokens for record in plain)
     auto = [record for record in own if record.arm == row.arm]
     whole = token_s * sum(record.tokens for record in auto)
-    cell = f"{row.model} {row.tier}, {row.kind}, T={row.temperature:g}"
+    cell = f"{row.model} {row.tier}, {row.arm}, {row.kind}, T={row.temperature:g}"
     for name in sorted({name for record in auto for name in record.arms}):
         rounds, tokens, seconds = (
             sum(part) for part in zip(*(record.arms[name] for record in auto if name in record.arms), strict=True)
@@ -162,17 +166,18 @@ def _cell(row: Row) -> str:
     return f"**{value}**" if row.kind == ALL else value
 
 
-def _costs(costs: RowCosts) -> Iterator[str]:
+def _costs(measured: Measured) -> Iterator[str]:
+    costs, shown = measured.costs, [rows for rows in _SHOWN_ROWS if rows <= measured.max_rows]
     yield f"Row costs measured before the run, a plain round ({costs.plain_s * 1e3:.1f} ms) being 1:"
     yield ""
-    yield f"| rows | {' | '.join(map(str, _SHOWN_ROWS))} |"
-    yield "|---" * (len(_SHOWN_ROWS) + 1) + "|"
-    rows = " | ".join(f"{interpolate(costs.verify_s, n) / costs.plain_s:.2f}" for n in _SHOWN_ROWS)
+    yield f"| rows | {' | '.join(map(str, shown))} |"
+    yield "|---" * (len(shown) + 1) + "|"
+    rows = " | ".join(f"{interpolate(costs.verify_s, n) / costs.plain_s:.2f}" for n in shown)
     yield f"| verify | {rows} |"
-    most = " | ".join(f"{n * costs.plain_s / interpolate(costs.verify_s, n):.2f}x" for n in _SHOWN_ROWS)
+    most = " | ".join(f"{n * costs.plain_s / interpolate(costs.verify_s, n):.2f}x" for n in shown)
     yield f"| speed-up if every draft were free and right | {most} |"
     if costs.back_short_s:
-        drafted = " | ".join(f"{exit_round_s(costs, n - 1) / costs.plain_s:.2f}" if n <= 9 else "" for n in _SHOWN_ROWS)
+        drafted = " | ".join(f"{exit_round_s(costs, n - 1) / costs.plain_s:.2f}" if n <= 9 else "" for n in shown)
         yield f"| drafted by the exit (one draft {costs.exit_draft_s / costs.plain_s:.2f}), then verified | {drafted} |"
     yield ""
 
@@ -180,7 +185,8 @@ def _costs(costs: RowCosts) -> Iterator[str]:
 def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
     """What an all-knowing gate would have won on the same tokens with these costs, against what was won."""
     reaches = list(_reaches(log, subject))
-    costs = log.costs[subject]
+    measured = log.costs[subject]
+    costs = measured.costs
     won = {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0}
     uses = {"lookup": (True, False), "early-exit": (False, True), "auto": (True, True)}
     traced = [one for _, one in reaches if one.exit]
@@ -188,13 +194,13 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
     if not reaches or not arms:
         return
     kinds = [*dict.fromkeys(kind for kind, _ in reaches), ALL]
-    yield "Won, of what an all-knowing gate would win on the same tokens with these row costs (greedy; where the exit"
-    yield "drafts, on the prompts that it was traced on):"
+    yield f"Won, of what an all-knowing gate would win with these row costs and at most {measured.max_rows} rows a"
+    yield f"round (greedy; where the exit drafts, the most is that of the {len(traced)} prompts that it was traced on):"
     yield ""
     yield f"| arm | {' | '.join(kinds)} | of the gain there |"
     yield "|---" * (len(kinds) + 2) + "|"
     for arm in arms:
-        best = {kind: _best(reaches, kind, costs, uses[arm]) for kind in kinds}
+        best = {kind: _best(reaches, kind, measured, uses[arm]) for kind in kinds}
         cells = " | ".join(f"{won[arm, kind]:.2f} of {best[kind]:.2f}" if (arm, kind) in won else "" for kind in kinds)
         share = f"{(won[arm, ALL] - 1) / (best[ALL] - 1):.0%}" if best[ALL] > 1.005 else ""
         yield f"| {arm} | {cells} | {share} |"
@@ -206,11 +212,11 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
         yield ""
 
 
-def _best(reaches: Sequence[tuple[str, Reach]], kind: str, costs: RowCosts, use: tuple[bool, bool]) -> float:
-    lookup, early_exit = use
+def _best(reaches: Sequence[tuple[str, Reach]], kind: str, measured: Measured, use: tuple[bool, bool]) -> float:
+    (lookup, early_exit), costs, max_rows = use, measured.costs, measured.max_rows
     traced = any(one.exit for _, one in reaches)
     chosen = [one for its, one in reaches if kind in (its, ALL) and (one.exit or not (early_exit and traced))]
-    seconds = sum(best_seconds(one, costs, lookup=lookup, early_exit=early_exit) for one in chosen)
+    seconds = sum(best_seconds(one, costs, lookup=lookup, early_exit=early_exit, max_rows=max_rows) for one in chosen)
     return sum(len(one.lookup) for one in chosen) * costs.plain_s / seconds if seconds else 1.0
 
 
