@@ -35,13 +35,14 @@ def tokens_per_verify(stats: AnswerStats) -> float | None:
 
 def draft_line(stats: AnswerStats) -> str:
     per_verify = tokens_per_verify(stats)
+    gain = speedup(stats)
     if per_verify is None:
-        return f"{stats.rounds} rounds, nothing drafted" if stats.rounds else ""
+        looked = f", {gain:.2f} x plain decoding" if gain is not None and abs(gain - 1) >= 0.005 else ""
+        return f"{stats.rounds} rounds, nothing drafted{looked}" if stats.rounds else ""
     parts = [f"{stats.rounds} rounds, {stats.drafted} drafted, {stats.accepted} accepted"]
     if stats.drafted:
         parts[0] += f" (acceptance {stats.accepted / stats.drafted:.2f})"
     parts.append(f"{per_verify:.2f} tokens a verify")
-    gain = speedup(stats)
     if gain is not None:
         parts.append(f"{gain:.2f} x plain decoding")
     return ", ".join(parts)

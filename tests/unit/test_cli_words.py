@@ -53,6 +53,11 @@ def test_stats_of_plain_decoding() -> None:
     ]
 
 
+def test_what_looking_for_drafts_took_is_said_too() -> None:
+    stats = dataclasses.replace(PLAIN, decode_s=2.1)
+    assert stats_lines(stats)[1] == "20 rounds, nothing drafted, 0.95 x plain decoding"
+
+
 def test_stats_with_drafts_and_a_full_window() -> None:
     assert stats_lines(DRAFTED) == [
         "21 tokens, 16.0 tokens/s, first token 50 ms; prompt 40: 30 reused, 10 prefilled",
