@@ -52,15 +52,16 @@ class LookupBids:
         self._costs = costs
         self._lengths = self._LENGTHS | {costs.max_rows - 1}
         self._offers: dict[tuple[int, int], Bid | None] = {}  # by match length and limit
-        self._since = 0  # tokens of the context when the offers were empty
+        self._context: Tokens = ()  # the very object; held, so that `is` means the same conversation
+        self._since = 0  # its tokens when the offers were empty
 
     def bid(self, context: Tokens, limit: int) -> Bid | None:
         match = self._lookup.match(context)
         if match is None or limit < 1:
             return None
-        if not 0 <= len(context) - self._since < self._FRESH:
+        if context is not self._context or len(context) - self._since >= self._FRESH:
             self._offers.clear()
-            self._since = len(context)
+            self._context, self._since = context, len(context)
         key = (match.length, limit)
         if key not in self._offers:
             chances = self._lookup.chances(match, limit)

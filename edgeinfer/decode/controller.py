@@ -16,15 +16,17 @@ _SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
 _CREDIT: Final = 2.0  # plain rounds that trials may lose in a row
 _HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
 _SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
-_LOOK_FIRST: Final = 2  # rounds after which a plain one is due, as all costs are measured against it; then twice as
-_LOOK_AGAIN: Final = 64  # many, and in the end after so many, or
-_LOOK_SOON: Final = 8  # after so many where costs
-_DRIFT: Final = 0.08  # have drifted by this
 
+# A plain round is due now and then, as all costs are measured against it.
+_LOOK_FIRST: Final = 2  # after so many others at first, then after twice as many each time,
+_LOOK_AGAIN: Final = 64  # up to so many;
+_LOOK_SOON: Final = 8  # already after so many where
+_DRIFT: Final = 0.08  # costs have drifted by this much.
 
-_IDLE: Final = 8  # rounds in which no bid was taken, after which
-_REST: Final = 3  # so many are plain without a question, where
-_QUICK_S: Final = 0.01  # a plain round takes less than this, so that asking is a hundredth of it
+# Asking costs a hundredth of a quick round.
+_QUICK_S: Final = 0.01  # a plain round below this is quick:
+_IDLE: Final = 8  # when so many questions in a row brought no bid worth taking,
+_REST: Final = 3  # so many rounds after each are plain without one.
 
 Worth: TypeAlias = Literal["take", "try", "leave"]
 

@@ -145,7 +145,7 @@ class Decoder:
         accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
         outcome = Outcome(len(drafts), accepted, len(tokens), drafted - chosen, ended - drafted)
         if arm.depth:
-            self._drafters[arm.name].observe(drafts, tokens)
+            self._drafters[arm.name].observe(tokens)
         self._controller.observe(arm, outcome)
         self.stats.add(arm.name, outcome, perf_counter() - began)
         return tokens

@@ -37,7 +37,7 @@ class Forced:
                 round.draft(token)
         return drafts
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
+    def observe(self, emitted: Tokens) -> None:
         pass
 
 
@@ -52,8 +52,8 @@ class Primed:
     def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
         return self._inner.propose(round, [*self._truth, *context], limit)
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
-        self._inner.observe(drafted, emitted)
+    def observe(self, emitted: Tokens) -> None:
+        self._inner.observe(emitted)
 
 
 class Breaking:

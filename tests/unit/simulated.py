@@ -147,7 +147,7 @@ def play(text: Text, device: Device, controller: Controller, drafters: dict[str,
         emitted = list(truth[: accepted + 1])
         context += emitted
         if arm.depth:
-            drafters[arm.name].observe(drafts, emitted)
+            drafters[arm.name].observe(emitted)
         controller.observe(
             arm, Outcome(len(drafts), accepted, len(emitted), drafted_at - started, clock.now - drafted_at)
         )

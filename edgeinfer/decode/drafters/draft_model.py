@@ -63,9 +63,6 @@ class DraftModel:
         self._run.append(token)
         return self._keyed(token, row)
 
-    def observe(self, emitted: Tokens) -> None:
-        del emitted  # the next `start` sees them in the context
-
     def close(self) -> None:
         self._cache.close()
 

@@ -21,5 +21,5 @@ class EarlyExit:
             drafts.append(token)
         return drafts
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
-        del drafted, emitted
+    def observe(self, emitted: Tokens) -> None:
+        del emitted

@@ -22,7 +22,6 @@ class Source(Protocol):
 
     def start(self, round: Round, context: Tokens) -> None: ...
     def draft(self, token: int) -> Row: ...
-    def observe(self, emitted: Tokens) -> None: ...
 
 
 class ExitSource:
@@ -39,9 +38,6 @@ class ExitSource:
 
     def draft(self, token: int) -> Row:
         return self._round.draft(token)
-
-    def observe(self, emitted: Tokens) -> None:
-        del emitted
 
 
 class Gated:
@@ -81,13 +77,11 @@ class Gated:
         n = worth_keeping([self.gate.rate(state) for state in self._states], self.pace, self._round_cost)
         return self._drafts[:n]
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
-        del drafted
+    def observe(self, emitted: Tokens) -> None:
         for draft, state, token in zip(self._drafts, self._states, emitted, strict=False):  # ends with the first miss
             self.gate.learn(state, draft == token)
             if draft != token:
                 self._carried = COLD
-        self._source.observe(emitted)
 
     def settle(self, drafted: int, verify_s: float) -> None:
         """Remember what the rows of the last round cost."""

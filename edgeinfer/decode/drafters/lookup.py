@@ -102,8 +102,8 @@ class Lookup:
         match = self.match(context)
         return self.tokens(match, limit) if match and match.length >= self._least and limit > 0 else []
 
-    def observe(self, drafted: Tokens, emitted: Tokens) -> None:
-        del drafted, emitted  # the context itself tells what came, at the next call
+    def observe(self, emitted: Tokens) -> None:
+        del emitted  # the context itself tells what came, at the next call
 
     def _forget(self) -> None:
         self.rates.begin()
