@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from dataclasses import replace
+from math import exp, log
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from edgeinfer.bench.speculation import measure as speculation
 from edgeinfer.bench.speculation import text
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
 from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
-from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Measured, Record, Subject, Trace
+from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, LogFile, Measured, Record, Run, Subject, Trace
 from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_by_prompt, rows_of
 from edgeinfer.bench.speculation.sides import turned
 from edgeinfer.bench.speculation.targets import slower, verdicts
@@ -35,15 +37,30 @@ def record(prompt: int, arm: str, seconds: float, **changes: object) -> Record:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def test_speedup_is_the_ratio_of_sums_and_its_interval_holds_it() -> None:
+def test_speedup_is_the_ratio_of_sums_and_its_interval_by_hand() -> None:
     pairs = [Pair(10, 2.0, 10, 1.0), Pair(10, 4.0, 10, 3.0)]
     result = speedup(pairs)
     assert result.ratio == pytest.approx(6.0 / 4.0)
-    assert result.low == pytest.approx(4.0 / 3.0)
-    assert result.high == pytest.approx(2.0)
-    assert speedup(pairs) == result  # the same resamples each time
+    # without the one it is 4/3, without the other 2: their logarithms lie log(1.5) apart, the error is half of that
+    assert result.high / result.ratio == pytest.approx(exp(12.706 * log(1.5) / 2))
+    assert result.ratio / result.low == pytest.approx(exp(12.706 * log(1.5) / 2))
     with pytest.raises(ValueError, match="no measurement"):
         speedup([])
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 15])
+def test_an_interval_holds_the_truth_in_95_runs_of_100(n: int) -> None:
+    chance = random.Random(n)
+    held = 0
+    for _ in range(2000):
+        pairs = []
+        for _ in range(n):
+            tokens = chance.randint(15, 60)
+            plain_s, seconds = (tokens * chance.gauss(1.0, 0.05) for _ in range(2))
+            pairs.append(Pair(tokens, plain_s, tokens, seconds / 1.3))
+        result = speedup(pairs)
+        held += result.low <= 1.3 <= result.high
+    assert 0.925 < held / 2000 < 0.98
 
 
 def test_where_answers_differ_speeds_are_compared_not_times() -> None:
@@ -86,7 +103,12 @@ def test_an_answer_measured_again_counts_once() -> None:
 def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     first = LogFile(path)
-    items = [record(0, PLAIN, 1.0, text=((1, 2), (3,))), Trace(TINY, 0, (True, False)), Measured(TINY, COSTS, 16)]
+    items = [
+        record(0, PLAIN, 1.0, text=((1, 2), (3,))),
+        Trace(TINY, 0, (True, False)),
+        Measured(TINY, COSTS, 16),
+        Run("abc"),
+    ]
     for item in items:
         first.add(item)  # type: ignore[arg-type]
     with path.open("a") as file:
@@ -95,6 +117,7 @@ def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
     assert again.log.records == [items[0]]
     assert again.log.traces == [items[1]]
     assert again.log.costs == {TINY: items[2]}
+    assert again.log.commits[1:] == ["abc"]
     again.add(items[1])  # type: ignore[arg-type]
     assert LogFile(path).log.traces == [items[1], items[1]]
     path.write_text('{"what": "nonsense"}\n{}\n')

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
+from statistics import mean
 from typing import Final, cast
 
 from edgeinfer.bench.speculation.ceiling import MAX_ROWS
@@ -32,6 +33,7 @@ _WARM: Final = (
     "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
 )
 _ANSWER: Final = 50  # tokens of a usual answer, for the time it will take
+_LOOKED_AT: Final = 12  # prompts, for their usual length
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,14 @@ def measure_model(
             say(f"  no {arm}: {why}")
         for arm, note in sides.notes.items():
             say(f"  {arm}: {note}")
+        prefill_s = warm_up(sides)
         measure_costs(sides, log, budget_s=0.5 if args.quick else 2.5)
         plain_s = log.log.costs[subject].costs.plain_s
         left -= time.perf_counter() - began
         sides_run = len(sides.decoders) - 1 + len(_CONTROLLED) / 5
-        amount = how_much(subject, tasks, plain_s * _ANSWER * sides_run, left, args.runs)
+        n_prompt = mean(len(sides.prompt(task.messages).tokens) for task in tasks[:_LOOKED_AT])
+        prompt_s = sides_run * (plain_s * _ANSWER + prefill_s * n_prompt)
+        amount = how_much(subject, tasks, prompt_s, left, args.runs)
         done = {record.key for record in log.log.records}
         for run_index in range(amount.runs):
             for turn, task in enumerate(amount.tasks):
@@ -211,12 +216,18 @@ def record_of(
     )  # fmt: skip
 
 
+def warm_up(sides: Sides) -> float:
+    """An answer on every side, so that each has drafted once; the seconds that a token of its prompt took."""
+    answers = sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), Sampling(), 32)
+    stats = answers[PLAIN].stats
+    return stats.first_token_s / stats.prompt
+
+
 def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
-    """The row costs of the report's ceilings, measured here and now; the answers also warm every side up."""
+    """The row costs of the report's ceilings, measured here and now."""
     from edgeinfer.decode.calibrate import calibrate
     from edgeinfer.decode.costs import RowCosts
 
-    sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), Sampling(), 32)
     if sides.subject in log.log.costs:
         return
     max_rows = min(MAX_ROWS, sides.plain_model.exact_rows or MAX_ROWS)

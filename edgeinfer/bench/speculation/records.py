@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from edgeinfer.bench.report import commit
 from edgeinfer.decode.costs import RowCosts
 from edgeinfer.errors import UsageError
 
@@ -61,6 +62,13 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """A start of the bench: what is written after it was measured by this commit."""
+
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What rounds cost before the run, and the most rows that the program allows itself in one."""
 
@@ -69,8 +77,8 @@ class Measured:
     max_rows: int
 
 
-Item: TypeAlias = Record | Trace | Measured
-_WHAT: Final = {Record: "answer", Trace: "trace", Measured: "costs"}
+Item: TypeAlias = Record | Trace | Measured | Run
+_WHAT: Final = {Record: "answer", Trace: "trace", Measured: "costs", Run: "run"}
 
 
 @dataclass(slots=True)
@@ -80,6 +88,7 @@ class Log:
     records: list[Record] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
     costs: dict[Subject, Measured] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)  # that measured it
 
     def latest(self) -> dict[tuple[Subject, float, int, int, str], Record]:
         """The newest record of each key: what was run again counts once."""
@@ -90,22 +99,28 @@ class Log:
             self.records.append(item)
         elif isinstance(item, Trace):
             self.traces.append(item)
+        elif isinstance(item, Run):
+            self.commits.append(item.commit)
         else:
             self.costs[item.subject] = item
 
 
 class LogFile:
-    """A Log that is also appended to a file, line by line. Without a path it is only kept in memory."""
+    """A Log that is also appended to a file, line by line, the commit first. Without a path it is kept in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self.log = Log()
         self._path = path
+        self._begun = False
         if path is not None and path.exists():
             for item in read(path):
                 self.log.add(item)
             _drop_cut_line(path)
 
     def add(self, item: Item) -> None:
+        if not self._begun:
+            self._begun = True
+            self.add(Run(commit()))
         self.log.add(item)
         if self._path is None:
             return
@@ -134,7 +149,10 @@ def read(path: Path) -> Iterator[Item]:
 
 
 def _item(line: dict[str, Any]) -> Item:
-    what, subject = line.pop("what"), Subject(**line.pop("subject"))
+    what = line.pop("what")
+    if what == "run":
+        return Run(line["commit"])
+    subject = Subject(**line.pop("subject"))
     if what == "costs":
         costs = {name: _by_rows(value) for name, value in line["costs"].items()}
         return Measured(subject, RowCosts(**costs), line.get("max_rows", 16))

@@ -34,12 +34,13 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     loads = [record.load for record in log.records]
     if loads:
         minutes = sum(record.seconds + record.first_token_s for record in log.records) / 60
-        yield f"All answers together took {minutes:.0f} minutes."
+        measured = f" Measured at commit {', '.join(dict.fromkeys(log.commits))}." if log.commits else ""
+        yield f"All answers together took {minutes:.0f} minutes.{measured}"
         yield f"Load average (1 min) while running: median {median(loads):.1f}, most {max(loads):.1f}."
     yield ""
     yield "Off is the whole model, nothing split. Off and every arm answered each prompt in one process, side by side:"
     yield f"{SLICE} tokens in turn, in an order that changed with every turn. A speed-up is pooled tokens per second on"
-    yield "over off, first tokens left out; brackets are 95 % intervals of a bootstrap over prompts."
+    yield "over off, first tokens left out; brackets are 95 % intervals over prompts (jackknife, Student's t)."
     yield ""
 
 
