@@ -1,7 +1,7 @@
 """`edgeinfer bench endurance`: a chat that runs far past its window. Does it grow, does it get slower?
 
-Slower than what it was an hour ago is mostly the machine. So at the end the long chat and a fresh one, both just past
-an eviction, answer in turn.
+The chat is a session, as people have it: its text and its tokens are kept. Slower than an hour ago is mostly the
+machine. So at the end the long chat and a fresh one, both just past an eviction, answer in turn.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import edgeinfer
+from edgeinfer import backends
 from edgeinfer.bench.memory_use import rss_bytes
-from edgeinfer.bench.opened import Opened, add_model_arguments, opened, request_of
+from edgeinfer.bench.opened import add_model_arguments, request_of
 from edgeinfer.bench.report import head, table, write
-from edgeinfer.decode.loop import Decoder
-from edgeinfer.decode.strategy import build
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Prompt, Sampling, compact
+from edgeinfer.plan.types import Plan
+from edgeinfer.runner.choose import choose
+from edgeinfer.types import Message, Sampling
 
-_SYSTEM = "<|im_start|>system\nYou are a patient storyteller.<|im_end|>\n"
-_ASK = (
-    "<|im_end|>\n<|im_start|>user\nGo on, please. What happened then, and who was there to see it?<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
-_ANSWER = 200  # tokens
+_SYSTEM = "You are a patient storyteller."
+_ASK = "Go on, please. What happened then, and who was there to see it?"
+_ANSWER = 200  # tokens of an answer, at most
 _SPAN = 1000  # tokens of decoding that a speed is taken over
 
 
@@ -81,14 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with opened(replace(request_of(args), speculation=args.speculation)) as subject:
-        policy = subject.plan.window
-        least = policy.slots + 2 * _SPAN
-        if args.tokens < least:
-            raise UsageError(f"a chat past its window of {policy.slots} needs {least} tokens or more", hint="--tokens")
-        with closing(Chat(subject)) as long, closing(Chat(subject)) as fresh:
-            report = measure(subject, long, fresh, args.tokens)
-            text = markdown(report, subject, long.turns[: report.n_turns], command_of(args))
+    plan = choose(replace(request_of(args), speculation=args.speculation), offline=True)
+    least = plan.window.slots + 2 * _SPAN
+    if args.tokens < least:
+        raise UsageError(f"a chat past its window of {plan.window.slots} needs {least} tokens or more", hint="--tokens")
+    with closing(Chat(plan)) as long:
+        while long.n_tokens < args.tokens:
+            long.turn()
+        with closing(Chat(plan)) as fresh:
+            report = summed(plan, tuple(long.turns), in_turn(long, fresh))
+    text = markdown(report, plan, long.turns[: report.n_turns], command_of(args))
     if args.json:
         line = {**asdict(report), "growth": report.growth, "slowdown": report.slowdown}
         sys.stdout.write(json.dumps(line) + "\n")
@@ -100,36 +102,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Chat:
-    """Answers of 200 sampled tokens, with a short question before each."""
+    """What a person has who asks to go on again and again: a session, and all that was said in it."""
 
-    def __init__(self, subject: Opened) -> None:
-        tokenizer, policy = subject.model.tokenizer, subject.plan.window
-        system = tokenizer.encode(_SYSTEM, special=True)
-        self._ask = tokenizer.encode(_ASK, special=True)
-        self._n_system = len(system)
-        self._tokens = compact(system)
-        self._starts = [0]
+    def __init__(self, plan: Plan) -> None:
+        self._session = edgeinfer.open(plan)
+        self._said = [Message("system", _SYSTEM)]
         self.turns: list[Turn] = []
-        self._strategy = build(subject.model, subject.plan)
-        self._decoder = Decoder(
-            subject.model, policy, controller=self._strategy.controller, drafters=self._strategy.drafters
-        )
-        self._decoder.cache.prefill((system * policy.window)[: policy.window])  # touches every buffer once
-        self._decoder.cache.rewind(0)
 
-    def __len__(self) -> int:
-        return len(self._tokens)
+    @property
+    def n_tokens(self) -> int:
+        return self.turns[-1].tokens if self.turns else 0
 
     def turn(self) -> Turn:
-        self._starts.append(len(self._tokens))
-        self._tokens.extend(self._ask)
-        prompt = Prompt(self._tokens, self._n_system, tuple(self._starts))
+        self._said.append(Message("user", _ASK))
         sampling = Sampling(temperature=0.8, top_k=40, seed=len(self.turns))
-        answer = list(self._decoder.stream(prompt, sampling, max_tokens=_ANSWER, stop_tokens=frozenset()))
-        self._tokens.extend(answer)
-        stats = self._decoder.stats
+        answer = "".join(self._session.stream(self._said, sampling=sampling, max_tokens=_ANSWER))
+        self._said.append(Message("assistant", answer))
+        stats = self._session.stats
         turn = Turn(
-            tokens=len(self._tokens),
+            tokens=stats.prompt + stats.emitted,
             emitted=stats.emitted,
             decode_s=stats.decode_s,
             prefill_s=stats.prefill_s,
@@ -146,8 +137,7 @@ class Chat:
             pass
 
     def close(self) -> None:
-        self._decoder.close()
-        self._strategy.close()
+        self._session.close()
 
 
 def command_of(args: argparse.Namespace) -> list[str]:
@@ -158,34 +148,46 @@ def command_of(args: argparse.Namespace) -> list[str]:
     return [*command, "--speculation", args.speculation]
 
 
-def measure(subject: Opened, long: Chat, fresh: Chat, n_tokens: int) -> Report:
-    while len(long) < n_tokens:
-        long.turn()
-    n_long, n = len(long.turns), _SPAN // _ANSWER
-    for chat in (long, fresh):  # both at the same place of their window: how full it is moves the speed more than age
+def in_turn(*chats: Chat) -> list[list[Turn]]:
+    """A thousand tokens of each chat, an answer of one and an answer of the other, both from the same place of their
+    windows on: how full a window is moves the speed more than its age."""
+    for chat in chats:
         chat.until_evicted()
-    n_before = (len(long.turns), len(fresh.turns))
-    for index in range(n):
-        for chat in (long, fresh) if index % 2 else (fresh, long):
+    begun = [len(chat.turns) for chat in chats]
+
+    def ends() -> list[list[Turn]]:
+        return [chat.turns[at:] for chat, at in zip(chats, begun, strict=True)]
+
+    order = list(chats)
+    while min(_emitted(turns) for turns in ends()) < _SPAN:
+        for chat in order:
             chat.turn()
-    ends = (long.turns[n_before[0] :], fresh.turns[n_before[1] :])
-    return summed(subject, long.turns[:n_long], ends)
+        order.reverse()
+    return ends()
 
 
-def summed(subject: Opened, turns: list[Turn], ends: tuple[list[Turn], list[Turn]]) -> Report:
+def _emitted(turns: Sequence[Turn]) -> int:
+    return sum(turn.emitted for turn in turns)
+
+
+def _span(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The first of them, until a thousand tokens are decoded."""
+    return next((turns[:n] for n in range(1, len(turns)) if _emitted(turns[:n]) >= _SPAN), turns)
+
+
+def summed(plan: Plan, turns: Sequence[Turn], ends: Sequence[Sequence[Turn]]) -> Report:
     """`turns` are those of the long chat, `ends` what it and the fresh one did in turn."""
-    policy = subject.plan.window
     begun = next(at for at, turn in enumerate(turns) if turn.evicted)
     return Report(
-        model=subject.plan.model.name,
+        model=plan.model.name,
         tokens=turns[-1].tokens,
-        window=policy.window,
-        sink=policy.sink,
-        speculation=subject.plan.speculation.mode,
+        window=plan.window.window,
+        sink=plan.window.sink,
+        speculation=plan.speculation.mode,
         evicted=sum(turn.evicted for turn in turns),
         reanchored=sum(turn.reanchored for turn in turns),
         reprefilled=sum(turn.reprefilled for turn in turns),
-        early_tokens_per_s=_speed(turns[begun + 1 : begun + 1 + _SPAN // _ANSWER]),
+        early_tokens_per_s=_speed(_span(turns[begun + 1 :])),
         long_tokens_per_s=_speed(ends[0]),
         fresh_tokens_per_s=_speed(ends[1]),
         decode_s=sum(turn.decode_s for turn in turns),
@@ -196,11 +198,13 @@ def summed(subject: Opened, turns: list[Turn], ends: tuple[list[Turn], list[Turn
     )
 
 
-def _speed(turns: list[Turn]) -> float:
-    return sum(turn.emitted - 1 for turn in turns) / sum(turn.decode_s for turn in turns)
+def _speed(turns: Sequence[Turn]) -> float:
+    seconds = sum(turn.decode_s for turn in turns)
+    return sum(turn.emitted - 1 for turn in turns) / seconds if seconds else 0.0
 
 
-def markdown(report: Report, subject: Opened, turns: list[Turn], command: list[str]) -> str:
+def markdown(report: Report, plan: Plan, turns: Sequence[Turn], command: list[str]) -> str:
+    versions = backends.get(plan.backend).probe(plan.device).versions
     every = max(1, len(turns) // 20)
     rows = [
         [
@@ -214,8 +218,8 @@ def markdown(report: Report, subject: Opened, turns: list[Turn], command: list[s
     ]
     again = f"{report.reanchored} times the positions began again at 0, for which {report.reprefilled} tokens were"
     return (
-        head(f"A chat of {report.tokens} tokens with {report.model}", command, subject.plan.device, subject.versions)
-        + f"\nWindow {report.window}, sink {report.sink}, K and V in {subject.plan.kv_type}, speculation "
+        head(f"A chat of {report.tokens} tokens with {report.model}", command, plan.device, versions)
+        + f"\nWindow {report.window}, sink {report.sink}, K and V in {plan.kv_type}, speculation "
         f"{report.speculation}. {report.evicted} tokens were evicted; {again} "
         f"prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
         f"- Resident memory grew by {report.growth:.2%} from the first eviction to the end: "

@@ -15,18 +15,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
+from edgeinfer import backends
+from edgeinfer.bench.report import head
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.types import SpeculationMode
 
 __all__ = ["Peak", "Row", "add_arguments", "measure", "report", "run"]
 
 CONTEXTS = (512, 1024, 2048)
+MODES = ("auto", "off")  # as in chat, and the least
 ALLOWED = 0.10
 _LOOK_EVERY_S = 0.02
-_ANSWER = 8  # pieces
+_ANSWER = 40  # pieces: every drafter has its turn
 _PROMPT = "Repeat this. " + "The lazy dog sleeps. " * 60  # longer than one prefill forward, which touches every buffer
 
 
@@ -140,11 +144,13 @@ def answer(model: str, context: int, backend: str, speculation: str) -> int:
 
 
 def report(rows: Sequence[Row]) -> str:
+    from edgeinfer.device import detect
+
     worst = max(abs(row.error) for row in rows)
+    versions = backends.get(rows[0].backend).probe(detect()).versions
+    command = ["bench", "memory", "--model", "demo", "--model", "wide.Q4_0.gguf"]
     lines = [
-        "# Estimated against measured memory",
-        "",
-        "Made by `edgeinfer bench memory --model demo --model wide.Q4_0.gguf > docs/memory.md`, where",
+        head("Estimated against measured memory", command, detect(), versions),
         "`wide.Q4_0.gguf` is the demo in the shape of a 1B model:",
         "`python -m edgeinfer.bench.widen demo.F16.gguf wide.Q4_0.gguf --tier Q4_0`.",
         "",
@@ -173,19 +179,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
     parser.add_argument("--context", action="append", type=int, metavar="N", help="repeatable; default: 512 1024 2048")
     parser.add_argument("--backend", default="gguf")
-    parser.add_argument("--speculation", default="off")
+    parser.add_argument("--speculation", action="append", metavar="MODE", help="repeatable; default: auto off")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # be the measured process
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when every estimate is within a tenth of what was measured. Raises UsageError where there is no /proc."""
-    models, contexts = args.model or ["demo"], args.context or CONTEXTS
+    models, contexts, modes = args.model or ["demo"], args.context or CONTEXTS, args.speculation or MODES
     if args.answer:
-        return answer(models[0], contexts[0], args.backend, args.speculation)
+        return answer(models[0], contexts[0], args.backend, modes[0])
     if not Path("/proc/self/smaps_rollup").exists():
         raise UsageError("memory is measured by /proc/PID/smaps_rollup, which Linux has", hint="run it on Linux")
-    rows = [measure(model, context, args.backend, args.speculation) for model in models for context in contexts]
+    asked = product(models, modes, contexts)
+    rows = [measure(model, context, args.backend, mode) for model, mode, context in asked]
     if args.json:
         sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in rows], indent=1) + "\n")
     else:

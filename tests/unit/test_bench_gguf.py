@@ -100,6 +100,7 @@ def test_endurance(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert row["evicted"] > 1500
     assert row["reanchored"] >= 1
     assert row["reprefilled"] > 0
+    assert row["growth"] < 0.01
     with pytest.raises(UsageError, match="needs"):
         run(endurance, "--model", str(path), "--context", "384", "--tokens", "300")
 
