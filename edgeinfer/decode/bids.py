@@ -96,7 +96,8 @@ class _Mean:
 
 
 class GatedBids:
-    """A gated drafter decides its depth inside the round; its bid is what such rounds gave from a like state."""
+    """A gated drafter decides its depth inside the round; its bid is what such rounds gave from a like state, and as
+    long as few were seen, what all of them gave: a drafter that loses in one state is not tried anew in each."""
 
     _SURE: Final = 0.45  # before anything is seen: how often the first draft is sure
     _HIT: Final = 0.97  # and how often a sure one is accepted
@@ -110,7 +111,7 @@ class GatedBids:
         self._max_depth = max_depth
         tokens = 1.0 + self._SURE * self._HIT
         cost = gated.cost_of_one(sure=self._SURE)
-        self._means = [_Mean(tokens, cost, self._PRIOR_ROUNDS) for _ in range(4)]
+        self._means = [_Mean(0.0, 0.0, 0.0) for _ in range(4)]
         self._all = _Mean(tokens, cost, self._PRIOR_ROUNDS)
         self._state = 3
         self._offer: Bid | None = None  # stands until a round of this drafter
@@ -123,8 +124,13 @@ class GatedBids:
         if depth < 1:
             return None
         self._state = _likeness(self._gated.state)
-        mean = self._means[self._state]
-        self._offer = Bid(Arm(self.name, depth), mean.tokens, mean.cost)
+        own, every, n = self._means[self._state], self._all, self._PRIOR_ROUNDS
+        seen = own.rounds + n
+        tokens, cost = (
+            (own.tokens * own.rounds + every.tokens * n) / seen,
+            (own.cost * own.rounds + every.cost * n) / seen,
+        )
+        self._offer = Bid(Arm(self.name, depth), tokens, cost)
         return self._offer
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:

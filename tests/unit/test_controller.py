@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from edgeinfer.decode.arms import NONE, Arm, Fixed, Outcome
-from edgeinfer.decode.bids import Bid
+from edgeinfer.decode.bids import Bid, GatedBids
 from edgeinfer.decode.controller import Auto, Ledger, worth
 from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.gate import COLD
 from tests.unit.simulated import Clock, Device, Played, a_text, auto, play
 
 PHASES = (("prose", 300), ("easy", 300), ("copy", 300), ("prose", 300), ("copy", 200), ("easy", 200))
@@ -186,3 +187,35 @@ def test_a_winning_arm_leaves_now_and_then_a_plain_round_to_measure_against() ->
         plain += arm == NONE
         controller.observe(arm, Outcome(2, 2, 3, 0.0, 1.5) if arm.depth else Outcome(0, 0, 1, 0.0, 1.0))
     assert 15 <= plain <= 25
+
+
+class Losing:
+    """A gated drafter that looks well before its first round, and never is."""
+
+    name = "early-exit"
+    pace = 1.0
+    state = COLD
+
+    def cost_of_one(self, *, sure: float) -> float:
+        return 1.25
+
+    def cost_of(self, drafted: int) -> float:
+        return 2.2
+
+    def settle(self, drafted: int, verify_s: float) -> None:
+        pass
+
+
+def test_a_drafter_that_loses_in_one_state_is_not_tried_anew_in_each() -> None:
+    gated = Losing()
+    bids = GatedBids(gated, Costs(RowCosts({1: 0.01, 4: 0.02}), 4), max_depth=3)  # type: ignore[arg-type]
+    first = bids.bid([1], 3)
+    assert first is not None
+    assert first.pace > 1.1
+    for _ in range(3):
+        bids.bid([1], 3)
+        bids.settle(first.arm, Outcome(drafted=3, accepted=0, emitted=1, draft_s=0.01, verify_s=0.012))
+    gated.state = 8
+    sure = bids.bid([1], 3)
+    assert sure is not None
+    assert sure.pace < 0.8
