@@ -9,7 +9,7 @@ __all__ = ["speculation_note"]
 
 # `edgeinfer bench speculation` on two x86 cores: copied text, greedy, with every drafter. Wide weights leave the
 # processor waiting for memory, so that more rows at once cost little; three exact rows cap Q4_K_M.
-_COPIED: Final = {"F16": 2.0, "Q8_0": 1.5, "Q4_0": 1.5, "Q4_K_M": 1.3}
+_COPIED: Final = {"F16": 2.0, "Q8_0": 1.5, "Q4_0": 1.3, "Q4_K_M": 1.1}
 
 
 def speculation_note(
