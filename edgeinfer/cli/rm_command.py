@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.gguf.exit import verdicts
     from edgeinfer.catalog import load_catalog
     from edgeinfer.errors import ModelNotFound, UsageError
-    from edgeinfer.hub import installed, parse_name, remove
+    from edgeinfer.hub import installed, is_of_tier, parse_name, remove
 
     catalog = load_catalog()
     name = parse_name(args.model, [model.name for model in catalog.models], listed_by="edgeinfer list")
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         {(file.repo, file.file) for file in entry.artifacts if tier in ("", file.tier.upper())}
         if entry
         else {
-            (model.repo, model.file) for model in installed() if model.repo == name.name and tier in model.file.upper()
+            (model.repo, model.file)
+            for model in installed()
+            if model.repo == name.name and (not tier or is_of_tier(model.file, tier))
         }
     )
     here = [model for model in installed() if (model.repo, model.file) in wanted]

@@ -23,16 +23,14 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
     """The GGUF files of `repo` by tier, in upper case. Of two with one tier the shorter name wins."""
     found: dict[str, RemoteFile] = {}
     for file in sorted(_models(repo), key=lambda file: (len(file.file), file.file)):
-        if not _SPLIT.search(file.file) and (names := _TIER.findall(PurePosixPath(file.file).stem)):
-            found.setdefault(names[-1].upper(), file)
+        if not _SPLIT.search(file.file) and (tier := _tier_in(file.file)):
+            found.setdefault(tier, file)
     return found
 
 
 def is_of_tier(file: str, tier: str) -> bool:
     """Whether the name of a GGUF `file` says that it is a model of `tier`; "" is every one."""
-    names = _TIER.findall(PurePosixPath(file).stem)
-    is_model = not _NOT_A_MODEL.search(PurePosixPath(file).name)
-    return is_model and (not tier or (bool(names) and names[-1].upper() == tier.upper()))
+    return _is_model(file) and (not tier or _tier_in(file) == tier.upper())
 
 
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
@@ -66,7 +64,17 @@ def folder_files(repo: RemoteRepo) -> tuple[RemoteFile, ...]:
 
 
 def _models(repo: RemoteRepo) -> list[RemoteFile]:
-    return [f for f in repo.files if f.file.endswith(".gguf") and not _NOT_A_MODEL.search(PurePosixPath(f.file).name)]
+    return [f for f in repo.files if f.file.endswith(".gguf") and _is_model(f.file)]
+
+
+def _is_model(file: str) -> bool:
+    return not _NOT_A_MODEL.search(PurePosixPath(file).name)
+
+
+def _tier_in(file: str) -> str:
+    """The tier that the name of `file` ends with, in upper case; "" for none."""
+    names = _TIER.findall(PurePosixPath(file).stem)
+    return names[-1].upper() if names else ""
 
 
 def _offer(by_tier: dict[str, RemoteFile], wanted: str) -> str:
