@@ -41,6 +41,9 @@ class Lane:
             set_word(slot, word(_memory_slot(owner)))
             self._slot = slot
             graph.attach(self.context)
+            # Its first graph takes as long as four rounds of a small model: built now, computing nothing.
+            self.run([0] * min(2, options.n_batch), 0, Stage.NONE)
+            owner.remove(0)
         except BaseException:
             self.close()
             raise
@@ -79,11 +82,6 @@ class ExitLanes:
         except BaseException:
             self._draft.close()
             raise
-        try:
-            self._build_graphs()
-        except BaseException:
-            self.close()
-            raise
 
     def draft(self, token: int, position: int, row: int) -> Context:
         """Early layers, norm and head for `token` at `position`, `row` of the round; its logits are row 0."""
@@ -111,9 +109,3 @@ class ExitLanes:
     def close(self) -> None:
         self._draft.close()
         self._verify.close()
-
-    def _build_graphs(self) -> None:
-        """Now, computing nothing, as the first graph of a lane takes as long as four rounds of a small model."""
-        for lane, n_rows in ((self._draft, 1), (self._verify, min(2, self.n_rows))):
-            lane.run([0] * n_rows, 0, Stage.NONE)
-            self.owner.remove(0)
