@@ -45,36 +45,25 @@ class LookupBids:
     _DOUBT: Final = 1.05  # of several lengths the one that looks best mostly looks better than it is
     # A few even counts of rows: kernels take them in lots, and an engine reuses the graph of as many rows as before.
     _LENGTHS: Final = frozenset({1, 3, 5, 7, 11, 15})
-    _FRESH: Final = 64  # tokens for which offers stand, as rates and costs move slowly: a bid must cost little
 
     def __init__(self, lookup: Lookup, costs: Costs) -> None:
         self._lookup = lookup
         self._costs = costs
         self._lengths = self._LENGTHS | {costs.max_rows - 1}
-        self._offers: dict[tuple[int, int], Bid | None] = {}  # by match length and limit
-        self._context: Tokens = ()  # the very object; held, so that `is` means the same conversation
-        self._since = 0  # its tokens when the offers were empty
 
     def bid(self, context: Tokens, limit: int) -> Bid | None:
         match = self._lookup.match(context)
         if match is None or limit < 1:
             return None
-        if context is not self._context or len(context) - self._since >= self._FRESH:
-            self._offers.clear()
-            self._context, self._since = context, len(context)
-        key = (match.length, limit)
-        if key not in self._offers:
-            chances = self._lookup.chances(match, limit)
-            n, tokens, cost = best_length(chances, self._cost, self._lengths)
-            if not n and not self._costs.is_known("verify", 2):  # it loses, but by a cost that nobody has seen yet
-                n, tokens, cost = 1, 1.0 + chances[0], self._cost(1)
-            self._offers[key] = Bid(Arm(self.name, n), tokens, cost) if n else None
-        return self._offers[key]
+        chances = self._lookup.chances(match, limit)
+        n, tokens, cost = best_length(chances, self._cost, self._lengths)
+        if not n and not self._costs.is_known("verify", 2):  # it loses, but by a cost that nobody has seen yet
+            n, tokens, cost = 1, 1.0 + chances[0], self._cost(1)
+        return Bid(Arm(self.name, n), tokens, cost) if n else None
 
     def settle(self, arm: Arm, outcome: Outcome) -> None:
         del arm
         self._costs.observe("verify", outcome.drafted + 1, outcome.draft_s + outcome.verify_s)
-        self._offers.clear()
 
     def _cost(self, n: int) -> float:
         return self._costs.ratio("verify", n + 1) * self._DOUBT if n else 1.0

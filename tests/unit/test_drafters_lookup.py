@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeinfer.decode.drafters.hit_rates import HitRates
 from edgeinfer.decode.drafters.lookup import Lookup, Match
 from edgeinfer.protocols import Round
 
@@ -98,55 +99,89 @@ def test_any_change_of_the_context_leaves_it_right(changes: list[tuple[str, list
             assert len(lookup.tokens(found, 5)) == 5
 
 
-def test_it_learns_how_often_matches_of_a_length_are_right() -> None:
+def forks_by_hand(context: list[int]) -> list[int]:
+    """Of each place: whether other tokens followed the same last token (1), and the same last two (2)."""
+
+    def followers(ending: list[int]) -> set[int]:
+        n = len(ending)
+        return {context[at] for at in range(n, len(context)) if context[at - n : at] == ending}
+
+    found = [0]
+    for place in range(1, len(context) + 1):
+        pair = context[place - 2 : place] if place > 1 else []
+        fork = 1 if len(followers(context[place - 1 : place])) > 1 else 0
+        found.append(2 if pair and len(followers(pair)) > 1 else fork)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 2, 1 << 15]), min_size=1, max_size=13))
+def test_forks_are_those_of_the_whole_context(context: list[int]) -> None:
+    """Also of tokens that share a slot: 0 and 1 << 15."""
+    whole, stepped = Lookup(), Lookup()
+    growing: list[int] = []
+    for token in context:
+        growing.append(token)
+        stepped.match(growing)
+    found = whole.match(list(context))
+    assert list(whole._forks) == list(stepped._forks) == forks_by_hand(context)
+    if found:
+        ahead = whole._forks_at(found, 6)
+        assert len(ahead) == 6
+        known = forks_by_hand(context)[found.source : found.source + 6]
+        assert list(ahead[1 : len(known)]) == known[1:]
+
+
+def test_a_draft_where_the_text_forks_is_less_likely() -> None:
+    """8 9 went on in two ways, 1 2 in one."""
+    lookup = Lookup()
+    context = [8, 9, 3, 8, 9, 4, 1, 2, 5, 1, 2]
+    sure = lookup.match(context)
+    assert sure == Match(8, 2)
+    forked = Lookup()
+    at_fork = forked.match([8, 9, 3, 8, 9, 4, 1, 2, 5, 8, 9])
+    assert at_fork is not None
+    assert forked.chances(at_fork, 1)[0] < lookup.chances(sure, 1)[0]
+
+
+def test_what_is_seen_moves_the_chances() -> None:
     """Two-token matches that are always wrong become hopeless; those that are always right become sure."""
     wrong, right = Lookup(), Lookup()
     bad, good = [1, 2], [1, 2]
-    for index in range(60):
+    for index in range(100):
         bad += [1000 + index, 1, 2]
         wrong.match(bad)
         good += [7, 1, 2]
         right.match(good)
-    assert wrong.rates.rate(2) < 0.1
-    assert right.rates.rate(20) > 0.95
-    assert wrong.chances(Match(0, 2), 3)[0] == wrong.rates.rate(2)
+    hopeless, sure = wrong.match(bad), right.match(good)
+    assert hopeless is not None
+    assert sure is not None
+    assert wrong.chances(hopeless, 1)[0] < 0.1
+    assert min(right.chances(sure, 15)) > 0.95
 
 
 def test_a_prompt_teaches_nothing() -> None:
     lookup = Lookup()
-    before = [lookup.rates.rate(length) for length in range(1, 40)]
     context = [1, 2, 3]
     lookup.match(context)
+    before = lookup.rates.chances(2, bytes(9))
     context += [9, 1, 2] * 40
     lookup.match(context)
-    assert [lookup.rates.rate(length) for length in range(1, 40)] == before
+    assert lookup.rates.chances(2, bytes(9)) == before
 
 
-def test_a_rate_follows_a_change_of_topic() -> None:
-    lookup = Lookup()
-    for _ in range(500):
-        lookup.rates.learn(4, hit=True)
-    for _ in range(150):
-        lookup.rates.learn(4, hit=False)
-    assert lookup.rates.rate(4) < 0.25
-
-
-def test_another_conversation_starts_with_half_of_what_was_learned() -> None:
-    lookup, fresh = Lookup(), Lookup().rates
+def test_another_conversation_begins_nearly_anew() -> None:
+    lookup, first = Lookup(), HitRates().chances(2, bytes(1))[0]
     copied = [1, 2]
     lookup.match(copied)
     for _ in range(60):
         copied += [7, 1, 2]
         lookup.match(copied)
-    learned = lookup.rates.rate(20)
+    learned = lookup.rates.chances(2, bytes(1))[0]
     lookup.match([*copied, 7])  # the same conversation, a turn later
-    assert lookup.rates.rate(20) >= learned
+    assert lookup.rates.chances(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
     lookup.match([8, 9])
-    half = (learned + fresh.rate(20)) / 2
-    assert lookup.rates.rate(20) == pytest.approx(half, abs=0.002)
-    for _ in range(12):
-        lookup.rates.learn(20, hit=False)
-    assert lookup.rates.rate(20) < 0.55, "and soon follows the new one"
+    assert first < lookup.rates.chances(2, bytes(1))[0] < (first + learned) / 2
 
 
 @pytest.mark.parametrize("n", [1000, 8000])

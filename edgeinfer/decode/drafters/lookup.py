@@ -1,32 +1,25 @@
 """Prompt lookup: what followed the longest earlier occurrence of the newest tokens, as drafts that cost nothing.
 
 Prompt lookup decoding (A. Saxena, 2023; transformers calls it `prompt_lookup_num_tokens`), with hash chains as in LZ77
-for the search, and a hit rate for every match length learned from all tokens, also those that were not drafted.
+for the search. How likely a draft is comes from hit_rates.py, which learns from all tokens, also those not drafted.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edgeinfer.decode.drafters.hit_rates import Forks, HitRates
 from edgeinfer.protocols import Round, TokenLike
 from edgeinfer.types import Tokens, compact
 
-_SLOTS: Final = 1 << 15  # of each table; besides these an index takes 8 bytes a token
+_SLOTS: Final = 1 << 15  # of each table; besides these an index takes 13 bytes a token
 _SPREAD: Final = 40503  # odd, about _SLOTS times the golden ratio: pairs spread over the slots
 _CHAIN: Final = 12  # earlier occurrences looked at
 _LONGEST: Final = 48  # a longer match is as good
 _PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
-_BUCKETS: Final = (1, 2, 3, 4, 6, 9, 13, 20, 32)  # match lengths from which a hit rate counts
-# Before anything is learned. Of a few sets tried on the bench's prompts, the best with the row costs of two machines.
-_PRIOR: Final = (0.28, 0.50, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97)
-_PRIOR_WEIGHT: Final = 6.0
-_MEMORY: Final = 64.0  # observations that a hit rate remembers, so that it follows a change of topic
-# Another conversation starts halfway between the last ones and knowing nothing, as copying says little about a story.
-_KEPT: Final = 0.5
-_KEPT_WEIGHT: Final = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +28,6 @@ class Match:
 
     source: int
     length: int
-
-
-class HitRates:
-    """How often the token after a match of some length was the expected one."""
-
-    def __init__(self) -> None:
-        self._hits = [rate * _PRIOR_WEIGHT for rate in _PRIOR]
-        self._tries = [_PRIOR_WEIGHT] * len(_PRIOR)
-        self._rates = list(_PRIOR)
-        self._bucket = [0] * (_LONGEST + 1)
-        for length in range(1, _LONGEST + 1):
-            self._bucket[length] = max(i for i, least in enumerate(_BUCKETS) if least <= length)
-
-    def begin(self) -> None:
-        """Another conversation."""
-        for bucket, prior in enumerate(_PRIOR):
-            rate = _KEPT * self._rates[bucket] + (1 - _KEPT) * prior
-            self._tries[bucket] = min(self._tries[bucket], _KEPT_WEIGHT)
-            self._hits[bucket] = rate * self._tries[bucket]
-            self._rates[bucket] = rate
-
-    def rate(self, length: int) -> float:
-        return self._rates[self._bucket[min(length, _LONGEST)]]
-
-    def learn(self, length: int, hit: bool) -> None:
-        bucket = self._bucket[min(length, _LONGEST)]
-        if self._tries[bucket] >= _MEMORY:
-            self._hits[bucket] *= 1 - 1 / _MEMORY
-            self._tries[bucket] *= 1 - 1 / _MEMORY
-        self._hits[bucket] += hit
-        self._tries[bucket] += 1.0
-        self._rates[bucket] = self._hits[bucket] / self._tries[bucket]
 
 
 class Lookup:
@@ -85,8 +46,9 @@ class Lookup:
         return self._match
 
     def chances(self, match: Match, limit: int) -> list[float]:
-        """The chance that each of the next `limit` tokens at `match` is accepted, given those before it."""
-        return [self.rates.rate(match.length + ahead) for ahead in range(limit)]
+        """The chance that each of the next `limit` tokens at `match` is accepted, given those before it. Fewer where
+        the last of them would hardly be reached."""
+        return self.rates.chances(match.length, self._forks_at(match, limit))
 
     def tokens(self, match: Match, limit: int) -> list[int]:
         """`limit` tokens at `match`; a match that overlaps the end of the context goes on with its own tokens."""
@@ -109,10 +71,12 @@ class Lookup:
         self.rates.begin()
         self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
         self._tokens = compact()
-        # by token, and by pair: where the newest of the slot ended, or -1; for each place, the pair of its slot before
+        # by token, and by pair: where the newest of the slot ended, or -1; for each place, the one of its slot before
         self._singles = array("i", [-1]) * _SLOTS
         self._pairs = array("i", [-1]) * _SLOTS
-        self._earlier = compact()
+        self._earlier_pair, self._earlier_single = compact(), compact()
+        self._forks = bytearray(1)  # for each place, as in hit_rates.Place
+        self._alike = (-1, -1)  # the newest place before the end with the same last token, and two; or -1
         self._match: Match | None = None
 
     def _follow(self, context: Tokens) -> None:
@@ -140,7 +104,8 @@ class Lookup:
         hit = False
         if match is not None:
             hit = self._tokens[match.source] == token
-            self.rates.learn(match.length, hit)
+            fork = self._forks[match.source]
+            self.rates.learn(match.length, fork if match.length > 1 else min(fork, 1), hit)
         pair, single = self._index(token)
         if match is not None and hit:  # the longest match before, one longer: no other can be longer now
             self._match = Match(match.source + 1, min(match.length + 1, _LONGEST))
@@ -150,15 +115,68 @@ class Lookup:
     def _index(self, token: int) -> tuple[int, int]:
         """Add `token`; where its slots' newest pair and token before it ended, or -1."""
         known, pairs, singles = self._tokens, self._pairs, self._singles
+        if known:
+            self._note_fork(token)
         last = known[-1] if known else 0
         known.append(token)
         end = len(known)
         slot = (last * _SPREAD + token) % _SLOTS
         pair, pairs[slot] = pairs[slot], end
-        self._earlier.append(pair)
+        self._earlier_pair.append(pair)
         slot = token % _SLOTS
         single, singles[slot] = singles[slot], end
+        self._earlier_single.append(single)
+        if single > 0 and known[single - 1] != token:
+            single = self._newest_alike(end, 1)
+        if pair < 2:  # no token stands before the first one
+            pair = -1
+        elif known[pair - 1] != token or known[pair - 2] != last:
+            pair = self._newest_alike(end, 2)
+        self._alike = (single, pair)
+        forks = self._forks
+        fork = forks[pair] if pair > 0 else 0
+        forks.append(1 if not fork and single > 0 and forks[single] else fork)
         return pair, single
+
+    def _note_fork(self, token: int) -> None:
+        """`token` comes next: if another one came where the text ended alike, all those places fork. They do so once,
+        as a place takes over the fork of the newest one that is like it."""
+        forks, end = self._forks, len(self._tokens)
+        fork = forks[end]
+        if fork == 2:
+            return
+        for n, newest in enumerate(self._alike, start=1):
+            if fork < n and newest > 0 and self._tokens[newest] != token:
+                forks[end] = n
+                for place in self._ends_alike(end, n, end):
+                    forks[place] = max(forks[place], n)
+
+    def _newest_alike(self, place: int, n: int) -> int:
+        return next(self._ends_alike(place, n, _CHAIN), -1)
+
+    def _ends_alike(self, place: int, n: int, most: int) -> Iterator[int]:
+        """Of the `most` places before `place` in its slot's chain, newest first, those that end with the same `n`
+        tokens (1 or 2)."""
+        known = self._tokens
+        earlier = self._earlier_single if n == 1 else self._earlier_pair
+        end = known[place - n : place]
+        for _ in range(most):
+            place = earlier[place - 1]
+            if place < n:
+                return
+            if known[place - n : place] == end:
+                yield place
+
+    def _forks_at(self, match: Match, limit: int) -> Forks:
+        """Of the next `limit` tokens at `match`. Those behind the end of the context repeat themselves."""
+        source = match.source
+        forks = self._forks[source : source + limit]
+        period = len(self._tokens) - source
+        while len(forks) < limit:
+            forks.append(forks[len(forks) - period])
+        if match.length == 1:  # the two tokens before it are not those here
+            forks[0] = min(forks[0], 1)
+        return forks
 
     def _search(self, pair: int, single: int) -> Match | None:
         """The longest match of two tokens or more among the pair's places, the newest of several; else of one."""
@@ -169,7 +187,7 @@ class Lookup:
             length = self._common(pair)
             if length > best:
                 best, place = length, pair
-            pair = self._earlier[pair - 1]
+            pair = self._earlier_pair[pair - 1]
         if best > 1:
             return Match(place, best)
         return Match(single, 1) if single > 0 and self._tokens[single - 1] == self._tokens[-1] else None

@@ -1,0 +1,75 @@
+"""How likely a match's next token is: by what the text does, which a few matches tell."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from edgeinfer.decode.drafters.hit_rates import HitRates
+
+
+def after(hits: int, misses: int, *, length: int = 3, fork: int = 0) -> HitRates:
+    rates = HitRates()
+    for hit in [True] * hits + [False] * misses:
+        rates.learn(length, fork, hit)
+    return rates
+
+
+def chance(rates: HitRates, length: int, fork: int = 0) -> float:
+    return rates.chances(length, bytes([fork]))[0]
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 12, 40])
+def test_a_few_matches_tell_whether_the_text_copies(length: int) -> None:
+    """Also for lengths that were not among them."""
+    assert chance(after(8, 0), length) > 0.8 > chance(HitRates(), 3)
+    assert chance(after(0, 4), length) < chance(HitRates(), length)
+
+
+def test_a_change_shows_within_a_few_matches() -> None:
+    rates = after(300, 0)
+    assert chance(rates, 2) > 0.93
+    for _ in range(4):
+        rates.learn(3, 0, hit=False)
+    assert chance(rates, 2) < 0.65
+    for _ in range(10):
+        rates.learn(3, 0, hit=True)
+    assert chance(rates, 2) > 0.85
+
+
+@pytest.mark.parametrize("hits", [0, 20])
+def test_a_longer_match_is_surer_and_a_fork_less_sure(hits: int) -> None:
+    rates = after(hits, 0)
+    for length in (1, 2, 4, 8):
+        assert chance(rates, length) < chance(rates, 2 * length)
+        assert chance(rates, length, 0) > chance(rates, length, 1) >= chance(rates, length, 2)
+
+
+def test_chances_are_given_the_hits_before_them() -> None:
+    """A hit says that the text copies, so that the next is likelier than it would be alone."""
+    rates = after(3, 1)
+    ahead = rates.chances(2, bytes(4))
+    hits = [True, True]
+    assert ahead[0] == chance(rates, 2)
+    assert ahead[1] > chance(rates, 3)
+    for hit in hits:
+        rates.learn(2, 0, hit)
+    assert chance(rates, 4) > ahead[2] > chance(after(3, 1), 4)
+
+
+def test_what_is_hardly_reached_is_not_looked_at() -> None:
+    ahead = HitRates().chances(1, bytes([1] * 15))
+    assert len(ahead) < 5
+    assert math.prod(ahead) < 0.1 <= math.prod(ahead[:-1])
+
+
+def test_rates_stay_usable_whatever_comes() -> None:
+    for hit in (True, False):
+        rates = HitRates()
+        for _ in range(20_000):
+            rates.learn(5, 1, hit)
+        assert 0.0 < chance(rates, 5, 1) < 1.0
+        rates.learn(5, 1, not hit)
+        rates.begin()
+        assert 0.0 < chance(rates, 5, 1) < 1.0
