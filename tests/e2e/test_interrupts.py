@@ -11,6 +11,12 @@ from tests.e2e.conftest import Cli, environment, one_core
 from tests.tiny_gguf import Tiny, write_tiny
 
 
+def interruptible() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    one_core()
+
+
 def started(home: Path, *args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-X", "utf8", "-m", "edgeinfer", *args],
@@ -18,7 +24,7 @@ def started(home: Path, *args: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(home),
-        preexec_fn=one_core,
+        preexec_fn=interruptible,
     )
 
 
@@ -44,6 +50,7 @@ def test_ctrl_c_before_the_answer(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(tmp_path),
+        preexec_fn=interruptible,
     ) as running:
         with pytest.raises(subprocess.TimeoutExpired):
             running.wait(timeout=4)
