@@ -99,39 +99,6 @@ def test_any_change_of_the_context_leaves_it_right(changes: list[tuple[str, list
             assert len(lookup.tokens(found, 5)) == 5
 
 
-def forks_by_hand(context: list[int]) -> list[int]:
-    """Of each place: whether other tokens followed the same last token (1), and the same last two (2)."""
-
-    def followers(ending: list[int]) -> set[int]:
-        n = len(ending)
-        return {context[at] for at in range(n, len(context)) if context[at - n : at] == ending}
-
-    found = [0]
-    for place in range(1, len(context) + 1):
-        pair = context[place - 2 : place] if place > 1 else []
-        fork = 1 if len(followers(context[place - 1 : place])) > 1 else 0
-        found.append(2 if pair and len(followers(pair)) > 1 else fork)
-    return found
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from([0, 1, 2, 1 << 15]), min_size=1, max_size=13))
-def test_forks_are_those_of_the_whole_context(context: list[int]) -> None:
-    """Also of tokens that share a slot: 0 and 1 << 15."""
-    whole, stepped = Lookup(), Lookup()
-    growing: list[int] = []
-    for token in context:
-        growing.append(token)
-        stepped.match(growing)
-    found = whole.match(list(context))
-    assert list(whole._forks) == list(stepped._forks) == forks_by_hand(context)
-    if found:
-        ahead = whole._forks_at(found, 6)
-        assert len(ahead) == 6
-        known = forks_by_hand(context)[found.source : found.source + 6]
-        assert list(ahead[1 : len(known)]) == known[1:]
-
-
 def test_a_draft_where_the_text_forks_is_less_likely() -> None:
     """8 9 went on in two ways, 1 2 in one."""
     lookup = Lookup()
@@ -182,24 +149,3 @@ def test_another_conversation_begins_nearly_anew() -> None:
     assert lookup.rates.chances(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
     lookup.match([8, 9])
     assert first < lookup.rates.chances(2, bytes(1))[0] < (first + learned) / 2
-
-
-@pytest.mark.parametrize("n", [1000, 8000])
-def test_a_step_looks_at_few_places_however_long_the_context(n: int) -> None:
-    """Counted, not timed: what one token costs does not grow with the context."""
-
-    class Counting(Lookup):
-        compared = 0
-
-        def _common(self, place: int) -> int:
-            Counting.compared += 1
-            return super()._common(place)
-
-    lookup = Counting()
-    context = [index % 7 if index % 3 else index for index in range(n)]
-    lookup.match(context)
-    Counting.compared = 0
-    for token in (1, 2, 3, 99999, 4):
-        context.append(token)
-        lookup.match(context)
-    assert Counting.compared <= 5 * 12

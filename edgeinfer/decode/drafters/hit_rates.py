@@ -6,12 +6,13 @@ repeats a text nearly always goes on as the text does; in new text the same matc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp, log
-from typing import Final, TypeAlias
+from typing import Final
 
 _LENGTHS: Final = (1, 2, 4, 8, 16)  # match lengths from which a row of rates counts
 _ROW: Final = tuple(sum(least <= length for least in _LENGTHS) - 1 for length in range(_LENGTHS[-1] + 1))
-# By length, then by fork. Counted in the demo's answers: copies and summaries; stories, questions and chat.
+# By length, then by fork (see TextIndex). Counted in the demo's copies and summaries, and in its other answers.
 _COPIED: Final = ((0.95, 0.35, 0.35), (0.94, 0.78, 0.55), (0.97, 0.86, 0.72), (0.98, 0.90, 0.73), (0.985, 0.88, 0.87))
 _NEW: Final = ((0.25, 0.19, 0.19), (0.52, 0.46, 0.38), (0.78, 0.73, 0.48), (0.90, 0.80, 0.65), (0.97, 0.92, 0.88))
 _FIRST_ODDS: Final = log(0.06 / 0.94)  # of copying, before anything is seen
@@ -22,11 +23,6 @@ _LOW: Final = 0.01  # where it ends when all fail,
 _HIGH: Final = 0.99  # and when none does
 _KEPT: Final = 0.3  # of the odds, and of what rates have learned, in another conversation
 _FAR: Final = 0.1  # what is reached less often is not worth a thought
-
-
-Forks: TypeAlias = bytes | bytearray
-"""Of places in a text. 0: after the token before it always the same one came; 1: others came too, but not after the
-last two; 2: also after the last two."""
 
 
 def _evidence(hit: bool) -> tuple[tuple[float, ...], ...]:
@@ -61,7 +57,7 @@ class HitRates:
         rates = self._copied[row] if odds > 0.0 else self._new[row]
         rates[fork] += _LEARN * ((_HIGH if hit else _LOW) - rates[fork])
 
-    def chances(self, length: int, forks: Forks) -> list[float]:
+    def chances(self, length: int, forks: Iterable[int]) -> list[float]:
         """The chance of a hit at each of the places after a match of `length`, given hits at those before; cut where
         hardly anything arrives."""
         copied = 1 / (1 + exp(-self._odds))
