@@ -1,7 +1,8 @@
 """`edgeinfer bench endurance`: a chat that runs far past its window. Does it grow, does it get slower?
 
-The chat is a session, as people have it: its text and its tokens are kept. Slower than an hour ago is mostly the
-machine. So at the end the long chat and a fresh one, both just past an eviction, answer in turn.
+The chat is a session, as people have it: its text is kept. What grows besides shows in one of tokens alone. Slower than
+an hour ago is mostly the machine. So at the end the long chat and a fresh one, both just past an eviction, answer in
+turn.
 """
 
 from __future__ import annotations
@@ -10,38 +11,32 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
-import edgeinfer
 from edgeinfer import backends
-from edgeinfer.bench.memory_use import rss_bytes
-from edgeinfer.bench.opened import add_model_arguments, request_of
+from edgeinfer.bench.long_chats import Record, Turn, session_chat, token_chat
+from edgeinfer.bench.opened import add_model_arguments, opened, request_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.types import Plan
+from edgeinfer.plan.types import Plan, Request
 from edgeinfer.runner.choose import choose
-from edgeinfer.types import Message, Sampling
 
-_SYSTEM = "You are a patient storyteller."
-_ASK = "Go on, please. What happened then, and who was there to see it?"
-_ANSWER = 200  # tokens of an answer, at most
 _SPAN = 1000  # tokens of decoding that a speed is taken over
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """After one answer: tokens of the chat so far, and what this answer took."""
+class Memory:
+    """Resident bytes at the end, and by how many they grew."""
 
-    tokens: int
-    emitted: int
-    decode_s: float
-    prefill_s: float
-    reprefilled: int
-    evicted: int
-    reanchored: int
     rss_bytes: int
+    grown_bytes: int
+
+    @property
+    def growth(self) -> float:
+        return self.grown_bytes / (self.rss_bytes - self.grown_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +54,9 @@ class Report:
     fresh_tokens_per_s: float  # and in turn with them a thousand of a chat that has just passed its first eviction
     decode_s: float
     prefill_s: float
-    first_rss_bytes: int  # when the first eviction was done
-    last_rss_bytes: int
+    memory: Memory
+    tokens_alone: Memory  # of a chat of as many tokens without text
     n_turns: int  # of the long chat, before it and the fresh one answered in turn
-
-    @property
-    def growth(self) -> float:
-        return self.last_rss_bytes / self.first_rss_bytes - 1
 
     @property
     def slowdown(self) -> float:
@@ -81,63 +72,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = choose(replace(request_of(args), speculation=args.speculation), offline=True)
+    request = replace(request_of(args), speculation=args.speculation)
+    plan = choose(request, offline=True)
     least = plan.window.slots + 2 * _SPAN
     if args.tokens < least:
         raise UsageError(f"a chat past its window of {plan.window.slots} needs {least} tokens or more", hint="--tokens")
-    with closing(Chat(plan)) as long:
-        while long.n_tokens < args.tokens:
-            long.turn()
-        with closing(Chat(plan)) as fresh:
-            report = summed(plan, tuple(long.turns), in_turn(long, fresh))
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:  # what it frees must not serve the other chat
+        alone = process.submit(tokens_alone, request, args.tokens).result()
+    with session_chat(plan) as long:
+        long.until(args.tokens)
+        with session_chat(plan) as fresh:
+            report = summed(plan, long.turns, alone, in_turn(long, fresh))
     text = markdown(report, plan, long.turns[: report.n_turns], command_of(args))
     if args.json:
-        line = {**asdict(report), "growth": report.growth, "slowdown": report.slowdown}
+        growth = {"growth": report.memory.growth, "tokens_alone_growth": report.tokens_alone.growth}
+        line = {**asdict(report), **growth, "slowdown": report.slowdown}
         sys.stdout.write(json.dumps(line) + "\n")
     else:
         sys.stdout.write(text)
     if args.out:
         write(args.out, text)
     return 0
-
-
-class Chat:
-    """What a person has who asks to go on again and again: a session, and all that was said in it."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._session = edgeinfer.open(plan)
-        self._said = [Message("system", _SYSTEM)]
-        self.turns: list[Turn] = []
-
-    @property
-    def n_tokens(self) -> int:
-        return self.turns[-1].tokens if self.turns else 0
-
-    def turn(self) -> Turn:
-        self._said.append(Message("user", _ASK))
-        sampling = Sampling(temperature=0.8, top_k=40, seed=len(self.turns))
-        answer = "".join(self._session.stream(self._said, sampling=sampling, max_tokens=_ANSWER))
-        self._said.append(Message("assistant", answer))
-        stats = self._session.stats
-        turn = Turn(
-            tokens=stats.prompt + stats.emitted,
-            emitted=stats.emitted,
-            decode_s=stats.decode_s,
-            prefill_s=stats.prefill_s,
-            reprefilled=stats.reprefilled,
-            evicted=stats.evicted,
-            reanchored=stats.reanchored,
-            rss_bytes=rss_bytes(),
-        )
-        self.turns.append(turn)
-        return turn
-
-    def until_evicted(self) -> None:
-        while not self.turn().evicted:
-            pass
-
-    def close(self) -> None:
-        self._session.close()
 
 
 def command_of(args: argparse.Namespace) -> list[str]:
@@ -148,12 +103,12 @@ def command_of(args: argparse.Namespace) -> list[str]:
     return [*command, "--speculation", args.speculation]
 
 
-def in_turn(*chats: Chat) -> list[list[Turn]]:
+def in_turn(*chats: Record) -> list[list[Turn]]:
     """A thousand tokens of each chat, an answer of one and an answer of the other, both from the same place of their
     windows on: how full a window is moves the speed more than its age."""
     for chat in chats:
         chat.until_evicted()
-    begun = [len(chat.turns) for chat in chats]
+    begun = [chat.n_turns for chat in chats]
 
     def ends() -> list[list[Turn]]:
         return [chat.turns[at:] for chat, at in zip(chats, begun, strict=True)]
@@ -175,7 +130,21 @@ def _span(turns: Sequence[Turn]) -> Sequence[Turn]:
     return next((turns[:n] for n in range(1, len(turns)) if _emitted(turns[:n]) >= _SPAN), turns)
 
 
-def summed(plan: Plan, turns: Sequence[Turn], ends: Sequence[Sequence[Turn]]) -> Report:
+def tokens_alone(request: Request, n_tokens: int) -> Memory:
+    with opened(request) as subject, token_chat(subject) as chat:
+        chat.until(n_tokens)
+    return _memory(chat.turns)
+
+
+def _memory(turns: Sequence[Turn]) -> Memory:
+    """Grown since the first eviction and re-anchoring: these are the first to use all of the engine's buffers."""
+    evicted = next(at for at, turn in enumerate(turns) if turn.evicted)
+    settled = next((at for at, turn in enumerate(turns) if at >= evicted and turn.reanchored), evicted)
+    last = turns[-1].rss_bytes
+    return Memory(last, last - turns[min(settled + 1, len(turns) - 1)].rss_bytes)
+
+
+def summed(plan: Plan, turns: Sequence[Turn], alone: Memory, ends: Sequence[Sequence[Turn]]) -> Report:
     """`turns` are those of the long chat, `ends` what it and the fresh one did in turn."""
     begun = next(at for at, turn in enumerate(turns) if turn.evicted)
     return Report(
@@ -192,8 +161,8 @@ def summed(plan: Plan, turns: Sequence[Turn], ends: Sequence[Sequence[Turn]]) ->
         fresh_tokens_per_s=_speed(ends[1]),
         decode_s=sum(turn.decode_s for turn in turns),
         prefill_s=sum(turn.prefill_s for turn in turns),
-        first_rss_bytes=turns[begun + 1].rss_bytes,
-        last_rss_bytes=turns[-1].rss_bytes,
+        memory=_memory(turns),
+        tokens_alone=alone,
         n_turns=len(turns),
     )
 
@@ -222,8 +191,11 @@ def markdown(report: Report, plan: Plan, turns: Sequence[Turn], command: list[st
         + f"\nWindow {report.window}, sink {report.sink}, K and V in {plan.kv_type}, speculation "
         f"{report.speculation}. {report.evicted} tokens were evicted; {again} "
         f"prefilled again. Decoding took {report.decode_s:.0f} s, prefill {report.prefill_s:.0f} s.\n\n"
-        f"- Resident memory grew by {report.growth:.2%} from the first eviction to the end: "
-        f"{report.first_rss_bytes / 1e6:.1f} MB to {report.last_rss_bytes / 1e6:.1f} MB.\n"
+        "- Resident memory, from the first eviction and re-anchoring on, which are the first to use all buffers:\n"
+        f"  of cache, decoder and drafters alone, driven with as many tokens, it grew by {report.tokens_alone.growth:.2%} "
+        f"({report.tokens_alone.grown_bytes / 1e6:.2f} MB);\n"
+        f"  of the whole session by {report.memory.growth:.2%} ({report.memory.grown_bytes / 1e6:.2f} MB, "
+        f"{report.memory.grown_bytes / report.tokens:.0f} bytes a token), as a chat keeps its text.\n"
         f"- In turn with a fresh chat, each for {_SPAN} tokens after an eviction: the long one decoded at "
         f"{report.long_tokens_per_s:.0f} tokens/s, the fresh one at {report.fresh_tokens_per_s:.0f}: "
         f"{-report.slowdown:+.1%}. (The long one itself, after its first eviction, "

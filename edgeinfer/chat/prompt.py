@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edgeinfer.chat.template import Template
@@ -15,12 +16,28 @@ MAX_NEW_PREFIXES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A place where text and tokens are known to agree: `n_chars` of text are `n_tokens` tokens."""
+class Marks:
+    """Places, in order, where text and tokens are known to agree: so many characters are so many tokens."""
 
-    n_chars: int
-    n_tokens: int
+    def __init__(self) -> None:
+        self._chars, self._tokens = compact([0]), compact([0])  # 8 bytes a place, as a chat may have no end
+
+    @property
+    def last(self) -> tuple[int, int]:
+        return self._chars[-1], self._tokens[-1]
+
+    def add(self, n_chars: int, n_tokens: int) -> None:
+        self._chars.append(n_chars)
+        self._tokens.append(n_tokens)
+
+    def forget_behind(self, n_chars: int) -> None:
+        n = bisect_right(self._chars, n_chars)
+        del self._chars[n:], self._tokens[n:]
+
+    def tokens_at(self, n_chars: int) -> int | None:
+        """The tokens of the first `n_chars` characters; None where that is not known."""
+        at = bisect_right(self._chars, n_chars) - 1
+        return self._tokens[at] if self._chars[at] == n_chars else None
 
 
 class PromptBuilder:
@@ -35,8 +52,9 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._text = ""
         self._tokens = compact()
-        self._marks: list[Mark] = [Mark(0, 0)]
-        self._ends: dict[int, int] = {}  # n messages -> where their text ends, in `_text`; 0: where the first begins
+        self._marks = Marks()
+        # By n messages: where their text ends in `_text`, or -1; of 0 messages: where the first begins.
+        self._ends = compact([-1])
         self._messages: tuple[Message, ...] = ()
         self.opening = ""  # what the template wrote after the last message, to open the answer
 
@@ -44,57 +62,58 @@ class PromptBuilder:
         """The prompt of the whole conversation. Its system prompt is all that the template writes before the first
         message of the user, a BOS token and a date as well."""
         known = self._known_ends(messages)
-        wanted = [n for n in range(1, len(messages) + 1) if n not in known]
+        wanted = [n for n in range(1, len(messages) + 1) if known[n] < 0]
         if len(wanted) > MAX_NEW_PREFIXES:
             wanted = [wanted[0], *wanted[1 - MAX_NEW_PREFIXES :]]  # the first may be the system prompt
         n_lead = 1 if messages[0].role == "system" else 0  # messages before the first of the user
-        rendered = self._template.render(messages, prefixes=wanted, lead=n_lead not in known, variables=variables)
+        rendered = self._template.render(messages, prefixes=wanted, lead=known[n_lead] < 0, variables=variables)
         same = n_same(self._text, rendered.text)
-        ends = {n: end for n, end in known.items() if end <= same} | dict(rendered.ends)
-        if rendered.lead is not None:
-            ends.setdefault(n_lead, rendered.lead)
-        self._set(rendered.text, list(ends.values()), same)
+        ends = compact([end if end <= same else -1 for end in known])
+        for n, end in rendered.ends.items():
+            ends[n] = end
+        if rendered.lead is not None and ends[n_lead] < 0:
+            ends[n_lead] = rendered.lead
+        self._set(rendered.text, [end for end in ends if end >= 0], same)
         self._messages, self._ends = tuple(messages), ends
-        self.opening = rendered.text[ends.get(len(messages), len(rendered.text)) :]
-        token_at = {mark.n_chars: mark.n_tokens for mark in self._marks}
-        n_system = token_at.get(ends.get(n_lead, -1), 0)
-        starts = tuple(sorted({token_at[end] for end in ends.values() if end in token_at} - {0}))
-        return Prompt(self._tokens, n_system, starts)
+        self.opening = rendered.text[ends[-1] if ends[-1] >= 0 else len(rendered.text) :]
+        n_system = self._marks.tokens_at(ends[n_lead]) or 0
+        starts = {tokens for end in ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
+        return Prompt(self._tokens, n_system, tuple(sorted(starts)))
 
     def answered(self, tokens: Sequence[int], text: str) -> None:
         """The model went on with `tokens`, which read `text`; the token that ended the turn is in neither."""
         self._text += text
         self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
-        self._marks.append(Mark(len(self._text), len(self._tokens)))
+        self._marks.add(len(self._text), len(self._tokens))
 
-    def _known_ends(self, messages: Sequence[Message]) -> dict[int, int]:
+    def _known_ends(self, messages: Sequence[Message]) -> array[int]:
+        """As `_ends`, for these messages."""
         same = 0
         for old, new in zip(self._messages, messages, strict=False):
             if old != new:
                 break
             same += 1
-        return {n: end for n, end in self._ends.items() if n <= same}
+        return self._ends[: same + 1] + compact([-1] * (len(messages) - same))
 
     def _set(self, text: str, ends: Sequence[int], same: int) -> None:
         """Keep the tokens up to the last mark in the text that stayed the same, and encode the rest."""
-        marks = [mark for mark in self._marks if mark.n_chars <= same]
-        at = marks[-1]
-        tokens = self._tokens[: at.n_tokens]
-        tail = text[at.n_chars :]
+        self._marks.forget_behind(same)
+        n_chars, n_tokens = self._marks.last
+        tokens = self._tokens[:n_tokens]
+        tail = text[n_chars:]
         whole = self._tokenizer.encode(tail, special=True)
-        cuts = [end - at.n_chars for end in sorted(set(ends)) if at.n_chars < end < len(text)]
+        cuts = [end - n_chars for end in sorted(set(ends)) if n_chars < end < len(text)]
         pieces = [
             self._tokenizer.encode(tail[begin:end], special=True)
             for begin, end in zip([0, *cuts], [*cuts, len(tail)], strict=True)
         ]
         if [token for piece in pieces for token in piece] == whole:
-            n_tokens = at.n_tokens
             for cut, piece in zip(cuts, pieces, strict=False):
                 n_tokens += len(piece)
-                marks.append(Mark(at.n_chars + cut, n_tokens))
+                self._marks.add(n_chars + cut, n_tokens)
         tokens.extend(whole)
-        marks.append(Mark(len(text), len(tokens)))
-        self._text, self._tokens, self._marks = text, tokens, marks
+        self._marks.add(len(text), len(tokens))
+        self._text, self._tokens = text, tokens
 
 
 def n_same(a: str, b: str) -> int:

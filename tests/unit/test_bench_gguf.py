@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
-from edgeinfer.bench import endurance, perplexity, speed, window
+from edgeinfer.bench import endurance, long_chats, perplexity, speed, window
 from edgeinfer.bench.from_folder import convert
 from edgeinfer.bench.opened import opened
 from edgeinfer.errors import ArtifactBad, UsageError
@@ -92,7 +92,7 @@ def test_perplexity_report(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_endurance(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endurance, "_ANSWER", 60)
+    monkeypatch.setattr(long_chats, "_ANSWER", 60)
     monkeypatch.setattr(endurance, "_SPAN", 120)
     assert run(endurance, "--model", str(path), "--context", "384", "--tokens", "2600", "--json") == 0
     row = json.loads(capsys.readouterr().out)
@@ -101,6 +101,7 @@ def test_endurance(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert row["reanchored"] >= 1
     assert row["reprefilled"] > 0
     assert row["growth"] < 0.01
+    assert row["tokens_alone_growth"] < 0.01
     with pytest.raises(UsageError, match="needs"):
         run(endurance, "--model", str(path), "--context", "384", "--tokens", "300")
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeinfer.decode.drafters import lookup as module
 from edgeinfer.decode.drafters.hit_rates import HitRates
 from edgeinfer.decode.drafters.lookup import Lookup, Match
 from edgeinfer.protocols import Round
@@ -149,3 +150,23 @@ def test_another_conversation_begins_nearly_anew() -> None:
     assert lookup.rates.chances(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
     lookup.match([8, 9])
     assert first < lookup.rates.chances(2, bytes(1))[0] < (first + learned) / 2
+
+
+@pytest.mark.parametrize("step", [1, 7, 200])
+def test_only_the_newest_part_of_a_long_context_is_indexed(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat has no end, an index has; what it finds stays true."""
+    monkeypatch.setattr(module, "_MOST", 40)
+    lookup, context = Lookup(least_match=1), [0]
+    text = [at * at % 11 for at in range(400)]
+    found = 0
+    for at in range(0, len(text), step):
+        context += text[at : at + step]
+        match = lookup.match(context)
+        indexed = list(lookup._text.tokens)
+        assert len(indexed) <= 40
+        assert indexed == context[len(context) - len(indexed) :]
+        if match:
+            found += 1
+            newest = context[len(context) - match.length :]
+            assert indexed[match.source - match.length : match.source] == newest
+    assert found > len(text) / step / 2

@@ -17,6 +17,7 @@ from edgeinfer.types import Tokens, compact
 __all__ = ["Lookup", "Match"]
 
 _PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
+_MOST: Final = 16_384  # tokens indexed; where there are more, the newest half of these is indexed anew
 
 
 class Lookup:
@@ -54,28 +55,38 @@ class Lookup:
     def _forget(self) -> None:
         self.rates.begin()
         self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
+        self._first = 0  # where in it the index begins
         self._text = TextIndex()
         self._match: Match | None = None
 
     def _follow(self, context: Tokens) -> None:
         known = self._text.tokens
-        n = len(known)
-        if context is self._seen and len(context) == n + 1 and context[n - 1] == known[-1]:
+        first, n = self._first, self._first + len(known)
+        if context is self._seen and len(context) == n + 1 and context[n - 1] == known[-1] and len(known) < _MOST:
             self._step(context[n])  # the usual case: one token more of the same conversation
             return
-        grown = context is self._seen and len(context) >= n and (not n or context[n - 1] == known[-1])
-        if not grown and (len(context) < n or compact(context[:n]) != known):
+        grown = context is self._seen and len(context) >= n and (not known or context[n - 1] == known[-1])
+        if not grown and (len(context) < n or compact(context[first:n]) != known):
             self._forget()
-            n = 0
+            first = n = 0
         self._seen = context
+        if len(context) - first > _MOST:
+            self._first = n = len(context) - _MOST // 2
+            self._text = TextIndex()
+            self._match = None
+            self._take(context[n:])
+            return
         new = context[n:]
         if n and len(new) <= _PROMPT:
             for token in new:
                 self._step(token)
         elif new:
-            for token in new:
-                self._text.add(token)
-            self._match = self._text.longest_match()
+            self._take(new)
+
+    def _take(self, tokens: Tokens) -> None:
+        for token in tokens:
+            self._text.add(token)
+        self._match = self._text.longest_match()
 
     def _step(self, token: int) -> None:
         text, match = self._text, self._match

@@ -1,0 +1,124 @@
+"""Chats that run far past their window: one as people have it, with its text, and one of tokens alone."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass
+from typing import Final, Protocol
+
+import edgeinfer
+from edgeinfer.bench.memory_use import rss_bytes
+from edgeinfer.bench.opened import Opened
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.stats import AnswerStats
+from edgeinfer.decode.strategy import build
+from edgeinfer.plan.types import Plan
+from edgeinfer.types import Message, Prompt, Sampling, compact
+
+_SYSTEM: Final = "You are a patient storyteller."
+_ASK: Final = "Go on, please. What happened then, and who was there to see it?"
+_ANSWER: Final = 200  # tokens of an answer, at most
+_ROW: Final = struct.Struct("=2i2d3iq")  # a Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """After one answer: tokens of the chat so far, and what this answer took."""
+
+    tokens: int
+    emitted: int
+    decode_s: float
+    prefill_s: float
+    reprefilled: int
+    evicted: int
+    reanchored: int
+    rss_bytes: int
+
+
+class Talk(Protocol):
+    def go_on(self, seed: int) -> AnswerStats:
+        """One more question and its answer."""
+        ...
+
+
+class Record:
+    """A chat and what its turns took: a few bytes each, as memory of this process is what is measured."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._rows = bytearray()
+        self.n_turns = self.n_tokens = 0
+
+    @property
+    def turns(self) -> list[Turn]:
+        return [Turn(*row) for row in _ROW.iter_unpack(self._rows)]
+
+    def turn(self) -> Turn:
+        stats = self._talk.go_on(self.n_turns)
+        turn = Turn(
+            tokens=stats.prompt + stats.emitted,
+            emitted=stats.emitted,
+            decode_s=stats.decode_s,
+            prefill_s=stats.prefill_s,
+            reprefilled=stats.reprefilled,
+            evicted=stats.evicted,
+            reanchored=stats.reanchored,
+            rss_bytes=rss_bytes(),
+        )
+        self._rows += _ROW.pack(*astuple(turn))
+        self.n_turns, self.n_tokens = self.n_turns + 1, turn.tokens
+        return turn
+
+    def until(self, n_tokens: int) -> None:
+        while self.n_tokens < n_tokens:
+            self.turn()
+
+    def until_evicted(self) -> None:
+        while not self.turn().evicted:
+            pass
+
+
+@contextmanager
+def session_chat(plan: Plan) -> Iterator[Record]:
+    """What a person has who asks to go on again and again: a session, and all that was said in it."""
+    with edgeinfer.open(plan) as session:
+        said = [Message("system", _SYSTEM)]
+
+        class Session:
+            def go_on(self, seed: int) -> AnswerStats:
+                said.append(Message("user", _ASK))
+                answer = "".join(session.stream(said, sampling=_sampling(seed), max_tokens=_ANSWER))
+                said.append(Message("assistant", answer))
+                return session.stats
+
+        yield Record(Session())
+
+
+@contextmanager
+def token_chat(subject: Opened) -> Iterator[Record]:
+    """The same without text and template: a cache, a decoder and its drafters, and the tokens."""
+    tokenizer = subject.model.tokenizer
+    ask, tokens = tokenizer.encode(_ASK, special=True), compact(tokenizer.encode(_SYSTEM, special=True))
+    n_system, starts = len(tokens), [0]
+    with closing(build(subject.model, subject.plan)) as strategy:
+        decoder = Decoder(
+            subject.model, subject.plan.window, controller=strategy.controller, drafters=strategy.drafters
+        )
+
+        class Tokens:
+            def go_on(self, seed: int) -> AnswerStats:
+                starts.append(len(tokens))
+                tokens.extend(ask)
+                prompt = Prompt(tokens, n_system, tuple(starts))
+                answer = list(decoder.stream(prompt, _sampling(seed), max_tokens=_ANSWER, stop_tokens=frozenset()))
+                tokens.extend(answer)
+                return decoder.stats
+
+        with closing(decoder):
+            yield Record(Tokens())
+
+
+def _sampling(seed: int) -> Sampling:
+    return Sampling(temperature=0.8, top_k=40, seed=seed)
