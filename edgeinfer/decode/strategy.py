@@ -8,10 +8,11 @@ from typing import Final
 
 from edgeinfer.decode.arms import NONE, Controller, Fixed
 from edgeinfer.decode.bids import Bidder, DepthBids, GatedBids, LookupBids
-from edgeinfer.decode.calibrate import CostStore, calibrate, cost_key
+from edgeinfer.decode.calibrate import BUDGET_S, CostStore, calibrate, cost_key
 from edgeinfer.decode.controller import Auto
 from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
+from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.errors import UsageError
@@ -23,6 +24,7 @@ __all__ = ["Draft", "Strategy", "as_draft", "build", "measured_costs"]
 
 _MAX_DRAFTS: Final = 8  # of a drafter that runs a model for each
 _DRAFT_WINDOW: Final = 1024
+_DRAFT_BUDGET_S: Final = 0.2
 _READS_SLOWLY: Final = frozenset({"mlx"})  # backends where looking at a row stops the device
 
 
@@ -38,15 +40,16 @@ PLAIN: Final = Strategy(Fixed(NONE), {})
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The model of `--draft-model`, and the positions that it was trained for."""
+    """The model of `--draft-model`, its plan, and the positions that it was trained for."""
 
     model: Model
+    plan: Plan
     limit: int
 
 
 def as_draft(model: Model, plan: Plan) -> Draft:
     """Its cache is short: a model that turns its keys otherwise in long contexts (Phi) keeps to the short limit."""
-    return Draft(model, plan.model.shape.short_limit or plan.window.limit)
+    return Draft(model, plan, plan.model.shape.short_limit or plan.window.limit)
 
 
 def build(model: Model, plan: Plan, *, draft: Draft | None = None, costs: RowCosts | None = None) -> Strategy:
@@ -76,8 +79,6 @@ def assemble(plan: Plan, draft: Draft | None, wanted: list[str], costs: Costs) -
         drafters[lookup.name] = lookup
         bidders.append(LookupBids(lookup, costs))
     if "early-exit" in wanted and plan.backend in _READS_SLOWLY:
-        from edgeinfer.decode.drafters.early_exit import EarlyExit
-
         drafters["early-exit"] = EarlyExit()
         bidders.append(DepthBids("early-exit", costs, max_depth=max_drafts, parts=("exit-draft", "back-short")))
     elif "early-exit" in wanted:
@@ -94,7 +95,14 @@ def assemble(plan: Plan, draft: Draft | None, wanted: list[str], costs: Costs) -
 
 
 def measured_costs(model: Model, plan: Plan, draft: Draft | None, max_rows: int) -> RowCosts:
-    """Stored costs of this model on this machine, or new ones."""
+    """Stored costs of these models on this machine, or new ones."""
+    costs = _costs_of(model, plan, max_rows, BUDGET_S)
+    if draft is None:
+        return costs
+    return replace(costs, model_draft_s=_costs_of(draft.model, draft.plan, 1, _DRAFT_BUDGET_S).plain_s)
+
+
+def _costs_of(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowCosts:
     store = CostStore()
     key = cost_key(
         plan.artifact.repo, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
@@ -103,12 +111,9 @@ def measured_costs(model: Model, plan: Plan, draft: Draft | None, max_rows: int)
     )  # fmt: skip
     costs = store.load(key)
     if costs is None:
-        costs = calibrate(model, max_rows=max_rows)
+        costs = calibrate(model, max_rows=max_rows, budget_s=budget_s)
         store.save(key, costs)
-    if draft is None:
-        return costs
-    alone = calibrate(draft.model, max_rows=1, budget_s=0.2)
-    return replace(costs, model_draft_s=alone.plain_s)
+    return costs
 
 
 def engine_version(backend: str) -> str:
@@ -125,4 +130,9 @@ def _draft_window(policy: WindowPolicy, limit: int) -> WindowPolicy:
     limit = min(policy.limit, limit)
     window = min(policy.window, _DRAFT_WINDOW, limit - policy.sink)
     block = min(policy.block, window // 4)
+    if block < 1:
+        raise UsageError(
+            f"the draft model knows {limit} positions, the window keeps {policy.sink} of the system prompt alone",
+            hint="--sink, smaller",
+        )
     return WindowPolicy(window=window // block * block, sink=policy.sink, block=block, limit=limit)

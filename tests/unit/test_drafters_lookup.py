@@ -128,14 +128,35 @@ def test_what_is_seen_moves_the_chances() -> None:
     assert min(right.chances(sure, 15)) > 0.95
 
 
-def test_a_prompt_teaches_nothing() -> None:
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_prompt_teaches_nothing(n: int) -> None:
+    """Neither the first one nor what a person says later, long or short: it comes in another list."""
     lookup = Lookup()
-    context = [1, 2, 3]
-    lookup.match(context)
+    first = [1, 2, 3, 9, 1, 2]
+    lookup.match(first)
     before = lookup.rates.chances(2, bytes(9))
-    context += [9, 1, 2] * 40
-    lookup.match(context)
+    lookup.match([*first, *[3, 9, 1, 2] * n])
     assert lookup.rates.chances(2, bytes(9)) == before
+    first += [3, 9, 1, 2] * n
+    lookup.match([0])
+    lookup.match(first)
+    for token in (3, 9, 1, 2):  # but an answer does
+        first.append(token)
+        lookup.match(first)
+    assert lookup.rates.chances(2, bytes(9)) != before
+
+
+def test_an_edited_past_is_the_same_conversation() -> None:
+    lookup = Lookup()
+    said = [1, 2]
+    for _ in range(40):
+        said += [7, 1, 2]
+        lookup.match(said)
+    learned = lookup.rates.chances(2, bytes(3))
+    lookup.match([*said[:-5], 4, 4])
+    assert lookup.rates.chances(2, bytes(3)) == learned
+    lookup.match([5, *said])
+    assert lookup.rates.chances(2, bytes(3)) < learned
 
 
 def test_another_conversation_begins_nearly_anew() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgeinfer.backends.reference import load_gguf
+from edgeinfer.decode import strategy
 from edgeinfer.decode.arms import Arm, Controller, Fixed
 from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
@@ -172,9 +174,9 @@ def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
 @pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
 def test_auto_with_every_drafter_gives_the_tokens_of_plain_decoding(model: Model, how: Sampling) -> None:
     plan = a_plan("lookup", "early-exit", "draft")
-    strategy = assemble(plan, Draft(model, POLICY.limit), ["lookup", "early-exit", "draft"], Costs(ROWS_FREE, 8))
-    tokens, decoder = answer(model, how, strategy.controller, dict(strategy.drafters))
-    strategy.close()
+    made = assemble(plan, Draft(model, plan, POLICY.limit), ["lookup", "early-exit", "draft"], Costs(ROWS_FREE, 8))
+    tokens, decoder = answer(model, how, made.controller, dict(made.drafters))
+    made.close()
     assert tokens == plain(model, how)
     assert decoder.stats.accepted > 0
     assert set(decoder.stats.arms) > {"none"}
@@ -187,3 +189,26 @@ def test_what_a_plan_turns_into(model: Model) -> None:
     assert set(build(model, a_plan("lookup", mode="lookup"), costs=ROWS_FREE).drafters) == {"lookup"}
     with pytest.raises(UsageError, match="draft model"):
         build(model, a_plan("draft", mode="draft"), costs=ROWS_FREE)
+
+
+def test_a_draft_model_without_room_beside_the_system_prompt_is_refused(model: Model) -> None:
+    plan = a_plan("draft")
+    with pytest.raises(UsageError, match="the draft model knows 10 positions"):
+        assemble(plan, Draft(model, plan, POLICY.sink + 2), ["draft"], Costs(ROWS_FREE, 8))
+
+
+def test_the_costs_of_both_models_are_measured_once(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured: list[int] = []
+
+    def calibrate(_: Model, *, max_rows: int, **__: object) -> RowCosts:
+        measured.append(max_rows)
+        return RowCosts({1: 0.25, max_rows: 0.25})
+
+    monkeypatch.setattr(strategy, "calibrate", calibrate)
+    plan = a_plan("draft")
+    for _ in range(2):
+        assert strategy.measured_costs(model, plan, Draft(model, plan, 64), 8).model_draft_s == 0.25
+    assert measured == [8, 1]

@@ -11,8 +11,9 @@ from math import exp, log
 from typing import Final
 
 _LENGTHS: Final = (1, 2, 4, 8, 16)  # match lengths from which a row of rates counts
-_ROW: Final = tuple(sum(least <= length for least in _LENGTHS) - 1 for length in range(_LENGTHS[-1] + 1))
-# By length, then by fork (see TextIndex). Counted in the demo's copies and summaries, and in its other answers.
+_ROW: Final = tuple(max(0, sum(least <= length for least in _LENGTHS) - 1) for length in range(_LENGTHS[-1] + 1))
+# By length, then by fork (see TextIndex). Counted in the demo's answers to the bench's prompts: in copies and
+# summaries, and in the others. What a model does itself is learned from there on.
 _COPIED: Final = ((0.95, 0.35, 0.35), (0.94, 0.78, 0.55), (0.97, 0.86, 0.72), (0.98, 0.90, 0.73), (0.985, 0.88, 0.87))
 _NEW: Final = ((0.25, 0.19, 0.19), (0.52, 0.46, 0.38), (0.78, 0.73, 0.48), (0.90, 0.80, 0.65), (0.97, 0.92, 0.88))
 _FIRST_ODDS: Final = log(0.06 / 0.94)  # of copying, before anything is seen
@@ -51,11 +52,11 @@ class HitRates:
 
     def learn(self, length: int, fork: int, hit: bool) -> None:
         """The token after a match of `length` was the expected one, or was not."""
-        row = _ROW[length] if length < _LENGTHS[-1] else -1
-        odds = _FIRST_ODDS + _FADE * (self._odds - _FIRST_ODDS) + _EVIDENCE[hit][row][fork]
-        self._odds = odds = min(max(odds, -_MOST_ODDS), _MOST_ODDS)
-        rates = self._copied[row] if odds > 0.0 else self._new[row]
+        row = _ROW[min(length, _LENGTHS[-1])]
+        rates = self._copied[row] if self._odds > 0.0 else self._new[row]
         rates[fork] += _LEARN * ((_HIGH if hit else _LOW) - rates[fork])
+        odds = _FIRST_ODDS + _FADE * (self._odds - _FIRST_ODDS) + _EVIDENCE[hit][row][fork]
+        self._odds = min(max(odds, -_MOST_ODDS), _MOST_ODDS)
 
     def chances(self, length: int, forks: Iterable[int]) -> list[float]:
         """The chance of a hit at each of the places after a match of `length`, given hits at those before; cut where
@@ -64,7 +65,7 @@ class HitRates:
         new = 1 - copied
         reached, found = 1.0, []
         for at, fork in enumerate(forks, length):
-            row = _ROW[at] if at < _LENGTHS[-1] else -1
+            row = _ROW[min(at, _LENGTHS[-1])]
             copied *= self._copied[row][fork]
             new *= self._new[row][fork]
             found.append((copied + new) / reached)

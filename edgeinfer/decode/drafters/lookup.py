@@ -12,11 +12,10 @@ from typing import Final
 from edgeinfer.decode.drafters.hit_rates import HitRates
 from edgeinfer.decode.drafters.text_index import LONGEST, Match, TextIndex
 from edgeinfer.protocols import Round, TokenLike
-from edgeinfer.types import Tokens, compact
+from edgeinfer.types import Tokens, common_prefix, compact
 
 __all__ = ["Lookup", "Match"]
 
-_PROMPT: Final = 64  # more new tokens than this at once are a prompt: nothing is learned from them
 _MOST: Final = 16_384  # tokens indexed; where there are more, the newest half of these is indexed anew
 
 
@@ -28,10 +27,16 @@ class Lookup:
     def __init__(self, *, least_match: int = 2) -> None:
         self.rates = HitRates()
         self._least = least_match
-        self._forget()
+        self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
+        self._first = 0  # where in it the index begins
+        self._text = TextIndex()
+        self._match: Match | None = None
 
     def match(self, context: Tokens) -> Match | None:
-        """Where the next tokens of `context` [n] may be found, or None."""
+        """Where the next tokens of `context` [n] may be found, or None.
+
+        A list that grows is an answer, and its tokens are learned from; another list is a prompt, which nobody drafted.
+        """
         self._follow(context)
         return self._match
 
@@ -52,41 +57,35 @@ class Lookup:
     def observe(self, emitted: Tokens) -> None:
         del emitted  # the context itself tells what came, at the next call
 
-    def _forget(self) -> None:
-        self.rates.begin()
-        self._seen: Tokens = ()  # the very object indexed last; held, so that `is` means the same conversation
-        self._first = 0  # where in it the index begins
+    def _index(self, context: Tokens) -> None:
+        """Index the context, or the newest part of a long one, anew."""
+        self._first = len(context) - _MOST // 2 if len(context) > _MOST else 0
         self._text = TextIndex()
-        self._match: Match | None = None
-
-    def _follow(self, context: Tokens) -> None:
-        known = self._text.tokens
-        first, n = self._first, self._first + len(known)
-        if context is self._seen and len(context) == n + 1 and context[n - 1] == known[-1] and len(known) < _MOST:
-            self._step(context[n])  # the usual case: one token more of the same conversation
-            return
-        grown = context is self._seen and len(context) >= n and (not known or context[n - 1] == known[-1])
-        if not grown and (len(context) < n or compact(context[first:n]) != known):
-            self._forget()
-            first = n = 0
-        self._seen = context
-        if len(context) - first > _MOST:
-            self._first = n = len(context) - _MOST // 2
-            self._text = TextIndex()
-            self._match = None
-            self._take(context[n:])
-            return
-        new = context[n:]
-        if n and len(new) <= _PROMPT:
-            for token in new:
-                self._step(token)
-        elif new:
-            self._take(new)
+        self._take(context[self._first :])
 
     def _take(self, tokens: Tokens) -> None:
         for token in tokens:
             self._text.add(token)
         self._match = self._text.longest_match()
+
+    def _follow(self, context: Tokens) -> None:
+        known = self._text.tokens
+        first, end = self._first, self._first + len(known)
+        grown = context is self._seen and len(context) >= end and (not known or context[end - 1] == known[-1])
+        fits = len(context) - first <= _MOST  # what is indexed can stay
+        if grown and fits:
+            for at in range(end, len(context)):
+                self._step(context[at])
+            return
+        self._seen = context
+        if not grown and compact(context[first:end]) != known:
+            if common_prefix(known, context[first:end]) < len(known) // 2:
+                self.rates.begin()  # another conversation, not an edited one
+            fits = False
+        if not fits:
+            self._index(context)
+        elif len(context) > end:
+            self._take(context[end:])
 
     def _step(self, token: int) -> None:
         text, match = self._text, self._match

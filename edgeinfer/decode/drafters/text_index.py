@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from edgeinfer.types import compact
 
 _SLOTS: Final = 1 << 15  # of each table; besides these an index takes 13 bytes a token
-_SPREAD: Final = 40503  # odd, about _SLOTS times the golden ratio: pairs spread over the slots
-_CHAIN: Final = 12  # earlier occurrences looked at
+_SPREAD: Final = 40503  # odd, about 2**16 over the golden ratio: pairs spread over the slots
+_CHAIN: Final = 12  # places of a slot looked at, the newest ones
 LONGEST: Final = 48  # a longer match is as good
 
 
@@ -25,7 +25,8 @@ class Match(NamedTuple):
 
 
 class TextIndex:
-    """Grows by a token at a time, which costs microseconds whatever the length."""
+    """Grows by a token at a time, which costs microseconds whatever the length. Only where a text forks for the first
+    time, all places that end alike are told: each token and each pair does so once."""
 
     def __init__(self) -> None:
         self.tokens = compact()
@@ -61,7 +62,7 @@ class TextIndex:
         forks.append(1 if not fork and single > 0 and forks[single] else fork)
 
     def longest_match(self) -> Match | None:
-        """Of two tokens or more where there is one, the newest of several; else of one."""
+        """The longest at the newest places of the last two tokens, the newest of several; else one token."""
         best, source, place = 0, 0, self._pair
         for _ in range(_CHAIN):
             if place < 0:
@@ -83,7 +84,7 @@ class TextIndex:
         return found
 
     def forks_after(self, match: Match, limit: int) -> bytearray:
-        """Of the places of `limit` tokens at `match`."""
+        """Of the places of `limit` tokens at `match`. Behind the end, those that the text had so far."""
         forks = self.forks[match.source : match.source + limit]
         period = len(self.tokens) - match.source
         while len(forks) < limit:
