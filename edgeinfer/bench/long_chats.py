@@ -98,7 +98,8 @@ def session_chat(plan: Plan) -> Iterator[Record]:
 
 @contextmanager
 def token_chat(subject: Opened) -> Iterator[Record]:
-    """The same without text and template: a cache, a decoder and its drafters, and the tokens."""
+    """The same without text and template: a cache, a decoder and its drafters, and the tokens. A window that is full
+    once has touched the engine's buffers, so that these do not count as growth."""
     tokenizer = subject.model.tokenizer
     ask, tokens = tokenizer.encode(_ASK, special=True), compact(tokenizer.encode(_SYSTEM, special=True))
     n_system, starts = len(tokens), [0]
@@ -106,6 +107,9 @@ def token_chat(subject: Opened) -> Iterator[Record]:
         decoder = Decoder(
             subject.model, subject.plan.window, controller=strategy.controller, drafters=strategy.drafters
         )
+
+        decoder.cache.prefill((list(tokens) * subject.plan.window.window)[: subject.plan.window.window])
+        decoder.cache.rewind(0)
 
         class Tokens:
             def go_on(self, seed: int) -> AnswerStats:

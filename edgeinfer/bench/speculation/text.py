@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from edgeinfer.bench.report import head
 from edgeinfer.bench.speculation.ceiling import Reach, best_seconds, exit_round_s, fixed_seconds, reach
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Measured, Record, Subject, subjects
-from edgeinfer.bench.speculation.report import ALL, Row
+from edgeinfer.bench.speculation.report import ALL, Row, rows_of
 from edgeinfer.bench.speculation.sides import SLICE
 from edgeinfer.bench.speculation.targets import NOT_SLOWER, slower, verdicts
 from edgeinfer.bench.statistics import spread
@@ -40,7 +41,8 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     yield ""
     yield "Off is the whole model, nothing split. Off and every arm answered each prompt in one process, side by side:"
     yield f"{SLICE} tokens in turn, in an order that changed with every turn. A speed-up is pooled tokens per second on"
-    yield "over off, first tokens left out; brackets are 95 % intervals over prompts (jackknife, Student's t)."
+    yield "over off, first tokens left out; brackets are 95 % intervals over prompts (jackknife, Student's t), of which"
+    yield "two or three alone leave very wide ones. The cells of each prompt by itself are in `--json`."
     yield ""
 
 
@@ -80,7 +82,13 @@ def _verdicts(log: Log, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _parts(log: Log, row: Row) -> Iterator[str]:
-    """By drafter: the time that plain decoding takes for the same tokens, less the time it took."""
+    cell = f"{row.model} {row.tier}, {row.arm}, {row.kind}, T={row.temperature:g}"
+    for name, (rounds, tokens, share) in _won(log, row).items():
+        yield f"| {cell} | {row.speedup:.3f} | {name} | {rounds} | {tokens} | {share:+.1%} |"
+
+
+def _won(log: Log, row: Row) -> dict[str, tuple[int, int, float]]:
+    """By drafter: rounds, tokens, and the time that plain decoding takes for them less the time it took, as a share."""
     own = [
         record
         for record in log.latest().values()
@@ -88,17 +96,31 @@ def _parts(log: Log, row: Row) -> Iterator[str]:
         and record.temperature == row.temperature
         and row.kind in (record.kind, ALL)
     ]
-    plain = [record for record in own if record.arm == PLAIN]
-    token_s = sum(record.seconds for record in plain) / sum(record.tokens for record in plain)
-    auto = [record for record in own if record.arm == row.arm]
-    whole = token_s * sum(record.tokens for record in auto)
-    cell = f"{row.model} {row.tier}, {row.arm}, {row.kind}, T={row.temperature:g}"
-    for name in sorted({name for record in auto for name in record.arms}):
-        rounds, tokens, seconds = (
-            sum(part) for part in zip(*(record.arms[name] for record in auto if name in record.arms), strict=True)
-        )
-        share = (tokens * token_s - seconds) / whole
-        yield f"| {cell} | {row.speedup:.3f} | {name} | {rounds} | {tokens} | {share:+.1%} |"
+    token_s = {record.key[:4]: _per_token(record) for record in own if record.arm == PLAIN and record.tokens}
+    auto = [record for record in own if record.arm == row.arm and record.key[:4] in token_s]
+    whole = sum(token_s[record.key[:4]] * record.tokens for record in auto)
+    found: dict[str, tuple[int, int, float]] = {}
+    for record in auto:
+        for name, (n_rounds, n_tokens, seconds) in record.arms.items():
+            rounds, tokens, share = found.get(name, (0, 0, 0.0))
+            won = (n_tokens * token_s[record.key[:4]] - seconds) / whole
+            found[name] = rounds + n_rounds, tokens + n_tokens, share + won
+    return dict(sorted(found.items()))
+
+
+def _won_by_kind(log: Log, rows: Sequence[Row]) -> Iterator[str]:
+    """Of `auto`, greedy. Rounds without a draft cost more than plain ones by what it takes to look for drafts."""
+    cells = {row.kind: _won(log, row) for row in rows if row.arm == "auto" and row.temperature == 0}
+    if ALL not in cells:
+        return
+    yield "What the rounds of auto won or lost, as a share of the plain time of the same answers (greedy):"
+    yield ""
+    yield f"| rounds that drafted by | {' | '.join(cells)} | rounds | tokens |"
+    yield "|---" * (len(cells) + 3) + "|"
+    for name, (rounds, tokens, _) in cells[ALL].items():
+        shares = " | ".join(f"{won[name][2]:+.1%}" if name in won else "" for won in cells.values())
+        yield f"| {name} | {shares} | {rounds} | {tokens} |"
+    yield ""
 
 
 def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
@@ -109,6 +131,7 @@ def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
         yield from _noise(log, subject)
         for temperature in dict.fromkeys(row.temperature for row in own):
             yield from _speeds([row for row in own if row.temperature == temperature], temperature)
+        yield from _won_by_kind(log, own)
         if subject in log.costs:
             yield from _costs(log.costs[subject])
             yield from _ceilings(log, subject, own)
@@ -147,7 +170,9 @@ def _speeds(rows: Sequence[Row], temperature: float) -> Iterator[str]:
     pooled = [row for row in rows if row.kind == ALL]
     if not pooled:
         return
-    yield f"{name}; plain {pooled[0].plain_tokens_per_s:.1f} tokens/s, {pooled[0].n_prompts} prompts."
+    of = pooled[0]
+    times = f", each {of.answers // of.n_prompts} times" if of.answers >= 2 * of.n_prompts else ""
+    yield f"{name}; plain {of.plain_tokens_per_s:.1f} tokens/s, {of.n_prompts} prompts{times}."
     yield ""
     yield f"| arm | {' | '.join(kinds)} | acceptance | same tokens | first token | time in |"
     yield "|---" * (len(kinds) + 5) + "|"
@@ -189,6 +214,11 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
     measured = log.costs[subject]
     costs = measured.costs
     won = {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0}
+    traced_on = {trace.prompt for trace in log.traces if trace.subject == subject}
+    if traced_on:  # where the exit drafts, both figures are of the prompts that it was traced on
+        own = [record for record in log.records if record.subject == subject and record.prompt in traced_on]
+        rows = rows_of(replace(log, records=own))
+        won |= {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0 and row.arm != "lookup"}
     uses = {"lookup": (True, False), "early-exit": (False, True), "auto": (True, True)}
     traced = [one for _, one in reaches if one.exit]
     arms = [arm for arm in uses if (arm, ALL) in won and (traced or arm != "early-exit")]
@@ -196,7 +226,7 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row]) -> Iterator[str]:
         return
     kinds = [*dict.fromkeys(kind for kind, _ in reaches), ALL]
     yield f"Won, of what an all-knowing gate would win with these row costs and at most {measured.max_rows} rows a"
-    yield f"round (greedy; where the exit drafts, the most is that of the {len(traced)} prompts that it was traced on):"
+    yield f"round (greedy; where the exit drafts, both are of the {len(traced)} prompts that it was traced on):"
     yield ""
     yield f"| arm | {' | '.join(kinds)} | of the gain there |"
     yield "|---" * (len(kinds) + 2) + "|"
