@@ -16,6 +16,7 @@ from edgeinfer.cli.options import request_from, take_name
 from edgeinfer.decode import strategy
 from edgeinfer.decode.costs import RowCosts
 from edgeinfer.types import Sampling
+from tests.tiny_gguf import Tiny, write_tiny
 
 ROWS_FREE = RowCosts({1: 0.010, 16: 0.011}, {1: 0.008, 16: 0.010}, {1: 0.010, 16: 0.011}, 0.001)
 ASK = "Repeat this sentence: The old tower stands on the hill, and the river runs past the old tower."
@@ -68,3 +69,19 @@ def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypat
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 2)
     edgeinfer.open("demo").close()
     assert len(measured) == 3
+
+
+def test_a_draft_model_drafts_and_changes_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is said to cost nothing, as two tiny models cost the same."""
+
+    def calibrate(*_: object, max_rows: int, **__: object) -> RowCosts:
+        return RowCosts({1: 1e-5}) if max_rows == 1 else ROWS_FREE
+
+    monkeypatch.setattr(strategy, "calibrate", calibrate)
+    model = str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0")))
+    other = str(write_tiny(tmp_path / "other.gguf", Tiny(n_layers=2, exit_layer=None)))
+    text, session = answer(edgeinfer.Request(model=model, speculation="draft", draft_model=other))
+    assert session.stats.drafted > 0
+    assert "draft" in session.stats.arms
+    plain, _ = answer(edgeinfer.Request(model=model, speculation="off"))
+    assert text == plain
