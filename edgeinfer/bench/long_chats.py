@@ -15,7 +15,8 @@ from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.strategy import build
 from edgeinfer.plan.types import Plan
-from edgeinfer.types import Message, Prompt, Sampling, compact
+from edgeinfer.protocols import Cache
+from edgeinfer.types import Message, Prompt, Sampling, Tokens, compact
 
 _SYSTEM: Final = "You are a patient storyteller."
 _ASK: Final = "Go on, please. What happened then, and who was there to see it?"
@@ -98,8 +99,8 @@ def session_chat(plan: Plan) -> Iterator[Record]:
 
 @contextmanager
 def token_chat(subject: Opened) -> Iterator[Record]:
-    """The same without text and template: a cache, a decoder and its drafters, and the tokens. A window that is full
-    once has touched the engine's buffers, so that these do not count as growth."""
+    """The same without text and template: cache, decoder and drafters, and the tokens. A window that was full and a
+    verification of as many rows as there may be have touched the engine's buffers: these do not count as growth."""
     tokenizer = subject.model.tokenizer
     ask, tokens = tokenizer.encode(_ASK, special=True), compact(tokenizer.encode(_SYSTEM, special=True))
     n_system, starts = len(tokens), [0]
@@ -108,10 +109,9 @@ def token_chat(subject: Opened) -> Iterator[Record]:
             subject.model, subject.plan.window, controller=strategy.controller, drafters=strategy.drafters
         )
 
-        decoder.cache.prefill((list(tokens) * subject.plan.window.window)[: subject.plan.window.window])
-        decoder.cache.rewind(0)
+        _touch(decoder.cache, tokens, max(1, subject.plan.speculation.max_rows))
 
-        class Tokens:
+        class Alone:
             def go_on(self, seed: int) -> AnswerStats:
                 starts.append(len(tokens))
                 tokens.extend(ask)
@@ -121,7 +121,17 @@ def token_chat(subject: Opened) -> Iterator[Record]:
                 return decoder.stats
 
         with closing(decoder):
-            yield Record(Tokens())
+            yield Record(Alone())
+
+
+def _touch(cache: Cache, tokens: Tokens, n_rows: int) -> None:
+    n = cache.policy.window - n_rows
+    cache.prefill((list(tokens) * n)[:n])
+    step = cache.begin(n_rows)
+    for row in step.verify([tokens[0]] * n_rows):
+        row.argmax()
+    step.rollback()
+    cache.rewind(0)
 
 
 def _sampling(seed: int) -> Sampling:
