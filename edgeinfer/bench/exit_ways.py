@@ -255,7 +255,7 @@ The last two decode plainly in parts as well ("plain"), or hold the whole model 
 Chosen is the first, for what it does not cost: plain decoding stays llama.cpp's own, nothing is written, and a few
 megabytes are all it takes, where the split ways write a file of the model's size and decode plainly in parts. It is
 not the quickest round everywhere. How far equal code lies apart is seen in "plain", which is the same in both ways in
-place; what a table shows beyond that, as headless parts do in some rounds of 4 and 8, is the price. Of the two in
+place; what a table shows beyond that, as the split ways do in some rounds of 4 and 8, is the price. Of the two in
 place, a context each keeps its graphs while plain rounds, drafts and verifications take turns, as in an answer.
 """
 
