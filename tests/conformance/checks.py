@@ -53,6 +53,7 @@ def check_lossless_but_for_ties(case: Case, name: str) -> None:
     decoder.close()
     assert 0 < decoder.stats.accepted < decoder.stats.drafted
     assert decoder.stats.reanchored >= 2
+    assert decoder.stats.evicted >= 3 * case.policy.block
     assert goes_past_evictions(case.policy)
     short = rows_short_of_best(case, prompt, got)
     assert len(short) == N_ANSWER
@@ -69,6 +70,7 @@ def check_lossless(case: Case, name: str, how: Sampling, *, depth: int = 5) -> N
     assert got == expected
     stats = decoder.stats
     assert stats.reanchored >= 2
+    assert stats.evicted >= 3 * case.policy.block
     assert goes_past_evictions(case.policy)
     assert 0 < stats.accepted < stats.drafted
     assert stats.emitted == N_ANSWER
