@@ -130,6 +130,10 @@ def _span(turns: Sequence[Turn]) -> Sequence[Turn]:
     return next((turns[:n] for n in range(1, len(turns)) if _emitted(turns[:n]) >= _SPAN), turns)
 
 
+def _first_eviction(turns: Sequence[Turn]) -> int:
+    return next(at for at, turn in enumerate(turns) if turn.evicted)
+
+
 def tokens_alone(request: Request, n_tokens: int) -> Memory:
     with opened(request) as subject, token_chat(subject) as chat:
         chat.until(n_tokens)
@@ -138,7 +142,7 @@ def tokens_alone(request: Request, n_tokens: int) -> Memory:
 
 def _memory(turns: Sequence[Turn]) -> Memory:
     """Grown since the first eviction and re-anchoring: these are the first to use all of the engine's buffers."""
-    evicted = next(at for at, turn in enumerate(turns) if turn.evicted)
+    evicted = _first_eviction(turns)
     settled = next((at for at, turn in enumerate(turns) if at >= evicted and turn.reanchored), evicted)
     last = turns[-1].rss_bytes
     return Memory(last, last - turns[min(settled + 1, len(turns) - 1)].rss_bytes)
@@ -146,7 +150,7 @@ def _memory(turns: Sequence[Turn]) -> Memory:
 
 def summed(plan: Plan, turns: Sequence[Turn], alone: Memory, ends: Sequence[Sequence[Turn]]) -> Report:
     """`turns` are those of the long chat, `ends` what it and the fresh one did in turn."""
-    begun = next(at for at, turn in enumerate(turns) if turn.evicted)
+    begun = _first_eviction(turns)
     return Report(
         model=plan.model.name,
         tokens=turns[-1].tokens,

@@ -78,8 +78,8 @@ class Lookup:
                 self._step(context[at])
             return
         self._seen = context
-        if not grown and compact(context[first:end]) != known:
-            if common_prefix(known, context[first:end]) < len(known) // 2:
+        if not grown and (before := compact(context[first:end])) != known:
+            if common_prefix(known, before) < len(known) // 2:
                 self.rates.begin()  # another conversation, not an edited one
             fits = False
         if not fits:

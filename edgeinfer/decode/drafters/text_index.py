@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from edgeinfer.types import compact
 
@@ -77,18 +77,13 @@ class TextIndex:
 
     def after(self, match: Match, limit: int) -> list[int]:
         """`limit` tokens at `match`; a match that overlaps the end goes on with its own tokens."""
-        found = self.tokens[match.source : match.source + limit].tolist()
-        period = len(self.tokens) - match.source
-        while len(found) < limit:
-            found.append(found[len(found) - period])
-        return found
+        part = self.tokens[match.source : match.source + limit].tolist()
+        return _repeated(part, limit, len(self.tokens) - match.source)
 
     def forks_after(self, match: Match, limit: int) -> bytearray:
         """Of the places of `limit` tokens at `match`. Behind the end, those that the text had so far."""
-        forks = self.forks[match.source : match.source + limit]
-        period = len(self.tokens) - match.source
-        while len(forks) < limit:
-            forks.append(forks[len(forks) - period])
+        part = self.forks[match.source : match.source + limit]
+        forks = _repeated(part, limit, len(self.tokens) - match.source)
         forks[0] = self.fork_at(match)
         return forks
 
@@ -132,3 +127,13 @@ class TextIndex:
         while length < most and tokens[place - 1 - length] == tokens[end - 1 - length]:
             length += 1
         return length
+
+
+_Part = TypeVar("_Part", list[int], bytearray)
+
+
+def _repeated(part: _Part, limit: int, period: int) -> _Part:
+    """`part`, which ends with the text where it is shorter than `limit`, then again and again its last `period`."""
+    while len(part) < limit:
+        part.append(part[-period])
+    return part
