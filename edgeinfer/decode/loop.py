@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from edgeinfer.decode.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.keyed import KeyedRound
+from edgeinfer.decode.policy.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgeinfer.decode.arms import Outcome
+from edgeinfer.decode.policy.arms import Outcome
 
 
 @dataclass(slots=True)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgeinfer.decode.arms import NONE, Controller, Fixed
-from edgeinfer.decode.bids import Bidder, DepthBids, GatedBids, LookupBids
-from edgeinfer.decode.calibrate import BUDGET_S, CostStore, calibrate, cost_key
-from edgeinfer.decode.controller import Auto
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.policy.arms import NONE, Controller, Fixed
+from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
+from edgeinfer.decode.policy.controller import Auto
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.offers import Bidder, DepthBids, GatedBids, LookupBids
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model

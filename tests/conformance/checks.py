@@ -13,8 +13,8 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 
-from edgeinfer.decode.arms import Arm, Fixed
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.formats import read_header, shape_from_gguf
 from edgeinfer.plan import kv_bytes

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.draft_model import DraftModel
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.protocols import Drafter, Model, Row
 from edgeinfer.types import Prompt, Sampling

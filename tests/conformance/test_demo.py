@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeinfer.decode.arms import Arm, Fixed
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.protocols import Model
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy

@@ -14,7 +14,7 @@ from edgeinfer.backends.gguf.model import GgufModel
 from edgeinfer.cli.main import parser_of
 from edgeinfer.cli.options import request_from, take_name
 from edgeinfer.decode import strategy
-from edgeinfer.decode.costs import RowCosts
+from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.types import Sampling
 from tests.tiny_gguf import Tiny, write_tiny
 

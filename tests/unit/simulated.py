@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.decode.arms import Arm, Controller, Outcome
-from edgeinfer.decode.bids import GatedBids, LookupBids
-from edgeinfer.decode.controller import Auto
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.policy.arms import Arm, Controller, Outcome
+from edgeinfer.decode.policy.controller import Auto
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.offers import GatedBids, LookupBids
 from edgeinfer.protocols import Drafter
 
 N_VOCAB = 32

@@ -20,7 +20,7 @@ from edgeinfer.bench.speculation.report import ALL, Row, as_json, rows_by_prompt
 from edgeinfer.bench.speculation.sides import turned
 from edgeinfer.bench.speculation.targets import slower, verdicts
 from edgeinfer.bench.statistics import Pair, speedup, spread
-from edgeinfer.decode.costs import RowCosts
+from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import UsageError
 from tests.tiny_gguf import Tiny, write_tiny
 

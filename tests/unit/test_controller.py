@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from edgeinfer.decode.arms import NONE, Arm, Fixed, Outcome
-from edgeinfer.decode.bids import Bid, GatedBids
-from edgeinfer.decode.controller import Auto, Ledger, worth
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.drafters.lookup import Lookup
-from edgeinfer.decode.gate import COLD
+from edgeinfer.decode.policy.arms import NONE, Arm, Fixed, Outcome
+from edgeinfer.decode.policy.controller import Auto, Ledger, worth
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.gate import COLD
+from edgeinfer.decode.policy.offers import Bid, GatedBids
 from tests.unit.simulated import Clock, Device, Played, a_text, auto, play
 
 PHASES = (("prose", 300), ("easy", 300), ("copy", 300), ("prose", 300), ("copy", 200), ("easy", 200))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.decode.calibrate import CostStore, calibrate, cost_key
-from edgeinfer.decode.costs import Costs, RowCosts, interpolate
+from edgeinfer.decode.policy.calibrate import CostStore, calibrate, cost_key
+from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
 
 
 def test_rows_between_measured_ones_are_interpolated_and_beyond_them_extrapolated() -> None:

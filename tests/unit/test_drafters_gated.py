@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
-from edgeinfer.decode.gate import COLD, EDGES, Gate, best_length, bucket, row_price, worth_keeping
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.gate import COLD, EDGES, Gate, best_length, bucket, row_price, worth_keeping
 from tests.unit.simulated import FakeRow
 
 CHEAP = RowCosts({1: 1.0, 8: 1.7}, {1: 0.7, 8: 1.4}, {1: 1.0, 8: 1.7}, 0.3)

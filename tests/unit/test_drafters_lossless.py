@@ -10,12 +10,12 @@ import pytest
 
 from edgeinfer.backends.reference import load_gguf
 from edgeinfer.decode import strategy
-from edgeinfer.decode.arms import Arm, Controller, Fixed
-from edgeinfer.decode.costs import Costs, RowCosts
 from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
 from edgeinfer.decode.drafters.gated import ExitSource, Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.arms import Arm, Controller, Fixed
+from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.strategy import Draft, assemble, build
 from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.plan import make_plan

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeinfer.decode.arms import Arm, Fixed
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.decode.costs import RowCosts, interpolate
 from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.policy.costs import RowCosts, interpolate
 
 MAX_ROWS: Final = 16
 MAX_DRAFTS: Final = 8

@@ -225,8 +225,8 @@ def warm_up(sides: Sides) -> float:
 
 def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     """The row costs of the report's ceilings, measured here and now."""
-    from edgeinfer.decode.calibrate import calibrate
-    from edgeinfer.decode.costs import RowCosts
+    from edgeinfer.decode.policy.calibrate import calibrate
+    from edgeinfer.decode.policy.costs import RowCosts
 
     if sides.subject in log.log.costs:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from edgeinfer.bench.report import commit
-from edgeinfer.decode.costs import RowCosts
+from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import UsageError
 
 PLAIN: Final = "plain"  # the whole model, speculation off

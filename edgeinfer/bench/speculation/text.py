@@ -15,7 +15,7 @@ from edgeinfer.bench.speculation.report import ALL, Row, rows_of
 from edgeinfer.bench.speculation.sides import SLICE
 from edgeinfer.bench.speculation.targets import NOT_SLOWER, slower, verdicts
 from edgeinfer.bench.statistics import spread
-from edgeinfer.decode.costs import interpolate
+from edgeinfer.decode.policy.costs import interpolate
 
 NOISY: Final = 0.05  # plain runs of the same prompt that differ by more make a run doubtful
 _SHOWN_ROWS: Final = (1, 2, 3, 4, 6, 8, 12, 16)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 
-from edgeinfer.decode.costs import Part
 from edgeinfer.decode.keyed import KeyedRound
+from edgeinfer.decode.policy.costs import Part
 from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
 from edgeinfer.types import Tokens, compact

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
-from edgeinfer.decode.costs import Costs, Part
-from edgeinfer.decode.gate import COLD, Gate, bucket, confidence, row_price, worth_keeping
+from edgeinfer.decode.policy.costs import Costs, Part
+from edgeinfer.decode.policy.gate import COLD, Gate, bucket, confidence, row_price, worth_keeping
 from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
 

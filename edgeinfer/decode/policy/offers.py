@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edgeinfer.decode.arms import Arm, Outcome
-from edgeinfer.decode.costs import Costs, Part
 from edgeinfer.decode.drafters.gated import Gated
 from edgeinfer.decode.drafters.lookup import Lookup
-from edgeinfer.decode.gate import COLD, best_length
+from edgeinfer.decode.policy.arms import Arm, Outcome
+from edgeinfer.decode.policy.costs import Costs, Part
+from edgeinfer.decode.policy.gate import COLD, best_length
 from edgeinfer.types import Tokens
 
 

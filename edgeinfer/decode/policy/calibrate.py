@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter, time
 from typing import Final
 
-from edgeinfer.decode.costs import RowCosts
+from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.protocols import Cache, Model
 from edgeinfer.window import MIN_BLOCK, WindowPolicy
 

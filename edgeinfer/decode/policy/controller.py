@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from edgeinfer.decode.arms import NONE, Arm, Outcome
-from edgeinfer.decode.bids import Bid, Bidder
-from edgeinfer.decode.costs import Costs
+from edgeinfer.decode.policy.arms import NONE, Arm, Outcome
+from edgeinfer.decode.policy.costs import Costs
+from edgeinfer.decode.policy.offers import Bid, Bidder
 from edgeinfer.types import Tokens
 
 _MARGIN: Final = 1.02  # a bid must beat plain by this, as estimates are noisy
