@@ -45,15 +45,22 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen. Temperature 0 is greedy. Truncations are off at 0 (top_k, min_p) and 1 (top_p)."""
+    """How a token is chosen. The defaults draw from the model's own distribution, unchanged.
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
+    Only an explicit temperature of 0 is greedy (`GREEDY`). The same seed gives the same tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    min_p: float = 0.0  # 0: off
+    repeat_penalty: float = 1.0  # 1: off
     repeat_last_n: int = 64  # tokens that the penalty looks back on
     seed: int = 0
+
+
+GREEDY: Final = Sampling(temperature=0.0)
+"""The most likely token at every step."""
 
 
 @dataclass(frozen=True, slots=True)

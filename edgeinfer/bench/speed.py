@@ -17,7 +17,7 @@ from edgeinfer.bench.opened import Opened, add_model_arguments, opened, request_
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Prompt, Sampling, Tokens
+from edgeinfer.types import GREEDY, Prompt, Tokens
 
 _TEXT = "The lighthouse keeper wrote down what the sea had brought that day, and what it had taken away again. "
 
@@ -129,7 +129,7 @@ def _ours(subject: Opened, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]
     """The answer, and the seconds to its first token; from outside, as a caller sees it."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:
-        answer = decoder.stream(Prompt(tuple(prompt)), Sampling(), max_tokens=n_tokens, stop_tokens=frozenset())
+        answer = decoder.stream(Prompt(tuple(prompt)), GREEDY, max_tokens=n_tokens, stop_tokens=frozenset())
         started = time.perf_counter()
         tokens = [next(iter(answer))]
         first = time.perf_counter()

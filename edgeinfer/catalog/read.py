@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape, Pick, Tier
 from edgeinfer.errors import UsageError
 from edgeinfer.formats.tables import Table
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY, Sampling
 
 __all__ = ["read_models", "read_picks", "read_tiers"]
 
@@ -55,7 +55,7 @@ def _model(table: Table, tiers: Mapping[str, Tier]) -> ModelEntry:
         rank=table.integer("rank", 0),
         rank_source=table.text("rank_source", ""),
         shape=shape,
-        sampling=_sampling(table.table("sampling")) if "sampling" in table else Sampling(),
+        sampling=_sampling(table.table("sampling")) if "sampling" in table else GREEDY,
         artifacts=tuple(artifact for files in table.tables("files") for artifact in _artifacts(files, shape, tiers)),
         exit_layer=table.integer("exit_layer") if "exit_layer" in table else None,
         thinking=(thinking[0], thinking[1]) if thinking else None,
@@ -96,7 +96,7 @@ def _shape(table: Table) -> ModelShape:
 
 def _sampling(table: Table) -> Sampling:
     sampling = Sampling(
-        temperature=table.number("temperature", 0.0),
+        temperature=table.number("temperature", 1.0),
         top_k=table.integer("top_k", 0),
         top_p=table.number("top_p", 1.0),
         min_p=table.number("min_p", 0.0),

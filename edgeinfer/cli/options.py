@@ -134,7 +134,15 @@ def sampling_from(args: argparse.Namespace, usual: Sampling) -> Sampling:
     }
     if args.seed is None:
         given["seed"] = int.from_bytes(os.urandom(4), "big")
-    return replace(usual, **{name: value for name, value in given.items() if value is not None})
+    sampling = replace(usual, **{name: value for name, value in given.items() if value is not None})
+    truncations = {"--top-k": args.top_k, "--top-p": args.top_p, "--min-p": args.min_p}
+    unused = [flag for flag, value in truncations.items() if value is not None]
+    if unused and args.temp is None and sampling.temperature == 0:
+        raise UsageError(
+            f"{unused[0]} has no effect: this model takes the most likely token unless a temperature is given",
+            hint=f"add `--temp 1`, or leave {unused[0]} out",
+        )
+    return sampling
 
 
 def number(text: str, kind: type[int] | type[float], least: float, most: float, what: str) -> float:

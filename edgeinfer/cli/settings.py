@@ -49,6 +49,7 @@ SAMPLING: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "repeat-penalty": ("repeat_penalty", positive),
     "seed": ("seed", count0),
 }
+TRUNCATIONS = ("top-k", "top-p", "min-p")
 OTHERS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "max-tokens": ("max_tokens", count),
     "think-budget": ("think_budget", count),
@@ -71,6 +72,8 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
         parsed = parse(value)
     except argparse.ArgumentTypeError as error:
         raise UsageError(f"{name} {error}", hint="`/set` alone shows what each one is") from None
+    if name in TRUNCATIONS and settings.sampling.temperature == 0:
+        raise UsageError(f"{name} has no effect at temperature 0", hint="`/set temp 1` first")
     if name in SAMPLING:
         return replace(settings, sampling=replace(settings.sampling, **{field: parsed}))  # type: ignore[arg-type]
     return replace(settings, **{field: parsed})  # type: ignore[arg-type]

@@ -17,12 +17,12 @@ from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.protocols import Drafter, Model, Row
+from edgeinfer.types import GREEDY as GREEDY
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance.backends import POLICY, Subject
 from tests.conformance.forced import Forced, Primed
 
-GREEDY = Sampling()
 SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, repeat_penalty=1.1, seed=11)
 DRAFT_POLICY = WindowPolicy(window=32, sink=0, block=8, limit=96)
 ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)  # drafting always pays

@@ -15,7 +15,7 @@ from edgeinfer.cli.main import parser_of
 from edgeinfer.cli.options import request_from, take_name
 from edgeinfer.decode import strategy
 from edgeinfer.decode.policy.costs import RowCosts
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY
 from tests.tiny_gguf import Tiny, write_tiny
 
 ROWS_FREE = RowCosts({1: 0.010, 16: 0.011}, {1: 0.008, 16: 0.010}, {1: 0.010, 16: 0.011}, 0.001)
@@ -29,7 +29,7 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answer(request: edgeinfer.Request) -> tuple[str, edgeinfer.Session]:
     with edgeinfer.open(request) as session:
-        return "".join(session.stream(ASK, sampling=Sampling(), max_tokens=60)), session
+        return "".join(session.stream(ASK, sampling=GREEDY, max_tokens=60)), session
 
 
 def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from edgeinfer.backends.mlx.cache import MlxCache
 from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import RewindError
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.types import GREEDY, Prompt
 from edgeinfer.window import WindowPolicy
 from tests.mlx_backend.families import FAMILIES, N_VOCAB, build
 
@@ -54,7 +54,7 @@ class Held:
 
 def test_a_conversation_that_goes_far_back_is_run_again_and_exact(cache: MlxCache) -> None:
     def answer(tokens: list[int]) -> list[int]:
-        return list(decoder.stream(Prompt(tuple(tokens)), Sampling(), max_tokens=4, stop_tokens=frozenset()))
+        return list(decoder.stream(Prompt(tuple(tokens)), GREEDY, max_tokens=4, stop_tokens=frozenset()))
 
     decoder = Decoder(Held(cache), POLICY)  # type: ignore[arg-type]
     cache.rewind(0)

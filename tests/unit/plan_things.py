@@ -5,7 +5,7 @@ from dataclasses import replace
 from edgeinfer.catalog import Artifact, Catalog, LayerKv, ModelEntry, ModelShape, Tier
 from edgeinfer.device import DeviceProfile, EngineSpeed
 from edgeinfer.plan import Capabilities
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY
 
 GB = 1_000_000_000
 TIERS = {
@@ -55,7 +55,7 @@ def artifact(gb: float, tier: str = "Q4_K_M", backend: str = "gguf") -> Artifact
 
 
 def model(name: str, rank: int, *artifacts: Artifact, shape: ModelShape = SHAPE) -> ModelEntry:
-    return ModelEntry(name, name.title(), "mit", False, rank, "test", shape, Sampling(), artifacts)
+    return ModelEntry(name, name.title(), "mit", False, rank, "test", shape, GREEDY, artifacts)
 
 
 def catalog(*models: ModelEntry) -> Catalog:

@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from edgeinfer.cli import output, progress
 from edgeinfer.cli.banner import banner
 from edgeinfer.cli.lines import messages
-from edgeinfer.cli.options import add_plan_options
+from edgeinfer.cli.options import add_plan_options, add_sampling_options, sampling_from
 from edgeinfer.cli.parser import make_parser
 from edgeinfer.cli.settings import Settings, changed, lines
 from edgeinfer.cli.stats_lines import speedup, stats_json, stats_lines
@@ -17,7 +18,7 @@ from edgeinfer.cli.streaming import LiveLine, Screen
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
 from edgeinfer.plan import Request, make_plan
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY, Sampling
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model
 
 PLAIN = AnswerStats(
@@ -227,6 +228,22 @@ def test_a_setting_is_changed_and_shown(name: str, value: str, line: str) -> Non
     after = changed(SETTINGS, name, value)
     assert line in lines(after)
     assert line not in lines(SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["top-k", "top-p", "min-p"])
+def test_a_truncation_without_a_temperature_is_refused(name: str) -> None:
+    greedy = Settings(GREEDY, max_tokens=100)
+    with pytest.raises(UsageError, match=f"{name} has no effect at temperature 0"):
+        changed(greedy, name, "0.5" if name.endswith("p") else "5")
+    warm = changed(changed(greedy, "temp", "0.5"), name, "1")
+    assert warm.sampling.temperature == 0.5
+
+    parser = make_parser("run", "", "", "")
+    add_sampling_options(parser)
+    for argv, refused in (([f"--{name}", "1"], True), ([f"--{name}", "1", "--temp", "0"], False)):
+        with pytest.raises(UsageError, match=f"--{name} has no effect") if refused else nullcontext():
+            assert sampling_from(parser.parse(argv), GREEDY).temperature == 0
+    assert sampling_from(parser.parse([f"--{name}", "1"]), Sampling(temperature=0.3)).temperature == 0.3
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.plan import make_plan
 from edgeinfer.plan.types import Capabilities, Plan, Request, SpeculationPlan
 from edgeinfer.protocols import Drafter, Model
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.types import GREEDY, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance.forced import Breaking
 from tests.tiny_gguf import Tiny, write_tiny
@@ -31,7 +31,7 @@ from tests.unit.plan_things import model as an_entry
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
 SMALLER = WindowPolicy(window=64, sink=0, block=16, limit=96)
 ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)
-HOW = [Sampling(), Sampling(temperature=0.8, seed=3)]
+HOW = [GREEDY, Sampling(temperature=0.8, seed=3)]
 N = 110
 
 
@@ -140,9 +140,9 @@ def test_a_draft_model_that_failed_once_drafts_again(model: Model) -> None:
         drafters={"draft": Gated(DraftModel(broken, SMALLER), Costs(ROWS_FREE, 16))},  # type: ignore[arg-type]
     )
     with pytest.raises(EngineFailed, match="gave up"):
-        list(decoder.stream(prompt(), Sampling(), max_tokens=60, stop_tokens=frozenset()))
-    tokens = list(decoder.stream(prompt(), Sampling(), max_tokens=60, stop_tokens=frozenset()))
-    assert tokens == plain(model, Sampling())[:60]
+        list(decoder.stream(prompt(), GREEDY, max_tokens=60, stop_tokens=frozenset()))
+    tokens = list(decoder.stream(prompt(), GREEDY, max_tokens=60, stop_tokens=frozenset()))
+    assert tokens == plain(model, GREEDY)[:60]
     assert decoder.stats.accepted > 10
     decoder.close()
 

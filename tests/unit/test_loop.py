@@ -14,12 +14,11 @@ from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike
-from edgeinfer.types import Prompt, Sampling, Tokens
+from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from edgeinfer.window import WindowPolicy
 from tests.unit.fake_model import N_VOCAB, FakeModel
 
 POLICY = WindowPolicy(window=16, sink=4, block=4, limit=32)
-GREEDY = Sampling()
 SAMPLED = Sampling(temperature=1.0, seed=4)
 
 
@@ -38,7 +37,9 @@ def numbers(n: int, first: int = 0) -> tuple[int, ...]:
     return tuple((first + 7 * index) % N_VOCAB for index in range(n))
 
 
-@pytest.mark.parametrize("how", [GREEDY, SAMPLED, Sampling(repeat_penalty=1.5), Sampling(temperature=2.0, min_p=0.1)])
+@pytest.mark.parametrize(
+    "how", [GREEDY, SAMPLED, Sampling(temperature=0.0, repeat_penalty=1.5), Sampling(temperature=2.0, min_p=0.1)]
+)
 def test_every_depth_gives_the_plain_answer(how: Sampling) -> None:
     prompt = Prompt(numbers(9), n_system=3)
     plain = answer(decoder(), prompt, 100, how)

@@ -6,11 +6,10 @@ import pytest
 
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.runner.answer import Answer, Limits, joined
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.types import GREEDY, Prompt, Sampling
 
 STOP, OPEN, CLOSE = 0, 1, 2
 TAGS = ("<think>", "</think>")
-GREEDY = Sampling()
 
 
 class Bytes:

@@ -11,10 +11,8 @@ from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
 from edgeinfer.plan.types import SpeculationPlan
 from edgeinfer.runner.opening import MIXED_TENSORS, NO_TEMPLATE, Downloads, bring
-from edgeinfer.types import Message, Sampling
+from edgeinfer.types import GREEDY, Message, Sampling
 from tests.tiny_gguf import Tiny, write_tiny
-
-GREEDY = Sampling()
 
 
 @pytest.fixture(scope="module")

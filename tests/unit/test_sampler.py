@@ -10,10 +10,19 @@ import pytest
 from edgeinfer.decode.noise import SPAN, gumbel, uniform
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, UsageError
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY, Sampling
 
 DRAWS = 20_000
 ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -2.0, 1.5, 1.0], np.float32)
+
+
+def test_the_default_is_the_models_own_distribution() -> None:
+    """A truncation alone never means greedy."""
+    ids, p = Sampler(Sampling()).probabilities(ROW, ())
+    expected = np.exp(ROW - ROW.max()) / np.exp(ROW - ROW.max()).sum()
+    np.testing.assert_allclose(p, expected[ids], rtol=1e-5)
+    assert not Sampler(Sampling(top_p=0.9)).greedy
+    assert Sampler(GREEDY).greedy
 
 
 def exact(how: Sampling, row: np.ndarray, seen: tuple[int, ...] = ()) -> np.ndarray:
@@ -139,8 +148,8 @@ def test_cutting_before_sorting_changes_nothing_on_a_large_row(name: str, seed: 
 
 
 def test_greedy_and_its_penalty() -> None:
-    assert Sampler(Sampling()).greedy
-    penal = Sampler(Sampling(repeat_penalty=3.0))
+    assert Sampler(GREEDY).greedy
+    penal = Sampler(Sampling(temperature=0.0, repeat_penalty=3.0))
     assert not penal.greedy
     assert penal.pick(ROW, 0, (3, 4)) == 0
     assert penal.pick(ROW, 0, (0,)) == 6  # 2.0 / 3 falls below 1.5
@@ -148,7 +157,7 @@ def test_greedy_and_its_penalty() -> None:
 
 
 def test_penalty_looks_back_only_so_far() -> None:
-    near = Sampler(Sampling(repeat_penalty=3.0, repeat_last_n=2))
+    near = Sampler(Sampling(temperature=0.0, repeat_penalty=3.0, repeat_last_n=2))
     assert near.pick(ROW, 0, (0, 1, 2)) == 0
     assert near.pick(ROW, 0, (1, 0, 2)) == 6
 

@@ -22,7 +22,7 @@ from edgeinfer.bench.speculation.ceiling import MAX_ROWS
 from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Measured, Record, Subject, Trace
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Message, Sampling, SpeculationMode
+from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
 
 ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
@@ -218,7 +218,7 @@ def record_of(
 
 def warm_up(sides: Sides) -> float:
     """An answer on every side, so that each has drafted once; the seconds that a token of its prompt took."""
-    answers = sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), Sampling(), 32)
+    answers = sides.answer(list(sides.decoders), sides.prompt([Message("user", _WARM)]), GREEDY, 32)
     stats = answers[PLAIN].stats
     return stats.first_token_s / stats.prompt
 
