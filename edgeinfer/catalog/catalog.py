@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from edgeinfer.catalog.entry import ModelEntry, Pick, Tier
 from edgeinfer.catalog.read import read_models, read_picks, read_tiers
 from edgeinfer.formats.tables import read_toml
+from edgeinfer.paths import config_folder
 
 __all__ = ["Catalog", "builtin_file", "load_catalog", "user_models_file"]
 
@@ -68,10 +68,10 @@ def builtin_file() -> Path:
     return installed if installed.exists() else package.parent / "models.toml"
 
 
-def user_models_file() -> Path:
-    """Where a person's own entries live: `$XDG_CONFIG_HOME/edgeinfer/models.toml`."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "edgeinfer" / "models.toml"
+def user_models_file() -> Path | None:
+    """Where a person's own entries are, in the configuration folder; None without one."""
+    folder = config_folder()
+    return folder / "models.toml" if folder else None
 
 
 def load_catalog(user_file: Path | None = None) -> Catalog:
@@ -89,7 +89,7 @@ def load_catalog(user_file: Path | None = None) -> Catalog:
     )
     top.done()
     mine = user_file or user_models_file()
-    if mine.exists():
+    if mine and mine.exists():
         own = read_toml(mine)
         for entry in read_models(own, tiers):
             catalog = catalog.with_model(entry)

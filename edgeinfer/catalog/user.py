@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeinfer.catalog.catalog import load_catalog
 from edgeinfer.catalog.entry import Artifact, ModelEntry, ModelShape
 from edgeinfer.errors import UsageError
+from edgeinfer.kept import write_whole
 from edgeinfer.types import Sampling
 
 __all__ = ["append_user_entry"]
 
 _UNWRITABLE = "XDG_CONFIG_HOME names the folder above it"
+_NO_HOME = "set XDG_CONFIG_HOME or HOME"
 
 
-def append_user_entry(entry: ModelEntry, path: Path) -> None:
+def append_user_entry(entry: ModelEntry, path: Path | None) -> Path:
     """Write `entry` at the end of the file at `path`, which is made where it is missing; what is there stays as it is.
 
-    The new file is read back before it takes the old one's place. Raises UsageError when the name is taken there or the
-    file cannot be written.
+    The new file is read back before it takes the old one's place. Returns the path. Raises UsageError when there is no
+    folder for it, the name is taken, or the file cannot be written.
     """
-    import tempfile  # `plan` should not pay for it
-
+    if path is None:
+        raise UsageError("there is no folder for a models.toml of your own", hint=_NO_HOME)
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     text = old + ("\n" if old and not old.endswith("\n") else "") + "\n".join(_lines(entry)) + "\n"
     if old and f"name = {_quote(entry.name)}\n" in old:
         raise UsageError(f"{path} already has a model {entry.name}", hint=f"remove that entry from {path} first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".models-", suffix=".toml")
+        write_whole(path, text, check=load_catalog)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", hint=_UNWRITABLE) from error
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        load_catalog(new)
-        new.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", hint=_UNWRITABLE) from error
-    finally:
-        new.unlink(missing_ok=True)
+    return path
 
 
 def _quote(text: str) -> str:

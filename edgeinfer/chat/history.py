@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from edgeinfer.errors import UsageError
+from edgeinfer.kept import write_whole
 from edgeinfer.types import Message, Role
 
 FORMAT = 1
@@ -30,15 +29,7 @@ def save(path: Path, messages: Sequence[Message], *, model: str) -> None:
         indent=1,
     )
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content + "\n")
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_whole(path, content + "\n")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot save to `{path}`: {reason(error)}", hint="name a file in a folder of yours"

@@ -113,27 +113,33 @@ def installed_version(name: str) -> str:
 
 
 def places() -> dict[str, str]:
+    """Where files are, by what they are; "none" on a machine without a home folder."""
     from edgeinfer.catalog import builtin_file, user_models_file
     from edgeinfer.cli.lines import history_file
+    from edgeinfer.errors import UsageError
     from edgeinfer.hub import cache_dir
+    from edgeinfer.paths import cache_folder
+
+    try:
+        models = cache_dir()
+    except UsageError:
+        models = None
+    measured = cache_folder()
 
     found = {
-        "models": cache_dir(),
+        "models": models,
         "catalogue": builtin_file(),
         "yours": user_models_file(),
         "history": history_file(),
-        "measured": cache_folder(),
+        "measured": measured,
     }
-    texts = {name: f"{path}{note(path)}" for name, path in found.items()}
-    return {**texts, "measured": texts["measured"] + kept(cache_folder())}
+    texts = {name: f"{path}{note(path)}" if path else "none" for name, path in found.items()}
+    return {**texts, "measured": texts["measured"] + kept(measured)}
 
 
-def cache_folder() -> Path:
-    """What was measured once and is kept: bandwidth, costs of rounds, self-tests. It can be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer"
-
-
-def kept(folder: Path) -> str:
+def kept(folder: Path | None) -> str:
+    if folder is None:
+        return ""
     files = [path for path in folder.rglob("*") if path.is_file()]
     if not files:
         return ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from edgeinfer.cli.output import whisper
 from edgeinfer.cli.reading import decoded
 from edgeinfer.errors import UsageError
+from edgeinfer.paths import state_folder
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -62,9 +63,9 @@ def line_source() -> LineSource:
     return PipedLines()
 
 
-def history_file() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "edgeinfer" / "history"
+def history_file() -> Path | None:
+    folder = state_folder()
+    return folder / "history" if folder else None
 
 
 def history() -> History:
@@ -72,6 +73,8 @@ def history() -> History:
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     file = history_file()
+    if file is None:
+        return InMemoryHistory()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)

@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     entry = replace(entry, name=name_of(args.name or entry.name))
     if load_catalog().find(entry.name) is not None:
         raise UsageError(f"there is a model called {entry.name} already", hint="choose another with --name")
-    append_user_entry(entry, user_models_file())
+    written = append_user_entry(entry, user_models_file())
     artifact = entry.artifacts[0]
     if args.json:
         show_json({"name": entry.name, "tier": artifact.tier, "n_bytes": artifact.n_bytes, "file": artifact.file})
     else:
         show(entry.name)
-    whisper(f"{entry.title}, {artifact.tier}, {size(artifact.n_bytes)}: written to {user_models_file()}")
+    whisper(f"{entry.title}, {artifact.tier}, {size(artifact.n_bytes)}: written to {written}")
     return 0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeinfer.device.devices import Devices
+from edgeinfer.kept import read_kept, write_kept
+from edgeinfer.paths import cache_folder
 
 __all__ = ["Copied", "bandwidth", "measure"]
 
@@ -32,15 +30,16 @@ def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int) -> tu
     known = devices.chip_titled(chip, total_bytes)
     if known:
         return int(known.gb_per_s.value * 1e9), f"known chip: {known.gb_per_s.source}"
-    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer" / "bandwidth.json"
+    folder = cache_folder()
+    file = folder / "bandwidth.json" if folder else None
     machine = f"{chip}, {n_cores} cores, {total_bytes >> 30} GiB"
-    kept = _load(file)
+    kept = {name: per_s for name, per_s in read_kept(file).items() if _is_plausible(per_s)}
     if machine in kept:
         return kept[machine], "measured copy, cached"
     found = measure(n_cores)
     if found.cpu_share < _QUIET_SHARE:  # kept, it would choose too small a model for good
         return found.per_s, "measured copy; measured while the machine was busy"
-    _store(file, {**kept, machine: found.per_s})
+    write_kept(file, {**kept, machine: found.per_s})
     return found.per_s, "measured copy"
 
 
@@ -71,21 +70,5 @@ def measure(n_threads: int) -> Copied:
     return best
 
 
-def _load(file: Path) -> dict[str, int]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    good = kept.items() if isinstance(kept, dict) else ()
-    return {key: value for key, value in good if isinstance(value, int) and 10**8 < value < 10**14}
-
-
-def _store(file: Path, kept: dict[str, int]) -> None:
-    import tempfile  # only a first run pays for it
-
-    with suppress(OSError):  # a cache that cannot be written costs 50 ms next time, no more
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(kept, out)
-        Path(name).replace(file)
+def _is_plausible(per_s: object) -> bool:
+    return isinstance(per_s, int) and 10**8 < per_s < 10**14

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -10,6 +9,7 @@ from typing import get_args
 from edgeinfer.device.profile import DeviceProfile, EngineSpeed, Os
 from edgeinfer.errors import UsageError
 from edgeinfer.formats.tables import Table, read_toml
+from edgeinfer.paths import config_folder
 
 __all__ = ["Chip", "Device", "Devices", "Figure", "load_devices", "named", "slugs", "user_devices_file"]
 
@@ -96,16 +96,16 @@ class Devices:
         )
 
 
-def user_devices_file() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "edgeinfer" / "devices.toml"
+def user_devices_file() -> Path | None:
+    folder = config_folder()
+    return folder / "devices.toml" if folder else None
 
 
 def load_devices(user_file: Path | None = None) -> Devices:
     """The built-in devices with those of `user_file` over them. Raises UsageError where a file is wrong."""
     devices = _merge(Devices({}, {}, {}), read_toml(Path(__file__).parent / "devices.toml"))
     mine = user_file or user_devices_file()
-    return _merge(devices, read_toml(mine)) if mine.exists() else devices
+    return _merge(devices, read_toml(mine)) if mine and mine.exists() else devices
 
 
 def named(slug: str) -> DeviceProfile:

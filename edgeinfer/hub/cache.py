@@ -18,6 +18,7 @@ from pathlib import Path
 from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
 from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha256_of
 from edgeinfer.hub.names import check_repo, near
+from edgeinfer.paths import user_cache
 
 __all__ = ["Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "repo_dir", "verify"]
 
@@ -39,13 +40,25 @@ class Installed:
 
 
 def cache_dir() -> Path:
-    """Where models lie: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if named:
-        return Path(os.path.expandvars(named)).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    """Where models are kept: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. Raises UsageError without
+    any of them, on a machine that has no home folder."""
+    folder = _cache_dir()
+    if folder is None:
+        raise UsageError("there is no home folder to keep models in", hint="set HF_HOME to a folder of yours")
+    return folder
+
+
+def _cache_dir() -> Path | None:
+    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return _expanded(named)
+    if home := os.environ.get("HF_HOME"):
+        return _expanded(home) / "hub"
+    base = user_cache()
+    return base / "huggingface" / "hub" if base else None
+
+
+def _expanded(folder: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(folder)))  # noqa: PTH111  # Path.expanduser raises without a home
 
 
 def repo_dir(repo: str) -> Path:
@@ -57,6 +70,8 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
 
     `revision` is a commit, a branch or a tag; "" is main.
     """
+    if _cache_dir() is None:
+        return None
     folder, name = repo_dir(repo), file and check_relative(file)
     commit = _commit(folder, revision or "main")
     if commit is None:
@@ -69,7 +84,8 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
 def installed() -> list[Installed]:
     """Every model in the cache that edgeinfer can load, by repository and file."""
     found: list[Installed] = []
-    for folder in sorted(cache_dir().glob("models--*--*")):
+    base = _cache_dir()
+    for folder in sorted(base.glob("models--*--*") if base else ()):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
         for snapshot in sorted(folder.glob("snapshots/*")):
             found += _in_snapshot(repo, snapshot)

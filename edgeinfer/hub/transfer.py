@@ -65,6 +65,7 @@ def pull(
     `sha256` is a digest that the caller expects besides. What is in the cache already is not fetched again. Raises
     ModelNotFound, DownloadFailed (the same call goes on where it stopped) or ArtifactBad (nothing is left behind).
     """
+    cache_dir()  # without a place for it, nothing is asked of the network
     if sha256:
         check_digest(sha256)
     if COMMIT.fullmatch(revision) and file and (here := locate(repo, file, revision)):

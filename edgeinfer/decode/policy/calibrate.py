@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, time
 from typing import Final
 
 from edgeinfer.decode.policy.costs import RowCosts
+from edgeinfer.kept import read_kept, write_kept
+from edgeinfer.paths import cache_folder
 from edgeinfer.protocols import Cache, Model
 from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
@@ -160,18 +160,21 @@ class CostStore:
     """Costs on disk, one small file each; they can be deleted at any time."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.folder = folder or Path(base) / "edgeinfer" / "costs"
+        base = cache_folder()
+        self._folder = folder or (base / "costs" if base else None)
+
+    def _file(self, key: str) -> Path | None:
+        return self._folder / f"{key}.json" if self._folder else None
 
     def load(self, key: str) -> RowCosts | None:
         """None where nothing usable is stored: unreadable, of another format, or a week old."""
         try:
-            stored = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            stored = read_kept(self._file(key))
             if time() - float(stored["measured"]) > _KEEP_S:
                 return None
             tables = [{int(n): float(s) for n, s in stored[name].items()} for name in ("verify", "back", "back_short")]
             costs = RowCosts(tables[0], tables[1], tables[2], float(stored["exit_draft"]), float(stored["model_draft"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return (
             costs if costs.verify_s.get(1, 0.0) > 0 and all(s > 0 for table in tables for s in table.values()) else None
@@ -187,12 +190,4 @@ class CostStore:
             "exit_draft": costs.exit_draft_s,
             "model_draft": costs.model_draft_s,
         }
-        path = self.folder / f"{key}.json"
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(stored), encoding="utf-8")
-            part.replace(path)
-        except OSError:
-            with suppress(OSError):
-                part.unlink()
+        write_kept(self._file(key), stored)

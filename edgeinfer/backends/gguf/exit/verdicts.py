@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from edgeinfer.kept import read_kept, write_kept
+from edgeinfer.paths import cache_folder
 
 _FORMAT: Final = 2  # raise it when the self-test or the way of drafting changes
 
@@ -23,47 +25,35 @@ class Subject:
     versions: tuple[str, ...]
 
 
-def folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeinfer" / "self-tests"
+def folder() -> Path | None:
+    base = cache_folder()
+    return base / "self-tests" if base else None
 
 
 def load(subject: Subject) -> str | None:
     """What was wrong ("" when nothing was); None when this was not tested, or the file has changed since."""
     try:
-        stored = json.loads(_file(subject).read_text(encoding="utf-8"))
-        return str(stored["wrong"]) if stored["about"] == _about(subject) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        stored, about = read_kept(_file(subject)), _about(subject)
+    except OSError:
         return None
+    return str(stored["wrong"]) if "wrong" in stored and stored.get("about") == about else None
 
 
 def store(subject: Subject, wrong: str) -> None:
     """A cache folder that cannot be written to costs a test at the next start, nothing else."""
-    file = _file(subject)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as part:
-            json.dump({"about": _about(subject), "path": str(subject.path.resolve()), "wrong": wrong}, part)
-        os.replace(part.name, file)  # noqa: PTH105
-    except OSError:
-        return
+    with suppress(OSError):  # the model file may have gone
+        path = str(subject.path.resolve())
+        write_kept(_file(subject), {"about": _about(subject), "path": path, "wrong": wrong})
 
 
-def written(path: Path | None = None) -> list[Path]:
-    """The files kept for the model at `path`; for every model with None."""
-    wanted = None if path is None else str(path.resolve())
-    found = []
-    for file in sorted(folder().glob("*.json")):
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            if wanted is None or about.get("path") == wanted:
-                found.append(file)
-        except (OSError, ValueError, AttributeError):
-            if wanted is None:
-                found.append(file)
-    return found
+def written(path: Path) -> list[Path]:
+    """The files kept for the model at `path`."""
+    base, wanted = folder(), str(path.resolve())
+    files = sorted(base.glob("*.json")) if base else []
+    return [file for file in files if read_kept(file).get("path") == wanted]
 
 
-def remove(path: Path | None = None) -> int:
+def remove(path: Path) -> int:
     """Delete what `written` lists; the bytes that were freed."""
     freed = 0
     for file in written(path):
@@ -84,6 +74,7 @@ def _about(subject: Subject) -> list[str]:
     ]
 
 
-def _file(subject: Subject) -> Path:
+def _file(subject: Subject) -> Path | None:
+    base = folder()
     name = json.dumps([str(subject.path.resolve()), *_about(subject)])
-    return folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
+    return base / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json" if base else None
