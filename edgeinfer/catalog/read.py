@@ -15,6 +15,7 @@ __all__ = ["read_models", "read_picks", "read_tiers"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,95}")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+]*")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -109,7 +110,9 @@ def _sampling(table: Table) -> Sampling:
 def _artifacts(files: Table, shape: ModelShape, tiers: Mapping[str, Tier]) -> list[Artifact]:
     """One artifact for each backend and tier of a source."""
     repo, revision = files.text("repo", ""), files.text("revision", "")
-    embedded = files.flag("embedded", False)
+    embedded, package = files.flag("embedded", False), files.text("package", "")
+    if package and (repo or embedded or not _PACKAGE.fullmatch(package)):
+        raise UsageError(f"{files.where}: `package` must be name==version, without a repo; received {package!r}")
     if repo and not _REPO.fullmatch(repo):
         raise UsageError(f"{files.where}: `repo` must be org/name; received {repo!r}")
     if revision and not _REVISION.fullmatch(revision):
@@ -123,12 +126,15 @@ def _artifacts(files: Table, shape: ModelShape, tiers: Mapping[str, Tier]) -> li
         if tier not in tiers and "bytes" not in row:
             raise UsageError(f"{row.where}: tier {tier} is not in the tier table, so `bytes` is needed")
         exact = "bytes" in row
+        if package and not (exact and sha256 and file):
+            raise UsageError(f"{row.where}: a file of a package needs `file`, `bytes` and `sha256`")
         about = int(shape.n_params * tiers[tier].bits / 8) if not exact else 0
         n_bytes = row.integer("bytes") if exact else row.integer("about_bytes", about)
         source = row.text("repo", repo)
         row.done()
+        pinned = revision if source == repo else ""
         artifacts += [
-            Artifact(backend, tier, n_bytes, source, file, revision if source == repo else "", sha256, embedded, exact)
+            Artifact(backend, tier, n_bytes, source, file, pinned, sha256, embedded, exact, package)
             for backend in backends
         ]
     files.done()

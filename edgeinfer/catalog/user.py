@@ -96,7 +96,7 @@ def _shape_lines(shape: ModelShape) -> Iterator[str]:
 def _file_lines(artifact: Artifact) -> Iterator[str]:
     yield "[[model.files]]"
     yield f"backends = [{_quote(artifact.backend)}]"
-    yield f"repo = {_quote(artifact.repo)}"
+    yield f"package = {_quote(artifact.package)}" if artifact.package else f"repo = {_quote(artifact.repo)}"
     if artifact.revision:
         yield f"revision = {_quote(artifact.revision)}"
     digest = f", sha256 = {_quote(artifact.sha256)}" if artifact.sha256 else ""

@@ -57,7 +57,7 @@ def catalog_rows(catalog: Catalog) -> list[dict[str, object]]:
 
 def here_rows(catalog: Catalog) -> list[dict[str, object]]:
     """The embedded models and what the cache holds; a file that the catalogue knows has its name."""
-    from edgeinfer.hub import installed
+    from edgeinfer.hub import installed, installed_packages
 
     known = {(file.repo, file.file): (model.name, file.tier) for model in catalog.models for file in model.artifacts}
     embedded = {
@@ -67,6 +67,15 @@ def here_rows(catalog: Catalog) -> list[dict[str, object]]:
         {"name": name, "tier": tier, "n_bytes": n_bytes, "where": "inside edgeinfer"}
         for (name, tier), n_bytes in embedded.items()
     ]
+    for model in installed_packages():
+        named = (
+            (entry.name, file.tier)
+            for entry in catalog.models
+            for file in entry.artifacts
+            if file.package == model.repo and file.file.rpartition("/")[2] == model.file
+        )
+        name, tier = next(named, (model.repo, model.file))
+        rows.append({"name": name, "tier": tier, "n_bytes": model.n_bytes, "where": str(model.path)})
     for model in installed():
         name, tier = known.get((model.repo, model.file), (model.repo, ""))
         rows.append({"name": name, "tier": tier or model.file, "n_bytes": model.n_bytes, "where": str(model.path)})

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.gguf.exit import verdicts
     from edgeinfer.catalog import load_catalog
     from edgeinfer.errors import ModelNotFound, UsageError
-    from edgeinfer.hub import installed, is_of_tier, parse_name, remove
+    from edgeinfer.hub import installed, installed_packages, is_of_tier, parse_name, remove, remove_package
 
     catalog = load_catalog()
     name = parse_name(args.model, [model.name for model in catalog.models], listed_by="edgeinfer list")
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{entry.name} is a part of edgeinfer and cannot be removed", hint="`edgeinfer list` shows what can"
         )
-    if entry is not None and not any(artifact.repo for artifact in entry.artifacts):
+    if entry is not None and not any(artifact.source for artifact in entry.artifacts):
         from edgeinfer.catalog import user_models_file
 
         raise UsageError(
@@ -51,15 +51,19 @@ def run(args: argparse.Namespace) -> int:
             if model.repo == name.name and (not tier or is_of_tier(model.file, tier))
         }
     )
+    packages = {file.package for file in entry.artifacts if tier in ("", file.tier.upper())} if entry else set()
+    packed = [model for model in installed_packages() if model.repo in packages]
     here = [model for model in installed() if (model.repo, model.file) in wanted]
-    if not here:
+    if not here and not packed:
         names = [model.repo for model in installed()]
         raise ModelNotFound(
             f"{args.model} is not on this machine", hint=near(args.model, names) or "`edgeinfer list` shows what is"
         )
-    for model in here:
+    for model in [*here, *packed]:
         verdicts.remove(model.path)
     for repo, file in dict.fromkeys((model.repo, model.file) for model in here):
         freed = remove(repo, file)
         whisper(f"removed {repo}{'/' if file else ''}{file}: {size(freed)} free again")
+    for model in packed:
+        whisper(f"removed {model.repo}: {size(remove_package(model.repo))} free again")
     return 0

@@ -54,7 +54,7 @@ def unique(artifacts: list[Artifact]) -> list[list[Artifact]]:
     """The artifacts of each file: one that several backends load is listed once."""
     files: dict[tuple[str, str, str], list[Artifact]] = {}
     for artifact in artifacts:
-        files.setdefault((artifact.repo, artifact.file, artifact.tier), []).append(artifact)
+        files.setdefault((artifact.source, artifact.file, artifact.tier), []).append(artifact)
     return list(files.values())
 
 
@@ -93,6 +93,7 @@ def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]
         "backends": [one.backend for one in same],
         "n_bytes": artifact.n_bytes,
         "repo": artifact.repo,
+        "package": artifact.package,
         "file": artifact.file,
         "revision": artifact.revision,
         "sha256": artifact.sha256 or None,
@@ -159,7 +160,7 @@ def lines(facts: dict[str, object]) -> list[str]:
 def file_lines(file: dict[str, object]) -> list[str]:
     assert isinstance(file["n_bytes"], int)
     rows = {
-        "file": f"{file['repo']}/{file['file']}" if file["repo"] else file["file"],
+        "file": "/".join(str(part) for part in (file["repo"] or file["package"], file["file"]) if part),
         "base model": file.get("base_model"),
         "digest": digest_line(file),
         "here": file["path"] or "no",

@@ -105,7 +105,7 @@ def measured_costs(model: Model, plan: Plan, draft: Draft | None, max_rows: int)
 def _costs_of(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowCosts:
     store = CostStore()
     key = cost_key(
-        plan.artifact.repo, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
+        plan.artifact.source, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
         plan.backend, engine_version(plan.backend), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
         model.exit_layer,
     )  # fmt: skip

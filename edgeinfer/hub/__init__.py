@@ -5,37 +5,53 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeinfer.hub.cache import Installed, cache_dir, installed, known_digest, locate, remove, verify
+    from edgeinfer.hub.cache import Installed, cache_dir, installed, is_offline, known_digest, locate, remove, verify
     from edgeinfer.hub.choose import choose_file, folder_files, is_of_tier, tiers
     from edgeinfer.hub.names import ModelName, parse_name
+    from edgeinfer.hub.packages import (
+        PackagedFile,
+        installed_packages,
+        locate_packaged,
+        pull_packaged,
+        remove_package,
+    )
     from edgeinfer.hub.remote import RemoteFile, RemoteRepo, look_up, remote_header
     from edgeinfer.hub.transfer import pull
 
 __all__ = [
     "Installed",
     "ModelName",
+    "PackagedFile",
     "RemoteFile",
     "RemoteRepo",
     "cache_dir",
     "choose_file",
     "folder_files",
     "installed",
+    "installed_packages",
     "is_of_tier",
+    "is_offline",
     "known_digest",
     "locate",
+    "locate_packaged",
     "look_up",
     "parse_name",
     "pull",
+    "pull_packaged",
     "remote_header",
     "remove",
+    "remove_package",
     "tiers",
     "verify",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "verify"), "cache"),
+    **dict.fromkeys(("Installed", "cache_dir", "installed", "is_offline", "known_digest"), "cache"),
+    **dict.fromkeys(("locate", "remove", "verify"), "cache"),
     **dict.fromkeys(("choose_file", "folder_files", "is_of_tier", "tiers"), "choose"),
     **dict.fromkeys(("ModelName", "parse_name"), "names"),
+    **dict.fromkeys(("PackagedFile", "installed_packages", "locate_packaged"), "packages"),
+    **dict.fromkeys(("pull_packaged", "remove_package"), "packages"),
     **dict.fromkeys(("RemoteFile", "RemoteRepo", "look_up", "remote_header"), "remote"),
     "pull": "transfer",
 }

@@ -20,7 +20,17 @@ from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha
 from edgeinfer.hub.names import check_repo, near
 from edgeinfer.paths import user_cache
 
-__all__ = ["Installed", "cache_dir", "installed", "known_digest", "locate", "remove", "repo_dir", "verify"]
+__all__ = [
+    "Installed",
+    "cache_dir",
+    "installed",
+    "is_offline",
+    "known_digest",
+    "locate",
+    "remove",
+    "repo_dir",
+    "verify",
+]
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,6 +69,11 @@ def _cache_dir() -> Path | None:
 
 def _expanded(folder: str) -> Path:
     return Path(os.path.expandvars(os.path.expanduser(folder)))  # noqa: PTH111  # Path.expanduser raises without a home
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network; it holds for every source of models."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
 
 
 def repo_dir(repo: str) -> Path:

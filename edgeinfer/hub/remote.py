@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeinfer.errors import ArtifactBad, DownloadFailed, EdgeInferError, ModelNotFound
 from edgeinfer.formats.gguf_header import GgufHeader, parse_header
 from edgeinfer.formats.paths import check_relative, is_pickle_name
-from edgeinfer.hub.cache import COMMIT, SHA256
+from edgeinfer.hub.cache import COMMIT, SHA256, is_offline
 from edgeinfer.hub.names import check_repo, near
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def open_range(repo: str, file: str, revision: str, first: int, last: int | None
 @contextmanager
 def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into our errors; set its switches before it is imported."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if is_offline():
         raise DownloadFailed(
             f"{repo} is not all here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
         )

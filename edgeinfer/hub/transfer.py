@@ -6,13 +6,10 @@ place where its own download then finds them and links them.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -22,6 +19,7 @@ from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.paths import check_digest, check_relative
 from edgeinfer.hub.cache import COMMIT, cache_dir, locate, repo_dir
 from edgeinfer.hub.choose import folder_files
+from edgeinfer.hub.disk import check_space, disk_errors
 from edgeinfer.hub.remote import RemoteFile, RemoteRepo, endpoint, hub_errors, look_up, open_range
 
 __all__ = ["Progress", "pull"]
@@ -31,7 +29,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 ATTEMPTS = 4  # in a row without one new byte
 PAUSE_S = 0.5  # doubles with each of them
-SPARE_BYTES = 64 << 20  # left free on the disk
 _PAST_THE_END = 416  # HTTP: the range starts after the last byte
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -55,6 +52,12 @@ class _Target:
 
 def _part(repo: str, etag: str) -> Path:
     return repo_dir(repo) / "blobs" / f"{etag}.edgeinfer.incomplete"
+
+
+def _drop_parts(repo: str) -> None:
+    """What fills the disk is not kept for later."""
+    for part in repo_dir(repo).glob("blobs/*.edgeinfer.incomplete"):
+        part.unlink()
 
 
 def pull(
@@ -89,22 +92,14 @@ def _check_space(source: RemoteRepo, files: list[RemoteFile]) -> None:
     absent = [file for file in files if not locate(source.repo, file.file, source.revision)]
     parts = [_part(source.repo, file.sha256.removeprefix("sha256:")) for file in absent]
     missing = sum(file.n_bytes for file in absent) - sum(part.stat().st_size for part in parts if part.is_file())
-    folder = cache_dir()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if missing and free < missing + SPARE_BYTES:
-        raise DownloadFailed(
-            f"{source.repo} needs {missing / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB free",
-            hint="free some space, or set HF_HOME to a larger disk",
-        )
+    check_space(source.repo, missing)
 
 
 def _bring(source: RemoteRepo, wanted: RemoteFile, progress: Callable[[int], None]) -> Path:
     """The file's place in the snapshot, after it was fetched if it was not there."""
     if here := locate(source.repo, wanted.file, source.revision):
         return here
-    with _disk_errors(source.repo), hub_errors(source.repo, wanted.file, source.revision):
+    with disk_errors(lambda: _drop_parts(source.repo)), hub_errors(source.repo, wanted.file, source.revision):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -221,21 +216,6 @@ def _remember(repo: str, revision: str, commit: str) -> None:
     """Note which commit a branch or tag stood for, as huggingface_hub does."""
     if revision != commit:
         ref = repo_dir(repo) / "refs" / check_relative(revision)
-        with _disk_errors(repo):
+        with disk_errors(lambda: _drop_parts(repo)):
             ref.parent.mkdir(parents=True, exist_ok=True)
             ref.write_text(commit)
-
-
-@contextmanager
-def _disk_errors(repo: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = f"{cache_dir()}: {error.strerror or error}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            for part in repo_dir(repo).glob("blobs/*.edgeinfer.incomplete"):
-                part.unlink()  # what fills the disk is not kept for later
-            raise DownloadFailed(f"the disk is full ({where})", hint="free some space, or set HF_HOME") from error
-        raise DownloadFailed(
-            f"the cache cannot be written ({where})", hint="set HF_HOME to a folder of yours"
-        ) from error

@@ -36,6 +36,7 @@ def to_json(plan: Plan) -> dict[str, object]:
             "n_bytes": artifact.n_bytes,
             "exact": artifact.exact,
             "repo": artifact.repo,
+            "package": artifact.package,
             "file": artifact.file,
             "revision": artifact.revision,
             "sha256": artifact.sha256,

@@ -36,9 +36,9 @@ class Candidate:
     tokens_per_s: float
 
     @property
-    def key(self) -> tuple[int, int, float]:
-        """Quality first, then the tier, then speed."""
-        return (self.model.rank, self.tier_order, self.tokens_per_s)
+    def key(self) -> tuple[int, bool, int, float]:
+        """Quality first, then a file of the package index (within reach wherever edgeinfer was), the tier, speed."""
+        return (self.model.rank, bool(self.artifact.package), self.tier_order, self.tokens_per_s)
 
     def rejected(self, reason: str, over_bytes: int = 0) -> Rejection:
         return Rejection(

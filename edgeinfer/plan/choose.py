@@ -168,6 +168,8 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
             rejected.append(one.rejected(f"too slow: {one.tokens_per_s:.1f} tokens/s, below {floor:g}"))
         elif best is None or one.model.rank != best.model.rank:
             rejected.append(one.rejected("fits, but ranks lower"))
+        elif best.artifact.package and not one.artifact.package:
+            rejected.append(one.rejected(f"fits, but {best.artifact.tier} needs no model hub; --tier takes this one"))
         elif one.tier_order != best.tier_order:
             rejected.append(one.rejected(f"fits, but {best.artifact.tier} keeps more of the model"))
         else:

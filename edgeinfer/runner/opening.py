@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.strategy import as_draft, build
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
-from edgeinfer.hub import locate, pull
+from edgeinfer.hub import PackagedFile, is_offline, locate, locate_packaged, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
@@ -39,6 +38,8 @@ def local_path(artifact: Artifact) -> Path | None:
         if not path.exists():
             raise ArtifactBad(f"the embedded model is missing: {path}", hint="install edgeinfer again")
         return path
+    if artifact.package:
+        return locate_packaged(artifact.package, artifact.file)
     if not artifact.repo:
         return Path(artifact.file)
     return locate(artifact.repo, artifact.file, artifact.revision)
@@ -113,12 +114,15 @@ def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
     path = local_path(artifact)
     if path is not None:
         return path
-    if downloads.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if downloads.offline or is_offline():
         raise DownloadFailed(
             f"{plan.model.title} {artifact.tier} is not on this machine, and the network is not to be used",
             hint=f"`edgeinfer pull {plan.model.name}` with a network",
         )
     downloads.ask(plan)
+    if artifact.package:
+        wanted = PackagedFile(artifact.package, artifact.file, artifact.n_bytes, artifact.sha256)
+        return pull_packaged(wanted, progress=downloads.progress)
     return pull(artifact.repo, artifact.file, artifact.revision, sha256=artifact.sha256, progress=downloads.progress)
 
 

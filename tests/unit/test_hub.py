@@ -13,7 +13,7 @@ import pytest
 
 from edgeinfer import hub
 from edgeinfer.errors import ArtifactBad, DownloadFailed, ModelNotFound, UsageError
-from edgeinfer.hub import transfer
+from edgeinfer.hub import disk, transfer
 from tests import gguf_bytes as g
 from tests.hub_server import COMMIT, FakeRepo, Hub, sha256
 
@@ -224,7 +224,7 @@ def test_full_disk(server: Hub) -> None:
 
 
 def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(disk, "SPARE_BYTES", 1 << 60)
     with pytest.raises(DownloadFailed, match="MB free"):
         hub.pull("org/tiny-GGUF", FILE)
     assert server.downloads() == []

@@ -1,0 +1,218 @@
+"""Model files inside a wheel of the package index: a way to a model where no model hub can be reached.
+
+The wheel is downloaded by pip (or uv) with the settings that the person has made for it: index, proxy, certificates,
+credentials. It is data here: nothing of it is installed or run. Its one file is checked by size and sha256 and lies in
+the hub's cache at `packages--<name>--<version>/<file>`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edgeinfer.errors import ArtifactBad, DownloadFailed, ModelNotFound
+from edgeinfer.formats.artifact import check_artifact
+from edgeinfer.formats.paths import check_digest, check_relative, sha256_of
+from edgeinfer.hub.cache import Installed, cache_dir, is_offline
+from edgeinfer.hub.disk import check_space, disk_errors
+
+__all__ = ["PackagedFile", "installed_packages", "locate_packaged", "pull_packaged", "remove_package"]
+
+POLL_S = 0.1
+_PACKAGE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.+]*)")
+_DEMO_HINT = "`--model demo` is inside edgeinfer and needs no download"
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedFile:
+    """`member` of the wheel `package` ("name==version"), which has `n_bytes` and this digest once unpacked."""
+
+    package: str
+    member: str
+    n_bytes: int
+    sha256: str  # "sha256:<64 hex>"
+
+    @property
+    def path(self) -> Path:
+        return _folder(self.package) / PurePosixPath(check_relative(self.member)).name
+
+
+def locate_packaged(package: str, member: str) -> Path | None:
+    """Where `member` of `package` lies; None when it is not in the cache."""
+    path = PackagedFile(package, member, 0, "").path
+    return path if path.is_file() else None
+
+
+def installed_packages() -> list[Installed]:
+    """Every file of a wheel that is in the cache."""
+    found = []
+    for path in sorted(cache_dir().glob("packages--*--*/*.gguf")):
+        name, version = path.parent.name.removeprefix("packages--").split("--", 1)
+        found.append(Installed(f"{name}=={version}", path.name, version, path, path.stat().st_size, ""))
+    return found
+
+
+def remove_package(package: str) -> int:
+    """Delete what the cache holds of `package`; the bytes that this freed. Raises ModelNotFound."""
+    folder = _folder(package)
+    if not folder.is_dir() or folder.is_symlink():
+        raise ModelNotFound(f"{package} is not in the cache", hint="`edgeinfer list` shows what is")
+    n_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder)
+    return n_bytes
+
+
+def pull_packaged(file: PackagedFile, *, progress: Callable[[int, int], None] = lambda *_: None) -> Path:
+    """Have `file` in the cache; where it lies. Raises DownloadFailed, ArtifactBad; nothing half is left then."""
+    check_digest(file.sha256)
+    if file.path.is_file():
+        return file.path
+    if is_offline():
+        raise DownloadFailed(
+            f"{file.package} is not here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
+        )
+    check_space(file.package, 2 * file.n_bytes)  # the wheel, and the file out of it
+    with disk_errors():
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+        work = file.path.parent / "incomplete"
+        lock = cache_dir() / ".locks" / f"{file.path.parent.name}.lock"
+        for folder in (lock.parent, file.path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with WeakFileLock(lock):
+                if not file.path.is_file():
+                    _bring(file, work, progress)
+        finally:
+            if not file.path.is_file():
+                shutil.rmtree(file.path.parent, ignore_errors=True)
+    progress(file.n_bytes, file.n_bytes)
+    return file.path
+
+
+def _folder(package: str) -> Path:
+    match = _PACKAGE.fullmatch(package)
+    if match is None:
+        raise ArtifactBad(f"not a package: {package[:120]!r}", hint="write name==version")
+    return cache_dir() / f"packages--{match[1]}--{match[2]}"
+
+
+def _bring(file: PackagedFile, work: Path, progress: Callable[[int, int], None]) -> None:
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir()
+    try:
+        _download(file, work, lambda done: progress(min(done, file.n_bytes), file.n_bytes))
+        unpacked = work / file.path.name
+        _unpack(file, work, unpacked)
+        check_artifact(unpacked)
+        unpacked.replace(file.path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -> None:
+    """Run the downloader in `work`. How far it is shows in the files that grow there."""
+    log = work / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*_downloader(work), file.package],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=work,
+            env={**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work), "LC_ALL": "C.UTF-8"},
+        )
+        try:
+            while True:
+                try:
+                    code = process.wait(POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    progress(_n_bytes(work))
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if code != 0:
+        raise DownloadFailed(
+            f"the package index gives no {file.package}: {_reason(log, code)}",
+            hint=f"check the network and the index settings (`pip config list`); {_DEMO_HINT}",
+        )
+
+
+def _downloader(work: Path) -> list[str]:
+    """The command that takes a wheel's name and puts it into `work`: never a source package, which would run code."""
+    if sys.executable and importlib.util.find_spec("pip"):
+        pip = [sys.executable, "-P", "-m", "pip"]
+    elif uv := shutil.which("uv"):  # its environments have no pip
+        return [
+            *(uv, "pip", "install", "--no-deps", "--only-binary", ":all:", "--no-cache", "--link-mode", "copy"),
+            *("--target", str(work / "unpacked"), "--python", sys.executable),
+        ]
+    elif found := shutil.which("pip3") or shutil.which("pip"):
+        pip = [found]
+    else:
+        raise DownloadFailed(
+            "neither pip nor uv is here to download a package", hint=f"`python -m ensurepip`, or {_DEMO_HINT}"
+        )
+    return [
+        *(*pip, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--retries=2"),
+        *("--progress-bar=off", "--disable-pip-version-check", f"--dest={work}"),
+    ]
+
+
+def _n_bytes(folder: Path) -> int:
+    """Bytes of the files below; one that vanishes meanwhile counts as none."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def _reason(log: Path, code: int) -> str:
+    """The downloader's first line that says ERROR, else its last one."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    named = [line for line in lines if line.lower().startswith("error")]
+    line = (named or lines[-1:] or [f"exit code {code}"])[0]
+    return "".join(character for character in line if character.isprintable())[:200]
+
+
+def _unpack(file: PackagedFile, work: Path, target: Path) -> None:
+    """Copy the member out of what was downloaded, and check it. Raises ArtifactBad."""
+    unpacked = work / "unpacked" / file.member
+    if unpacked.is_file():
+        unpacked.replace(target)
+    else:
+        _unzip(file, sorted(work.glob("*.whl")), target)
+    n_bytes, digest = target.stat().st_size, sha256_of(target)
+    if n_bytes != file.n_bytes or digest != file.sha256:
+        raise ArtifactBad(
+            f"{file.member} of {file.package} has {n_bytes} bytes and the digest {digest}; {file.n_bytes} bytes and "
+            f"{file.sha256} were expected",
+            hint="nothing was kept; check which index pip is set to",
+        )
+
+
+def _unzip(file: PackagedFile, wheels: Sequence[Path], target: Path) -> None:
+    """Copy the member to `target`, a little over its size at most: a wheel may claim to hold more."""
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(file.member) as source, target.open("wb") as out:
+            while out.tell() <= file.n_bytes and (piece := source.read(1 << 20)):
+                out.write(piece)
+    except (IndexError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise ArtifactBad(
+            f"the wheel {file.package} does not hold {file.member}: {str(error)[:120]}",
+            hint="nothing was kept; check which index pip is set to",
+        ) from error

@@ -1,0 +1,33 @@
+"""The report of estimated against measured memory."""
+
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.bench.memory import Peak, Row, look, report
+
+ROW = Row("Demo", "Q4_0", "gguf", "off", 2048, 26_000_000, 13_000_000, 81_000_000, Peak(90_000_000, 100_000_000))
+
+
+def test_the_error_is_against_what_the_process_takes_alone() -> None:
+    assert ROW.total_bytes == 120_000_000
+    assert ROW.error == pytest.approx(0.2)
+    text = report([ROW])
+    assert "| Demo | Q4_0 | gguf | off | 2048 | 26.0 | 13.0 | 81.0 | 120.0 | 90.0 | 100.0 | +20.0% |" in text
+    assert "Largest difference from `alone`: 20.0% (allowed: 10%)." in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
+def test_looking_at_a_process_sees_what_it_takes() -> None:
+    before = look(os.getpid())
+    # fresh pages: what the interpreter holds already would show no growth
+    held = mmap.mmap(-1, 50_000_000, flags=mmap.MAP_PRIVATE)
+    for page in range(0, len(held), mmap.PAGESIZE):
+        held[page] = 1
+    after = look(os.getpid())
+    assert 40_000_000 < after.pss - before.pss < 80_000_000
+    assert 40_000_000 < after.alone - before.alone < 80_000_000
+    assert len(held) == 50_000_000
+    assert look(2**22 + 1) == Peak()  # a process that is gone
