@@ -25,17 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser)
     add_open_options(parser)
     add_sampling_options(parser)
+    parser.add_argument("--fallback", default="", metavar="NAME", help="the model to take where MODEL cannot be had")
 
 
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.banner import banner
-    from edgeinfer.cli.opening import open_from, plan_from, say_choice
+    from edgeinfer.cli.opening import fetch_or_fall_back, open_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
 
     take_name(args)
     plan = plan_from(args)
     if not args.model:
         say_choice(plan)
+    if args.fallback:
+        plan = fetch_or_fall_back(args, plan)
     settings = settings_from(args, plan.model.sampling)
     editor = Thread(target=import_editor, daemon=True)  # while the model loads, which is not Python's work
     editor.start()

