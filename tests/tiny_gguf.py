@@ -183,7 +183,7 @@ def _tensors(tiny: Tiny, n_vocab: int) -> Iterator[tuple[str, Any]]:
         yield "output.weight", matrix(n_vocab, tiny.hidden, 3.0)  # logits of standard deviation 3
 
 
-if __name__ == "__main__":  # python -m tests.tiny_gguf tiny.gguf; then edgeinfer bench window --model tiny.gguf
+if __name__ == "__main__":  # python -m tests.tiny_gguf tiny.gguf; then python -m benchmarks window --model tiny.gguf
     import sys
 
     write_tiny(Path(sys.argv[1]), Tiny(limit=8192, hidden=128, n_heads=2, n_kv_heads=1, head_dim=64))

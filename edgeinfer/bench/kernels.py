@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, Shape
 from edgeinfer.bench.report import head, table, write
-from edgeinfer.bench.traffic import SHAPES, SINK, WINDOWS, Shape
 from edgeinfer.errors import BackendUnavailable
 
 __all__ = ["Timing", "add_arguments", "run"]
@@ -211,6 +211,6 @@ def _table(timings: list[Timing]) -> str:
 def _report(mx: Any, args: argparse.Namespace, timings: list[Timing]) -> str:
     from edgeinfer.device import detect
 
-    command = ["bench", "kernels", *(["--quick"] if args.quick else [])]
+    command = ["edgeinfer", "bench", "kernels", *(["--quick"] if args.quick else [])]
     top = head("Metal kernels against their twins", command, detect(), {"mlx": mx.__version__})
     return f"{top}\nKernel and twin in turn; medians.\n\n{_table(timings)}"

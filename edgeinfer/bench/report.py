@@ -12,13 +12,13 @@ from edgeinfer.device import DeviceProfile
 
 
 def head(title: str, command: Sequence[str], device: DeviceProfile, versions: dict[str, str]) -> str:
-    """The first lines of a Markdown report."""
+    """The first lines of a Markdown report. `command` is what a person types to repeat it."""
     known = ", ".join(f"{name} {version}" for name, version in versions.items())
     python = ".".join(str(part) for part in sys.version_info[:3])
     cores = f"{device.n_cores} core{'s' if device.n_cores > 1 else ''}"
     return (
         f"# {title}\n\n"
-        f"`{shlex.join(['edgeinfer', *command])}`\n\n"
+        f"`{shlex.join(command)}`\n\n"
         f"Device: {device.chip or device.name}, {cores}, {device.total_bytes / 1e9:.1f} GB, {device.os}; "
         f"{device.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({device.bandwidth_source}). "
         f"Versions: Python {python}, {known}. Commit: {commit()}.\n"

@@ -157,7 +157,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def markdown(report: Report, subject: Opened, args: argparse.Namespace) -> str:
-    command = ["bench", "speed", "--model", report.model, "--runs", str(args.runs)]
+    command = ["edgeinfer", "bench", "speed", "--model", report.model, "--runs", str(args.runs)]
 
     def row(name: str, spread: Spread | None, digits: int = 1, scale: float = 1.0) -> list[str]:
         values = [spread.median, spread.low, spread.high] if spread else []

@@ -4,36 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeinfer.shape import LayerKv, ModelShape
 from edgeinfer.types import Sampling
 
-
-@dataclass(frozen=True, slots=True)
-class LayerKv:
-    """A group of layers that keep K/V alike. `window` is the model's own sliding window; 0 for full attention."""
-
-    n_layers: int
-    n_kv_heads: int
-    head_dim: int
-    window: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
-
-    architecture: str  # the GGUF architecture name
-    n_layers: int
-    hidden: int
-    n_heads: int
-    n_ffn: int
-    n_vocab: int
-    limit: int  # last usable position + 1
-    kv: tuple[LayerKv, ...]
-    n_params: int
-    n_active_params: int  # read per token: experts that run, without per-layer embeddings
-    short_limit: int = (
-        0  # the limit while the engine's context is no larger than this (Phi's long RoPE factors); 0: none
-    )
+__all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "Tier"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,12 @@ USAGE = "bench MEASURE [--help] [...]"
 EXAMPLES = """\
   edgeinfer bench speed --json                       prefill and decode, first token, memory, percent of the roofline
   edgeinfer bench speculation --model demo --quick   speculation on against off, prompt by prompt
-  edgeinfer bench window --help                      what a measurement takes
+  edgeinfer bench speed --help                       what a measurement takes
 """
 MEASURES = {
     "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
     "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
-    "window": "the window on llama.cpp against the reference, for every K/V type",
-    "endurance": "a chat that runs far past its window: memory and speed from first to last",
-    "perplexity": "perplexity of tiers, windows and K/V types",
-    "memory": "the plan's estimate against measured peak memory",
-    "predicted_speed": "the plan's expected speed against published runs",
     "kernels": "on a Mac: each Metal kernel against its plain twin",
-    "traffic": "bytes that the Metal kernels read, against today's MLX path: arithmetic, not a measurement",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a GGUF header tells of its model: shape, parameters, tier, license. The file has passed `check_model`."""
+"""What a GGUF header says about its model: shape, parameters, tier, license. The file has passed `check_model`."""
 
 from __future__ import annotations
 
@@ -8,38 +8,12 @@ from dataclasses import dataclass
 
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 from edgeinfer.formats.gguf_types import FILE_TYPES
+from edgeinfer.shape import LayerKv, ModelShape
 
-__all__ = ["GgufFacts", "GgufShape", "KvGroup", "facts_from_gguf", "shape_from_gguf"]
+__all__ = ["GgufFacts", "facts_from_gguf", "shape_from_gguf"]
 
 # Every n-th layer attends to everything, where the file does not list the layers (src/models/ of llama.cpp).
 _GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class KvGroup:
-    """A group of layers that keep K/V alike. `window` is the model's own sliding window; 0 for full attention."""
-
-    n_layers: int
-    n_kv_heads: int
-    head_dim: int  # mean of the key's and the value's, rounded up
-    window: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GgufShape:
-    """The fields of `catalog.entry.ModelShape`, by the same names and with the same meaning."""
-
-    architecture: str
-    n_layers: int
-    hidden: int
-    n_heads: int
-    n_ffn: int
-    n_vocab: int
-    limit: int
-    kv: tuple[KvGroup, ...]
-    n_params: int
-    n_active_params: int
-    short_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +24,7 @@ class GgufFacts:
     base_model: str
     license: str
     tier: str
-    shape: GgufShape
+    shape: ModelShape
     n_bytes: int
     has_template: bool
     tokenizer: str
@@ -77,7 +51,7 @@ def facts_from_gguf(header: GgufHeader) -> GgufFacts:
     )
 
 
-def shape_from_gguf(header: GgufHeader) -> GgufShape:
+def shape_from_gguf(header: GgufHeader) -> ModelShape:
     """The shape that memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
     architecture = str(header.metadata["general.architecture"])
 
@@ -89,7 +63,7 @@ def shape_from_gguf(header: GgufHeader) -> GgufShape:
     sizes = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
     experts = number("expert_used_count") / max(1, number("expert_count"))
     long_factors = any(name.startswith("rope_factors_long") for name in sizes)
-    return GgufShape(
+    return ModelShape(
         architecture=architecture,
         n_layers=number("block_count"),
         hidden=number("embedding_length"),
@@ -116,7 +90,7 @@ def _active(sizes: dict[str, int], experts: float) -> int:
     return sum(read(name, n) for name, n in sizes.items())
 
 
-def _kv_groups(header: GgufHeader, architecture: str) -> tuple[KvGroup, ...]:
+def _kv_groups(header: GgufHeader, architecture: str) -> tuple[LayerKv, ...]:
     """Groups in the order of their first layer."""
 
     def value(key: str) -> object:
@@ -138,7 +112,7 @@ def _kv_groups(header: GgufHeader, architecture: str) -> tuple[KvGroup, ...]:
         key = (kv_heads[layer], -(-sum(lengths) // 2), window if sliding[layer] else 0)
         if kv_heads[layer]:
             groups[key] = groups.get(key, 0) + 1
-    return tuple(KvGroup(n, *key) for key, n in groups.items())
+    return tuple(LayerKv(n, *key) for key, n in groups.items())
 
 
 def _sliding(pattern: object, architecture: str, n_layers: int) -> list[bool]:

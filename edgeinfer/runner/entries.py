@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
+from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.errors import DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.shape import GgufFacts, GgufShape
+from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
 from edgeinfer.types import Sampling
@@ -96,7 +96,7 @@ def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
         gated=False,
         rank=0,
         rank_source=RANK_SOURCE,
-        shape=model_shape(facts.shape),
+        shape=facts.shape,
         sampling=usual_sampling(header),
         artifacts=artifacts,
         exit_layer=facts.exit_layer,
@@ -129,19 +129,3 @@ def title_of(facts: GgufFacts) -> str:
 def thinks(header: GgufHeader) -> bool:
     template = header.metadata.get("tokenizer.chat_template", "")
     return isinstance(template, str) and THINK[1] in template
-
-
-def model_shape(shape: GgufShape) -> ModelShape:
-    return ModelShape(
-        architecture=shape.architecture,
-        n_layers=shape.n_layers,
-        hidden=shape.hidden,
-        n_heads=shape.n_heads,
-        n_ffn=shape.n_ffn,
-        n_vocab=shape.n_vocab,
-        limit=shape.limit,
-        kv=tuple(LayerKv(kv.n_layers, kv.n_kv_heads, kv.head_dim, kv.window) for kv in shape.kv),
-        n_params=shape.n_params,
-        n_active_params=shape.n_active_params,
-        short_limit=shape.short_limit,
-    )

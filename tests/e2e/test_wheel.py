@@ -40,7 +40,7 @@ def test_wheel_carries_data(wheel: Path) -> None:
     assert "edgeinfer/models/demo.Q4_0.gguf" in names
     assert "edgeinfer/models/LICENSES.md" in names
     assert any(name.startswith("edgeinfer/metal_kernels/") and name.endswith(".metal") for name in names)
-    assert not any(name.startswith("tests/") for name in names)
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
 @pytest.mark.skipif(not WHEELS.is_dir(), reason="the wheelhouse is made by `make`")

@@ -116,7 +116,7 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any]
 def test_settings_that_are_not_computed_are_refused(
     tmp_path: Path, tiny: Path, key: str, value: Any, words: str
 ) -> None:
-    from edgeinfer.bench.ggufs import rewrite
+    from benchmarks.models.ggufs import rewrite
 
     rewrite(tiny, tmp_path / "set.gguf", {key: value})
     with pytest.raises(ArtifactBad, match=words):
@@ -124,7 +124,7 @@ def test_settings_that_are_not_computed_are_refused(
 
 
 def test_linear_rope_scaling_stretches_positions(tmp_path: Path, tiny: Path) -> None:
-    from edgeinfer.bench.ggufs import rewrite
+    from benchmarks.models.ggufs import rewrite
 
     rewrite(tiny, tmp_path / "stretched.gguf", {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})
     plain, stretched = load_gguf(tiny), load_gguf(tmp_path / "stretched.gguf")
@@ -136,7 +136,7 @@ def test_a_tensor_that_is_not_used_is_refused(tmp_path: Path, tiny: Path) -> Non
 
     reader = gguf.GGUFReader(tiny)
     writer = gguf.GGUFWriter(tmp_path / "more.gguf", "llama")
-    from edgeinfer.bench.ggufs import copy_metadata
+    from benchmarks.models.ggufs import copy_metadata
 
     copy_metadata(reader, writer, {})
     for tensor in reader.tensors:
@@ -153,7 +153,7 @@ def test_a_tensor_that_is_not_used_is_refused(tmp_path: Path, tiny: Path) -> Non
 def test_llama3_divisors_are_applied(tmp_path: Path, tiny: Path) -> None:
     import gguf
 
-    from edgeinfer.bench.ggufs import copy_metadata
+    from benchmarks.models.ggufs import copy_metadata
 
     reader = gguf.GGUFReader(tiny)
     writer = gguf.GGUFWriter(tmp_path / "llama3.gguf", "llama")

@@ -41,7 +41,6 @@ __all__ = [
     "byref",
     "load",
     "padded",
-    "read_tensor",
     "tensor_name",
 ]
 
@@ -97,25 +96,11 @@ _seq_rm = _function(
     "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
 )
 _get_name = _function("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p, library=_BASE)
-_tensor_get = _function(
-    "ggml_backend_tensor_get",
-    None,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_size_t,
-    library=_BASE,
-)
 
 
 def tensor_name(address: int) -> bytes:
     name: bytes = _get_name(address)
     return name
-
-
-def read_tensor(address: int, out: Floats) -> None:
-    """Copy the first `out.nbytes` bytes of a computed tensor into `out` (contiguous)."""
-    _tensor_get(address, out.ctypes.data, 0, out.nbytes)
 
 
 def padded(cells: int) -> int:
@@ -181,14 +166,13 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
 
 
 class Batch:
-    """Up to `capacity` rows of sequence 0, by token or (`hidden` > 0) by hidden state. Filled in place, never freed
-    while in use: llama.cpp reads these arrays only inside `decode`."""
+    """Up to `capacity` rows of sequence 0. Filled in place, never freed while in use: llama.cpp reads these arrays only
+    inside `decode`."""
 
-    def __init__(self, capacity: int, *, hidden: int = 0) -> None:
+    def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.n_wanted = 0
         self.tokens = np.zeros(capacity, np.int32)
-        self.hidden = np.zeros((capacity, hidden), np.float32)
         self._positions = np.zeros(capacity, np.int32)
         self._wanted = np.zeros(capacity, np.int8)
         self._steps = np.arange(capacity, dtype=np.int32)
@@ -197,10 +181,7 @@ class Batch:
         pointer = ctypes.cast(self._sequence, ctypes.POINTER(ctypes.c_int32))
         self._sequences = (ctypes.POINTER(ctypes.c_int32) * capacity)(*[pointer] * capacity)
         self.struct = C.llama_batch()
-        if hidden:
-            self.struct.embd = self.hidden.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        else:
-            self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.n_seq_id = self._n_sequences.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.seq_id = ctypes.cast(self._sequences, type(self.struct.seq_id))

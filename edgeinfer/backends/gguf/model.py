@@ -20,8 +20,9 @@ from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.shape import KvGroup, shape_from_gguf
+from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.plan.estimate import PREFILL_ROWS
+from edgeinfer.shape import LayerKv
 from edgeinfer.types import KvType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
@@ -66,7 +67,7 @@ def is_repacked(header: GgufHeader) -> bool:
     return bool(set(matrix_bytes(header)) & (_REPACKED_ARM if arm else _REPACKED_X86))
 
 
-def kv_bytes(groups: Sequence[KvGroup], kv_type: KvType, slots: int) -> int:
+def kv_bytes(groups: Sequence[LayerKv], kv_type: KvType, slots: int) -> int:
     """Bytes of K and V that a context of `slots` holds; layers with a window of their own hold that and one prefill."""
     kinds = [KV_TYPES[kind] for kind in of_k_and_v(kv_type)]
     total = 0

@@ -1,7 +1,7 @@
-"""`edgeinfer bench speculation`: is it faster on than off, and never slower?
+"""`edgeinfer bench speculation`: the same prompts with speculation on and off.
 
-`measure` runs the prompts on every one of the `sides` of a model and keeps `records`; `report` makes rows of them,
-`ceiling` says what was to be had, `targets` judges, `text` and `plot` show. `models` writes the files of the report.
+`measure` runs the prompts on every one of the `sides` of a model and keeps `records`; `report` makes rows of them;
+`text` and `plot` show the rows.
 """
 
 from edgeinfer.bench.speculation.measure import add_arguments, run

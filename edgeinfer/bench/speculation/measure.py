@@ -12,23 +12,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import pairwise
 from math import sqrt
 from pathlib import Path
 from statistics import mean
 from typing import Final, cast
 
-from edgeinfer.bench.speculation.ceiling import MAX_ROWS
-from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, LogFile, Measured, Record, Subject, Trace
+from edgeinfer.bench.report import write
+from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, Log, LogFile, Measured, Record, Subject
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.errors import UsageError
 from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
 
 ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
+MAX_ROWS: Final = 16  # of the rounds whose cost is measured
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
 _CONTROLLED: Final = frozenset({0, 1})  # of five prompts in a row; kinds come in turn and are six
-_TRACED: Final = 12  # prompts whose exit is looked at for the ceiling
 _WARM: Final = (
     "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
 )
@@ -77,6 +76,22 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bench.speculation.report import as_json, rows_by_prompt, rows_of
     from edgeinfer.bench.speculation.text import text_of
 
+    log = measure_all(args)
+    rows = rows_of(log)
+    if args.json:
+        for row in [*rows, *rows_by_prompt(log)]:
+            sys.stdout.write(json.dumps(as_json(row)) + "\n")
+    else:
+        show(text_of(log, rows, command_of(args)), args.out)
+    if args.plot:
+        from edgeinfer.bench.speculation.plot import plot
+
+        plot(rows, args.plot)
+    return 0
+
+
+def measure_all(args: argparse.Namespace) -> Log:
+    """Every model that was asked for. Raises what `run` raises."""
     log = LogFile(args.log)
     tasks = read_prompts(args.prompts or Path(__file__).parents[1] / "data" / "prompts.jsonl")
     names = args.model or ["demo"]
@@ -84,21 +99,14 @@ def run(args: argparse.Namespace) -> int:
     arms = cast("Sequence[SpeculationMode]", tuple(args.arm or ARMS))
     for name, share in zip(names, shares(names, args.runs), strict=True):
         measure_model(name, arms, tasks, log, args, minutes * 60 * share)
-    rows = rows_of(log.log)
-    if args.json:
-        for row in [*rows, *rows_by_prompt(log.log)]:
-            sys.stdout.write(json.dumps(as_json(row)) + "\n")
-    else:
-        text = text_of(log.log, rows, command_of(args)) + "\n"
-        if args.out:
-            args.out.write_text(text, encoding="utf-8")
-        else:
-            sys.stdout.write(text)
-    if args.plot:
-        from edgeinfer.bench.speculation.plot import plot
+    return log.log
 
-        plot(rows, args.plot)
-    return 0
+
+def show(report: str, out: Path | None) -> None:
+    if out:
+        write(out, report + "\n")
+    else:
+        sys.stdout.write(report + "\n")
 
 
 def shares(names: Sequence[str], runs: int | None) -> list[float]:
@@ -116,7 +124,7 @@ def runs_of(subject: Subject, given: int | None) -> int:
 
 def command_of(args: argparse.Namespace) -> list[str]:
     """The command as it can be given again; files by their names."""
-    command = ["bench", "speculation"]
+    command = ["edgeinfer", "bench", "speculation"]
     for name in args.model or []:
         command += ["--model", Path(name).name]
     for arm in args.arm or []:
@@ -161,7 +169,6 @@ def measure_model(
                 measure(sides, task, 0.0, run_index, turn, log, done)
         for turn, task in enumerate(amount.sampled):
             measure(sides, task, TEMPERATURES[1], 0, turn, log, done)
-        trace_exit(sides, log)
 
 
 def how_much(subject: Subject, tasks: Sequence[Task], prompt_s: float, left: float, runs: int | None) -> Amount:
@@ -224,7 +231,7 @@ def warm_up(sides: Sides) -> float:
 
 
 def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
-    """The row costs of the report's ceilings, measured here and now."""
+    """Row costs for the report, measured on this machine before the answers."""
     from edgeinfer.decode.policy.calibrate import calibrate
     from edgeinfer.decode.policy.costs import RowCosts
 
@@ -238,31 +245,6 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     drafting = calibrate(sides.exit_model, max_rows=max_rows, budget_s=budget_s)
     back, short = dict(drafting.back_s), {**drafting.back_short_s, 1: plain.plain_s}
     log.add(Measured(sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s), max_rows))
-
-
-def trace_exit(sides: Sides, log: LogFile) -> None:
-    """Along plain greedy answers, ask the exit for each token: what it would have got right."""
-    model, traced = sides.exit_model, {(trace.subject, trace.prompt) for trace in log.log.traces}
-    if model is None:
-        return
-    own = [record for record in log.log.latest().values() if record.subject == sides.subject and record.text[1]]
-    cache = model.new_cache(sides.plan.window)
-    try:
-        for record in own[:_TRACED]:
-            if (sides.subject, record.prompt) in traced:
-                continue
-            prompt, answer = record.text
-            cache.rewind(0)
-            cache.prefill(prompt)
-            agreed: list[bool] = []
-            for token, after in pairwise(answer):
-                step = cache.begin(1)
-                agreed.append(step.draft(token).argmax() == after)
-                step.verify([token])
-                step.commit(1)
-            log.add(Trace(sides.subject, record.prompt, tuple(agreed)))
-    finally:
-        cache.close()
 
 
 def read_prompts(path: Path) -> list[Task]:

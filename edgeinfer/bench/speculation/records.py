@@ -53,15 +53,6 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """For each token of a plain greedy answer but the first: whether the exit would have drafted it."""
-
-    subject: Subject
-    prompt: int
-    agreed: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """A start of the bench: what is written after it was measured by this commit."""
 
@@ -77,8 +68,8 @@ class Measured:
     max_rows: int
 
 
-Item: TypeAlias = Record | Trace | Measured | Run
-_WHAT: Final = {Record: "answer", Trace: "trace", Measured: "costs", Run: "run"}
+Item: TypeAlias = Record | Measured | Run
+_WHAT: Final = {Record: "answer", Measured: "costs", Run: "run"}
 
 
 @dataclass(slots=True)
@@ -86,7 +77,6 @@ class Log:
     """Everything measured so far."""
 
     records: list[Record] = field(default_factory=list)
-    traces: list[Trace] = field(default_factory=list)
     costs: dict[Subject, Measured] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)  # that measured it
 
@@ -97,8 +87,6 @@ class Log:
     def add(self, item: Item) -> None:
         if isinstance(item, Record):
             self.records.append(item)
-        elif isinstance(item, Trace):
-            self.traces.append(item)
         elif isinstance(item, Run):
             self.commits.append(item.commit)
         else:
@@ -156,8 +144,6 @@ def _item(line: dict[str, Any]) -> Item:
     if what == "costs":
         costs = {name: _by_rows(value) for name, value in line["costs"].items()}
         return Measured(subject, RowCosts(**costs), line.get("max_rows", 16))
-    if what == "trace":
-        return Trace(subject, line["prompt"], tuple(line["agreed"]))
     line["arms"] = {name: tuple(counts) for name, counts in line["arms"].items()}
     line["text"] = tuple(tuple(ids) for ids in line["text"])
     return Record(subject, **line)

@@ -1,4 +1,4 @@
-"""From the log of a speculation run to its rows, its targets and its text."""
+"""From the log of a speculation run to the rows of its report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Record, Subject, subjects
 from edgeinfer.bench.statistics import Pair, speedup
+from edgeinfer.decode.policy.costs import RowCosts, interpolate
 
 ALL: Final = "all"  # every kind, pooled
 
@@ -125,3 +126,32 @@ def _shares(records: Sequence[Record]) -> dict[str, float]:
             seconds[name] += spent
     total = sum(seconds.values()) or 1.0
     return {name: spent / total for name, spent in sorted(seconds.items())}
+
+
+def won(log: Log, row: Row) -> dict[str, tuple[int, int, float]]:
+    """By drafter: rounds, tokens, and the time that plain decoding takes for them less the time it took, as a share."""
+    own = [
+        record
+        for record in log.latest().values()
+        if (record.subject.model, record.subject.tier) == (row.model, row.tier)
+        and record.temperature == row.temperature
+        and row.kind in (record.kind, ALL)
+    ]
+    token_s = {record.key[:4]: per_token(record) for record in own if record.arm == PLAIN and record.tokens}
+    auto = [record for record in own if record.arm == row.arm and record.key[:4] in token_s]
+    whole = sum(token_s[record.key[:4]] * record.tokens for record in auto)
+    found: dict[str, tuple[int, int, float]] = {}
+    for record in auto:
+        for name, (n_rounds, n_tokens, seconds) in record.arms.items():
+            rounds, tokens, share = found.get(name, (0, 0, 0.0))
+            won = (n_tokens * token_s[record.key[:4]] - seconds) / whole
+            found[name] = rounds + n_rounds, tokens + n_tokens, share + won
+    return dict(sorted(found.items()))
+
+
+def per_token(record: Record) -> float:
+    return record.seconds / record.tokens
+
+
+def exit_round_s(costs: RowCosts, drafts: int) -> float:
+    return drafts * costs.exit_draft_s + interpolate(costs.back_short_s, drafts + 1)

@@ -12,7 +12,7 @@ from edgeinfer.backends.gguf.exit.layout import TensorLayout, find_layout
 from edgeinfer.backends.gguf.exit.round import ExitRound
 from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
 from edgeinfer.errors import EdgeInferError
-from edgeinfer.formats.shape import KvGroup
+from edgeinfer.shape import LayerKv
 from edgeinfer.types import KvType
 
 ARCHITECTURES: Final = ("llama", "qwen3")  # tested, past evictions
@@ -34,7 +34,7 @@ class EarlyExit:
 
 
 def early_exit(
-    model: LoadedModel, exit_layer: int, options: ContextOptions, groups: Sequence[KvGroup]
+    model: LoadedModel, exit_layer: int, options: ContextOptions, groups: Sequence[LayerKv]
 ) -> EarlyExit | str:
     """The way for this model, or the reason why there is none."""
     architecture = model.metadata("general.architecture") or "unknown"

@@ -1,4 +1,4 @@
-"""`edgeinfer bench perplexity`: what a tier, a window and a KV type cost, in nats a token of a text."""
+"""`python -m benchmarks perplexity`: what a tier, a window and a KV type cost, in nats a token of a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from edgeinfer.bench.from_folder import convert
+from benchmarks.models.from_folder import convert
 from edgeinfer.bench.opened import Opened, opened, path_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
@@ -205,7 +205,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespace) -> str:
-    command = ["bench", "perplexity", "--model", args.model, "--text", args.text.name]
+    command = ["python", "-m", "benchmarks", "perplexity", "--model", args.model, "--text", args.text.name]
     command += ["--against", args.against.name] if args.against else []
     command += ["--length", str(args.length), "--pieces", str(args.pieces)]
     command += ["--windows", *map(str, args.windows)]

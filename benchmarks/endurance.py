@@ -1,4 +1,4 @@
-"""`edgeinfer bench endurance`: a chat that runs far past its window. Does it grow, does it get slower?
+"""`python -m benchmarks endurance`: a chat that runs far past its window. Does it grow, does it get slower?
 
 The chat is a session, as people have it: its text is kept. What grows besides shows in one of tokens alone. Slower than
 an hour ago is mostly the machine. So at the end the long chat and a fresh one, both just past an eviction, answer in
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.long_chats import Record, Turn, session_chat, token_chat
 from edgeinfer import backends
-from edgeinfer.bench.long_chats import Record, Turn, session_chat, token_chat
 from edgeinfer.bench.opened import add_model_arguments, opened, request_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def command_of(args: argparse.Namespace) -> list[str]:
-    command = ["bench", "endurance", "--model", Path(args.model).name, "--tokens", str(args.tokens)]
+    command = ["python", "-m", "benchmarks", "endurance", "--model", Path(args.model).name]
+    command += ["--tokens", str(args.tokens)]
     for flag in ("context", "kv_type", "backend"):
         if getattr(args, flag):
             command += ["--" + flag.replace("_", "-"), str(getattr(args, flag))]

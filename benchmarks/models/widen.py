@@ -1,4 +1,4 @@
-"""The demo's weights in the shape of a 1B model: `python -m edgeinfer.bench.widen demo.F16.gguf wide.F16.gguf`.
+"""The demo's weights in the shape of a 1B model: `python -m benchmarks.models.widen demo.F16.gguf wide.F16.gguf`.
 
 Bytes and arithmetic of Llama 3.2 1B (with the demo's vocabulary), and the demo's own answers: the new rows and columns
 are zeros, the new heads attend to nothing that is used, and every fourth layer adds nothing. With `--tier Q4_0` the
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from benchmarks.models.ggufs import Value, copy_metadata
 from edgeinfer.backends.gguf.quantize import quantize
-from edgeinfer.bench.ggufs import Value, copy_metadata
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -164,7 +164,7 @@ def _idle_layer(wide: Shape, seed: int) -> Tensors:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.widen", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.widen", description=__doc__)
     parser.add_argument("source", type=Path, help="the F16 file of the demo")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tier", default="", help="quantize the result, every matrix alike: Q4_0, Q8_0")

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 
-from edgeinfer.bench.predicted_speed import run
+from benchmarks.predicted_speed import run
 
 
 def test_the_form_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,4 +33,4 @@ def test_a_row_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_report_names_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(Namespace(json=False)) == 0
     text = capsys.readouterr().out
-    assert "edgeinfer bench predicted_speed > docs/predicted-speed.md" in text and "Median error" in text
+    assert "python -m benchmarks predicted_speed > docs/predicted-speed.md" in text and "Median error" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.bench.memory import Peak, Row, look, report
+from benchmarks.memory import Peak, Row, look, report
 
 ROW = Row("Demo", "Q4_0", "gguf", "off", 2048, 26_000_000, 13_000_000, 81_000_000, Peak(90_000_000, 100_000_000))
 

@@ -1,4 +1,4 @@
-"""The planner's expected decode speed against published runs: `edgeinfer bench predicted_speed [--json]`."""
+"""The planner's expected decode speed against published runs: `python -m benchmarks predicted_speed [--json]`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def report(rows: Sequence[Row], top: Table, devices: Devices) -> str:
     lines = [
         "# Expected decode speed against published runs",
         "",
-        "Made by `edgeinfer bench predicted_speed > docs/predicted-speed.md`.",
+        "Made by `python -m benchmarks predicted_speed > docs/predicted-speed.md`.",
         "",
         "Seconds a token = bytes read / (efficiency x bandwidth) + layers x seconds a layer. The constants were fitted",
         "to these same runs, two to a class of device and backend: it shows how well the form holds, no forecast.",

@@ -1,6 +1,6 @@
 """The plan's estimate against measured peak memory, on Linux.
 
-    edgeinfer bench memory --model demo --model wide.Q4_0.gguf > docs/memory.md
+    python -m benchmarks memory --model demo --model wide.Q4_0.gguf > docs/memory.md
 
 Each row is a new process that opens the model as `edgeinfer chat` does, reads a prompt and answers. Its memory, and
 that of its children, is looked at every 20 ms.
@@ -70,7 +70,7 @@ class Row:
 
 def measure(model: str, context: int, backend: str, speculation: str) -> Row:
     """Run one answer in a new process and watch it. Raises EdgeInferError when that process fails."""
-    command = [sys.executable, "-m", "edgeinfer.bench.memory", "--answer"]
+    command = [sys.executable, "-m", "benchmarks.memory", "--answer"]
     arguments = ["--model", model, "--context", str(context), "--backend", backend, "--speculation", speculation]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         peak = Peak()
@@ -148,11 +148,11 @@ def report(rows: Sequence[Row]) -> str:
 
     worst = max(abs(row.error) for row in rows)
     versions = backends.get(rows[0].backend).probe(detect()).versions
-    command = ["bench", "memory", "--model", "demo", "--model", "wide.Q4_0.gguf"]
+    command = ["python", "-m", "benchmarks", "memory", "--model", "demo", "--model", "wide.Q4_0.gguf"]
     lines = [
         head("Estimated against measured memory", command, detect(), versions),
         "`wide.Q4_0.gguf` is the demo in the shape of a 1B model:",
-        "`python -m edgeinfer.bench.widen demo.F16.gguf wide.Q4_0.gguf --tier Q4_0`.",
+        "`python -m benchmarks.models.widen demo.F16.gguf wide.Q4_0.gguf --tier Q4_0`.",
         "",
         "MB of a process that opens the model as `edgeinfer chat` does, reads a prompt and answers, with its children.",
         "`PSS` shares pages with other processes of the machine; `alone` counts them once and whole, as the plan does.",
@@ -201,6 +201,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.memory")
+    _parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     add_arguments(_parser)
     sys.exit(run(_parser.parse_args()))

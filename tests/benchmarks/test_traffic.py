@@ -1,4 +1,4 @@
-"""The tables of metal_kernels/README.md are what `edgeinfer bench traffic` prints, from the layout of the ring."""
+"""The tables of metal_kernels/README.md are what `python -m benchmarks traffic` prints, from the layout of the ring."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.bench import traffic
+from benchmarks import traffic
 
 README = Path(__file__).parents[2] / "metal_kernels" / "README.md"
 
 
 def test_the_readme_holds_the_tables() -> None:
-    assert traffic.report() in README.read_text(encoding="utf-8"), "run: edgeinfer bench traffic"
+    assert traffic.report() in README.read_text(encoding="utf-8"), "run: python -m benchmarks traffic"
 
 
 @pytest.mark.parametrize(("head_dim", "bits", "expected"), [(64, 16, 256), (64, 8, 136), (80, 4, 96), (128, 8, 272)])

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edgeinfer.bench.speculation.measure import MAX_ROWS
+from edgeinfer.bench.speculation.report import exit_round_s
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.policy.costs import RowCosts, interpolate
 
-MAX_ROWS: Final = 16
 MAX_DRAFTS: Final = 8
 
 
@@ -65,10 +66,6 @@ def fixed_seconds(reach: Reach, costs: RowCosts, depth: int) -> float:
         total += exit_round_s(costs, drafts) if drafts else costs.plain_s
         at += min(reach.exit[at], drafts) + 1
     return total
-
-
-def exit_round_s(costs: RowCosts, drafts: int) -> float:
-    return drafts * costs.exit_draft_s + interpolate(costs.back_short_s, drafts + 1)
 
 
 def _agreeing(drafts: Sequence[int], truth: Sequence[int]) -> int:

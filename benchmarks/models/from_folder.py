@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.bench.ggufs import Value, copy_metadata
+from benchmarks.models.ggufs import Value, copy_metadata
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.safetensors_header import SafetensorsTensor, check_folder
 

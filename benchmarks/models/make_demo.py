@@ -1,4 +1,4 @@
-"""Makes the embedded demo file: `python -m edgeinfer.bench.make_demo demo.F16.gguf edgeinfer/models/demo.Q4_0.gguf`.
+"""Makes the embedded demo file: `python -m benchmarks.models.make_demo demo.F16.gguf edgeinfer/models/demo.Q4_0.gguf`.
 
 Pure Q4_0, so that rows of a batch round as single rows do and tokens can be compared exactly.
 """
@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.models.ggufs import Value, rewrite
 from edgeinfer.backends.gguf.quantize import quantize
-from edgeinfer.bench.ggufs import Value, rewrite
 
 EXIT_LAYER = 3
 
@@ -33,7 +33,7 @@ def make_demo(source: Path, out: Path, licenses: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.make_demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.make_demo", description=__doc__)
     parser.add_argument("source", type=Path, help="the F16 file")
     parser.add_argument("out", type=Path)
     parser.add_argument(

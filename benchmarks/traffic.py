@@ -1,6 +1,6 @@
 """Bytes that a decoding step on MLX must read and write, by arithmetic: this project's kernels against MLX's own way.
 
-Nothing here is measured. `edgeinfer bench traffic` prints the tables of metal_kernels/README.md.
+Nothing here is measured. `python -m benchmarks traffic` prints the tables of metal_kernels/README.md.
 """
 
 from __future__ import annotations
@@ -10,39 +10,12 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 
+from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, Shape
 from edgeinfer.bench.report import table
 
-__all__ = ["SHAPES", "Kind", "Shape", "add_arguments", "attention_bytes", "report", "row_bytes", "run", "step_bytes"]
+__all__ = ["Kind", "add_arguments", "attention_bytes", "report", "row_bytes", "run", "step_bytes"]
 
 WEIGHT_BITS = 4.5  # mlx-4bit-g64
-SINK = 128
-WINDOWS = (4096, 32768)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    name: str
-    n_layers: int
-    width: int
-    ffn: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    n_vocab: int
-
-    @property
-    def n_weights(self) -> int:
-        """Weights that a step reads: attention, feed-forward and head; of the embedding one row."""
-        attention = 2 * self.width * self.head_dim * (self.n_heads + self.n_kv_heads)
-        return self.n_layers * (attention + 3 * self.width * self.ffn) + self.n_vocab * self.width
-
-
-# config.json of meta-llama/Llama-3.2-1B, Llama-3.2-3B and Qwen/Qwen3-8B
-SHAPES = (
-    Shape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256),
-    Shape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256),
-    Shape("Qwen3-8B", 36, 4096, 12288, 32, 8, 128, 151936),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +60,15 @@ def head_bytes(shape: Shape, *, logits: bool) -> int:
     return round(shape.n_vocab * shape.width * WEIGHT_BITS / 8) + (3 * 2 * shape.n_vocab if logits else 0)
 
 
+def n_weights(shape: Shape) -> int:
+    """Weights that a step reads: attention, feed-forward and head; of the embedding one row."""
+    attention = 2 * shape.width * shape.head_dim * (shape.n_heads + shape.n_kv_heads)
+    return shape.n_layers * (attention + 3 * shape.width * shape.ffn) + shape.n_vocab * shape.width
+
+
 def step_bytes(shape: Shape, kind: Kind, window: int) -> int:
     """Weights and attention of one decoded token."""
-    weights = round(shape.n_weights * WEIGHT_BITS / 8)
+    weights = round(n_weights(shape) * WEIGHT_BITS / 8)
     return weights + shape.n_layers * attention_bytes(shape, kind, SINK + window)
 
 

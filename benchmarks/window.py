@@ -1,4 +1,4 @@
-"""`edgeinfer bench window`: the window on llama.cpp against the reference, past many evictions, for every KV type.
+"""`python -m benchmarks window`: the window on llama.cpp against the reference, past many evictions, for every KV type.
 
 Both see the same random tokens. llama.cpp gets them in chunks of changing size, and half of the chunks end in wrong
 tokens that are rolled back. The difference of logits is held against that of a run in which nothing is evicted:
@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
@@ -138,18 +138,21 @@ def _high(errors: Errors) -> float:
 def _errors(path: Path, engine: Engine, policy: WindowPolicy, tokens: Tokens, expected: Rows, start: int) -> Errors:
     """The largest |logit difference| of each row that was seen from position `start` on."""
     from edgeinfer.backends.gguf import llama
-    from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
-    from edgeinfer.formats.gguf_header import read_header
+    from edgeinfer.backends.gguf.cache import GgufCache
+    from edgeinfer.backends.gguf.model import EngineSettings
 
-    settings = EngineSettings(1, engine.kv_type, flash_attention=engine.flash_attention)
-    model = GgufModel(llama.load(path), read_header(path), settings)
+    options = EngineSettings(1, engine.kv_type).options(policy)
+    loaded = llama.load(path)
     try:
         with _unrotated():
-            cache = model.new_cache(policy)
-        errors = _played(cache, tokens, expected)
-        return np.array([error for position, error in errors if position >= start])
+            cache = GgufCache(loaded, replace(options, flash_attention=engine.flash_attention), policy, 0)
+        try:
+            errors = _played(cache, tokens, expected)
+            return np.array([error for position, error in errors if position >= start])
+        finally:
+            cache.close()
     finally:
-        model.close()
+        loaded.close()
 
 
 @contextmanager
@@ -233,7 +236,8 @@ def markdown(path: Path, results: Sequence[Result], *, quick: bool) -> str:
     from edgeinfer.device import detect
 
     device = detect()
-    command = ["bench", "window", "--model", path.name, *(["--quick"] if quick else []), "--out", "docs/window.md"]
+    command = ["python", "-m", "benchmarks", "window", "--model", path.name]
+    command += [*(["--quick"] if quick else []), "--out", "docs/window.md"]
     rows: dict[tuple[int, int, int], list[Result]] = {}
     for result in results:
         rows.setdefault((result.window, result.sink, result.block), []).append(result)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.models.widen import Shape, widen
 from edgeinfer.backends.reference import load_gguf
-from edgeinfer.bench.widen import Shape, widen
 from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
 

@@ -1,4 +1,4 @@
-"""The measurements of window, speed, perplexity and endurance, short and on tiny models. No speed is asserted."""
+"""The measurements of window, perplexity and endurance, short and on tiny models. No speed is asserted."""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
-from edgeinfer.bench import endurance, long_chats, perplexity, speed, window
-from edgeinfer.bench.from_folder import convert
+from benchmarks import endurance, long_chats, perplexity, window
+from benchmarks.models.from_folder import convert
 from edgeinfer.bench.opened import opened
 from edgeinfer.errors import ArtifactBad, UsageError
 from edgeinfer.formats.gguf_header import read_header
@@ -51,19 +51,6 @@ def test_a_window_that_is_wrong_fails(path: Path) -> None:
         window._high(window._errors(path, engine, policy, tokens, expected, 256)) for policy in (wrong, right)
     )
     assert of_wrong > 10 * of_right
-
-
-def test_speed(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--model", str(path), "--runs", "2", "--prompt-tokens", "20", "--tokens", "8", "--context", "512")
-    assert run(speed, *arguments, "--json", "--out", str(tmp_path / "speed.md")) == 0
-    row = json.loads(capsys.readouterr().out)
-    assert row["same_tokens"] is True
-    assert row["decode"]["low"] <= row["decode"]["median"] <= row["decode"]["high"]
-    assert row["decode_ratio"]["median"] > 0
-    assert row["memory_bytes"] > 10_000_000
-    assert "ours / bare, decode" in (tmp_path / "speed.md").read_text(encoding="utf-8")
-    with pytest.raises(UsageError, match="must fit the window"):
-        run(speed, "--model", str(path), "--context", "512", "--prompt-tokens", "600")
 
 
 def test_perplexity_is_that_of_the_reference_s_logits(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The models of the speculation report: `python -m edgeinfer.bench.speculation.models demo.F16.gguf FOLDER`.
+"""The models of the speculation report: `python -m benchmarks.models.make_tiers demo.F16.gguf FOLDER`.
 
 The demo and its 1B shape, each at Q4_0 (pure), Q8_0, Q4_K_M and F16; 4.5 GB in all.
 """
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from benchmarks.models.ggufs import rewrite
+from benchmarks.models.make_demo import EXIT_LAYER
+from benchmarks.models.widen import widen
 from edgeinfer.backends.gguf.quantize import quantize
-from edgeinfer.bench.ggufs import rewrite
-from edgeinfer.bench.make_demo import EXIT_LAYER
-from edgeinfer.bench.widen import widen
 
 TIERS: Final = ("Q4_0", "Q8_0", "Q4_K_M")
 
@@ -42,7 +42,7 @@ def make_models(source: Path, folder: Path) -> list[Path]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m edgeinfer.bench.speculation.models", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.make_tiers", description=__doc__)
     parser.add_argument("source", type=Path, help="demo.F16.gguf")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)

@@ -1,0 +1,118 @@
+"""Two chapters of the speculation report: the targets, and the most that drafting could have won."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from benchmarks.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
+from benchmarks.speculation.targets import NOT_SLOWER, slower, verdicts
+from edgeinfer.bench.speculation.records import CONTROL, Log, Measured, Subject, subjects
+from edgeinfer.bench.speculation.report import ALL, Row, rows_of, won
+
+Traces: TypeAlias = Mapping[Subject, Mapping[int, tuple[bool, ...]]]
+_DEPTHS: Final = (1, 2, 3, 4)
+
+
+def targets(log: Log, rows: Sequence[Row]) -> Iterator[str]:
+    found = verdicts(rows)
+    if not found:
+        return
+    yield "## Targets"
+    yield ""
+    yield "| target | model | weakest cell | value | at least | |"
+    yield "|---|---|---|---|---|---|"
+    for verdict in found:
+        row, target = verdict.row, verdict.target
+        cell = f"{row.kind}, T={row.temperature:g}"
+        value = f"{target.value(row):.3f} | {target.least:.2f} | {'met' if verdict.met else '**not met**'}"
+        value += (
+            f"; {verdict.unbounded} cells of one prompt have no bounds and are not judged" if verdict.unbounded else ""
+        )
+        yield f"| {target.what} | {row.model} {row.tier} | {cell} | {value} |"
+    yield ""
+    for arm in ("auto", CONTROL):
+        below, n = slower(rows, arm)
+        if n:
+            what = "plain decoding run a second time" if arm == CONTROL else arm
+            yield f"Of {n} cells of {what} that have bounds, {below} lie under {NOT_SLOWER:g}."
+    yield ""
+    weakest = (verdict.row for verdict in found if not verdict.met)
+    missed = {(row.model, row.tier, row.arm, row.kind, row.temperature): row for row in weakest}
+    if missed:
+        yield "What the rounds of the missed cells won or lost, as a share of the plain time of the same tokens:"
+        yield ""
+        yield "| cell | speed-up | rounds of | rounds | tokens | won |"
+        yield "|---|---|---|---|---|---|"
+        for row in missed.values():
+            yield from _parts(log, row)
+        yield ""
+
+
+def _parts(log: Log, row: Row) -> Iterator[str]:
+    cell = f"{row.model} {row.tier}, {row.arm}, {row.kind}, T={row.temperature:g}"
+    for name, (rounds, tokens, share) in won(log, row).items():
+        yield f"| {cell} | {row.speedup:.3f} | {name} | {rounds} | {tokens} | {share:+.1%} |"
+
+
+def ceilings(log: Log, rows: Sequence[Row], traces: Traces) -> Iterator[str]:
+    """What a gate that knows all would have won on the same tokens with these costs, against what was won."""
+    yield "## The most that drafting could have won"
+    yield ""
+    for subject in subjects(log.records):
+        if subject in log.costs:
+            own = [row for row in rows if (row.model, row.tier) == (subject.model, subject.tier)]
+            yield f"### {subject.model} {subject.tier}"
+            yield ""
+            yield from _ceilings(log, subject, own, traces.get(subject, {}))
+
+
+def _ceilings(log: Log, subject: Subject, rows: Sequence[Row], traces: Mapping[int, tuple[bool, ...]]) -> Iterator[str]:
+    reaches = list(_reaches(log, subject, traces))
+    measured = log.costs[subject]
+    costs = measured.costs
+    gained = {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0}
+    if traces:  # where the exit drafts, both figures are of the prompts that it was traced on
+        own = [record for record in log.records if record.subject == subject and record.prompt in traces]
+        rows = rows_of(replace(log, records=own))
+        gained |= {(row.arm, row.kind): row.speedup for row in rows if row.temperature == 0 and row.arm != "lookup"}
+    uses = {"lookup": (True, False), "early-exit": (False, True), "auto": (True, True)}
+    traced = [one for _, one in reaches if one.exit]
+    arms = [arm for arm in uses if (arm, ALL) in gained and (traced or arm != "early-exit")]
+    if not reaches or not arms:
+        return
+    kinds = [*dict.fromkeys(kind for kind, _ in reaches), ALL]
+    yield f"Won, of what a gate that knows all would win with these row costs and at most {measured.max_rows} rows a"
+    yield f"round (greedy; where the exit drafts, both are of the {len(traced)} prompts that it was traced on):"
+    yield ""
+    yield f"| arm | {' | '.join(kinds)} | of the gain there |"
+    yield "|---" * (len(kinds) + 2) + "|"
+    for arm in arms:
+        best = {kind: _best(reaches, kind, measured, uses[arm]) for kind in kinds}
+        cells = " | ".join(
+            f"{gained[arm, kind]:.2f} of {best[kind]:.2f}" if (arm, kind) in gained else "" for kind in kinds
+        )
+        share = f"{(gained[arm, ALL] - 1) / (best[ALL] - 1):.0%}" if best[ALL] > 1.005 else ""
+        yield f"| {arm} | {cells} | {share} |"
+    yield ""
+    if traced and costs.back_short_s:
+        plain = sum(len(one.exit) for one in traced) * costs.plain_s
+        fixed = [f"{depth}: {plain / sum(fixed_seconds(one, costs, depth) for one in traced):.2f}" for depth in _DEPTHS]
+        yield f"Drafting always to a fixed depth by the exit would give {', '.join(fixed)}."
+        yield ""
+
+
+def _best(reaches: Sequence[tuple[str, Reach]], kind: str, measured: Measured, use: tuple[bool, bool]) -> float:
+    (lookup, early_exit), costs, max_rows = use, measured.costs, measured.max_rows
+    traced = any(one.exit for _, one in reaches)
+    chosen = [one for its, one in reaches if kind in (its, ALL) and (one.exit or not (early_exit and traced))]
+    seconds = sum(best_seconds(one, costs, lookup=lookup, early_exit=early_exit, max_rows=max_rows) for one in chosen)
+    return sum(len(one.lookup) for one in chosen) * costs.plain_s / seconds if seconds else 1.0
+
+
+def _reaches(log: Log, subject: Subject, traces: Mapping[int, tuple[bool, ...]]) -> Iterator[tuple[str, Reach]]:
+    for record in log.latest().values():
+        prompt, answer = record.text
+        if record.subject == subject and len(answer) > 1:
+            yield record.kind, reach(prompt, answer, traces.get(record.prompt, ()))
