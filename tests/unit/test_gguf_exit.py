@@ -81,7 +81,7 @@ def step(cache: Any, tokens: Sequence[int], drafted: Sequence[int] = (), *, keep
 
 
 def plain_rows(model: GgufModel, tokens: Sequence[int], policy: WindowPolicy = POLICY) -> list[Any]:
-    """The row of each token behind the first N_PROMPT, one at a time, nothing drafted."""
+    """The row of each token after the first N_PROMPT, one at a time, nothing drafted."""
     cache = model.new_cache(policy)
     cache.prefill(tokens[:N_PROMPT])
     rows = [step(cache, [token], keep=1)[0] for token in tokens[N_PROMPT:]]
@@ -160,8 +160,8 @@ def test_wrong_drafts_past_many_evictions(model: GgufModel) -> None:
     cache.close()
 
 
-def test_growing_past_what_the_lanes_were_made_for(folder: Path) -> None:
-    """llama.cpp builds new graphs every 256 cells, and larger ones than a lane reserved."""
+def test_a_chat_grows_past_what_the_graphs_reserved(folder: Path) -> None:
+    """llama.cpp builds new graphs every 256 cells, and larger ones than a sharing context reserved."""
     policy = WindowPolicy(window=640, sink=64, block=64, limit=2048)
     model = open_model(model_file("llama", folder))
     tokens = tokens_of(N_PROMPT + 560)
@@ -256,8 +256,8 @@ def test_rows_that_landed_in_other_cells_are_computed_again(folder: Path, monkey
 
     def shifted(self: ExitGraph, context: Any, batch: Any, stage: Stage, **rows: int) -> bool:
         ran.append(stage)
-        if stage is Stage.BACK:
-            self._carried.cells[1] += 1
+        if stage is Stage.LATE:
+            self._states.cells[1] += 1
         return run(self, context, batch, stage, **rows)
 
     cache = model.new_cache(POLICY)
@@ -265,7 +265,7 @@ def test_rows_that_landed_in_other_cells_are_computed_again(folder: Path, monkey
     cache.prefill(tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     assert_same(step(cache, late, late[:3], keep=4), expected)
-    assert ran == [Stage.DRAFT] * 3 + [Stage.FRONT, Stage.BACK, Stage.WHOLE]
+    assert ran == [Stage.DRAFT] * 3 + [Stage.EARLY, Stage.LATE, Stage.WHOLE]
     model.close()
 
 
@@ -280,7 +280,7 @@ def test_the_first_round_builds_no_graph(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(graph_module, "map_graph", counted)
     model = open_model(model_file("llama", folder))
     cache = model.new_cache(POLICY)
-    assert mapped, "a lane's graph is looked at when the cache opens"
+    assert mapped, "graphs are mapped when the cache opens"
     mapped.clear()
     tokens = tokens_of(N_PROMPT + 2)
     cache.prefill(tokens[:N_PROMPT])

@@ -15,13 +15,13 @@ pytest.importorskip("llama_cpp")
 from edgeinfer.backends.gguf import llama
 from edgeinfer.backends.gguf import model as model_module
 from edgeinfer.backends.gguf.cache import GgufCache
-from edgeinfer.backends.gguf.exit import lanes as lanes_module
+from edgeinfer.backends.gguf.exit import contexts as contexts_module
 from edgeinfer.backends.gguf.exit import layout as layout_module
-from edgeinfer.backends.gguf.exit import verdicts
-from edgeinfer.backends.gguf.exit.graph import Carried, Stage
-from edgeinfer.backends.gguf.exit.lanes import ExitLanes
+from edgeinfer.backends.gguf.exit import self_test_cache
+from edgeinfer.backends.gguf.exit.contexts import ExitContexts
+from edgeinfer.backends.gguf.exit.graph import ExitStates, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
@@ -60,34 +60,34 @@ def assert_plain(model: GgufModel, reason: str) -> None:
     model.close()
 
 
-def broken_front(lanes: ExitLanes, tokens: Sequence[int], position: int, row: int) -> None:
+def broken_early(contexts: ExitContexts, tokens: Sequence[int], position: int, row: int) -> None:
     """Early layers one short: the newest token's are not run."""
-    lanes._verify.run(tokens, position, Stage.WHOLE)
+    contexts._verify.run(tokens, position, Stage.WHOLE)
 
 
-def stale_states(self: Carried, n_rows: int, hidden: int) -> None:
+def stale_states(self: ExitStates, n_rows: int, hidden: int) -> None:
     """Every row finds the state of the first."""
     self.hidden = np.lib.stride_tricks.as_strided(np.zeros((1, hidden), np.float32), (n_rows, hidden), (0, 4))
     self.cells = np.zeros(n_rows, np.int64)
 
 
-def no_removal(self: ExitLanes, tokens: Sequence[int], position: int) -> llama.Context:
-    """Rows verified behind the drafted ones instead of in their place."""
-    self._verify.run(tokens, position + len(tokens), Stage.BACK)
+def no_removal(self: ExitContexts, tokens: Sequence[int], position: int) -> llama.Context:
+    """Rows verified after the drafted ones instead of in their place."""
+    self._verify.run(tokens, position + len(tokens), Stage.LATE)
     return self._verify.context
 
 
-def wrong_whole(self: ExitLanes, tokens: Sequence[int], position: int) -> llama.Context:
+def wrong_whole(self: ExitContexts, tokens: Sequence[int], position: int) -> llama.Context:
     """Several rows without drafts run through the early layers only."""
     self._verify.run(tokens, position, Stage.DRAFT)
     return self._verify.context
 
 
 MISTAKES: dict[str, tuple[object, str, Callable[..., Any]]] = {
-    "early layers one short": (ExitLanes, "front", broken_front),
-    "stale exit states": (Carried, "__init__", stale_states),
-    "several rows without drafts are wrong": (ExitLanes, "whole", wrong_whole),
-    "drafted positions kept": (ExitLanes, "back", no_removal),
+    "early layers one short": (ExitContexts, "early", broken_early),
+    "stale exit states": (ExitStates, "__init__", stale_states),
+    "several rows without drafts are wrong": (ExitContexts, "whole", wrong_whole),
+    "drafted positions kept": (ExitContexts, "late", no_removal),
     "a rejected row kept": (
         GgufCache,
         "finish",
@@ -133,7 +133,7 @@ def test_a_failure_is_kept_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("damage", ["", "[]", "null", '{"about": []}'])
 def test_a_damaged_outcome_is_tested_again(damage: str, path: Path) -> None:
     open_model(path).close()
-    (file,) = verdicts.written(path)
+    (file,) = self_test_cache.written(path)
     file.write_text(damage, encoding="utf-8")
     model = open_model(path)
     assert model.exit_layer == 2
@@ -149,14 +149,14 @@ def test_what_is_written_is_listed_and_removed(path: Path, tmp_path: Path) -> No
     assert kept_outcomes(tmp_path) == []
     open_model(path).close()
     open_model(other).close()
-    (file,) = verdicts.written(path)
+    (file,) = self_test_cache.written(path)
     assert len(kept_outcomes(tmp_path)) == 2
     size = file.stat().st_size
     assert 0 < size < 4096
     assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "other.gguf", "tiny.gguf"]  # nothing beside it
-    assert verdicts.remove(path) == size
-    assert verdicts.written(path) == []
-    assert kept_outcomes(tmp_path) == verdicts.written(other)
+    assert self_test_cache.remove(path) == size
+    assert self_test_cache.written(path) == []
+    assert kept_outcomes(tmp_path) == self_test_cache.written(other)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_test(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,25 +173,31 @@ def test_an_exit_that_the_model_does_not_have(exit_layer: int, path: Path) -> No
 
 def test_other_architectures_are_named(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "gemma.gguf", Tiny(architecture="gemma3", tier="Q8_0", n_layers=6, own_window=32))
-    assert_plain(open_model(path), "gemma3 models cannot on llama.cpp, only llama and qwen3")
+    assert_plain(open_model(path), "early exit on llama.cpp supports llama and qwen3 models, not gemma3")
 
 
 def test_a_gpu_is_named(path: Path) -> None:
     assert_plain(open_model(path, n_gpu_layers=1), "the model is on a GPU")
 
 
-def test_an_engine_that_is_built_in_another_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "_SCANNED_BYTES", 8)
-    assert_plain(open_model(path), "keeps a context's memory in another way (0 places fit)")
-    assert verdicts.written(path) == []  # it is not the file's fault
+def test_the_switch_forbids_any_write_into_llama_cpp(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEINFER_PATCH_LLAMA", "off")
+    writes: list[int] = []
+    monkeypatch.setattr(contexts_module, "write_pointer", lambda address, value: writes.append(address))
+    assert_plain(open_model(path), "EDGEINFER_PATCH_LLAMA=off forbids it")
+    assert writes == []
+    assert self_test_cache.written(path) == []  # the switch says nothing about the file
+    monkeypatch.setenv("EDGEINFER_PATCH_LLAMA", "of")
+    with pytest.raises(UsageError, match="EDGEINFER_PATCH_LLAMA is `of`"):
+        open_model(path)
+
+
+def test_an_engine_with_another_layout_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts_module, "_SCANNED_BYTES", 8)
+    assert_plain(open_model(path), "cannot find the memory pointer of a context in this llama.cpp (0 candidates)")
+    assert self_test_cache.written(path) == []  # it is not the file's fault
     monkeypatch.setattr(layout_module, "_words", lambda n_bytes: range(0))
-    assert_plain(open_model(path), "lays its tensors out in another way (0 places fit)")
-
-
-def test_without_flash_attention(path: Path) -> None:
-    model = open_model(path, flash_attention=False)
-    assert (model.exit_layer, model.note) == (2, "")
-    model.close()
+    assert_plain(open_model(path), "cannot measure the tensors of this ggml (0 candidates for a field)")
 
 
 def test_the_layout_does_not_depend_on_what_was_in_memory_before() -> None:

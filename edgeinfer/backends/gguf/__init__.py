@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from edgeinfer.backends.gguf.exit.switch import may_patch
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import ArtifactBad, BackendUnavailable
 from edgeinfer.formats.gguf_types import FILE_TYPES
@@ -37,7 +38,7 @@ class GgufBackend:
             backend=self.name,
             tiers=frozenset(FILE_TYPES.values()),
             kv_types=GGUF_KV_TYPES,
-            early_exit=True,
+            early_exit=may_patch(),
             versions=versions,
             unavailable=unavailable,
             hint=_INSTALL if unavailable else "",

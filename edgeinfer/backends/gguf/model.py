@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from edgeinfer.backends.gguf.cache import GgufCache
-from edgeinfer.backends.gguf.exit import verdicts
+from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
 from edgeinfer.backends.gguf.exit.self_test import self_test
-from edgeinfer.backends.gguf.exit.way import EarlyExit, early_exit
+from edgeinfer.backends.gguf.exit.support import ExitSupport, Refused, find_support
 from edgeinfer.backends.gguf.llama import KV_TYPES, ContextOptions, LoadedModel, padded
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
@@ -55,7 +55,7 @@ def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
     """Model.exact_rows for this file, opened like this, on this processor."""
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
     split = settings.kv_type in _SPLIT_KV and settings.n_threads > 1
-    if not x86 or split or not settings.flash_attention or settings.n_gpu_layers:
+    if not x86 or split or settings.n_gpu_layers:
         return None
     types = set(matrix_bytes(header))
     return next((rows for exact_types, rows in _EXACT_ROWS if types <= exact_types), None)
@@ -85,7 +85,6 @@ class EngineSettings:
 
     n_threads: int
     kv_type: KvType
-    flash_attention: bool = True
     n_gpu_layers: int = 0
 
     def options(self, policy: WindowPolicy) -> ContextOptions:
@@ -95,7 +94,6 @@ class EngineSettings:
             n_outputs=N_OUTPUTS,
             n_threads=self.n_threads,
             kv_type=self.kv_type,
-            flash_attention=self.flash_attention,
             n_gpu_layers=self.n_gpu_layers,
         )
 
@@ -110,7 +108,7 @@ class GgufModel:
         self.loaded = loaded
         self._kv = shape_from_gguf(header).kv
         self._caches: list[GgufCache] = []
-        self._exit: EarlyExit | None = None
+        self._exit: ExitSupport | None = None
         self.note = ""
 
     @property
@@ -132,17 +130,18 @@ class GgufModel:
 
         The test takes about twelve tokens; its outcome is kept for the file at `path` and this engine.
         """
-        way = early_exit(self.loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._kv)
-        if isinstance(way, str):
-            self.note = f"no drafts from early layers: {way}"
+        found = find_support(self.loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._kv)
+        if isinstance(found, Refused):
+            self.note = f"no drafts from early layers: {found.reason}"
             return
-        subject = verdicts.Subject(path, exit_layer, (repr(self.settings),), tuple(library_versions().values()))
-        self._exit = way
-        wrong = verdicts.load(subject)
+        versions = tuple(library_versions().values())
+        tested = self_test_cache.TestedModel(path, exit_layer, (repr(self.settings),), versions)
+        self._exit = found
+        wrong = self_test_cache.load(tested)
         try:
             if wrong is None:
                 wrong = self._self_test()
-                verdicts.store(subject, wrong)
+                self_test_cache.store(tested, wrong)
         except EngineFailed as error:  # perhaps for want of memory: tried again next time
             wrong = str(error)
         if wrong:
@@ -161,10 +160,10 @@ class GgufModel:
         options = self.settings.options(policy)
         if self._exit is None:
             cache = GgufCache(self.loaded, options, policy, n_bytes)
-        else:  # several rows run in a lane of their own
+        else:  # several rows run in a context of their own
             cache = GgufCache(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
             try:
-                self._exit.equip(cache, self.loaded, options)
+                self._exit.attach(cache, self.loaded, options)
             except EngineFailed:
                 cache.close()
                 raise

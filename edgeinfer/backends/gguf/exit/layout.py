@@ -1,4 +1,4 @@
-"""Where a ggml_tensor keeps its flags, sources and data, found out by asking ggml about tensors made for it."""
+"""Where a ggml_tensor keeps its flags, sources and data: measured on tensors made for the purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _F32: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class TensorLayout:
-    """Byte offsets in `struct ggml_tensor` (ggml.h), and the flag bit without which a node is passed over."""
+    """Byte offsets in `struct ggml_tensor` (ggml.h), and the flag bit without which the scheduler skips a node."""
 
     flags: int
     compute: int
@@ -28,12 +28,13 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-def word(address: int) -> int:
-    """The pointer kept at `address`."""
+def read_pointer(address: int) -> int:
+    """The pointer stored at `address`. A wrong address crashes the process."""
     return ctypes.c_void_p.from_address(address).value or 0
 
 
-def set_word(address: int, value: int) -> None:
+def write_pointer(address: int, value: int) -> None:
+    """Store a pointer at `address`. A wrong address corrupts the process, at once or much later."""
     ctypes.c_void_p.from_address(address).value = value
 
 
@@ -42,7 +43,7 @@ def find_layout() -> TensorLayout:
     init = base_function("ggml_init", ctypes.c_void_p, _InitParams)
     arena = init(_InitParams(_ARENA_BYTES, None, False))
     if not arena:
-        raise EngineFailed("ggml gave no memory to look at its tensors")
+        raise EngineFailed("ggml has no memory for a few test tensors")
     try:
         return _measure(arena)
     finally:
@@ -57,13 +58,14 @@ def _measure(arena: int) -> TensorLayout:
     view = base_function("ggml_view_1d", pointer, pointer, pointer, ctypes.c_int64, size)(arena, left, 4, 0)
     graph = base_function("ggml_new_graph", pointer, pointer)(arena)
     data = base_function("ggml_get_data", pointer, pointer)(left)
-    n_bytes = data - left  # a tensor's elements follow it; what lies behind them is whatever was there before
+    n_bytes = data - left  # a tensor's elements follow it in the arena
     if not 128 <= n_bytes <= 1024:
-        raise EngineFailed(f"this ggml lays its tensors out in another way ({n_bytes} bytes each)")
+        raise EngineFailed(f"cannot measure the tensors of this ggml ({n_bytes} bytes each)")
 
-    sources = _only([at for at in _words(n_bytes - 8) if (word(total + at), word(total + at + 8)) == (left, right)])
-    # a view names what it views twice: as its first source, and right behind the sources
-    parents = [at for at in _words(n_bytes) if word(view + at) == left and at > sources]
+    pairs = {at: (read_pointer(total + at), read_pointer(total + at + 8)) for at in _words(n_bytes - 8)}
+    sources = _only([at for at, pair in pairs.items() if pair == (left, right)])
+    # a view names its parent twice: as its first source, and right after the sources
+    parents = [at for at in _words(n_bytes) if read_pointer(view + at) == left and at > sources]
     base_function("ggml_set_name", pointer, pointer, ctypes.c_char_p)(total, b"total")  # or the graph would name it
     before = ctypes.string_at(total, n_bytes)
     base_function("ggml_build_forward_expand", None, pointer, pointer)(graph, total)
@@ -75,7 +77,7 @@ def _measure(arena: int) -> TensorLayout:
         & ~int.from_bytes(before[flags : flags + 4], "little"),
         sources=sources,
         n_sources=(_only(parents) - sources) // 8,
-        data=_only([at for at in _words(n_bytes) if word(left + at) == data]),
+        data=_only([at for at in _words(n_bytes) if read_pointer(left + at) == data]),
     )
 
 
@@ -85,5 +87,5 @@ def _words(n_bytes: int) -> range:
 
 def _only(found: list[Any]) -> Any:
     if len(found) != 1:
-        raise EngineFailed(f"this ggml lays its tensors out in another way ({len(found)} places fit)")
+        raise EngineFailed(f"cannot measure the tensors of this ggml ({len(found)} candidates for a field)")
     return found[0]

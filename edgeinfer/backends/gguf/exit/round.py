@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
-from edgeinfer.backends.gguf.exit.lanes import ExitLanes
+from edgeinfer.backends.gguf.exit.contexts import ExitContexts
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import Tokens, common_prefix
@@ -26,11 +26,11 @@ class ExitRound:
 
     __slots__ = ("_cache", "_drafted", "_guard", "_lanes", "_n_run")
 
-    def __init__(self, cache: CountedCache, lanes: ExitLanes, max_rows: int) -> None:
+    def __init__(self, cache: CountedCache, lanes: ExitContexts, max_rows: int) -> None:
         self._cache = cache
         self._lanes = lanes
         self._guard = RoundGuard(max_rows, max_drafts=lanes.n_rows)
-        self._drafted: list[int] = []  # tokens whose hidden states the lanes carry, at length, length + 1, ...
+        self._drafted: list[int] = []  # tokens whose exit states are held, at length, length + 1, ...
         self._n_run = 0  # positions from `length` on that the memory may hold
 
     def draft(self, token: TokenLike) -> Row:
@@ -57,8 +57,8 @@ class ExitRound:
         if n_known < len(ids):
             if n_known < n_held:
                 self._lanes.owner.remove(position + n_known)
-            self._lanes.front(ids[n_known:], position + n_known, n_known)
-        context = self._lanes.back(ids, position)
+            self._lanes.early(ids[n_known:], position + n_known, n_known)
+        context = self._lanes.late(ids, position)
         return [ContextRow(context, index) for index in range(len(ids))]
 
     def _anew(self, ids: list[int], n_held: int) -> Sequence[Row]:

@@ -1,4 +1,4 @@
-"""Whether drafting in place gives what the whole model gives, tried on the model itself before it is used."""
+"""Tries drafting on the user's model before it is used: are the rows those of the whole model?"""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from edgeinfer.types import Logits
 
-POLICY: Final = WindowPolicy(window=384, sink=64, block=96, limit=448)  # more cells than a lane has of its own
+POLICY: Final = WindowPolicy(window=384, sink=64, block=96, limit=448)  # more cells than a sharing context opens with
 _N_PROMPT: Final = 12
-_N_TRIED: Final = 6  # tokens behind the prompt
-_WRONG_BY: Final = 17  # a draft that is rejected is the right token and so many more
-_NOISE: Final = 4.0  # times what the engine's own rounding of one row and of three differs
-_FLOOR: Final = 0.01  # and never less than this part of the logits' spread
-_MOST: Final = 0.25  # of that spread: what differs by more is not rounding
+_N_TRIED: Final = 6  # tokens after the prompt
+_WRONG_BY: Final = 17  # a rejected draft is the right token id plus this
+_NOISE: Final = 4.0  # allowed difference, in units of the engine's own between one row and three
+_FLOOR: Final = 0.01  # and at least this part of the logits' standard deviation
+_MOST: Final = 0.25  # of that deviation: a larger difference between one row and three is not rounding
 
 
 def self_test(cache: Cache, n_vocab: int) -> str:
-    """Draft, verify, reject, reuse and go on in an empty `cache` of POLICY; "" when all rows are the plain ones.
+    """Draft, verify, reject and continue in an empty `cache` of POLICY. Returns what was wrong, "" for nothing.
 
-    Else what was wrong, for people. Costs about twelve plain tokens. Raises what the engine raises.
+    Costs about twelve plain tokens. Raises what the engine raises.
     """
     stride = max(1, n_vocab // (_N_PROMPT + _N_TRIED + 1))
     tokens = [(1 + index) * stride % n_vocab for index in range(_N_PROMPT + _N_TRIED)]
@@ -46,9 +46,9 @@ def _compare(cache: Cache, tried: list[int], plain: Sequence[Logits], n_vocab: i
     wrong = [(token + _WRONG_BY) % n_vocab for token in tried]
     steps: tuple[tuple[str, list[int], list[int], int], ...] = (
         # what, drafted, verified, rows that count
-        ("rows behind drafts", tried[:2], tried[:3], 2),
-        ("rows behind a stale draft", [tried[2], wrong[3]], tried[2:4], 1),
-        ("rows behind drafts that were all kept", tried[3:5], tried[3:5], 2),
+        ("rows after drafts", tried[:2], tried[:3], 2),
+        ("rows after a stale draft", [tried[2], wrong[3]], tried[2:4], 1),
+        ("rows after drafts that were all kept", tried[3:5], tried[3:5], 2),
         ("a plain row after them", [], tried[5:6], 1),
     )
     at = 0

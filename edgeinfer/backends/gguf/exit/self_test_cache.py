@@ -1,4 +1,4 @@
-"""Outcomes of self-tests on disk: one small file for each model file, engine and setting. They may be deleted."""
+"""Results of self-tests on disk: one small file for each model file, engine and setting. Safe to delete."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Final
 from edgeinfer.kept import read_kept, write_kept
 from edgeinfer.paths import cache_folder
 
-_FORMAT: Final = 2  # raise it when the self-test or the way of drafting changes
+_FORMAT: Final = 2  # raise it when the self-test or the drafting code changes
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What a verdict is about. `settings` are those of the engine that change which kernels run."""
+class TestedModel:
+    """What a result is about. `settings` are the engine settings that change which kernels run."""
 
     path: Path
     exit_layer: int
@@ -30,20 +30,20 @@ def folder() -> Path | None:
     return base / "self-tests" if base else None
 
 
-def load(subject: Subject) -> str | None:
-    """What was wrong ("" when nothing was); None when this was not tested, or the file has changed since."""
+def load(tested: TestedModel) -> str | None:
+    """What was wrong ("": nothing); None when this was not tested, or the file has changed since."""
     try:
-        stored, about = read_kept(_file(subject)), _about(subject)
+        stored, about = read_kept(_file(tested)), _about(tested)
     except OSError:
         return None
     return str(stored["wrong"]) if "wrong" in stored and stored.get("about") == about else None
 
 
-def store(subject: Subject, wrong: str) -> None:
-    """A cache folder that cannot be written to costs a test at the next start, nothing else."""
+def store(tested: TestedModel, wrong: str) -> None:
+    """When the cache folder cannot be written, the test runs again at the next start."""
     with suppress(OSError):  # the model file may have gone
-        path = str(subject.path.resolve())
-        write_kept(_file(subject), {"about": _about(subject), "path": path, "wrong": wrong})
+        path = str(tested.path.resolve())
+        write_kept(_file(tested), {"about": _about(tested), "path": path, "wrong": wrong})
 
 
 def written(path: Path) -> list[Path]:
@@ -54,7 +54,7 @@ def written(path: Path) -> list[Path]:
 
 
 def remove(path: Path) -> int:
-    """Delete what `written` lists; the bytes that were freed."""
+    """Delete what `written` lists. Returns the bytes freed."""
     freed = 0
     for file in written(path):
         freed += file.stat().st_size
@@ -62,19 +62,19 @@ def remove(path: Path) -> int:
     return freed
 
 
-def _about(subject: Subject) -> list[str]:
-    facts = subject.path.stat()
+def _about(tested: TestedModel) -> list[str]:
+    facts = tested.path.stat()
     return [
         str(_FORMAT),
         str(facts.st_size),
         str(facts.st_mtime_ns),
-        str(subject.exit_layer),
-        *subject.settings,
-        *subject.versions,
+        str(tested.exit_layer),
+        *tested.settings,
+        *tested.versions,
     ]
 
 
-def _file(subject: Subject) -> Path | None:
+def _file(tested: TestedModel) -> Path | None:
     base = folder()
-    name = json.dumps([str(subject.path.resolve()), *_about(subject)])
+    name = json.dumps([str(tested.path.resolve()), *_about(tested)])
     return base / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json" if base else None
