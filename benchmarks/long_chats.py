@@ -15,6 +15,7 @@ from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.strategy import build
 from edgeinfer.plan.types import Plan
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache
 from edgeinfer.types import Message, Prompt, Sampling, Tokens, compact
 
@@ -126,7 +127,7 @@ def token_chat(subject: Opened) -> Iterator[Record]:
 
 def _touch(cache: Cache, tokens: Tokens, n_rows: int) -> None:
     n = cache.policy.window - n_rows
-    cache.prefill((list(tokens) * n)[:n])
+    prefill(cache, (list(tokens) * n)[:n])
     step = cache.begin(n_rows)
     for row in step.verify([tokens[0]] * n_rows):
         row.argmax()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -14,13 +15,13 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-__all__ = ["Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer", "as_id"]
+__all__ = ["Ask", "Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer", "as_id"]
 
 
 class Row(Protocol):
     """One row of logits, [V] float32. It may still be on a GPU: `argmax` brings one id to the host, `numpy` all of it.
 
-    Valid until the round that made it ends; copy what must outlive it.
+    Valid until the next `run` of its model, or draft of its cache; copy what must outlive that.
     """
 
     def argmax(self) -> int: ...
@@ -58,12 +59,12 @@ class Round(Protocol):
         """Run layers [0, exit_layer) for `token` at the next position, then norm and head."""
         ...
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        """All layers for `tokens` [T], a row each. The early layers are not run again for drafted tokens."""
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        """`Model.run` of this round alone: the last `n_rows` rows of `tokens`, all of them with None."""
         ...
 
     def commit(self, n: int) -> None:
-        """Keep the first `n` verified rows in every layer."""
+        """Keep the first `n` of the tokens that were run, in every layer."""
         ...
 
     def rollback(self) -> None:
@@ -71,20 +72,26 @@ class Round(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One conversation's part of a step: a verify, or a chunk of a prompt."""
+
+    round: Round
+    tokens: Sequence[TokenLike]  # [T], at the cache's length and after
+    n_rows: int  # how many of the last tokens' rows are wanted: T for a verify, 1 or 0 for a chunk of a prompt
+
+
 class Cache(Protocol):
-    """One conversation on one model. `length` moves only in prefill, commit and rewind."""
+    """One conversation on one model. `length` moves only in commit and rewind."""
 
     policy: WindowPolicy
+    chunk_rows: int  # tokens of a prompt in one ask: chunks end at multiples of this position
 
     @property
     def length(self) -> int: ...
     @property
     def n_bytes(self) -> int:
         """Bytes of K and V; equals the plan's `kv_bytes`."""
-        ...
-
-    def prefill(self, tokens: Tokens) -> Row:
-        """Add `tokens` (one or more), split at `policy.room`; the last one's row. Raises UsageError past the limit."""
         ...
 
     def begin(self, max_rows: int) -> Round:
@@ -106,8 +113,21 @@ class Model(Protocol):
     )  # most rows of one verify that equal plain rows bit for bit; None: equal within a tolerance only
     n_threads: int  # of the processor, as the engine was opened; 0: it chooses itself
     note: str  # why it does not do all that the plan asked for, for people; "" when it does
+    n_caches: int  # conversations that may be open at once under the planned policy
 
-    def new_cache(self, policy: WindowPolicy) -> Cache: ...
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        """All layers for the tokens of each ask, in as few forwards as the engine can; the rows that each wants.
+
+        The asks belong to different caches of this model. The rows of an ask are those that it would get alone. The
+        early layers are not run again for tokens that the round drafted. When `run` raises, roll back every asked
+        round. Raises EngineFailed; UsageError for a token outside the vocabulary.
+        """
+        ...
+
+    def new_cache(self, policy: WindowPolicy) -> Cache:
+        """Raises EngineFailed when the engine has no memory for it."""
+        ...
+
     def close(self) -> None:
         """Free everything. Safe to call twice."""
         ...

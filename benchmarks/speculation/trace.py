@@ -8,6 +8,7 @@ from typing import Final
 
 from edgeinfer.bench.speculation.records import Log
 from edgeinfer.bench.speculation.sides import Sides
+from edgeinfer.prefill import prefill
 
 _PROMPTS: Final = 12  # at most so many prompts of a model
 
@@ -24,7 +25,7 @@ def trace_exit(sides: Sides, log: Log) -> Mapping[int, tuple[bool, ...]]:
         for record in own[:_PROMPTS]:
             prompt, answer = record.text
             cache.rewind(0)
-            cache.prefill(prompt)
+            prefill(cache, prompt)
             agreed: list[bool] = []
             for token, after in pairwise(answer):
                 step = cache.begin(1)

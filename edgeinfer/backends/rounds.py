@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgeinfer.errors import EngineFailed
+from edgeinfer.protocols import Ask, Row
+
+
+def run_in_turn(asks: Sequence[Ask]) -> list[Sequence[Row]]:
+    """`Model.run` of a backend that cannot batch: one ask after the other. Rows must outlive the next ask's forward."""
+    return [ask.round.verify(ask.tokens, ask.n_rows) for ask in asks]
 
 
 class RoundGuard:
@@ -11,7 +19,7 @@ class RoundGuard:
     __slots__ = ("_asked", "_max_drafts", "_max_rows", "_open", "n_verified")
 
     def __init__(self, max_rows: int, max_drafts: int | None = None) -> None:
-        self.n_verified = 0  # set by the round, once its engine gave so many rows
+        self.n_verified = 0  # set by the round, once its engine has run so many tokens
         self._max_rows = max_rows
         self._max_drafts = max_rows if max_drafts is None else min(max_rows, max_drafts)
         self._open = True
@@ -24,10 +32,15 @@ class RoundGuard:
                 f"draft of row {n_before}: a round drafts before it verifies, {self._max_drafts} rows at most"
             )
 
-    def verify(self, n: int) -> None:
+    def verify(self, n: int, n_rows: int | None) -> int:
+        """Allow to run `n` tokens; how many of their rows are wanted."""
+        wanted = n if n_rows is None else n_rows
         if not self._open or self._asked or not 1 <= n <= self._max_rows:
             raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
+        if not 0 <= wanted <= n:
+            raise EngineFailed(f"{wanted} rows of {n} tokens are wanted: 0 to {n} are possible")
         self._asked = True
+        return wanted
 
     def commit(self, n: int) -> None:
         """Allow to keep `n` rows, and end the round."""

@@ -55,8 +55,8 @@ class KeyedRound:
         self._index += 1
         return KeyedRow(row, self._sampler, self._index - 1, self._context)
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        return self._round.verify([as_id(token) for token in tokens])
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        return self._round.verify([as_id(token) for token in tokens], n_rows)
 
     def commit(self, n: int) -> None:
         self._round.commit(n)

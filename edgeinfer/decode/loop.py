@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 from edgeinfer.decode.keyed import KeyedRound
@@ -12,7 +13,8 @@ from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse
 from edgeinfer.errors import RewindError, UsageError
-from edgeinfer.protocols import Drafter, Model, Round, Row, TokenLike, as_id
+from edgeinfer.prefill import chunk_size
+from edgeinfer.protocols import Ask, Drafter, Model, Round, Row, TokenLike, as_id
 from edgeinfer.types import Prompt, Sampling, compact
 from edgeinfer.window import WindowPolicy
 
@@ -22,19 +24,48 @@ _PLAIN = Fixed(NONE)
 _NO_DRAFTERS: Mapping[str, Drafter] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+@dataclass(slots=True)
+class _Answer:
+    """The answer that is being made."""
+
     prompt: Prompt
     sampler: Sampler
     max_tokens: int
     stop_tokens: frozenset[int]
     first_index: int
+    entry: Reuse | None  # how the prompt meets the cache; None once it has
+    gone_before: int  # tokens of the conversation that were out of sight when it began
+    started: float = 0.0
+    waiting: array[int] = field(default_factory=compact)  # tokens to run before the next one is decoded
+    n_again: int = 0  # tokens at the front of `waiting` that were run before
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """An ask that adds a part of the prompt."""
+
+    ask: Ask
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """An ask that verifies drafts, or runs one token."""
+
+    ask: Ask
+    began: float
+    arm: Arm
+    chosen: float  # when the arm was
+    drafted: float  # when the last draft was made
 
 
 class Decoder:
     """One conversation on one model. Owns its cache; the model stays the caller's.
 
     `controller` chooses an arm for every round; `drafters` has a drafter for each arm name but "none".
+
+    `stream` runs an answer by itself. To run several conversations together, call `start` on each decoder, and while
+    any is `running`: pass what `begin` returns for each to one `Model.run`, and its rows to `end`.
     """
 
     def __init__(
@@ -47,65 +78,128 @@ class Decoder:
     ) -> None:
         self.stats = AnswerStats()  # of the running or last answer
         self.cache = model.new_cache(policy)
+        self._model = model
         self._policy = policy
         self._controller = controller
         self._drafters = drafters
         self._timeline = Timeline()
+        self._answer: _Answer | None = None
+        self._round: Round | None = None  # open, from `begin` to `end`
+        self._step: _Chunk | _Round | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether an answer has been started and has not ended."""
+        return self._answer is not None
 
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
     ) -> Iterator[int]:
         """The answer's tokens, the stop token included. One answer at a time.
 
-        `first_index` is the index in the answer of the first token, for an answer that goes on. Raises UsageError
-        for a prompt that does not fit, at the call; EngineFailed when the engine gives up. After either, and after
-        a reader who walks away, the next answer is exact.
+        Raises what `start` raises, at the call; EngineFailed when the engine gives up. After either, and after a
+        reader who walks away, the next answer is exact.
+        """
+        self.start(prompt, sampling, max_tokens=max_tokens, stop_tokens=stop_tokens, first_index=first_index)
+        return self._emit(self.stats)
+
+    def start(
+        self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
+    ) -> None:
+        """Begin an answer. An answer that is still running ends.
+
+        `first_index` is the index in the answer of the first token, for an answer that is continued. Raises UsageError
+        for a prompt that does not fit.
         """
         if max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1; received {max_tokens}")
-        self.stats = AnswerStats(prompt=len(prompt.tokens))  # ends an answer that still runs
+        self.stop()
+        self.stats = AnswerStats(prompt=len(prompt.tokens))
         self._timeline.settle(self.cache.length)
         entry = reuse(self._timeline, self.cache.length, prompt, self._policy)
-        return self._answer(_Ask(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index), entry, self.stats)
+        gone = max(0, min(self._gone(), entry.shared - prompt.n_system))  # nothing yet in another conversation
+        self._answer = _Answer(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index, entry, gone)
+
+    def begin(self, max_rows: int | None = None) -> Ask:
+        """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
+
+        Call `end` with the rows, or `stop` when the engine gave none. Raises EngineFailed, which ends the answer.
+        """
+        answer = self._answer
+        if answer is None or self._step is not None:
+            raise UsageError("an ask is begun once, while an answer is running")
+        began = perf_counter()
+        try:
+            if answer.entry is not None:
+                self._enter(answer, answer.entry, began)
+            elif not answer.waiting and not self._policy.room(self.cache.length):
+                self._reanchor(answer)
+            if answer.waiting:
+                self._step = self._begin_chunk(answer, began, max_rows)
+            else:
+                self._step = self._begin_round(answer, began)
+        except BaseException:
+            self._finish("")
+            raise
+        return self._step.ask
+
+    def end(self, rows: Sequence[Row]) -> list[int]:
+        """Take the rows of the ask, and keep what they confirm. The answer's next tokens: none after a chunk that is
+        not the prompt's last. Raises EngineFailed, which ends the answer."""
+        answer, step = self._answer, self._step
+        if answer is None or step is None:
+            raise UsageError("an ask is ended once, after it was begun")
+        try:
+            if isinstance(step, _Chunk):
+                tokens = self._end_chunk(answer, step, rows)
+            else:
+                tokens = self._end_round(answer, step, rows)
+        except BaseException:
+            self._finish("")
+            raise
+        self._step = self._round = None
+        self.stats.emitted += len(tokens)
+        if tokens and tokens[-1] in answer.stop_tokens:
+            self._finish("stop")
+        elif self.stats.emitted >= answer.max_tokens:
+            self._finish("length")
+        return tokens
+
+    def stop(self) -> None:
+        """End the running answer, if there is one. An ask without its rows is rolled back."""
+        if self._answer is not None:
+            self._finish("canceled")
 
     def close(self) -> None:
         """Free the cache. Safe to call twice."""
         self.cache.close()
 
-    def _answer(self, ask: _Ask, entry: Reuse, stats: AnswerStats) -> Iterator[int]:
-        self._check_current(stats)
-        gone = max(0, min(self._gone(), entry.shared - ask.prompt.n_system))  # in another conversation, nothing yet
+    def _emit(self, stats: AnswerStats) -> Iterator[int]:
+        n_unread = 0
         try:
-            tokens = [self._first(ask, entry)]
-            while True:
+            self._check_current(stats)
+            while self.running:
+                tokens = self.end(self._model.run([self.begin()])[0])
+                n_unread = len(tokens)
                 for token in tokens:
-                    stats.emitted += 1
+                    n_unread -= 1
                     yield token
                     self._check_current(stats)
-                if tokens[-1] in ask.stop_tokens:
-                    stats.finish = "stop"
-                    return
-                if stats.emitted >= ask.max_tokens:
-                    stats.finish = "length"
-                    return
-                if not self._policy.room(self.cache.length):
-                    self._reanchor(ask.prompt)
-                tokens = self._round(ask)
         except GeneratorExit:
             stats.finish = "canceled"
+            stats.emitted -= n_unread
             raise
         finally:
-            if self.stats is stats:
-                self._account(gone)
+            if self.stats is stats and self.running:
+                self._finish(stats.finish)
 
     def _check_current(self, stats: AnswerStats) -> None:
         if self.stats is not stats:
             raise UsageError("another answer has begun on this decoder", hint="read one answer at a time")
 
-    def _first(self, ask: _Ask, entry: Reuse) -> int:
-        """Bring the prompt into the cache; the answer's first token."""
-        stats, prompt = self.stats, ask.prompt
-        started = perf_counter()
+    def _enter(self, answer: _Answer, entry: Reuse, began: float) -> None:
+        """Decide what the cache keeps, and let the rest of the prompt wait."""
+        stats, prompt = self.stats, answer.prompt
         try:
             self.cache.rewind(entry.length)
         except RewindError:  # keys that the policy keeps have left a layer's own sliding window
@@ -113,90 +207,107 @@ class Decoder:
             self.cache.rewind(entry.length)
         runs = entry.runs(len(prompt.tokens))
         self._timeline = Timeline(compact(prompt.tokens), entry.gap)
-        row = self.cache.prefill([prompt.tokens[index] for index in runs])
+        answer.entry, answer.started = None, began
+        answer.waiting = compact([prompt.tokens[index] for index in runs])
+        answer.n_again = sum(index < entry.shared for index in runs)
         stats.reused = entry.length
-        stats.reprefilled = sum(index < entry.shared for index in runs[:-1])
-        stats.prefilled = len(runs) - stats.reprefilled
         stats.reanchored = int(len(entry.gap) > 0 and entry.length == 0)
-        stats.prefill_s = perf_counter() - started
-        token = self._pick(ask, row)
-        self._timeline.tokens.append(token)
-        stats.first_token_s = perf_counter() - started
-        return token
 
-    def _round(self, ask: _Ask) -> list[int]:
-        """One step: the tokens it emits, the last of which is not yet in the cache."""
-        cache, context = self.cache, self._timeline.tokens
-        began = perf_counter()
-        depth = min(self._policy.room(cache.length), ask.max_tokens - self.stats.emitted) - 1
-        arm = self._controller.choose(context, depth)
-        chosen = perf_counter()
-        step = cache.begin(1 + arm.depth)
-        try:
-            proposed = self._propose(ask, arm, step) if arm.depth else ()
-            drafted = perf_counter()
-            rows = step.verify([context[-1], *proposed])
-            drafts = [as_id(draft) for draft in proposed]
-            tokens = self._target(ask, rows, drafts)
-            step.commit(len(tokens))
-        finally:
-            step.rollback()
-        ended = perf_counter()
-        accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
-        outcome = Outcome(len(drafts), accepted, len(tokens), drafted - chosen, ended - drafted)
-        if arm.depth:
-            self._drafters[arm.name].observe(tokens)
-        self._controller.observe(arm, outcome)
-        self.stats.add(arm.name, outcome, perf_counter() - began)
+    def _begin_chunk(self, answer: _Answer, began: float, max_rows: int | None) -> _Chunk:
+        n = chunk_size(self.cache, len(answer.waiting), max_rows)
+        self._round = self.cache.begin(n)
+        picks = n == len(answer.waiting) and not self.stats.emitted  # the prompt's last chunk
+        return _Chunk(Ask(self._round, answer.waiting[:n], int(picks)), began)
+
+    def _end_chunk(self, answer: _Answer, chunk: _Chunk, rows: Sequence[Row]) -> list[int]:
+        stats, n = self.stats, len(chunk.ask.tokens)
+        stats.prefill_s += perf_counter() - chunk.began
+        tokens = [self._pick(answer, rows[0])] if rows else []
+        chunk.ask.round.commit(n)
+        n_again = min(n, answer.n_again)
+        answer.n_again -= n_again
+        stats.reprefilled += n_again
+        stats.prefilled += n - n_again
+        del answer.waiting[:n]
+        self._timeline.tokens.extend(tokens)
+        if tokens:
+            stats.first_token_s = perf_counter() - answer.started
         return tokens
 
-    def _propose(self, ask: _Ask, arm: Arm, round: Round) -> Sequence[TokenLike]:
+    def _begin_round(self, answer: _Answer, began: float) -> _Round:
         context = self._timeline.tokens
-        view = round if ask.sampler.greedy else KeyedRound(round, ask.sampler, self._index(ask), context)
+        depth = min(self._policy.room(self.cache.length), answer.max_tokens - self.stats.emitted) - 1
+        arm = self._controller.choose(context, depth)
+        chosen = perf_counter()
+        self._round = step = self.cache.begin(1 + arm.depth)
+        proposed = self._propose(answer, arm, step) if arm.depth else ()
+        tokens = [context[-1], *proposed]
+        return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter())
+
+    def _end_round(self, answer: _Answer, step: _Round, rows: Sequence[Row]) -> list[int]:
+        """The tokens that a round emits, the last of which is not yet in the cache."""
+        drafts = [as_id(draft) for draft in step.ask.tokens[1:]]
+        tokens = self._target(answer, rows, drafts)
+        step.ask.round.commit(len(tokens))
+        ended = perf_counter()
+        accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
+        outcome = Outcome(len(drafts), accepted, len(tokens), step.drafted - step.chosen, ended - step.drafted)
+        if step.arm.depth:
+            self._drafters[step.arm.name].observe(tokens)
+        self._controller.observe(step.arm, outcome)
+        self.stats.add(step.arm.name, outcome, perf_counter() - step.began)
+        return tokens
+
+    def _propose(self, answer: _Answer, arm: Arm, round: Round) -> Sequence[TokenLike]:
+        context = self._timeline.tokens
+        view = round if answer.sampler.greedy else KeyedRound(round, answer.sampler, self._index(answer), context)
         return self._drafters[arm.name].propose(view, context, arm.depth)
 
-    def _target(self, ask: _Ask, rows: Sequence[Row], drafts: list[int]) -> list[int]:
+    def _target(self, answer: _Answer, rows: Sequence[Row], drafts: list[int]) -> list[int]:
         """The target's own token of each row while the row before it matched its draft, cut after the last token."""
         context = self._timeline.tokens
-        most = ask.max_tokens - self.stats.emitted
+        most = answer.max_tokens - self.stats.emitted
         tokens: list[int] = []
         for row, draft in zip(rows, [*drafts, None], strict=True):
-            token = self._pick(ask, row, len(tokens))
+            token = self._pick(answer, row, len(tokens))
             tokens.append(token)
             context.append(token)
-            if token != draft or token in ask.stop_tokens or len(tokens) == most:
+            if token != draft or token in answer.stop_tokens or len(tokens) == most:
                 break
         return tokens
 
-    def _pick(self, ask: _Ask, row: Row, ahead: int = 0) -> int:
-        if ask.sampler.greedy:
+    def _pick(self, answer: _Answer, row: Row, ahead: int = 0) -> int:
+        if answer.sampler.greedy:
             return row.argmax()
-        return ask.sampler.pick(row.numpy(), self._index(ask) + ahead, self._timeline.tokens)
+        return answer.sampler.pick(row.numpy(), self._index(answer) + ahead, self._timeline.tokens)
 
-    def _index(self, ask: _Ask) -> int:
-        return ask.first_index + self.stats.emitted
+    def _index(self, answer: _Answer) -> int:
+        return answer.first_index + self.stats.emitted
 
-    def _reanchor(self, prompt: Prompt) -> None:
+    def _reanchor(self, answer: _Answer) -> None:
         """At the limit: start again at position 0 with the system prompt and the newest half window."""
         tokens = self._timeline.tokens
-        started = perf_counter()
-        gap = anchor(prompt, len(tokens) - 1, self._policy)
-        kept = [*tokens[: gap.start], *tokens[gap.stop : -1]]
+        gap = anchor(answer.prompt, len(tokens) - 1, self._policy)
+        answer.waiting = compact([*tokens[: gap.start], *tokens[gap.stop : -1]])
+        answer.n_again = len(answer.waiting)
         self.cache.rewind(0)
         self._timeline.gap = gap
-        self.cache.prefill(kept)
         self.stats.reanchored += 1
-        self.stats.reprefilled += len(kept)
-        self.stats.prefill_s += perf_counter() - started
 
     def _gone(self) -> int:
         """Tokens of the conversation that no query sees any more."""
         return len(self._timeline.gap) + len(self._policy.evicted(self.cache.length))
 
-    def _account(self, gone_before: int) -> None:
-        length = self.cache.length
-        self.stats.kept = length - len(self._policy.evicted(length))
-        self.stats.evicted = max(0, self._gone() - gone_before)
-        plain = self.stats.arms.get(NONE.name)
+    def _finish(self, reason: str) -> None:
+        """The running answer is over. A round that is open is rolled back."""
+        answer, step = self._answer, self._round
+        self._answer = self._step = self._round = None
+        if step is not None:
+            step.rollback()
+        length, stats = self.cache.length, self.stats
+        stats.finish = reason
+        stats.kept = length - len(self._policy.evicted(length))
+        stats.evicted = max(0, self._gone() - answer.gone_before) if answer is not None else 0
+        plain = stats.arms.get(NONE.name)
         measured = plain.seconds / plain.emitted if plain else 0.0
-        self.stats.plain_s_per_token = self._controller.plain_s or measured
+        stats.plain_s_per_token = self._controller.plain_s or measured

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.models.widen import Shape, widen
 from edgeinfer.backends.reference import load_gguf
+from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -17,7 +18,7 @@ TOKENS = [5, 17, 42, 3, 3, 99, 7, 250]
 def logits(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     model = load_gguf(path)
     cache = model.new_cache(POLICY)
-    cache.prefill(TOKENS)
+    prefill(cache, TOKENS)
     opened = cache.begin(2)
     rows = [row.numpy().copy() for row in opened.verify([11, 12])]
     opened.rollback()

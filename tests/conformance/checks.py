@@ -18,6 +18,7 @@ from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.formats import read_header, shape_from_gguf
 from edgeinfer.plan import kv_bytes
+from edgeinfer.prefill import prefill
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance.forced import Breaking, Forced, rows_of
@@ -91,7 +92,7 @@ def check_oracle(case: Case) -> None:
     policy, tokens = case.policy, tokens_of(case.policy.limit)
     expected = oracle_logits(case.path, tokens, visible(len(tokens), policy.window, policy.sink, policy.block))
     cache, rng, worst = case.model.new_cache(policy), np.random.default_rng(2), 0.0
-    cache.prefill(tokens[:30])
+    prefill(cache, tokens[:30])
     for size in cycle([1, 3, 8, 2, 16, 5]):
         at = cache.length
         if not policy.room(at):
@@ -125,8 +126,8 @@ def check_chunks(case: Case) -> None:
         cache.close()
     for first in (1, 63, 64, 65, 100):
         cache = case.model.new_cache(case.policy)
-        assert_rows(case, cache.prefill(tokens[:first]).numpy(), expected[first - 1], first)
-        assert_rows(case, cache.prefill(tokens[first:]).numpy(), expected[-1], len(tokens) - first)
+        assert_rows(case, prefill(cache, tokens[:first]).numpy(), expected[first - 1], first)
+        assert_rows(case, prefill(cache, tokens[first:]).numpy(), expected[-1], len(tokens) - first)
         cache.close()
 
 
@@ -137,13 +138,13 @@ def check_rounds(case: Case) -> None:
     most_drafts = 4 if case.model.exit_layer else 0
     plans = [(rows, keep, drafts) for rows in (1, 2, 3, 4) for keep in range(rows + 1) for drafts in range(rows + 1)]
     cache, done = case.model.new_cache(policy), 0
-    cache.prefill(tokens[:50])
+    prefill(cache, tokens[:50])
     for rows, keep, drafts in plans:
         if policy.room(cache.length) < 4:
-            cache.prefill(tokens[cache.length : cache.length + policy.room(cache.length)])
+            prefill(cache, tokens[cache.length : cache.length + policy.room(cache.length)])
         if cache.length > policy.limit - 8:
             cache.rewind(0)
-            cache.prefill(tokens[:50])
+            prefill(cache, tokens[:50])
         at = cache.length
         asked = [*tokens[at : at + keep], *tokens_of(rows - keep, at + 1000)]
         step = cache.begin(rows)
@@ -164,7 +165,7 @@ def check_rollback(case: Case) -> None:
     tokens = tokens_of(120)
     expected = plain_rows(case, tokens)
     cache = case.model.new_cache(case.policy)
-    cache.prefill(tokens[:61])
+    prefill(cache, tokens[:61])
     while cache.length < 115:
         at = cache.length
         n = min(3, case.policy.room(at))
@@ -178,7 +179,7 @@ def check_rollback(case: Case) -> None:
             step.rollback()
             step.rollback()  # a second one does nothing
             assert cache.length == at
-        assert_rows(case, cache.prefill(tokens[at : at + 1]).numpy(), expected[at], 1)
+        assert_rows(case, prefill(cache, tokens[at : at + 1]).numpy(), expected[at], 1)
     cache.close()
 
 
@@ -190,7 +191,7 @@ def check_other_than_drafted(case: Case) -> None:
     expected = plain_rows(case, tokens)
     cache = case.model.new_cache(case.policy)
     for start, stop in ((0, 60), (60, 70)):  # llama.cpp's attention rounds 64 rows at once in another way
-        cache.prefill(tokens[start:stop])
+        prefill(cache, tokens[start:stop])
     for at in (70, 73, 76):
         step = cache.begin(3)
         for token in (tokens[at], 250, 251):
@@ -198,7 +199,7 @@ def check_other_than_drafted(case: Case) -> None:
         for index, row in enumerate(rows_of(step.verify(tokens[at : at + 3]))):
             assert_rows(case, row, expected[at + index], 3)
         step.commit(3)
-    assert_rows(case, cache.prefill(tokens[79:80]).numpy(), expected[79], 1)
+    assert_rows(case, prefill(cache, tokens[79:80]).numpy(), expected[79], 1)
     cache.close()
 
 
@@ -207,22 +208,22 @@ def check_rewind(case: Case) -> None:
     tokens = tokens_of(120)
     expected = plain_rows(case, tokens)
     cache = case.model.new_cache(case.policy)
-    cache.prefill(tokens_of(60, 9))
+    prefill(cache, tokens_of(60, 9))
     cache.rewind(0)
-    cache.prefill([*tokens[:20], *tokens_of(40, 10)])
+    prefill(cache, [*tokens[:20], *tokens_of(40, 10)])
     cache.rewind(20)
-    cache.prefill(tokens[20:100])
+    prefill(cache, tokens[20:100])
     cache.rewind(97)
-    cache.prefill(tokens_of(14, 11))
+    prefill(cache, tokens_of(14, 11))
     cache.rewind(97)
-    assert_rows(case, cache.prefill(tokens[97:98]).numpy(), expected[97], 1)
+    assert_rows(case, prefill(cache, tokens[97:98]).numpy(), expected[97], 1)
     with pytest.raises(RewindError):
         cache.rewind(90)
     assert cache.length == 98
-    assert_rows(case, cache.prefill(tokens[98:99]).numpy(), expected[98], 1)
+    assert_rows(case, prefill(cache, tokens[98:99]).numpy(), expected[98], 1)
     cache.rewind(0)  # clearing is always possible
-    cache.prefill(tokens[:30])
-    assert_rows(case, cache.prefill(tokens[30:31]).numpy(), expected[30], 1)
+    prefill(cache, tokens[:30])
+    assert_rows(case, prefill(cache, tokens[30:31]).numpy(), expected[30], 1)
     cache.close()
 
 
@@ -249,12 +250,12 @@ def check_misuse(case: Case) -> None:
     tokens = tokens_of(160)
     expected = plain_rows(case, tokens[:61])
     cache = case.model.new_cache(case.policy)
-    cache.prefill(tokens[:60])
+    prefill(cache, tokens[:60])
     for bad in (
         lambda: cache.begin(5),  # room for 4
         lambda: cache.begin(0),
-        lambda: cache.prefill([]),
-        lambda: cache.prefill(tokens[:101]),  # past the limit
+        lambda: prefill(cache, []),
+        lambda: prefill(cache, tokens[:101]),  # past the limit
         lambda: cache.rewind(61),
         lambda: cache.rewind(-1),
     ):
@@ -264,7 +265,7 @@ def check_misuse(case: Case) -> None:
     step = cache.begin(2)
     for bad in (
         lambda: cache.begin(1),  # one round at a time
-        lambda: cache.prefill([5]),
+        lambda: prefill(cache, [5]),
         lambda: cache.rewind(0),
         lambda: step.verify(tokens[:3]),  # more than it was opened for
         lambda: step.commit(1),  # nothing is verified
@@ -282,7 +283,7 @@ def check_misuse(case: Case) -> None:
     step.commit(0)
     with pytest.raises(EdgeInferError):
         step.commit(1)
-    assert_rows(case, cache.prefill(tokens[60:61]).numpy(), expected[60], 1)
+    assert_rows(case, prefill(cache, tokens[60:61]).numpy(), expected[60], 1)
     cache.close()
     cache.close()
 
@@ -366,17 +367,17 @@ def check_close(case: Case) -> None:
     """Twice each, in any order; what is used afterwards says so."""
     model = case.subject.open(case.path)
     cache = model.new_cache(case.policy)
-    cache.prefill([5, 6])
+    prefill(cache, [5, 6])
     step = cache.begin(2)
     if model.exit_layer:
         step.draft(7)
     cache.close()
     cache.close()
-    for use in (lambda: step.verify([7, 8]), step.rollback, lambda: cache.rewind(0), lambda: cache.prefill([5])):
+    for use in (lambda: step.verify([7, 8]), step.rollback, lambda: cache.rewind(0), lambda: prefill(cache, [5])):
         with suppress(EdgeInferError):  # a line of words, or nothing to do: never freed memory
             use()
     with pytest.raises(EdgeInferError):
-        cache.prefill([5])
+        prefill(cache, [5])
     other = model.new_cache(case.policy)
     model.close()
     model.close()
@@ -387,5 +388,5 @@ def check_bad_token(case: Case) -> None:
     cache = case.model.new_cache(case.policy)
     for bad in (-1, case.model.tokenizer.n_vocab):
         with pytest.raises((UsageError, EngineFailed)):
-            cache.prefill([5, bad])
+            prefill(cache, [5, bad])
     cache.close()

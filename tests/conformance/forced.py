@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from edgeinfer.errors import EngineFailed
-from edgeinfer.protocols import Cache, Drafter, Model, Round, Row, TokenLike
+from edgeinfer.protocols import Ask, Cache, Drafter, Model, Round, Row, TokenLike
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -61,6 +62,7 @@ class Breaking:
 
     def __init__(self, model: Model, verb: str, at: int) -> None:
         self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self.n_caches = model.n_caches
         self._model = model
         self._verb = verb
         self._left = at
@@ -69,13 +71,17 @@ class Breaking:
         cache = self._model.new_cache(policy)
         return _Proxy(cache, begin=lambda max_rows: self._broken(cache.begin(max_rows)))  # type: ignore[return-value]
 
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        return self._maybe("verify", self._model.run)([replace(ask, round=ask.round.inner) for ask in asks])
+
     def close(self) -> None:
         self._model.close()
 
     def _broken(self, round: Round) -> Any:
         return SimpleNamespace(
-            draft=self._maybe("draft", round.draft),
+            inner=round,
             verify=self._maybe("verify", round.verify),
+            draft=self._maybe("draft", round.draft),
             commit=self._maybe("commit", round.commit),
             rollback=round.rollback,
         )
@@ -95,20 +101,17 @@ class Breaking:
 
 
 class Piecewise:
-    """`model`, whose prefills go to the engine in pieces of `n`: rows that it rounds as it rounds single ones."""
+    """`model`, whose prompts go to the engine in chunks of `n`: rows that it rounds as it rounds single ones."""
 
     def __init__(self, model: Model, n: int) -> None:
         self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self.n_caches, self.run = model.n_caches, model.run
         self._model = model
         self._n = n
 
     def new_cache(self, policy: WindowPolicy) -> Cache:
         cache = self._model.new_cache(policy)
-
-        def prefill(tokens: Tokens) -> Row:
-            return [cache.prefill(tokens[at : at + self._n]) for at in range(0, len(tokens), self._n)][-1]
-
-        return _Proxy(cache, prefill=prefill)  # type: ignore[return-value]
+        return _Proxy(cache, chunk_rows=min(self._n, cache.chunk_rows))  # type: ignore[return-value]
 
     def close(self) -> None:
         self._model.close()

@@ -110,13 +110,13 @@ def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
     """After drafting, the verification forgets to run the early layers for the last draft."""
     true = ReferenceRound.verify
 
-    def verify(self: Any, tokens: Sequence[Any]) -> Any:
+    def verify(self: Any, tokens: Sequence[Any], n_rows: int | None = None) -> Any:
         if not self._drafted:
-            return true(self, tokens)
+            return true(self, tokens, n_rows)
         layers = self._cache.layers[: self._exit]
         slots = [self._cache.policy.slot(self._start + len(tokens) - 1)]
         before = [kv_copy(layer, slots) for layer in layers]
-        rows = true(self, tokens)
+        rows = true(self, tokens, n_rows)
         for layer, (k, v) in zip(layers, before, strict=True):
             layer._k._places[:, slots], layer._v._places[:, slots] = k, v
         return rows
@@ -142,21 +142,21 @@ def exit_states_shifted(patch: pytest.MonkeyPatch) -> None:
 
 
 def draft_positions_one_late(patch: pytest.MonkeyPatch) -> None:
-    true = ReferenceModel.run
+    true = ReferenceModel.forward
 
-    def run(self: Any, states: Any, start: int, layers: range, *rest: Any) -> Any:
+    def forward(self: Any, states: Any, start: int, layers: range, *rest: Any) -> Any:
         late = layers.start == 0 and layers.stop == self.exit_layer and len(states) == 1
         return true(self, states, start + late, layers, *rest)
 
-    patch.setattr(ReferenceModel, "run", run)
+    patch.setattr(ReferenceModel, "forward", forward)
 
 
 def wrong_bonus_token(patch: pytest.MonkeyPatch) -> None:
     """At the first mismatch the loop emits the row after it."""
     true = Decoder._target
 
-    def target(self: Any, ask: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
-        tokens = true(self, ask, rows, drafts)
+    def target(self: Any, answer: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
+        tokens = true(self, answer, rows, drafts)
         if len(tokens) < len(rows):
             tokens[-1] = self._timeline.tokens[-1] = rows[len(tokens)].argmax()
         return tokens
@@ -167,8 +167,8 @@ def wrong_bonus_token(patch: pytest.MonkeyPatch) -> None:
 def rejected_draft_emitted(patch: pytest.MonkeyPatch) -> None:
     true = Decoder._target
 
-    def target(self: Any, ask: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
-        tokens = true(self, ask, rows, drafts)
+    def target(self: Any, answer: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
+        tokens = true(self, answer, rows, drafts)
         if len(tokens) <= len(drafts):
             tokens[-1] = self._timeline.tokens[-1] = drafts[len(tokens) - 1]
         return tokens
@@ -180,8 +180,11 @@ def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
     """The round keeps every accepted row, also those behind the stop token."""
     true_verify, true_commit = ReferenceRound.verify, ReferenceRound.commit
 
-    def verify(self: Any, tokens: Sequence[Any]) -> Any:
-        rows = true_verify(self, tokens)
+    def verify(self: Any, tokens: Sequence[Any], n_rows: int | None = None) -> Any:
+        rows = true_verify(self, tokens, n_rows)
+        if len(rows) < len(tokens):
+            self._accepted = len(tokens) - 1  # a chunk of a prompt
+            return rows
         own = [row.argmax() for row in rows]
         self._accepted = next(
             (i for i, (a, b) in enumerate(zip(own, tokens[1:], strict=False)) if a != b), len(own) - 1
@@ -206,29 +209,30 @@ def noise_by_round(patch: pytest.MonkeyPatch) -> None:
 
 def index_stands_still_in_a_round(patch: pytest.MonkeyPatch) -> None:
     true = Decoder._pick
-    patch.setattr(Decoder, "_pick", lambda self, ask, row, ahead=0: true(self, ask, row, 0))
+    patch.setattr(Decoder, "_pick", lambda self, answer, row, ahead=0: true(self, answer, row, 0))
 
 
 def penalty_forgets_the_round(patch: pytest.MonkeyPatch) -> None:
     """Tokens that the round itself emitted are not penalized yet."""
 
-    def pick(self: Any, ask: Any, row: Any, ahead: int = 0) -> int:
+    def pick(self: Any, answer: Any, row: Any, ahead: int = 0) -> int:
         context = self._timeline.tokens
-        return ask.sampler.pick(row.numpy(), self._index(ask) + ahead, context[: len(context) - ahead])
+        return answer.sampler.pick(row.numpy(), self._index(answer) + ahead, context[: len(context) - ahead])
 
     patch.setattr(Decoder, "_pick", pick)
 
 
 def reanchor_early(patch: pytest.MonkeyPatch) -> None:
     """Re-anchored for want of room for a whole round, instead of exactly at the limit."""
-    true = Decoder._round
+    true = Decoder._begin_round
 
-    def step(self: Any, ask: Any) -> list[int]:
+    def begin_round(self: Any, answer: Any, began: float) -> Any:
         if self._policy.limit - self.cache.length < 6 and self._controller.choose([], 5).depth:
-            self._reanchor(ask.prompt)
-        return true(self, ask)
+            self._reanchor(answer)
+            return self._begin_chunk(answer, began, None)
+        return true(self, answer, began)
 
-    patch.setattr(Decoder, "_round", step)
+    patch.setattr(Decoder, "_begin_round", begin_round)
 
 
 def reanchor_drops_one_more(patch: pytest.MonkeyPatch) -> None:

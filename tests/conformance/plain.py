@@ -16,6 +16,7 @@ from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.sampler import Sampler
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Drafter, Model, Row
 from edgeinfer.types import GREEDY as GREEDY
 from edgeinfer.types import Prompt, Sampling
@@ -55,7 +56,7 @@ def a_prompt(n: int = 40, seed: int = 1) -> Prompt:
 def plain_rows(case: Case, tokens: Sequence[int]) -> list[Any]:
     """The row after each token, one at a time."""
     cache = case.model.new_cache(case.policy)
-    rows = [cache.prefill([token]).numpy().copy() for token in tokens]
+    rows = [prefill(cache, [token]).numpy().copy() for token in tokens]
     cache.close()
     return rows
 
@@ -89,7 +90,7 @@ def told_plainly(case: Case, prompt: Prompt, n: int, say: Callable[[Row, Sequenc
     """Decoding as one would write it for one row and no drafts; the re-anchoring spelled out."""
     policy, tokens = case.policy, list(prompt.tokens)
     cache = case.model.new_cache(policy)
-    row = cache.prefill(tokens)
+    row = prefill(cache, tokens)
     while True:
         tokens.append(say(row, tokens))
         if len(tokens) == len(prompt.tokens) + n:
@@ -97,8 +98,8 @@ def told_plainly(case: Case, prompt: Prompt, n: int, say: Callable[[Row, Sequenc
             return tokens[len(prompt.tokens) :]
         if cache.length == policy.limit:
             cache.rewind(0)
-            cache.prefill(tokens[: prompt.n_system] + tokens[:-1][-(policy.window // 2) :])
-        row = cache.prefill(tokens[-1:])
+            prefill(cache, tokens[: prompt.n_system] + tokens[:-1][-(policy.window // 2) :])
+        row = prefill(cache, tokens[-1:])
 
 
 def assert_rows(case: Case, got: Any, expected: Any, n_rows: int) -> None:

@@ -16,6 +16,7 @@ from edgeinfer.backends.mlx.adapter import Stages, own_windows, refusal  # noqa:
 from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
 from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.errors import EngineFailed  # noqa: E402
+from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, build  # noqa: E402
 
@@ -42,7 +43,7 @@ def new_cache(family: str, exit_layer: int) -> MlxCache:
 def plain_rows(family: str) -> np.ndarray:
     """The row of every token after the first nine, one token a round: [59, V]."""
     ring = new_cache(family, 0)
-    rows = [ring.prefill(TOKENS[:9]).numpy()]
+    rows = [prefill(ring, TOKENS[:9]).numpy()]
     for token in TOKENS[9:]:
         step = ring.begin(1)
         rows.append(step.verify([token])[0].numpy())
@@ -81,7 +82,7 @@ def test_verify_rows_are_plain_rows_past_the_wrap(family: str, exit_layer: int) 
         pytest.skip("refused: test_front_and_back_are_the_whole shows why")
     want = plain_rows(family)
     ring = new_cache(family, exit_layer)
-    assert close(ring.prefill(TOKENS[:9]).numpy(), want[0])
+    assert close(prefill(ring, TOKENS[:9]).numpy(), want[0])
     at, accepted, rejected = 9, 0, 0
     while at < len(TOKENS) - 4:
         step = ring.begin(min(4, POLICY.room(ring.length)))
@@ -108,14 +109,14 @@ def test_recurrent_state_is_refused_with_its_reason(family: str) -> None:
 
 def test_a_chain_of_drafts_stays_on_the_device() -> None:
     ring = new_cache("llama", 3)
-    ring.prefill(TOKENS[:9])
+    prefill(ring, TOKENS[:9])
     step = ring.begin(4)
     first = step.draft(TOKENS[9])
     second = step.draft(first)
     rows = step.verify([TOKENS[9], first, second])
     assert rows[0].argmax() in range(N_VOCAB)
     host = new_cache("llama", 3)
-    host.prefill(TOKENS[:9])
+    prefill(host, TOKENS[:9])
     again = host.begin(4)
     one = again.draft(TOKENS[9]).argmax()
     two = again.draft(one).argmax()

@@ -16,6 +16,7 @@ from edgeinfer.catalog import load_catalog  # noqa: E402
 from edgeinfer.device import named  # noqa: E402
 from edgeinfer.errors import EngineFailed, NoPlanFits, RewindError, UsageError  # noqa: E402
 from edgeinfer.plan import Request, default_capabilities, make_plan  # noqa: E402
+from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
 
@@ -52,7 +53,7 @@ def test_a_plan_over_its_budget_is_never_loaded(tmp_path: object) -> None:
 
 
 def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
-    row = ring.prefill([1, 2, 3, 4, 5]).numpy()
+    row = prefill(ring, [1, 2, 3, 4, 5]).numpy()
     step = ring.begin(2)
     with pytest.raises(EngineFailed, match="round is open"):
         ring.begin(1)
@@ -64,12 +65,12 @@ def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
     step.rollback()
     with pytest.raises(EngineFailed, match="verify of 1 rows"):
         step.verify([1])
-    with pytest.raises(UsageError, match="pass the model's 128 positions"):
-        ring.prefill([1] * 124)
+    with pytest.raises(UsageError, match="1 to 123 positions are left"):
+        prefill(ring, [1] * 124)
     with pytest.raises(RewindError):
         ring.rewind(6)
     ring.rewind(0)
-    assert (ring.prefill([1, 2, 3, 4, 5]).numpy() == row).all()
+    assert (prefill(ring, [1, 2, 3, 4, 5]).numpy() == row).all()
     ring.close()
     ring.close()
 

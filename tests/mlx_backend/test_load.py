@@ -22,6 +22,7 @@ from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf  # noqa: E402
 from edgeinfer.errors import ArtifactBad  # noqa: E402
 from edgeinfer.formats.gguf_header import read_header  # noqa: E402
+from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, N_VOCAB, build  # noqa: E402
 from tests.tiny_gguf import Tiny, write_tiny  # noqa: E402
@@ -35,7 +36,7 @@ def reference_rows(path: Path) -> np.ndarray:
 
     model = load_reference(path)
     cache = model.new_cache(POLICY)
-    rows = [np.array(cache.prefill(TOKENS[:1]).numpy())]
+    rows = [np.array(prefill(cache, TOKENS[:1]).numpy())]
     for token in TOKENS[1:]:
         step = cache.begin(1)
         rows.append(np.array(step.verify([token])[0].numpy()))
@@ -110,7 +111,7 @@ def test_a_layer_with_its_own_window_keeps_less_and_gives_the_same() -> None:
         layer.storage = policy
         layer.clear()
     assert {layer.storage.slots for layer in small.layers} == {1024, policy.slots}
-    want, got = full.prefill(tokens[:-20]).numpy(), small.prefill(tokens[:-20]).numpy()
+    want, got = prefill(full, tokens[:-20]).numpy(), prefill(small, tokens[:-20]).numpy()
     assert np.allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
     for at in range(len(tokens) - 20, len(tokens), 4):
         for ring in (full, small):

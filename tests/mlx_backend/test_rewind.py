@@ -11,8 +11,10 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 from edgeinfer.backends.mlx.adapter import Stages, own_windows
 from edgeinfer.backends.mlx.cache import MlxCache
 from edgeinfer.backends.mlx.routing import route_attention
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import RewindError
+from edgeinfer.prefill import prefill
 from edgeinfer.types import GREEDY, Prompt
 from edgeinfer.window import WindowPolicy
 from tests.mlx_backend.families import FAMILIES, N_VOCAB, build
@@ -32,13 +34,13 @@ def cache() -> MlxCache:
 def test_what_is_still_held_is_exact_and_what_was_overwritten_is_refused(cache: MlxCache) -> None:
     for target, held in ((1700, True), (1800 - 1024 + 8, True), (1800 - 1024 + 7, False), (100, False)):
         cache.rewind(0)
-        want = cache.prefill(TOKENS[: target + 1]).numpy()
+        want = prefill(cache, TOKENS[: target + 1]).numpy()
         cache.rewind(0)
-        cache.prefill(TOKENS)
+        prefill(cache, TOKENS)
         assert POLICY.can_rewind(cache.length, target)
         if held:
             cache.rewind(target)
-            got = cache.prefill([TOKENS[target]]).numpy()
+            got = prefill(cache, [TOKENS[target]]).numpy()
             assert np.allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
         else:
             with pytest.raises(RewindError, match="sliding window"):
@@ -50,6 +52,7 @@ class Held:
 
     def __init__(self, cache: MlxCache) -> None:
         self.new_cache = lambda policy: cache
+        self.run = run_in_turn
 
 
 def test_a_conversation_that_goes_far_back_is_run_again_and_exact(cache: MlxCache) -> None:

@@ -17,6 +17,7 @@ from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
 from edgeinfer.backends.mlx.kernels import Kernels  # noqa: E402
 from edgeinfer.backends.mlx.kernels.head import head_top1_twin  # noqa: E402
 from edgeinfer.backends.mlx.top1 import agrees, find_head  # noqa: E402
+from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
 
@@ -39,7 +40,7 @@ def test_tokens_are_the_stock_argmax(family: str) -> None:
     assert head is not None
     plain = MlxCache(stages, POLICY, own_windows(model))
     fast = MlxCache(stages, POLICY, own_windows(model), kernels=TOP1, head=head)
-    assert fast.prefill([1, 2, 3]).argmax() == plain.prefill([1, 2, 3]).argmax()
+    assert prefill(fast, [1, 2, 3]).argmax() == prefill(plain, [1, 2, 3]).argmax()
     first, second = fast.begin(4), plain.begin(4)
     got = [row.argmax() for row in first.verify([4, 5, 6, 7])]
     want = [row.argmax() for row in second.verify([4, 5, 6, 7])]

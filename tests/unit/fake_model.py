@@ -9,8 +9,9 @@ from zlib import crc32
 
 import numpy as np
 
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineFailed, RewindError
-from edgeinfer.protocols import Row, TokenLike, as_id
+from edgeinfer.protocols import Ask, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -37,11 +38,22 @@ class FakeModel:
     exit_layer: int | None = 1
     exact_rows: int | None = 1000
     n_threads: int = 1
+    n_caches: int = 1000
+    chunk_rows: int = 1000
+    fails_at: int = -1  # the engine gives up after so many asks; -1: never
     caches: list[FakeCache] = field(default_factory=list)
 
     def new_cache(self, policy: WindowPolicy) -> FakeCache:
         self.caches.append(FakeCache(self, policy))
         return self.caches[-1]
+
+    def run(self, asks: Sequence[Ask]) -> list[Sequence[Row]]:
+        return run_in_turn(asks)
+
+    def count_down(self) -> None:
+        if self.fails_at == 0:
+            raise EngineFailed("the engine gave up")
+        self.fails_at -= 1
 
     def close(self) -> None:
         pass
@@ -55,6 +67,7 @@ class FakeCache:
     def __init__(self, model: FakeModel, policy: WindowPolicy) -> None:
         self.model = model
         self.policy = policy
+        self.chunk_rows = model.chunk_rows
         self.tokens: list[int] = []
         self.log: list[tuple[str, int]] = []
         self.open = False
@@ -66,12 +79,6 @@ class FakeCache:
     def row(self, tokens: Tokens) -> FakeRow:
         query = len(tokens) - 1
         return FakeRow([(p, token) for p, token in enumerate(tokens) if self.policy.visible(query, p)])
-
-    def prefill(self, tokens: Tokens) -> Row:
-        assert tokens and not self.open and len(self.tokens) + len(tokens) <= self.policy.limit
-        self.log.append(("prefill", len(tokens)))
-        self.tokens += tokens
-        return self.row(self.tokens)
 
     def begin(self, max_rows: int) -> FakeRound:
         assert not self.open and 1 <= max_rows <= self.policy.room(self.length)
@@ -103,12 +110,14 @@ class FakeRound:
         every = self._cache.model.exit_differs
         return FakeRow("exit") if every and crc32(repr(self._drafted).encode()) % every == 0 else row
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         assert len(tokens) <= self._max_rows and not self._ended
-        self._cache.log.append(("verify", len(tokens)))
+        wanted = len(tokens) if n_rows is None else n_rows
+        self._cache.log.append(("verify" if wanted == len(tokens) else "prefill", len(tokens)))
+        self._cache.model.count_down()
         self._verified = [as_id(token) for token in tokens]
         known = self._cache.tokens
-        return [self._cache.row([*known, *self._verified[: n + 1]]) for n in range(len(tokens))]
+        return [self._cache.row([*known, *self._verified[: n + 1]]) for n in range(len(tokens) - wanted, len(tokens))]
 
     def commit(self, n: int) -> None:
         if self._ended or n > len(self._verified):

@@ -8,6 +8,7 @@ import pytest
 
 from edgeinfer.decode.policy.calibrate import CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
+from edgeinfer.window import WindowPolicy
 
 
 def test_rows_between_measured_ones_are_interpolated_and_beyond_them_extrapolated() -> None:
@@ -74,6 +75,7 @@ class Ticking:
     exit_layer = 1
     exact_rows = None
     n_threads = 1
+    chunk_rows = 256
 
     def __init__(self, plain_s: float) -> None:
         self.now, self.plain_s, self.closed, self.open_rounds = 0.0, plain_s, 0, 0
@@ -85,17 +87,14 @@ class Ticking:
     def clock(self) -> float:
         return self.now
 
-    def new_cache(self, policy: object) -> Ticking:
+    def new_cache(self, policy: WindowPolicy) -> Ticking:
+        self.policy = policy
         return self
-
-    def prefill(self, tokens: list[int]) -> None:
-        assert max(tokens) < self.n_vocab
-        self.length += len(tokens)
-        self.now += 0.4 * self.plain_s * len(tokens)
 
     def begin(self, rows: int) -> Ticking:
         self.open_rounds += 1
         self._drafted = 0
+        self._ended = False
         return self
 
     def draft(self, token: int) -> Ticking:
@@ -112,12 +111,22 @@ class Ticking:
     def argmax(self) -> int:
         return 0
 
-    def verify(self, tokens: list[int]) -> list[Ticking]:
+    def verify(self, tokens: list[int], n_rows: int | None = None) -> list[Ticking]:
+        assert max(tokens) < self.n_vocab
+        if n_rows is not None:  # a chunk of a prompt
+            self.now += 0.4 * self.plain_s * len(tokens)
+            return [self] * n_rows
         self.now += self.plain_s * (1.0 + 0.5 * (len(tokens) - 1) - 0.25 * self._drafted)
         return [self] * len(tokens)
 
-    def rollback(self) -> None:
+    def commit(self, n: int) -> None:
+        self.length += n
         self.open_rounds -= 1
+        self._ended = True
+
+    def rollback(self) -> None:
+        self.open_rounds -= not self._ended
+        self._ended = True
 
     def close(self) -> None:
         self.closed += 1

@@ -19,6 +19,7 @@ from edgeinfer.backends.gguf.threads import fastest_threads
 from edgeinfer.errors import ArtifactBad, EngineFailed, RewindError, UsageError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.shape import shape_from_gguf
+from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import END, Tiny, write_tiny
@@ -60,7 +61,7 @@ def test_an_engine_that_fails_in_a_round_leaves_the_cache_exact(
     given = tokens(90)  # past the first eviction
     cache, plain = model.new_cache(POLICY), model.new_cache(POLICY)
     for one in (cache, plain):
-        one.prefill(given)
+        prefill(one, given)
     decode = llama._decode
 
     def fails_after_running(address: int, batch: object) -> int:
@@ -90,11 +91,11 @@ def test_an_engine_that_fails_in_a_prefill_keeps_what_length_says(
 
     monkeypatch.setattr(llama, "_decode", fails_the_second_time)
     with pytest.raises(EngineFailed):
-        cache.prefill(given)
+        prefill(cache, given)
     monkeypatch.setattr(llama, "_decode", decode)
     assert cache.length == 64  # the first piece fills the window
-    rest = cache.prefill(given[64:]).numpy().copy()
-    assert np.array_equal(rest, plain.prefill(given).numpy())
+    rest = prefill(cache, given[64:]).numpy().copy()
+    assert np.array_equal(rest, prefill(plain, given).numpy())
 
 
 def test_more_rows_than_give_logits_at_once(model: GgufModel) -> None:
@@ -109,12 +110,12 @@ def test_more_rows_than_give_logits_at_once(model: GgufModel) -> None:
 
 def test_rounds_refuse_what_would_break_them(model: GgufModel) -> None:
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens(62))
+    prefill(cache, tokens(62))
     with pytest.raises(UsageError, match="room for 2"):
         cache.begin(3)
     round_ = cache.begin(2)
     with pytest.raises(EngineFailed, match="while a round is open"):
-        cache.prefill([3])
+        prefill(cache, [3])
     with pytest.raises(EngineFailed, match="does not draft"):
         round_.draft(3)
     with pytest.raises(EngineFailed, match="commit of 1 rows in a round of 0"):
@@ -124,14 +125,14 @@ def test_rounds_refuse_what_would_break_them(model: GgufModel) -> None:
         round_.verify([3])
     round_.rollback()
     round_.rollback()
-    with pytest.raises(UsageError, match="of 512 positions"):
-        cache.prefill(tokens(451))
+    with pytest.raises(UsageError, match="1 to 450 positions are left"):
+        prefill(cache, tokens(451))
 
 
 def test_a_closed_model_does_not_crash(path: Path) -> None:
     model = opened(path)
     cache = model.new_cache(POLICY)
-    row = cache.prefill([3])
+    row = prefill(cache, [3])
     model.close()
     with pytest.raises(EngineFailed, match="closed"):
         row.numpy()
@@ -168,7 +169,7 @@ def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tm
     given = tokens(800)
     try:
         cache, plain = model.new_cache(policy), model.new_cache(policy)
-        cache.prefill(given), plain.prefill(given)
+        prefill(cache, given), prefill(plain, given)
         for kept in (1, 3, 0, 7):  # the cells of the layers' own windows have long been used again
             round_ = cache.begin(8)
             round_.verify([*given[:kept], *[4] * (8 - kept)])
@@ -179,7 +180,7 @@ def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tm
         with pytest.raises(RewindError, match="the model's own sliding window"):
             cache.rewind(100)
         cache.rewind(0)
-        assert np.array_equal(cache.prefill(given[:50]).numpy(), model.new_cache(policy).prefill(given[:50]).numpy())
+        assert np.array_equal(prefill(cache, given[:50]).numpy(), prefill(model.new_cache(policy), given[:50]).numpy())
     finally:
         model.close()
 
@@ -193,7 +194,7 @@ def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_
         policy = WindowPolicy(768, 0, 64, 2048)
         cache, plain = model.new_cache(policy), model.new_cache(policy)
         given = tokens(600)
-        cache.prefill(given), plain.prefill(given)
+        prefill(cache, given), prefill(plain, given)
         round_ = cache.begin(4)
         rows = [row.numpy().copy() for row in round_.verify([5, 6, 7, 8])]
         singly = [step(plain, token) for token in (5, 6, 7, 8)]

@@ -18,6 +18,7 @@ from edgeinfer.backends.gguf.exit.graph import ExitGraph, GraphMap, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests import tiny_gguf
@@ -83,7 +84,7 @@ def step(cache: Any, tokens: Sequence[int], drafted: Sequence[int] = (), *, keep
 def plain_rows(model: GgufModel, tokens: Sequence[int], policy: WindowPolicy = POLICY) -> list[Any]:
     """The row of each token after the first N_PROMPT, one at a time, nothing drafted."""
     cache = model.new_cache(policy)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     rows = [step(cache, [token], keep=1)[0] for token in tokens[N_PROMPT:]]
     cache.close()
     return rows
@@ -99,7 +100,7 @@ def test_verified_rows_are_plain_rows_however_many_were_drafted(model: GgufModel
     tokens = tokens_of(N_PROMPT + 6)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     for n in range(1, 7):
         for n_drafted in range(n + 2):
@@ -112,7 +113,7 @@ def test_stale_drafts_are_not_used(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 5)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     for n_right in range(5):
         drafted = [*late[:n_right], *(251 + index for index in range(5 - n_right))]
@@ -128,7 +129,7 @@ def test_every_commit_leaves_every_layer_equally_long(model: GgufModel, n_kept: 
     late = tokens[N_PROMPT:]
     for n_drafted in (3, 4):  # the newest token's early layers run in the round, or in its draft
         cache = model.new_cache(POLICY)
-        cache.prefill(tokens[:N_PROMPT])
+        prefill(cache, tokens[:N_PROMPT])
         step(cache, late[:4], late[:n_drafted], keep=n_kept)
         assert cache.length == N_PROMPT + n_kept
         again = late[n_kept : n_kept + 3]
@@ -142,7 +143,7 @@ def test_wrong_drafts_past_many_evictions(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 170)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     rng = np.random.default_rng(5)
     accepted = rejected = 0
     while (at := cache.length) < len(tokens) - 8:
@@ -168,7 +169,7 @@ def test_a_chat_grows_past_what_the_graphs_reserved(folder: Path) -> None:
     expected = plain_rows(model, tokens, policy)
     cache = model.new_cache(policy)
     for start in range(0, 244, 61):  # in pieces that round as single rows do
-        cache.prefill(tokens[start : start + 61])
+        prefill(cache, tokens[start : start + 61])
     while (at := cache.length) < len(tokens) - 4:
         four = tokens[at : at + 4]
         assert_same(step(cache, four, four[: 1 + at % 4], keep=4), expected[at - N_PROMPT : at - N_PROMPT + 4])
@@ -180,7 +181,7 @@ def test_rollback_and_rewind_leave_nothing(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 8)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     for stop_after in ("begin", "draft", "verify"):
         round_ = cache.begin(4)
@@ -205,7 +206,7 @@ def test_kv_types(folder: Path, kv_type: KvType) -> None:
     tokens = tokens_of(N_PROMPT + 90)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     for at in range(N_PROMPT, N_PROMPT + 84, 4):
         three = tokens[at : at + 3]
         assert_same(step(cache, three, three[:2], keep=3), expected[at - N_PROMPT : at - N_PROMPT + 3])
@@ -225,7 +226,7 @@ def test_a_draft_is_the_row_of_a_model_cut_at_the_exit(folder: Path, monkeypatch
     tokens = tokens_of(N_PROMPT + 4)
     expected = plain_rows(cut, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     round_ = cache.begin(4)
     rows = [round_.draft(token) for token in tokens[N_PROMPT:]]
     assert_same([row.numpy() for row in rows], expected)  # each outlives the drafts after it
@@ -237,7 +238,7 @@ def test_a_draft_is_the_row_of_a_model_cut_at_the_exit(folder: Path, monkeypatch
 def test_a_row_stands_for_its_best_token(folder: Path) -> None:
     model = open_model(model_file("llama", folder))
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens_of(N_PROMPT))
+    prefill(cache, tokens_of(N_PROMPT))
     round_ = cache.begin(3)
     first = round_.draft(5)
     second = round_.draft(first)
@@ -262,7 +263,7 @@ def test_rows_that_landed_in_other_cells_are_computed_again(folder: Path, monkey
 
     cache = model.new_cache(POLICY)
     monkeypatch.setattr(ExitGraph, "run", shifted)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     late = tokens[N_PROMPT:]
     assert_same(step(cache, late, late[:3], keep=4), expected)
     assert ran == [Stage.DRAFT] * 3 + [Stage.EARLY, Stage.LATE, Stage.WHOLE]
@@ -283,7 +284,7 @@ def test_the_first_round_builds_no_graph(folder: Path, monkeypatch: pytest.Monke
     assert mapped, "graphs are mapped when the cache opens"
     mapped.clear()
     tokens = tokens_of(N_PROMPT + 2)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     step(cache, tokens[N_PROMPT:], tokens[N_PROMPT : N_PROMPT + 1], keep=1)
     assert not mapped
     model.close()
@@ -296,7 +297,7 @@ def test_without_the_schedulers_address(folder: Path, monkeypatch: pytest.Monkey
     tokens = tokens_of(N_PROMPT + 30)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
-    cache.prefill(tokens[:N_PROMPT])
+    prefill(cache, tokens[:N_PROMPT])
     for at in range(0, 30, 3):
         three = tokens[N_PROMPT + at : N_PROMPT + at + 3]
         assert_same(step(cache, three, three[:2], keep=3), expected[at : at + 3])
@@ -306,7 +307,7 @@ def test_without_the_schedulers_address(folder: Path, monkeypatch: pytest.Monkey
 def test_misuse_is_refused(folder: Path) -> None:
     model = open_model(model_file("llama", folder))
     cache = model.new_cache(POLICY)
-    cache.prefill([5])
+    prefill(cache, [5])
     round_ = cache.begin(1)
     round_.draft(3)
     with pytest.raises(EngineFailed, match="draft of row 1"):

@@ -23,6 +23,7 @@ from edgeinfer.backends.gguf.exit.graph import ExitStates, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
 from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -51,7 +52,7 @@ def assert_plain(model: GgufModel, reason: str) -> None:
     assert model.note.startswith("no drafts from early layers: ")
     assert reason in model.note
     cache = model.new_cache(POLICY)
-    cache.prefill([5])
+    prefill(cache, [5])
     round_ = cache.begin(1)
     with pytest.raises(EngineFailed, match="does not draft"):
         round_.draft(3)

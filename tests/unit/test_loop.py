@@ -13,7 +13,8 @@ from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
-from edgeinfer.protocols import Round, Row, TokenLike
+from edgeinfer.prefill import prefill
+from edgeinfer.protocols import Round, TokenLike
 from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from edgeinfer.window import WindowPolicy
 from tests.unit.fake_model import N_VOCAB, FakeModel
@@ -120,7 +121,14 @@ def test_reanchoring_by_hand() -> None:
     got = answer(to, prompt, 4)
     told = [*prompt.tokens, *got]
     # positions 30 and 31 take the first two tokens of the answer; the third is the pending one
-    assert to.cache.log == [("prefill", 30), *[("verify", 1)] * 2, ("prefill", 11), ("verify", 1)]  # type: ignore[attr-defined]
+    assert to.cache.log == [  # type: ignore[attr-defined]
+        ("prefill", 16),  # the window's room, then a block at a time
+        *[("prefill", 4)] * 3,
+        ("prefill", 2),
+        *[("verify", 1)] * 2,
+        ("prefill", 11),
+        ("verify", 1),
+    ]
     assert to.cache.tokens == [*told[:3], *told[24:33]]  # type: ignore[attr-defined]
     assert (to.stats.reanchored, to.stats.reprefilled) == (1, 11)
     assert (to.stats.kept, to.stats.evicted) == (12, 33 - 12)
@@ -255,7 +263,7 @@ turns = st.lists(
 def plainly(held: list[int], prompt: Prompt, how: Sampling, n: int) -> list[int]:
     """The answer that follows when the cache holds `held`: one row at a time, re-anchoring as DESIGN puts it."""
     cache, sampler, told = FakeModel().new_cache(POLICY), Sampler(how), list(prompt.tokens)
-    row = cache.prefill(held)
+    row = prefill(cache, held)
     for index in range(n):
         told.append(sampler.pick(row.numpy(), index, told))
         if cache.length == POLICY.limit:
@@ -263,8 +271,8 @@ def plainly(held: list[int], prompt: Prompt, how: Sampling, n: int) -> list[int]
             near = [start for start in prompt.starts if abs(start - cut) <= POLICY.block]
             cut = sorted(near, key=lambda start: (abs(start - cut), start))[0] if near else cut
             cache.rewind(0)
-            cache.prefill([*told[: prompt.n_system], *told[cut:-1]])
-        row = cache.prefill(told[-1:])
+            prefill(cache, [*told[: prompt.n_system], *told[cut:-1]])
+        row = prefill(cache, told[-1:])
     return told[len(prompt.tokens) :]
 
 
@@ -298,41 +306,84 @@ def test_any_history_of_turns(script: list[tuple[int, int, int, int]], depth: in
 @pytest.mark.parametrize("prompt", [Prompt(numbers(40), 3, (3, 12, 38)), Prompt(numbers(12))], ids=["gap", "whole"])
 def test_an_engine_that_gives_up_inside_a_prefill(prompt: Prompt, done: int) -> None:
     """Some of the prompt is in the cache, and the next answer knows which part."""
-    to = decoder()
-    true = to.cache.prefill
-
-    def broken(tokens: list[int]) -> Row:
-        if done:
-            true(tokens[:done])
-        raise EngineFailed("the engine gave up")
-
-    to.cache.prefill = broken  # type: ignore[method-assign,assignment]
+    model = FakeModel(chunk_rows=1, fails_at=done)
+    to = Decoder(model, POLICY)
     with pytest.raises(EngineFailed, match="gave up"):
         answer(to, prompt, 5)
-    to.cache.prefill = true  # type: ignore[method-assign]
+    assert to.cache.length == to.stats.prefilled == done
+    model.fails_at = -1
     assert answer(to, prompt, 1) == answer(decoder(), prompt, 1)
     left_out = 9 if len(prompt.tokens) > POLICY.limit else 0
     assert to.stats.reused + to.stats.prefilled + to.stats.reprefilled == len(prompt.tokens) - left_out
 
 
 def test_an_engine_that_gives_up_while_reanchoring() -> None:
-    to, prompt = decoder(), Prompt(numbers(30), n_system=3)
-    true, calls = to.cache.prefill, []
-
-    def broken(tokens: list[int]) -> Row:
-        calls.append(len(tokens))
-        if len(calls) == 2:
-            true(tokens[:5])
-            raise EngineFailed("the engine gave up")
-        return true(tokens)
-
-    to.cache.prefill = broken  # type: ignore[method-assign,assignment]
+    prompt = Prompt(numbers(30), n_system=3)
+    model = FakeModel(chunk_rows=5, fails_at=12)  # after 9 chunks, 2 rounds, and a chunk of the new anchor
+    to = Decoder(model, POLICY)
     with pytest.raises(EngineFailed, match="gave up"):
         answer(to, prompt, 9)
+    assert (to.cache.length, to.stats.reanchored) == (5, 1)
+    model.fails_at = -1
     got = answer(to, prompt, 1)  # the anchor that was begun stands: 3 tokens, a gap, and what comes after token 24
     held = to.cache.tokens  # type: ignore[attr-defined]
     assert held == [*prompt.tokens[:3], *prompt.tokens[24:]]
     assert got == plainly(held, prompt, GREEDY, 1)
+
+
+def test_chunks_of_a_prompt_end_at_multiples_of_their_size_wherever_it_began() -> None:
+    to = Decoder(FakeModel(chunk_rows=6), WindowPolicy(window=64, sink=4, block=16, limit=128))
+    answer(to, Prompt(numbers(4)), 1)
+    answer(to, Prompt(numbers(20)), 1)
+    sizes = [n for _, n in to.cache.log]  # type: ignore[attr-defined]
+    assert sizes == [4, 2, 6, 6, 2]
+
+
+def test_a_reader_who_leaves_in_the_middle_of_a_long_prompt() -> None:
+    prompt = Prompt(numbers(12), n_system=3)
+    to = Decoder(FakeModel(chunk_rows=5), POLICY)
+    to.start(prompt, GREEDY, max_tokens=9, stop_tokens=frozenset())
+    step = to.begin()
+    assert (len(step.tokens), step.n_rows) == (5, 0)
+    assert to.end(to.cache.model.run([step])[0]) == []  # type: ignore[attr-defined]
+    to.begin()
+    to.stop()
+    assert (to.stats.finish, to.stats.prefilled, to.cache.length, to.running) == ("canceled", 5, 5, False)
+    assert answer(to, prompt, 9) == answer(decoder(), prompt, 9)
+    assert to.stats.reused == 5
+
+
+def test_decoders_in_step_give_the_answers_of_each_alone() -> None:
+    prompts = [Prompt(numbers(9), n_system=3), Prompt(numbers(30, 5), n_system=3), Prompt(numbers(5, 2))]
+    expected = [answer(decoder(depth), prompt, 40) for depth, prompt in enumerate(prompts)]
+    model = FakeModel(chunk_rows=7)
+    together = [
+        Decoder(model, POLICY, controller=Fixed(Arm("early-exit", depth)), drafters={"early-exit": EarlyExit()})
+        for depth in range(3)
+    ]
+    told: list[list[int]] = [[], [], []]
+    for to, prompt in zip(together, prompts, strict=True):
+        to.start(prompt, GREEDY, max_tokens=40, stop_tokens=frozenset())
+    while any(to.running for to in together):
+        running = [index for index, to in enumerate(together) if to.running]
+        rows = model.run([together[index].begin() for index in running])
+        for index, found in zip(running, rows, strict=True):
+            told[index] += together[index].end(found)
+    assert told == expected
+
+
+def test_an_ask_is_begun_and_ended_once() -> None:
+    to = decoder()
+    with pytest.raises(UsageError, match="begun once"):
+        to.begin()
+    with pytest.raises(UsageError, match="ended once"):
+        to.end([])
+    to.start(Prompt(numbers(5)), GREEDY, max_tokens=9, stop_tokens=frozenset())
+    to.begin()
+    with pytest.raises(UsageError, match="begun once"):
+        to.begin()
+    to.stop()
+    to.stop()
 
 
 def test_a_stop_token_that_comes_first_ends_the_answer() -> None:

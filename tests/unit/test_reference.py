@@ -13,6 +13,7 @@ from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.reference.weights import Shape
 from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests.conformance.oracle import oracle_logits, visible
@@ -74,7 +75,7 @@ def test_rows_are_the_same_where_blas_rounds_by_place(tiny: Path, monkeypatch: p
     model = load_gguf(tiny)
     cache, alone = model.new_cache(POLICY), model.new_cache(POLICY)
     together = [row.numpy() for row in cache.begin(20).verify(TOKENS[:20])]
-    assert all(np.array_equal(alone.prefill([t]).numpy(), row) for t, row in zip(TOKENS[:20], together, strict=True))
+    assert all(np.array_equal(prefill(alone, [t]).numpy(), row) for t, row in zip(TOKENS[:20], together, strict=True))
 
 
 def test_the_probe_of_place_sees_a_blas_that_rounds_by_place() -> None:
@@ -186,4 +187,4 @@ def test_a_closed_model_says_so(tiny: Path) -> None:
     cache = model.new_cache(POLICY)
     model.close()
     with pytest.raises(EngineFailed, match="closed"):
-        cache.prefill([5])
+        prefill(cache, [5])

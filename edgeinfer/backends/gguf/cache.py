@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 from edgeinfer.backends.rounds import RoundGuard
@@ -49,6 +49,24 @@ class HeldRow:
         return self._logits
 
 
+class Piece(NamedTuple):
+    """Tokens [start, stop) of an ask, in one decode; the rows of the last `n_wanted` are wanted."""
+
+    start: int
+    stop: int
+    n_wanted: int
+
+
+def pieces(n_tokens: int, n_rows: int, n_batch: int, n_outputs: int) -> Iterator[Piece]:
+    """Decodes of at most `n_batch` tokens and `n_outputs` rows, for the last `n_rows` rows of `n_tokens`."""
+    at = 0
+    while at < n_tokens:
+        n_unwanted = max(0, n_tokens - n_rows - at)
+        size = min(n_batch, n_tokens - at, n_unwanted + n_outputs)
+        yield Piece(at, at + size, max(0, size - n_unwanted))
+        at += size
+
+
 class GgufCache:
     """One conversation: a context of `policy.slots` cells, and the number of positions that count."""
 
@@ -61,6 +79,7 @@ class GgufCache:
         self._round: Round | None = None
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
         self._close_more: Callable[[], None] = lambda: None
+        self.chunk_rows = options.n_batch
         self._batch = Batch(options.n_batch)
         self.context = Context(model, options)
         self._own_window = model.own_window
@@ -72,21 +91,6 @@ class GgufCache:
     @property
     def is_open(self) -> bool:
         return self.context.handle is not None
-
-    def prefill(self, tokens: Tokens) -> Row:
-        """See Cache. When the engine fails, the pieces before the failure are kept and `length` counts them."""
-        self._be_ready("prefill")
-        end = self._length + len(tokens)
-        if not tokens or end > self.policy.limit:
-            raise UsageError(f"prefill of {len(tokens)} tokens at {self._length} of {self.policy.limit} positions")
-        at = 0
-        while at < len(tokens):
-            n = min(self.policy.room(self._length), self._batch.capacity, len(tokens) - at)
-            self._evict()
-            self._forward(tokens[at : at + n], self._length, n_wanted=int(at + n == len(tokens)))
-            at += n
-            self._keep(n)
-        return ContextRow(self.context, -1)
 
     def draft_by(self, open_round: Callable[[int], Round], close: Callable[[], None]) -> None:
         """Rounds are opened by `open_round(max_rows)` from now on; `close` frees what they use."""
@@ -118,18 +122,16 @@ class GgufCache:
         self._close_more()
         self.context.close()
 
-    def run(self, tokens: Tokens) -> Sequence[Row]:
-        """All layers for `tokens` at `length`, a row each. For the open round; nothing is counted before `finish`."""
-        n, at_once = len(tokens), self.context.n_outputs
-        if n <= at_once:
-            self._forward(tokens, self._length, n_wanted=n)
-            return [ContextRow(self.context, index) for index in range(n)]
+    def run(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
+        """All layers for `tokens` at `length`, the last `n_rows` rows. For the open round: `finish` counts them."""
         held: list[Row] = []
-        for at in range(0, n, at_once):
-            part = tokens[at : at + at_once]
-            self._forward(part, self._length + at, n_wanted=len(part))
-            held += [HeldRow(self.context.logits(index).copy()) for index in range(len(part))]
-        return held
+        rows: list[Row] = []
+        for piece in pieces(len(tokens), n_rows, self._batch.capacity, self.context.n_outputs):
+            held += [HeldRow(row.numpy().copy()) for row in rows]
+            n = piece.stop - piece.start
+            self._forward(tokens[piece.start : piece.stop], self._length + piece.start, n_wanted=piece.n_wanted)
+            rows = [ContextRow(self.context, index) for index in range(n - piece.n_wanted, n)]
+        return [*held, *rows]
 
     def finish(self, n_kept: int, n_run: int) -> None:
         """End the round: the first `n_kept` of its `n_run` rows count."""
@@ -141,7 +143,7 @@ class GgufCache:
     def _be_ready(self, what: str) -> None:
         if self._round is not None:
             raise EngineFailed(f"{what} while a round is open: commit or roll back first")
-        if self._uncounted:  # the engine failed half way through a prefill
+        if self._uncounted:  # the engine failed inside a round that was not rolled back
             self.context.remove(self._length)
             self._uncounted = False
 
@@ -174,11 +176,11 @@ class PlainRound:
     def draft(self, token: TokenLike) -> Row:  # noqa: ARG002
         raise EngineFailed("this model does not draft: its file names no exit layer, or speculation is off")
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        self._guard.verify(len(tokens))
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        n_wanted = self._guard.verify(len(tokens), n_rows)
         ids = [as_id(token) for token in tokens]
         self._n_run = len(ids)  # also when the engine fails half way: rollback must remove what it ran
-        rows = self._cache.run(ids)
+        rows = self._cache.run(ids, n_wanted)
         self._guard.n_verified = len(ids)
         return rows
 

@@ -18,10 +18,12 @@ from edgeinfer.backends.gguf.exit.support import ExitSupport, Refused, find_supp
 from edgeinfer.backends.gguf.llama import KV_TYPES, ContextOptions, LoadedModel, padded
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.plan.estimate import PREFILL_ROWS
+from edgeinfer.protocols import Ask, Row
 from edgeinfer.shape import LayerKv
 from edgeinfer.types import KvType, of_k_and_v
 from edgeinfer.window import WindowPolicy
@@ -110,6 +112,7 @@ class GgufModel:
         self._caches: list[GgufCache] = []
         self._exit: ExitSupport | None = None
         self.note = ""
+        self.n_caches = 1
 
     @property
     def n_threads(self) -> int:
@@ -154,6 +157,9 @@ class GgufModel:
             return self_test(cache, self.tokenizer.n_vocab)
         finally:
             cache.close()
+
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        return run_in_turn(asks)
 
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = kv_bytes(self._kv, self.settings.kv_type, policy.slots)

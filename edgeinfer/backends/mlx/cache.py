@@ -14,7 +14,6 @@ from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
-from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def as_array(tokens: Sequence[TokenLike], n_vocab: int) -> mx.array:
 class MlxCache:
     """One ring per layer that keeps K/V, and the one `length` that they all follow."""
 
+    chunk_rows = STEP
+
     def __init__(
         self,
         stages: Stages,
@@ -111,25 +112,6 @@ class MlxCache:
     @property
     def n_bytes(self) -> int:
         return sum(layer.n_bytes for layer in self.layers)
-
-    def prefill(self, tokens: Tokens) -> Row:
-        self._refuse_open_round()
-        if not tokens:
-            raise UsageError("prefill needs at least one token")
-        if self._length + len(tokens) > self.policy.limit:
-            raise UsageError(
-                f"{self._length} + {len(tokens)} tokens pass the model's {self.policy.limit} positions",
-                hint="shorten the prompt, or let the conversation be re-anchored",
-            )
-        done, hidden = 0, None
-        while done < len(tokens):
-            n = min(self.policy.room(self._length), STEP, len(tokens) - done)
-            hidden = self._forward(as_array(tokens[done : done + n], self.n_vocab))
-            mx.eval([layer.ring for layer in self.layers if layer.ring is not None])
-            self._length += n
-            done += n
-        assert hidden is not None
-        return self.rows(Pending(), hidden[:, -1:])[0]
 
     def rows(self, pending: Pending, hidden: mx.array) -> list[MlxRow]:
         """A row for each of hidden [1, T, D]; the tokens by head_top1 where there is one."""
@@ -215,8 +197,8 @@ class MlxRound:
         self._hidden.append(hidden)
         return row
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        self._guard.verify(len(tokens))
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        n_wanted = self._guard.verify(len(tokens), n_rows)
         reused = self._reusable(tokens)
         stages, ids = self._cache.stages, as_array(tokens, self._cache.n_vocab)
         try:
@@ -228,7 +210,10 @@ class MlxRound:
                     parts = [*parts, stages.front(ids[:, reused:], self._layers)]
                 hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
             self._cache.span.place(self._start, len(tokens))
-            rows = self._cache.rows(self._pending, stages.back(ids, hidden, self._layers))
+            hidden = stages.back(ids, hidden, self._layers)
+            if n_wanted < len(tokens):  # a chunk of a prompt: nobody may look at a row of it
+                mx.eval([layer.ring for layer in self._cache.layers if layer.ring is not None])
+            rows = self._cache.rows(self._pending, hidden[:, len(tokens) - n_wanted :]) if n_wanted else []
         except Exception as error:
             raise engine_error(error) from error
         self._guard.n_verified = len(tokens)

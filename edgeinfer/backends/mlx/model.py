@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from edgeinfer.backends.mlx.ring import KvBits
 from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineFailed
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.plan.types import Plan
-from edgeinfer.protocols import Tokenizer
+from edgeinfer.protocols import Ask, Row, Tokenizer
 from edgeinfer.window import WindowPolicy
 
 KV_BITS: dict[str, KvBits] = {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}
@@ -31,6 +34,7 @@ class MlxModel:
 
     exact_rows: int | None = None  # one row and several take different kernels, which round differently
     n_threads = 0
+    n_caches = sys.maxsize  # a cache allocates its own rings
 
     def __init__(self, module: Any, tokenizer: Tokenizer, *, exit_layer: int | None, kv_bits: KvBits) -> None:
         self.tokenizer = tokenizer
@@ -43,6 +47,9 @@ class MlxModel:
         stages = Stages(module, self.exit_layer or 0)
         self._stages: Stages | None = stages
         self._head = find_head(module, stages, self._kernels)
+
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        return run_in_turn(asks)
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
         if self._stages is None:

@@ -15,7 +15,7 @@ from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
-from edgeinfer.types import KvType, Tokens, common_prefix, of_k_and_v
+from edgeinfer.types import KvType, common_prefix, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class ReferenceRow:
 class ReferenceCache:
     """See protocols.Cache."""
 
+    chunk_rows = 256
+
     def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
         self.policy = policy
         self.model = model
@@ -71,19 +73,6 @@ class ReferenceCache:
     @property
     def n_bytes(self) -> int:
         return sum(layer.n_bytes for layer in self.layers)
-
-    def prefill(self, tokens: Tokens) -> Row:
-        left = self.policy.limit - self._length
-        if not 0 < len(tokens) <= left:
-            raise UsageError(f"{len(tokens)} tokens cannot be added: 1 to {left} positions are left below the limit")
-        self._check_ready()
-        at, states = 0, self.model.embed(tokens[:0])
-        while at < len(tokens):
-            n = min(self.policy.room(self._length), len(tokens) - at)
-            states = self.forward(self.model.embed(tokens[at : at + n]), self._length, range(len(self.layers)))
-            self._length += n
-            at += n
-        return ReferenceRow(self.model.head(states[-1:])[0])
 
     def begin(self, max_rows: int) -> ReferenceRound:
         self._check_ready()
@@ -105,7 +94,7 @@ class ReferenceCache:
     def forward(self, states: Floats, start: int, layers: range) -> Floats:
         """`states` [T, hidden] at positions `start` and on, through `layers`."""
         self._be_open()
-        return self.model.run(states, start, layers, self.layers, self.policy)
+        return self.model.forward(states, start, layers, self.layers, self.policy)
 
     def end_round(self, n: int) -> None:
         """The one place where a round moves the length."""
@@ -145,15 +134,15 @@ class ReferenceRound:
         self._states = np.concatenate([self._states, state])
         return ReferenceRow(model.head(state)[0])
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
-        self._guard.verify(len(tokens))
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        n_wanted = self._guard.verify(len(tokens), n_rows)
         model, ids = self._cache.model, [as_id(token) for token in tokens]
         ready = common_prefix(self._drafted, ids)
         rest = self._cache.forward(model.embed(ids[ready:]), self._start + ready, range(self._exit))
         states = np.concatenate([self._states[:ready], rest])
         states = self._cache.forward(states, self._start, range(self._exit, model.shape.n_layers))
         self._guard.n_verified = len(ids)
-        return [ReferenceRow(row) for row in model.head(states)]
+        return [ReferenceRow(row) for row in model.head(states[len(ids) - n_wanted :])] if n_wanted else []
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)

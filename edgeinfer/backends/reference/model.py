@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from edgeinfer.backends.reference.cache import LayerKv, ReferenceCache
 from edgeinfer.backends.reference.weights import Floats, LayerWeights, Shape, Weights
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineFailed, UsageError
-from edgeinfer.protocols import Tokenizer
+from edgeinfer.protocols import Ask, Row, Tokenizer
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
@@ -30,6 +31,7 @@ class ReferenceModel:
     exact_rows = sys.maxsize
     n_threads = 0
     note = ""
+    n_caches = sys.maxsize  # a cache allocates its own rings
 
     def __init__(
         self, shape: Shape, weights: Weights, tokenizer: Tokenizer, *, kv_type: KvType = "f32", exit_layer: int | None
@@ -60,7 +62,10 @@ class ReferenceModel:
                 raise UsageError(f"token {token} is outside the vocabulary of {self.shape.n_vocab}")
         return self.weights.embedding[list(tokens)]
 
-    def run(self, states: Floats, start: int, layers: range, kv: Sequence[LayerKv], policy: WindowPolicy) -> Floats:
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        return run_in_turn(asks)
+
+    def forward(self, states: Floats, start: int, layers: range, kv: Sequence[LayerKv], policy: WindowPolicy) -> Floats:
         """`states` [T, hidden] of positions `start` and on, through `layers`; their K and V go into `kv`."""
         blocks = [
             self._run_block(states[at : at + self._block_rows], start + at, layers, kv, policy)

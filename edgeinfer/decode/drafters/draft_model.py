@@ -8,6 +8,7 @@ from collections.abc import Callable
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.costs import Part
 from edgeinfer.errors import RewindError, UsageError
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
 from edgeinfer.types import Tokens, compact
 from edgeinfer.window import WindowPolicy
@@ -48,7 +49,7 @@ class DraftModel:
         del self._run[shared:]
         new = wanted[shared:]
         if new:
-            self._cache.prefill(new.tolist())
+            prefill(self._cache, new.tolist())
             self._run.extend(new)
 
     def draft(self, token: int) -> Row:

@@ -13,6 +13,7 @@ from typing import Final
 from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.kept import read_kept, write_kept
 from edgeinfer.paths import cache_folder
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache, Model
 from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
@@ -76,7 +77,7 @@ def calibrate(
 def _fill(cache: Cache, n_vocab: int, clock: Callable[[], float]) -> None:
     began = clock()
     for length in _CONTEXT:
-        cache.prefill([index * 37 % n_vocab for index in range(cache.length, length)])
+        prefill(cache, [index * 37 % n_vocab for index in range(cache.length, length)])
         if clock() - began > _FILL_S:
             return
 

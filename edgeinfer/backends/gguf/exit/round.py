@@ -17,7 +17,7 @@ class CountedCache(Protocol):
 
     @property
     def length(self) -> int: ...
-    def run(self, tokens: Tokens) -> Sequence[Row]: ...
+    def run(self, tokens: Tokens, n_rows: int) -> Sequence[Row]: ...
     def finish(self, n_kept: int, n_run: int) -> None: ...
 
 
@@ -42,15 +42,21 @@ class ExitRound:
         self._drafted.append(token)
         return HeldRow(context.logits(0).copy())
 
-    def verify(self, tokens: Sequence[TokenLike]) -> Sequence[Row]:
+    def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         n = len(tokens)
-        self._guard.verify(n)
+        n_wanted = self._guard.verify(n, n_rows)
         ids = [as_id(token) for token in tokens]
         n_held, self._n_run = self._n_run, max(n, self._n_run)
         n_known = common_prefix(self._drafted, ids) if self._drafted else 0
-        rows = self._reuse(ids, n_known, n_held) if n_known and n <= self._lanes.n_rows else self._anew(ids, n_held)
+        if n_known and n <= self._lanes.n_rows:
+            rows = self._reuse(ids, n_known, n_held)
+        else:
+            if n_held:
+                self._lanes.owner.remove(self._cache.length)
+            chunk = n_wanted < n  # of a prompt
+            rows = self._cache.run(ids, n_wanted) if chunk or n == 1 else self._whole(ids)
         self._n_run = self._guard.n_verified = n
-        return rows
+        return rows[len(rows) - n_wanted :]
 
     def _reuse(self, ids: list[int], n_known: int, n_held: int) -> Sequence[Row]:
         position = self._cache.length
@@ -61,12 +67,8 @@ class ExitRound:
         context = self._lanes.late(ids, position)
         return [ContextRow(context, index) for index in range(len(ids))]
 
-    def _anew(self, ids: list[int], n_held: int) -> Sequence[Row]:
+    def _whole(self, ids: list[int]) -> Sequence[Row]:
         position, at_once = self._cache.length, self._lanes.n_rows
-        if n_held:
-            self._lanes.owner.remove(position)
-        if len(ids) == 1:
-            return self._cache.run(ids)
         if len(ids) <= at_once:
             context = self._lanes.whole(ids, position)
             return [ContextRow(context, index) for index in range(len(ids))]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache, Row
 from edgeinfer.window import WindowPolicy
 
@@ -31,7 +32,7 @@ def self_test(cache: Cache, n_vocab: int) -> str:
     stride = max(1, n_vocab // (_N_PROMPT + _N_TRIED + 1))
     tokens = [(1 + index) * stride % n_vocab for index in range(_N_PROMPT + _N_TRIED)]
     prompt, tried = tokens[:_N_PROMPT], tokens[_N_PROMPT:]
-    cache.prefill(prompt)
+    prefill(cache, prompt)
     plain = [_rows(cache, [token], keep=1)[0] for token in tried]
     cache.rewind(_N_PROMPT)
     batch = _rows(cache, tried[:3], keep=0)
