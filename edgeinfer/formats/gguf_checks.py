@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
+from edgeinfer.formats.gguf_oddities import ODDITIES, Odd, report
 from edgeinfer.formats.gguf_types import STRING
 
-__all__ = ["check_model"]
+__all__ = ["MAX_POSITIONS", "check_model"]
 
 MAX_LAYERS = 1024  # llama.cpp's LLAMA_MAX_LAYERS is 512
 MAX_WIDTH = 1 << 20
@@ -24,13 +25,17 @@ MAX_EXPERTS = 4096
 
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
-_TOKEN_IDS = ("bos", "eos", "eot", "eom", "unknown", "seperator", "padding")  # spelled as GGUF spells them
+_TOKEN_ID = re.compile(r"tokenizer\.ggml\.\w+_token_id")
+_HELPERS = {  # by general.architecture or general.type
+    "clip": "a projector of images or sound",
+    "mmproj": "a projector of images or sound",
+    "imatrix": "an importance matrix",
+    "adapter": "an adapter (LoRA)",
+}
+_NO_TOKENIZERS = ("none", "no_vocab")
 _RECURRENT = ("ssm.state_size", "wkv.head_size")  # layers without heads
-_DEFAULT_BOS = 11  # llama.cpp's, for a byte-level BPE that names none
-_NO_TOKEN = 0xFFFFFFFF  # as some converters write "none"
 _LLAMA_LIKE = frozenset({"llama", "qwen2", "qwen3"})
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-_HINT = "the file is damaged or was made to harm; download it again from a source that you trust"
 
 
 def check_model(header: GgufHeader, name: str) -> None:
@@ -38,6 +43,7 @@ def check_model(header: GgufHeader, name: str) -> None:
     facts = _Facts(header, name)
     if "split.count" in header.metadata and facts.whole("split.count", 0, 1 << 16) > 1:
         raise ArtifactBad(f"{name}: this is one part of a split model", hint="choose a tier that is one file")
+    _check_purpose(facts)
     if not header.tensors:
         raise facts.bad("the file holds no tensors")
     _check_attention(facts)
@@ -58,7 +64,10 @@ class _Facts:
         self.architecture = architecture
 
     def bad(self, what: str) -> ArtifactBad:
-        return ArtifactBad(f"{self.name}: {what}", hint=_HINT)
+        return ArtifactBad(f"{self.name}: {what[:300]}", hint=ODDITIES[Odd.DAMAGED].hint)
+
+    def report(self, odd: Odd, what: str) -> None:
+        report(odd, f"{self.name}: {what[:300]}")
 
     def has(self, key: str) -> bool:
         return f"{self.architecture}.{key}" in self.header.metadata
@@ -97,11 +106,24 @@ class _Facts:
         return self.own(key, 1, MAX_HEAD_DIM) if self.has(key) else default
 
 
+def _check_purpose(facts: _Facts) -> None:
+    """A file that only goes with a model says so."""
+    kind = facts.header.metadata.get("general.type", "model")
+    helper = _HELPERS.get(facts.architecture) or (
+        f"of the kind {_shown(kind)}" if kind in ("adapter", "mmproj") else ""
+    )
+    if helper:
+        facts.report(Odd.NO_LANGUAGE_MODEL, f"this is no language model but {helper}")
+
+
 def _check_attention(facts: _Facts) -> None:
     n_layers = facts.own("block_count", 1, MAX_LAYERS)
     hidden = facts.own("embedding_length", 1, MAX_WIDTH)
-    if facts.has("context_length"):
-        facts.own("context_length", 1, MAX_POSITIONS)
+    n_positions = facts.own("context_length", 0, 1 << 32) if facts.has("context_length") else 0
+    if not n_positions:
+        facts.report(Odd.NO_POSITIONS, f"{facts.architecture}.context_length is 0 or missing")
+    if n_positions > MAX_POSITIONS:
+        facts.report(Odd.MANY_POSITIONS, f"context_length is {n_positions}")
     if facts.has("feed_forward_length"):
         facts.per_layer("feed_forward_length", n_layers, 0, MAX_WIDTH)
     _check_floats(facts)
@@ -135,7 +157,8 @@ def _check_attention(facts: _Facts) -> None:
 def _check_floats(facts: _Facts) -> None:
     for key, value in facts.header.metadata.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise facts.bad(f"{key} is {value}")
+            read = key.startswith(f"{facts.architecture}.")
+            facts.report(Odd.NOISE if read else Odd.UNREAD_FLOAT, f"{key} is {value}")
         if isinstance(value, float) and key.endswith("epsilon") and value < 0:
             raise facts.bad(f"{key} is {value}; it must not be below 0")
     scaling = facts.header.metadata.get(f"{facts.architecture}.rope.scaling.type", "none")
@@ -143,7 +166,7 @@ def _check_floats(facts: _Facts) -> None:
         raise facts.bad(f"{facts.architecture}.rope.scaling.type is {_shown(scaling)}")
     base = facts.header.metadata.get(f"{facts.architecture}.rope.freq_base", 1.0)
     if not isinstance(base, float) or base <= 0:
-        raise facts.bad(f"{facts.architecture}.rope.freq_base is {_shown(base)}; it must be above 0")
+        facts.report(Odd.NOISE, f"{facts.architecture}.rope.freq_base is {_shown(base)}; it must be above 0")
 
 
 def _check_experts(facts: _Facts) -> None:
@@ -163,36 +186,34 @@ def _check_vocabulary(facts: _Facts) -> None:
     if len(embedding.shape) != 2 or embedding.shape[0] != hidden:
         raise facts.bad(f"token_embd.weight has shape {list(embedding.shape)}; embedding_length is {hidden}")
     n_rows = embedding.shape[1]
-    if facts.has("vocab_size") and (n := facts.own("vocab_size", 1, 1 << 31)) != n_rows:
-        raise facts.bad(f"vocab_size is {n}, but token_embd.weight has {n_rows} rows")
+    if facts.has("vocab_size") and (n := facts.own("vocab_size", 0, 1 << 63)) != n_rows:
+        facts.report(Odd.VOCAB_SIZE, f"vocab_size is {n}, but token_embd.weight has {n_rows} rows")
     tokens = metadata.get("tokenizer.ggml.tokens")
+    if metadata.get("tokenizer.ggml.model") in _NO_TOKENIZERS:
+        facts.report(Odd.NO_TOKENIZER, "the file says that it has no tokenizer (tokenizer.ggml.model)")
     if not isinstance(tokens, GgufArray) or tokens.kind != STRING:
-        raise facts.bad("the file has no tokenizer (tokenizer.ggml.tokens)")
+        facts.report(Odd.NO_TOKENIZER, "the file has no tokenizer (tokenizer.ggml.tokens)")
+        return
     if len(tokens) != n_rows:
         raise facts.bad(f"the tokenizer has {len(tokens)} tokens, but token_embd.weight has {n_rows} rows")
     if twice := tokens.twice():
         raise facts.bad(f"the token {twice[:60]!r} is there twice")
     for key in ("token_type", "scores"):
         array = metadata.get(f"tokenizer.ggml.{key}")
-        if array is not None and (not isinstance(array, GgufArray) or len(array) != n_rows):
-            raise facts.bad(f"tokenizer.ggml.{key} does not have one element for each of {n_rows} tokens")
-    for key in _TOKEN_IDS:
-        added = key in ("bos", "eos") and _is_added(facts, key)
-        value = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if (value is not None and value != _NO_TOKEN) or (added and (value is not None or n_rows <= _DEFAULT_BOS)):
-            facts.whole(f"tokenizer.ggml.{key}_token_id", 0, n_rows - 1)
-
-
-def _is_added(facts: _Facts, key: str) -> bool:
-    """Whether the engine puts this token around a text; it aborts when there is none to put."""
-    return facts.header.metadata.get(f"tokenizer.ggml.add_{key}_token", key == "bos") is not False
+        if array is not None and (not isinstance(array, GgufArray) or len(array) < n_rows or array.kind == STRING):
+            raise facts.bad(f"tokenizer.ggml.{key} does not have one number for each of {n_rows} tokens")
+        if isinstance(array, GgufArray) and len(array) > n_rows:
+            facts.report(Odd.LONG_ARRAY, f"tokenizer.ggml.{key} has {len(array)} elements for {n_rows} tokens")
+    for key in filter(_TOKEN_ID.fullmatch, metadata):
+        if (token := facts.whole(key, 0, (1 << 32) - 1)) >= n_rows:
+            facts.report(Odd.TOKEN_ID, f"{key} is {token}, of {n_rows} tokens")
 
 
 def _check_types(facts: _Facts) -> None:
     """Vectors are F32 and matrices no plain integers: the engine aborts at the first product with others."""
     for tensor in facts.header.tensors:
         if tensor.name.endswith(("norm.weight", ".bias")) and tensor.type.name != "F32":
-            raise facts.bad(f"the tensor {tensor.name} is of type {tensor.type.name}; it must be F32")
+            facts.report(Odd.NORM_TYPE, f"the tensor {tensor.name} is of type {tensor.type.name}; it must be F32")
         if tensor.name.endswith(".weight") and tensor.type.name in ("I8", "I16", "I32", "I64", "F64"):
             raise facts.bad(f"the tensor {tensor.name} is of type {tensor.type.name}, which no weight is")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, overload
 
 from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.gguf_oddities import ODDITIES, Odd, odd_head, odd_type, odd_version, report
 from edgeinfer.formats.gguf_types import ARRAY, BOOL, GGML_TYPES, SCALARS, STRING, GgmlType
 
 __all__ = ["GgufArray", "GgufHeader", "TensorInfo", "Value", "parse_header", "read_header"]
@@ -32,7 +33,6 @@ FIRST_READ = 256 << 10
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_HINT = "the file is damaged or was made to harm; download it again from a source that you trust"
 
 
 class GgufArray(Sequence["str | int | float | bool"]):
@@ -154,7 +154,10 @@ class _Cursor:
         self.at = 0
 
     def bad(self, what: str) -> ArtifactBad:
-        return ArtifactBad(f"{self.name}: {what} (at byte {self.at})", hint=_HINT)
+        return ArtifactBad(f"{self.name}: {what[:300]} (at byte {self.at})", hint=ODDITIES[Odd.DAMAGED].hint)
+
+    def report(self, odd: Odd, what: str, **words: str) -> None:
+        report(odd, f"{self.name}: {what[:300]} (at byte {self.at})", **words)
 
     def need(self, n_bytes: int) -> None:
         """Have `n_bytes` more bytes at hand."""
@@ -181,17 +184,16 @@ class _Cursor:
     def u64(self) -> int:
         return int(_U64.unpack(self.take(8))[0])
 
-    def text(self, limit: int, what: str) -> str:
+    def text(self, limit: int, what: str, odd: Odd = Odd.DAMAGED) -> str:
+        """A short text in one printable line; `odd` is what one is that cannot be printed as it is."""
         length = self.u64()
         if not 0 < length <= limit:
             raise self.bad(f"{what} has {length} bytes; 1 to {limit} are allowed")
         raw = self.take(length)
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            text = "\0"
-        if not text.isprintable():
-            raise self.bad(f"{what} is not printable UTF-8: {raw[:40]!r}")
+        text = raw.decode("utf-8", "backslashreplace")
+        if not text.isprintable() or text.encode() != raw:
+            self.report(odd, f"{what} is not printable UTF-8: {raw[:40]!r}")
+            text = text.encode("unicode_escape").decode()
         return text
 
     def skip_strings(self, count: int) -> None:
@@ -216,13 +218,17 @@ def _pass_strings(data: bytes, at: int, count: int) -> tuple[int, int]:
 
 
 def _preamble(cursor: _Cursor) -> tuple[int, int, int]:
+    if not cursor.size:
+        report(Odd.EMPTY, f"{cursor.name} is empty")
     magic = cursor.take(4)
     if magic != b"GGUF":
-        raise ArtifactBad(f"{cursor.name} is not a GGUF file: it starts with {magic!r}", hint="choose a .gguf file")
+        kind = odd_head(magic)
+        report(kind, f"{cursor.name} is not a GGUF file but {kind}: it starts with {magic!r}")
     version = cursor.u32()
     if version not in (2, 3):
-        why = "big-endian files are not read" if version and not version & 0xFFFF else "versions 2 and 3 are read"
-        raise cursor.bad(f"GGUF version {version}: {why}")
+        kind = odd_version(version)
+        why = "big-endian files are not read" if kind is Odd.BIG_ENDIAN else "versions 2 and 3 are read"
+        cursor.report(kind, f"GGUF version {version}: {why}")
     n_tensors, n_keys = cursor.u64(), cursor.u64()
     if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
         raise cursor.bad(
@@ -236,7 +242,7 @@ def _metadata(cursor: _Cursor, n_keys: int) -> Mapping[str, Value]:
     arrays: dict[str, tuple[int, int, int, int]] = {}
     elements_left = MAX_ELEMENTS
     for _ in range(n_keys):
-        key = cursor.text(MAX_KEY_BYTES, "a key")
+        key = cursor.text(MAX_KEY_BYTES, "a key", Odd.KEY_TEXT)
         if key in values:
             raise cursor.bad(f"the key {key} is there twice")
         kind = cursor.u32()
@@ -262,11 +268,9 @@ def _scalar(cursor: _Cursor, key: str, kind: int) -> str | int | float | bool:
         raise cursor.bad(f"{key} has the unknown value type {kind}")
     code = SCALARS[kind]
     value: int | float = struct.unpack("<" + code, cursor.take(struct.calcsize("<" + code)))[0]
-    if kind != BOOL:
-        return value
-    if value not in (0, 1):
-        raise cursor.bad(f"{key} is a boolean of value {value}")
-    return bool(value)
+    if kind == BOOL and value not in (0, 1):
+        cursor.report(Odd.BOOLEAN, f"{key} is a boolean of value {value}")
+    return bool(value) if kind == BOOL else value
 
 
 def _array(cursor: _Cursor, key: str, most: int) -> tuple[int, int, int, int]:
@@ -287,7 +291,7 @@ def _array(cursor: _Cursor, key: str, most: int) -> tuple[int, int, int, int]:
         cursor.need(n_bytes)
         cursor.at += n_bytes
         if kind == BOOL and cursor.data[start : cursor.at].strip(b"\0\1"):
-            raise cursor.bad(f"{key} holds a boolean that is neither 0 nor 1")
+            cursor.report(Odd.BOOLEAN, f"{key} holds a boolean that is neither 0 nor 1")
     return kind, count, start, cursor.at
 
 
@@ -308,7 +312,9 @@ def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], GgmlType, int, int]:
     shape = struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims))
     number, offset = cursor.u32(), cursor.u64()
     if number not in GGML_TYPES:
-        raise cursor.bad(f"tensor {name} has the unknown type {number}")
+        odd, words = odd_type(number)
+        why = "" if odd is Odd.DAMAGED else f", {odd}"
+        cursor.report(odd, f"tensor {name} has the unknown type {number}{why}", **words)
     kind = GGML_TYPES[number]
     n_values = 1
     for size in shape:

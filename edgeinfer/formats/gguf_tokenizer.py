@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -10,28 +11,15 @@ from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.byte_alphabet import BYTES
 from edgeinfer.formats.gguf_bpe import SPLITTINGS, Splitting
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
+from edgeinfer.formats.special_tokens import special_tokens
 
 if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["GgufTokenizer", "TokenType"]
 
-# Texts that end a turn in the families at hand; files often name only one of them in their metadata.
-_END_TEXTS = frozenset(
-    {
-        "<|endoftext|>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end_of_text|>",
-        "<|end|>",
-        "<end_of_turn>",
-        "<turn|>",
-        "<EOT>",
-        "<|return|>",
-    }
-)
-_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_DEFAULT_IDS = {"bos": 11, "eos": 11}  # llama.cpp's, for a byte-level BPE that names none
+_ROLE = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
 
 
 class TokenType(IntEnum):
@@ -58,15 +46,17 @@ class GgufTokenizer:
             self._metadata.get("tokenizer.ggml.model"), self._metadata.get("tokenizer.ggml.pre")
         )
         self._texts = cast(tuple[str, ...], self._array("tokens"))
-        self._types = self._array("token_type") if "tokenizer.ggml.token_type" in self._metadata else ()
-        if self._types and len(self._types) != len(self._texts):
-            raise ArtifactBad(f"the tokenizer has {len(self._texts)} tokens but {len(self._types)} token types")
         self.n_vocab = len(self._texts)
+        self._roles = self._named_tokens()
+        special = special_tokens({text: token for token, text in enumerate(self._texts)}, self._roles)
+        self.stop_tokens = special.ends
+        self._types = self._token_types()
+        self._types |= dict.fromkeys(special.control, TokenType.CONTROL)
+        self._types |= dict.fromkeys(special.words, TokenType.USER_DEFINED)
         template = self._metadata.get("tokenizer.chat_template")
         self.chat_template = template if isinstance(template, str) else None
-        self.stop_tokens = self._stop_tokens()
-        self.eos_text = self._text_of("eos_token_id")
-        self.bos_text = self._text_of("bos_token_id") if self._takes_bos() else ""
+        self.eos_text = self._text_of("eos")
+        self.bos_text = self._text_of("bos") if self._takes_bos() else ""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         engine = self._engine
@@ -74,7 +64,7 @@ class GgufTokenizer:
         return engine.encode(text, add_special_tokens=False).ids
 
     def piece(self, token: int) -> bytes:
-        kind = self._type(token)
+        kind = self._types.get(token, TokenType.NORMAL)
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED):
             return b""
         text = self._texts[token]
@@ -98,8 +88,8 @@ class GgufTokenizer:
         )
         kinds = {TokenType.CONTROL: True, TokenType.UNKNOWN: True, TokenType.USER_DEFINED: False}
         added = [
-            AddedToken(self._texts[token], special=kinds[TokenType(int(kind))], normalized=False)
-            for token, kind in enumerate(self._types)
+            AddedToken(self._texts[token], special=kinds[TokenType(kind)], normalized=False)
+            for token, kind in sorted(self._types.items())
             if kind in kinds and self._texts[token]
         ]
         engine.add_tokens(added)
@@ -111,28 +101,28 @@ class GgufTokenizer:
             raise ArtifactBad(f"the file has no tokenizer.ggml.{key}", hint="choose a file that holds its tokenizer")
         return value.values
 
-    def _type(self, token: int) -> int:
-        return int(self._types[token]) if self._types else TokenType.NORMAL
+    def _token_types(self) -> dict[int, int]:
+        """The type of each token that is not NORMAL."""
+        if "tokenizer.ggml.token_type" not in self._metadata:
+            return {}
+        types = self._array("token_type")
+        if len(types) < self.n_vocab:
+            raise ArtifactBad(f"the tokenizer has {self.n_vocab} tokens but {len(types)} token types")
+        return {token: int(kind) for token, kind in enumerate(types[: self.n_vocab]) if kind != TokenType.NORMAL}
 
-    def _id(self, key: str) -> int | None:
-        value = self._metadata.get(f"tokenizer.ggml.{key}")
-        return value if isinstance(value, int) and 0 <= value < self.n_vocab else None
+    def _named_tokens(self) -> dict[str, int]:
+        """The special tokens by role. An id that the vocabulary lacks counts as not named, as in llama.cpp."""
+        found = {match[1]: value for key, value in self._metadata.items() if (match := _ROLE.fullmatch(key))}
+        roles = {role: value for role, value in found.items() if isinstance(value, int) and 0 <= value < self.n_vocab}
+        return {role: token for role, token in _DEFAULT_IDS.items() if token < self.n_vocab} | roles
 
-    def _text_of(self, key: str) -> str:
-        token = self._id(key)
-        return "" if token is None else self._texts[token]
+    def _text_of(self, role: str) -> str:
+        return self._texts[self._roles[role]] if role in self._roles else ""
 
     def _takes_bos(self) -> bool:
         """By the file's flag, or because its template writes it."""
         flag = self._metadata.get("tokenizer.ggml.add_bos_token", self._splitting.add_bos)
         return bool(flag) or "bos_token" in (self.chat_template or "")
-
-    def _stop_tokens(self) -> frozenset[int]:
-        named = {token for key in _END_KEYS if (token := self._id(key)) is not None}
-        return frozenset(
-            named
-            | {t for t, kind in enumerate(self._types) if kind == TokenType.CONTROL and self._texts[t] in _END_TEXTS}
-        )
 
 
 def _splitting(model: object, pre: object) -> Splitting:

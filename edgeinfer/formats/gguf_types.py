@@ -56,8 +56,18 @@ GGML_TYPES = {
         (39, "MXFP4", 32, 17),
         (40, "NVFP4", 64, 36),
         (41, "Q1_0", 128, 18),
+        (42, "Q2_0", 64, 18),
     )
 }
+LAST_TYPE = max(GGML_TYPES)
+
+# Numbers that llama.cpp no longer reads, with the type to take in their place; 4 and 5 are Q4_2 and Q4_3.
+REMOVED_TYPES = {
+    **dict.fromkeys((4, 5), "Q4_0"),
+    **dict.fromkeys((31, 32, 33), "Q4_0"),  # Q4_0_4_4, Q4_0_4_8, Q4_0_8_8
+    **dict.fromkeys((36, 37, 38), "IQ4_NL"),  # IQ4_NL_4_4, IQ4_NL_4_8, IQ4_NL_8_8
+}
+HELPER_TYPES = {9: "Q8_1", 15: "Q8_K"}  # of activations; the engine aborts when weights have them
 
 # general.file_type, as llama.cpp numbers it, to the tier's name
 FILE_TYPES = {
@@ -95,4 +105,6 @@ FILE_TYPES = {
     37: "TQ2_0",
     38: "MXFP4",
     39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
 }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edgeinfer.formats.gguf_checks import MAX_POSITIONS
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.shape import LayerKv, ModelShape
@@ -70,7 +71,7 @@ def shape_from_gguf(header: GgufHeader) -> ModelShape:
         n_heads=number("attention.head_count"),
         n_ffn=number("feed_forward_length"),
         n_vocab=header.by_name["token_embd.weight"].shape[1],
-        limit=number("context_length"),
+        limit=min(number("context_length"), MAX_POSITIONS),
         kv=_kv_groups(header, architecture),
         n_params=sum(sizes.values()),
         n_active_params=_active(sizes, experts),

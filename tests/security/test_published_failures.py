@@ -121,8 +121,7 @@ def test_counts_that_overflow(tmp_path: Path, count: int, place: str) -> None:
         {"llama.attention.head_count": (g.U32, 0)},  # divided by
         {"llama.attention.head_count_kv": (g.U32, 0)},
         {"llama.embedding_length": (g.U32, 0)},
-        {"llama.vocab_size": (g.U32, 2**31)},  # rows that the embedding does not have
-        {"tokenizer.ggml.eos_token_id": (g.U32, 2**31)},  # indexes the vocabulary
+        {"tokenizer.ggml.eos_token_id": (g.STRING, "1")},  # read as an index into the vocabulary
         {"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))},  # read for every token
         {"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, ["a"] * 8))},  # aborts llama.cpp
         {"llama.attention.layer_norm_rms_epsilon": (g.F32, -1.0)},  # aborts llama.cpp

@@ -108,10 +108,7 @@ def patched(offset: int, raw: bytes) -> bytes:
         (g.file([*g.KEYS.items(), ("general.name", (g.STRING, "again"))]), "general.name is there twice"),
         (g.file({**g.KEYS, "general.alignment": (g.U32, 24)}), "general.alignment is 24"),
         (g.file({**g.KEYS, "general.alignment": (g.U32, 0)}), "general.alignment is 0"),
-        (g.file({**g.KEYS, "x": (g.BOOL, 2)}), "a boolean of value 2"),
-        (g.file({**g.KEYS, "x": (g.ARRAY, (g.BOOL, [1, 7]))}), "neither 0 nor 1"),
         (g.file({**g.KEYS, "x": (g.ARRAY, (g.ARRAY, []))}), "arrays inside arrays"),
-        (g.file({**g.KEYS, "a\x07": (g.U32, 1)}), "not printable"),
     ],
 )
 def test_bad_preamble_and_values(raw: bytes, message: str) -> None:
@@ -153,7 +150,6 @@ def test_bad_tensors(raw: bytes, message: str) -> None:
         ({"llama.block_count": (g.U32, 2**32 - 1)}, "block_count is 4294967295"),
         ({"llama.block_count": (g.U32, 2)}, "layer 1 has no tensors"),
         ({"llama.embedding_length": (g.U32, 64)}, "embedding_length is 64"),
-        ({"llama.vocab_size": (g.U32, 9)}, "token_embd.weight has 8 rows"),
         ({"llama.context_length": (g.U32, 0)}, "context_length is 0"),
         ({"llama.rope.dimension_count": (g.U32, 10)}, "rope.dimension_count is 10"),
         ({"llama.attention.layer_norm_rms_epsilon": (g.F32, -5.0)}, "layer_norm_rms_epsilon is -5.0"),
@@ -163,11 +159,6 @@ def test_bad_tensors(raw: bytes, message: str) -> None:
         ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, g.TOKENS[:-1]))}, "7 tokens"),
         ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' is there twice"),
         ({"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))}, "token_type"),
-        ({"tokenizer.ggml.eos_token_id": (g.U32, 8)}, "eos_token_id is 8"),
-        (
-            {"tokenizer.ggml.bos_token_id": (g.U32, 2**32 - 1), "tokenizer.ggml.add_bos_token": (g.BOOL, 1)},
-            "bos_token_id is 4294967295",
-        ),
         ({"general.architecture": (g.STRING, "../x")}, "general.architecture is '../x'"),
         ({"split.count": (g.U32, 3)}, "one part of a split model"),
     ],
@@ -178,13 +169,6 @@ def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], me
     with pytest.raises(ArtifactBad, match=r"x\.gguf: ") as caught:
         check_artifact(path)
     assert message in str(caught.value)
-
-
-def test_a_bos_that_the_engine_would_add_must_be_there(tmp_path: Path) -> None:
-    path = tmp_path / "x.gguf"
-    path.write_bytes(g.file({key: value for key, value in g.KEYS.items() if "bos" not in key}))
-    with pytest.raises(ArtifactBad, match="bos_token_id is missing"):
-        check_artifact(path)
 
 
 @pytest.mark.parametrize("gone", ["token_embd.weight", "blk.0.attn_k.weight", "output_norm.weight"])
