@@ -79,7 +79,7 @@ def test_head_top1(case: HeadCase, launch: Launcher) -> None:
     check_head(case, launch)
 
 
-@pytest.mark.skipif(not FULL, reason="the sweep runs with `make test-metal-full`")
+@pytest.mark.skipif(not FULL, reason="the sweep runs with `EDGEINFER_METAL_FULL=1 pytest tests/metal`")
 @pytest.mark.parametrize("bits", [4, 8, 16])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256, 512])
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=["float32", "float16", "bfloat16"])

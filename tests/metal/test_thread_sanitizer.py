@@ -13,7 +13,7 @@ from tests.metal.mutants import CHECKS, MUTANTS  # noqa: E402
 from tests.metal.simulator import Simulator, SimulatorError, compiler  # noqa: E402
 
 pytestmark = [
-    pytest.mark.skipif(not FULL, reason="runs with `make test-metal-full`"),
+    pytest.mark.skipif(not FULL, reason="runs with `EDGEINFER_METAL_FULL=1 pytest tests/metal`"),
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(mx.metal.is_available(), reason="a GPU is here: the kernels run on it"),
 ]

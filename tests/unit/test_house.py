@@ -46,3 +46,15 @@ def test_the_check_sees_a_long_function() -> None:
 def test_nothing_dangerous_by_name(pattern: str) -> None:
     found = [str(path.relative_to(ROOT)) for path in SOURCES if re.search(pattern, path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def named_targets(text: str) -> set[str]:
+    return set(re.findall(r"`make ([a-z][a-z-]*)", text)) | set(re.findall(r"^make ([a-z][a-z-]*)", text, re.MULTILINE))
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    rules = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tests").rglob("*.md")]
+    texts = [path.read_text(encoding="utf-8") for path in [*documents, *SOURCES, *(ROOT / "tests").rglob("*.py")]]
+    assert set().union(*map(named_targets, texts)) - {"test-none"} <= rules
+    assert named_targets("run `make test-none`\nmake check  # all") == {"test-none", "check"}
