@@ -17,7 +17,7 @@ from edgeinfer.decode.strategy import build
 from edgeinfer.plan.types import Plan
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache
-from edgeinfer.types import Message, Prompt, Sampling, Tokens, compact
+from edgeinfer.types import Prompt, Sampling, Tokens, compact
 
 _SYSTEM: Final = "You are a patient storyteller."
 _ASK: Final = "Go on, please. What happened then, and who was there to see it?"
@@ -84,18 +84,15 @@ class Record:
 
 @contextmanager
 def session_chat(plan: Plan) -> Iterator[Record]:
-    """What a person has who asks to go on again and again: a session, and all that was said in it."""
-    with edgeinfer.open(plan) as session:
-        said = [Message("system", _SYSTEM)]
+    """A user's chat, which keeps all that was said, and is asked to continue again and again."""
+    with edgeinfer.load(plan) as model:
+        chat = model.chat(system=_SYSTEM, max_tokens=_ANSWER)
 
-        class Session:
+        class Continued:
             def go_on(self, seed: int) -> AnswerStats:
-                said.append(Message("user", _ASK))
-                answer = "".join(session.stream(said, sampling=_sampling(seed), max_tokens=_ANSWER))
-                said.append(Message("assistant", answer))
-                return session.stats
+                return chat.ask(_ASK, sampling=_sampling(seed)).stats
 
-        yield Record(Session())
+        yield Record(Continued())
 
 
 @contextmanager

@@ -123,9 +123,9 @@ def answer(model: str, context: int, backend: str, speculation: str) -> int:
     if mode is None:
         raise UsageError(f"--speculation must be one of {', '.join(get_args(SpeculationMode))}; received {speculation}")
     request = edgeinfer.Request(model=model, context=context, backend=backend, speculation=mode)
-    with edgeinfer.open(request) as session:
-        plan = session.plan
-        for n, _ in enumerate(session.stream(_PROMPT)):
+    with edgeinfer.load(request) as loaded:
+        plan = loaded.plan
+        for n, _ in enumerate(loaded.stream(_PROMPT)):
             if n >= _ANSWER:
                 break
     row = Row(

@@ -1,4 +1,4 @@
-"""The public API on one page: choose, open, stream, count.
+"""The public API on one page: choose, load, chat, continue a text, and what a refusal looks like.
 
 python docs/example.py [MODEL]
 """
@@ -8,27 +8,27 @@ import sys
 import edgeinfer
 
 
-def main(model: str = "demo") -> None:
-    # What would be opened, and why; nothing is loaded and nothing is asked of the network.
-    plan = edgeinfer.choose(edgeinfer.Request(model=model, context=1024))
+def main(name: str = "demo") -> None:
+    # What would be loaded, and why. This loads nothing and uses no network.
+    plan = edgeinfer.choose(edgeinfer.Request(model=name, context=1024))
     print(f"{plan.model.title}, {plan.artifact.tier} on {plan.backend}: {plan.estimate.total_bytes / 1e6:.0f} MB")
 
-    # A session is one conversation: it keeps what it has already run.
-    with edgeinfer.open(plan) as session:
-        greedy = edgeinfer.Sampling(temperature=0.0)
-        messages = [edgeinfer.Message("system", "You are brief."), edgeinfer.Message("user", "Hi, who are you?")]
-        answer = ""
-        for text in session.stream(messages, sampling=greedy, max_tokens=40):
-            print(text, end="", flush=True)
-            answer += text
-        print()
+    with edgeinfer.load(plan) as model:
+        with model.chat(system="You are brief.", sampling=edgeinfer.GREEDY, max_tokens=40) as chat:
+            for text in chat.stream("Hi, who are you?"):
+                print(text, end="", flush=True)
+            print()
 
-        messages += [edgeinfer.Message("assistant", answer), edgeinfer.Message("user", "What can you do?")]
-        print("".join(session.stream(messages, sampling=greedy, max_tokens=40)))
-        stats = session.stats
-        print(f"{stats.reused} of {stats.prompt} prompt tokens were already there; {stats.emitted} new ones")
+            answer = chat.ask("What can you do?")
+            print(answer.text)
+            stats = answer.stats
+            print(f"{stats.reused} of {stats.prompt} prompt tokens were already there; {stats.emitted} new ones")
 
-    # Every refusal is one clear line, with what to do about it.
+        # Without a chat template: text or token ids in, what follows out.
+        story = model.generate("Once upon a time", sampling=edgeinfer.Sampling(temperature=0.8, seed=1), max_tokens=20)
+        print(f"Once upon a time{story.text}".replace("\n", " "))
+
+    # Every refusal is one clear line and a hint.
     try:
         edgeinfer.choose("llama-3.2-8b")
     except edgeinfer.EdgeInferError as error:

@@ -2,44 +2,95 @@
 
     import edgeinfer
 
-    with edgeinfer.open("demo") as session:
-        for text in session.stream("Hi"):
-            print(text, end="")
+    with edgeinfer.load("demo") as model:
+        chat = model.chat(system="You are brief.")
+        print(chat.ask("Hi").text)
 
-`choose` says what `open` would take, and why. Errors are `edgeinfer.errors`; each has a `hint`.
+`choose` says what `load` would take, and why. Errors are in `edgeinfer.errors`; each has a `hint`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeinfer import errors
+from edgeinfer.errors import EdgeInferError
+
 if TYPE_CHECKING:
-    from edgeinfer.errors import EdgeInferError
-    from edgeinfer.plan.types import Plan, Request
+    from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
+    from edgeinfer.chat.thinking import Segment
+    from edgeinfer.decode.stats import AnswerStats, ArmStats
+    from edgeinfer.device.profile import DeviceProfile, EngineSpeed
+    from edgeinfer.plan.types import Estimate, Plan, Rejection, Request, SpeculationPlan
+    from edgeinfer.protocols import Tokenizer
+    from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream
+    from edgeinfer.runner.chat import Chat
     from edgeinfer.runner.choose import choose
-    from edgeinfer.runner.opening import open  # noqa: A004
-    from edgeinfer.runner.session import Session
-    from edgeinfer.types import Message, Sampling
+    from edgeinfer.runner.model import LoadedModel
+    from edgeinfer.runner.opening import Downloads, load, open  # noqa: A004
+    from edgeinfer.types import GREEDY, Message, Sampling
+    from edgeinfer.window import WindowPolicy
 
 __version__ = "0.1.0"
-__all__ = ["EdgeInferError", "Message", "Plan", "Request", "Sampling", "Session", "choose", "open"]
+__all__ = [
+    "GREEDY",
+    "Answer",
+    "AnswerOptions",
+    "AnswerStats",
+    "AnswerStream",
+    "ArmStats",
+    "Artifact",
+    "Chat",
+    "DeviceProfile",
+    "Downloads",
+    "EdgeInferError",
+    "EngineSpeed",
+    "Estimate",
+    "LayerKv",
+    "LoadedModel",
+    "Message",
+    "ModelEntry",
+    "ModelShape",
+    "Plan",
+    "Rejection",
+    "Request",
+    "Sampling",
+    "Segment",
+    "SpeculationPlan",
+    "Tokenizer",
+    "WindowPolicy",
+    "choose",
+    "errors",
+    "load",
+    "open",
+]
 
 _HOMES = {
-    "EdgeInferError": "edgeinfer.errors",
-    "Message": "edgeinfer.types",
-    "Plan": "edgeinfer.plan.types",
-    "Request": "edgeinfer.plan.types",
-    "Sampling": "edgeinfer.types",
-    "Session": "edgeinfer.runner.session",
-    "choose": "edgeinfer.runner.choose",
-    "open": "edgeinfer.runner.opening",
+    "catalog.entry": ("Artifact", "LayerKv", "ModelEntry", "ModelShape"),
+    "chat.thinking": ("Segment",),
+    "decode.stats": ("AnswerStats", "ArmStats"),
+    "device.profile": ("DeviceProfile", "EngineSpeed"),
+    "plan.types": ("Estimate", "Plan", "Rejection", "Request", "SpeculationPlan"),
+    "protocols": ("Tokenizer",),
+    "runner.answer": ("Answer", "AnswerOptions", "AnswerStream"),
+    "runner.chat": ("Chat",),
+    "runner.choose": ("choose",),
+    "runner.model": ("LoadedModel",),
+    "runner.opening": ("Downloads", "load", "open"),
+    "types": ("GREEDY", "Message", "Sampling"),
+    "window": ("WindowPolicy",),
 }
+_HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Import at first use: `edgeinfer --help` must not pay for an engine."""
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.banner import banner
-    from edgeinfer.cli.opening import fetch_or_fall_back, open_from, plan_from, say_choice
+    from edgeinfer.cli.opening import fetch_or_fall_back, load_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
 
     take_name(args)
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args, plan.model.sampling)
     editor = Thread(target=import_editor, daemon=True)  # while the model loads, which is not Python's work
     editor.start()
-    with open_from(args, plan) as session:
+    with load_from(args, plan) as model:
         editor.join()
         from edgeinfer.cli.lines import line_source
-        from edgeinfer.cli.repl import Chat
+        from edgeinfer.cli.repl import Repl
 
         first, *more = banner(plan)
         say(first)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         source = line_source()
         if not sys.stdin.isatty():
             whisper("(reading messages from stdin, one a line)")
-        return Chat(session, settings).run(source)
+        return Repl(plan, model.chat(), settings).run(source)
 
 
 def import_editor() -> None:

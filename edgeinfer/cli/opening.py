@@ -16,8 +16,8 @@ from edgeinfer.plan import SLOW
 
 if TYPE_CHECKING:
     from edgeinfer.plan import Plan
+    from edgeinfer.runner.model import LoadedModel
     from edgeinfer.runner.opening import Downloads
-    from edgeinfer.runner.session import Session
 
 
 class Unasked(UsageError):
@@ -39,7 +39,7 @@ def say_choice(plan: Plan) -> None:
     whisper("  `edgeinfer plan` shows what was refused; `--model NAME` takes another")
 
 
-def open_from(args: argparse.Namespace, plan: Plan) -> Session:
+def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
     """Raises what a download, a check or an engine raises, with the way out in the hint."""
     if plan.forced:
         say(
@@ -52,12 +52,12 @@ def open_from(args: argparse.Namespace, plan: Plan) -> Session:
                 whisper(reason)
     try:
         with downloads_from(args) as downloads:
-            session = edgeinfer.open(plan, draft=args.draft_model, template=args.template, downloads=downloads)
+            model = edgeinfer.load(plan, draft=args.draft_model, template=args.template, downloads=downloads)
     except DownloadFailed as error:
         raise DownloadFailed(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
-    for note in session.notes:
+    for note in model.notes:
         say(f"note: {note}")
-    return session
+    return model
 
 
 def fetch_or_fall_back(args: argparse.Namespace, plan: Plan) -> Plan:

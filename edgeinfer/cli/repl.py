@@ -14,13 +14,13 @@ from edgeinfer.cli.lines import LineSource, messages
 from edgeinfer.cli.output import complain, near, say, size, whisper
 from edgeinfer.cli.settings import Settings
 from edgeinfer.cli.stats_lines import stats_lines
-from edgeinfer.cli.streaming import say_what_happened, stream_answer, window_news
-from edgeinfer.errors import UsageError
-from edgeinfer.types import Message
+from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
+from edgeinfer.errors import EdgeInferError, UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
-    from edgeinfer.runner.session import Session
+    from edgeinfer.plan import Plan
+    from edgeinfer.runner.chat import Chat
 
 HELP = """\
   /help              this list
@@ -34,12 +34,12 @@ HELP = """\
 
 
 @dataclass
-class Chat:
-    """A conversation in the command line. `system` lives in the settings, `said` is the rest."""
+class Repl:
+    """A chat in the command line."""
 
-    session: Session
+    plan: Plan
+    chat: Chat
     settings: Settings
-    said: list[Message] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)  # what was said once and need not be said again
     leaving: bool = False
     exit_code: int = 0
@@ -56,7 +56,7 @@ class Chat:
                         break
                 else:
                     break
-            except UsageError as error:
+            except EdgeInferError as error:  # the conversation can still be saved
                 complain(str(error), error.hint)
                 self.exit_code = 0 if source.interactive else error.exit_code
             except KeyboardInterrupt:
@@ -74,36 +74,20 @@ class Chat:
             self.ask(text)
 
     def ask(self, text: str) -> None:
-        self.said.append(Message("user", text))
-        answer, stopped = "", False
+        self.chat.system = self.settings.system
         try:
-            answer, stopped = stream_answer(self.session, self.conversation(), self.seeded())
+            answer = print_answer(self.chat, text, self.settings)
         except KeyboardInterrupt:  # the second one
             self.leaving = True
             return
-        finally:
-            if answer:
-                self.said.append(Message("assistant", answer))
-            else:
-                self.said.pop()  # a question without an answer would be asked again with the next one
-        if stopped:
+        if answer.finish_reason == "canceled":
             whisper("(stopped)")
-        self.warn(self.session.stats)
-        say_what_happened(self.session.stats, self.settings)
-
-    def seeded(self) -> Settings:
-        """The settings with a seed of this place in the conversation: with one seed, every answer would meet the same
-        noise, and a question asked again the same answer."""
-        sampling = self.settings.sampling
-        return replace(self.settings, sampling=replace(sampling, seed=sampling.seed + len(self.said)))
-
-    def conversation(self) -> list[Message]:
-        system = [Message("system", self.settings.system)] if self.settings.system else []
-        return [*system, *self.said]
+        self.warn(answer.stats)
+        say_what_happened(answer.stats, self.settings)
 
     def warn(self, stats: AnswerStats) -> None:
         """Say once that the window is full and what that means: nothing leaves it in silence."""
-        for count, news in window_news(stats, self.session.plan.window).items():
+        for count, news in window_news(stats, self.plan.window).items():
             if count not in self.warned:
                 self.warned.add(count)
                 whisper(news)
@@ -120,25 +104,27 @@ class Chat:
 
     def clear(self, rest: str) -> None:
         del rest
-        self.said.clear()
+        self.chat.messages = []
         self.warned.clear()
         whisper("(a new conversation)")
 
     def show(self, rest: str) -> None:
         if rest == "stats":
-            for line in stats_lines(self.session.stats):
+            if self.chat.answer is None:
+                raise UsageError("there is no answer yet")
+            for line in stats_lines(self.chat.answer.stats):
                 say(f"  {line}")
             return
         if rest:
             raise UsageError(f"/show does not know `{rest}`", hint="`/show` or `/show stats`")
-        plan = self.session.plan
+        plan = self.plan
         say(f"  model           {plan.model.title} ({plan.model.name}), {plan.model.license}")
         say(f"  file            {plan.artifact.tier}, {size(plan.artifact.n_bytes)}, on {plan.backend}")
         window = plan.window
         say(f"  context         {window.slots} tokens: {window.sink} from the start, {window.window} recent")
         say(f"  K/V             {plan.kv_type}, {size(plan.estimate.kv_bytes)}")
         say(f"  speculation     {', '.join(plan.speculation.drafters) or 'off'}")
-        say(f"  conversation    {len(self.said)} messages")
+        say(f"  conversation    {len(self.chat.turns)} messages")
         say("\n".join(settings_module.lines(self.settings)))
 
     def set(self, rest: str) -> None:
@@ -150,29 +136,28 @@ class Chat:
 
     def save(self, rest: str) -> None:
         file = named_file(rest, "/save")
-        history.save(file, self.conversation(), model=self.session.plan.model.name)
-        whisper(f"(saved {len(self.said)} messages to {file})")
+        self.chat.system = self.settings.system
+        history.save(file, self.chat.messages, model=self.plan.model.name)
+        whisper(f"(saved {len(self.chat.turns)} messages to {file})")
 
     def load(self, rest: str) -> None:
-        loaded = history.load(named_file(rest, "/load"))
-        system = [message.content for message in loaded if message.role == "system"]
-        self.said = [message for message in loaded if message.role != "system"]
-        self.settings = replace(self.settings, system=system[0] if system else "")
-        whisper(f"(loaded {len(self.said)} messages)")
+        self.chat.messages = history.load(named_file(rest, "/load"))
+        self.settings = replace(self.settings, system=self.chat.system)
+        whisper(f"(loaded {len(self.chat.turns)} messages)")
 
     def bye(self, rest: str) -> None:
         del rest
         self.leaving = True
 
 
-COMMANDS: Mapping[str, Callable[[Chat, str], None]] = {
-    "help": Chat.help,
-    "clear": Chat.clear,
-    "show": Chat.show,
-    "set": Chat.set,
-    "save": Chat.save,
-    "load": Chat.load,
-    "bye": Chat.bye,
+COMMANDS: Mapping[str, Callable[[Repl, str], None]] = {
+    "help": Repl.help,
+    "clear": Repl.clear,
+    "show": Repl.show,
+    "set": Repl.set,
+    "save": Repl.save,
+    "load": Repl.load,
+    "bye": Repl.bye,
 }
 
 

@@ -13,8 +13,7 @@ from edgeinfer.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.cli.settings import Settings
-    from edgeinfer.runner.session import Session
-    from edgeinfer.types import Message
+    from edgeinfer.runner.model import LoadedModel
 
 HELP = "answer one prompt on stdout"
 USAGE = "run [MODEL] PROMPT [--json] [--stats] [--temp T] [--max-tokens N] [...]"
@@ -37,20 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer.cli.opening import open_from, plan_from, say_choice
+    from edgeinfer.cli.opening import load_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
-    from edgeinfer.types import Message
 
     prompt = prompt_from(args)
     plan = plan_from(args)
     if not args.model:
         say_choice(plan)
     settings = settings_from(args, plan.model.sampling)
-    messages = [Message("user", prompt)]
-    if settings.system:
-        messages.insert(0, Message("system", settings.system))
-    with open_from(args, plan) as session:
-        return answer(session, messages, settings, as_json=args.json)
+    with load_from(args, plan) as model:
+        return answer(model, prompt, settings, as_json=args.json)
 
 
 def prompt_from(args: argparse.Namespace) -> str:
@@ -74,26 +69,26 @@ def prompt_from(args: argparse.Namespace) -> str:
     return prompt
 
 
-def answer(session: Session, messages: list[Message], settings: Settings, *, as_json: bool) -> int:
+def answer(model: LoadedModel, prompt: str, settings: Settings, *, as_json: bool) -> int:
     from edgeinfer.cli.stats_lines import stats_json
-    from edgeinfer.cli.streaming import say_what_happened, stream_answer, window_news
+    from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
 
-    text, stopped = stream_answer(session, messages, settings, quiet=as_json)
+    plan = model.plan
+    said = print_answer(model.chat(system=settings.system), prompt, settings, quiet=as_json)
     if as_json:
-        plan = session.plan
         show_json(
             {
                 "model": plan.model.name,
                 "tier": plan.artifact.tier,
                 "backend": plan.backend,
-                "text": text,
-                "stats": stats_json(session.stats),
+                "text": said.text,
+                "stats": stats_json(said.stats),
             }
         )
-    for news in window_news(session.stats, session.plan.window).values():
+    for news in window_news(said.stats, plan.window).values():
         whisper(news)
-    say_what_happened(session.stats, settings)
-    if stopped:
+    say_what_happened(said.stats, settings)
+    if said.finish_reason == "canceled":
         whisper("(stopped)")
         return 130
     return 0

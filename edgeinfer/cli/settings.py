@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import count, count0, nonnegative, positive, sampling_from, share
 from edgeinfer.cli.output import near
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Sampling
+
+if TYPE_CHECKING:
+    from edgeinfer.runner.answer import AnswerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,16 @@ class Settings:
     thinking: bool = True
     think_budget: int | None = None
     stats: bool = False
+
+    @property
+    def options(self) -> AnswerOptions:
+        return {
+            "sampling": self.sampling,
+            "max_tokens": self.max_tokens,
+            "stop": self.stop,
+            "thinking": self.thinking,
+            "think_budget": self.think_budget,
+        }
 
 
 def settings_from(args: argparse.Namespace, usual: Sampling) -> Settings:

@@ -17,32 +17,39 @@ from edgeinfer.cli.stats_lines import stats_lines
 if TYPE_CHECKING:
     from edgeinfer.cli.settings import Settings
     from edgeinfer.decode.stats import AnswerStats
-    from edgeinfer.runner.session import Session
-    from edgeinfer.types import Message
+    from edgeinfer.runner.answer import Answer, AnswerStream
+    from edgeinfer.runner.chat import Chat
     from edgeinfer.window import WindowPolicy
 
 LIVE_S = 0.1  # between two drawings of the live line
 
 
-class Stop:
-    """Set by the first Ctrl-C; the second one is a KeyboardInterrupt."""
+class Interrupt:
+    """The first Ctrl-C stops the answer between two rounds; the second one is a KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._received = False
+        self._stream: AnswerStream | None = None
 
     def __call__(self, *_: object) -> None:
-        if self.asked:
+        if self._received:
             raise KeyboardInterrupt
-        self.asked = True
+        self._received = True
+        if self._stream:
+            self._stream.stop()
+
+    def stops(self, stream: AnswerStream) -> None:
+        self._stream = stream
+        if self._received:
+            stream.stop()
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Ctrl-C sets the flag in place of breaking into the middle of a round."""
-    stop = Stop()
-    before = signal.signal(signal.SIGINT, stop)
+def interruptible() -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield stop
+        yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -137,36 +144,27 @@ def column_after(text: str, column: int, width: int) -> int:
     return column
 
 
-def stream_answer(
-    session: Session, messages: list[Message], settings: Settings, *, quiet: bool = False
-) -> tuple[str, bool]:
-    """Print one answer. Its text, and whether Ctrl-C stopped it. Raises what the session raises."""
+def print_answer(chat: Chat, question: str, settings: Settings, *, quiet: bool = False) -> Answer:
+    """Ask and print the answer while it comes. Raises what `Chat.stream` raises, KeyboardInterrupt for two Ctrl-C."""
     screen = Screen(show_trace=settings.thinking, quiet=quiet)
-    said: list[str] = []
-    with stoppable() as stop:
+    with interruptible() as interrupt:
         live = LiveLine() if settings.stats else None
-        pieces = session.stream(
-            messages,
-            sampling=settings.sampling,
-            max_tokens=settings.max_tokens,
-            stop=settings.stop,
-            thinking=settings.thinking,
-            think_budget=settings.think_budget,
-            on_thinking=screen.trace,
-            stopped=lambda: stop.asked,
-        )
         try:
-            with closing(pieces):
-                for text in pieces:
-                    said.append(text)
-                    screen.answer(text)
+            stream = chat.stream(question, **settings.options)
+            interrupt.stops(stream)
+            with closing(stream):
+                for segment in stream.segments():
+                    if segment.thinking:
+                        screen.trace(segment.text)
+                        continue
+                    screen.answer(segment.text)
                     if live:
-                        live.draw(session.stats, text)
+                        live.draw(stream.stats, segment.text)
         finally:
             if live:
                 live.close()
             screen.finish()
-    return "".join(said), stop.asked
+    return stream.answer
 
 
 def window_news(stats: AnswerStats, window: WindowPolicy) -> dict[str, str]:

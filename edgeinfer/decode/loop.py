@@ -10,7 +10,7 @@ from time import perf_counter
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.decode.stats import AnswerStats
+from edgeinfer.decode.stats import AnswerStats, FinishReason
 from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse
 from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.prefill import chunk_size
@@ -298,7 +298,7 @@ class Decoder:
         """Tokens of the conversation that no query sees any more."""
         return len(self._timeline.gap) + len(self._policy.evicted(self.cache.length))
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: FinishReason) -> None:
         """The running answer is over. A round that is open is rolled back."""
         answer, step = self._answer, self._round
         self._answer = self._step = self._round = None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from edgeinfer.decode.policy.arms import Outcome
+
+FinishReason: TypeAlias = Literal["", "stop", "length", "canceled"]
+"""Why an answer ended; "" while it runs."""
 
 
 @dataclass(slots=True)
@@ -33,7 +37,7 @@ class AnswerStats:
     prefill_s: float = 0.0
     first_token_s: float = 0.0
     decode_s: float = 0.0
-    finish: str = ""  # "stop", "length", "canceled"
+    finish: FinishReason = ""
     plain_s_per_token: float = 0.0  # what the controller measured for a round without a draft; 0: not measured
     arms: dict[str, ArmStats] = field(default_factory=dict)
 

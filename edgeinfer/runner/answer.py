@@ -1,16 +1,17 @@
-"""From the decoder's tokens to the text of one answer: UTF-8, the thinking trace, stop strings, the budget."""
+"""One answer: its options, the stream that writes it, and the finished value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from edgeinfer.chat.stop import StopStrings
 from edgeinfer.chat.thinking import Segment, ThinkingSplitter
 from edgeinfer.chat.utf8 import Utf8Stream
-from edgeinfer.decode.stats import AnswerStats, ArmStats
+from edgeinfer.decode.stats import AnswerStats, ArmStats, FinishReason
+from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Prompt, Sampling, compact
 
@@ -25,79 +26,174 @@ class Decodes(Protocol):
     ) -> Iterator[int]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Where an answer ends. `think_budget` is the tokens that a trace may take; None: as many as it likes.
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of every call that writes an answer. `Settings` has the defaults."""
 
-    `stopped` is asked after every token, also while a trace runs or text is held back.
+    sampling: Sampling | None
+    max_tokens: int
+    stop: Sequence[str]
+    thinking: bool
+    think_budget: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`AnswerOptions` with every value filled in."""
+
+    sampling: Sampling | None = None  # None: as the model's makers advise
+    max_tokens: int = 2048  # a small model can repeat itself without end
+    stop: Sequence[str] = ()  # the answer ends before any of these strings
+    thinking: bool = True  # False: ask the template for no reasoning
+    think_budget: int | None = None  # tokens of reasoning; None: no limit
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise UsageError("`stop` must be a list of strings; received one string", hint=f"stop=[{self.stop!r}]")
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1; received {self.max_tokens}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said. `tokens` are all of its tokens, those of the reasoning included, without the stop token."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: AnswerStats
+    thinking: str = ""
+
+
+class AnswerStream:
+    """An answer while it is written. Iterate for its text, piece by piece; whole characters only.
+
+    `segments` gives the reasoning as well. `stop` may be called from a signal handler or another thread. A reader may
+    leave the loop at any time. Reading raises EngineFailed when the engine gives up.
     """
 
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    think_budget: int | None = None
-    stopped: Callable[[], bool] = lambda: False
+    def __init__(self, writer: Writer, segments: Generator[Segment, None, None]) -> None:
+        self._writer = writer
+        self._segments = segments
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(segment.text for segment in self._segments if not segment.thinking)
+
+    def segments(self) -> Iterator[Segment]:
+        """The rest of the answer, reasoning included."""
+        return self._segments
+
+    def finish(self) -> Answer:
+        """Read to the end."""
+        for _ in self._segments:
+            pass
+        return self.answer
+
+    def stop(self) -> None:
+        """End the answer after the current token."""
+        self._writer.stopped = True
+
+    def close(self) -> None:
+        """End the answer now. Safe to call twice. Raises UsageError while another thread reads it."""
+        try:
+            self._segments.close()
+        except ValueError as error:  # the generator is running
+            raise UsageError("another answer is being written", hint="read one answer at a time") from error
+
+    @property
+    def stats(self) -> AnswerStats:
+        """Counts so far."""
+        return self._writer.stats
+
+    @property
+    def answer(self) -> Answer:
+        """What was said so far; `finish_reason` is "" until the end."""
+        return self._writer.answer
 
 
-class Answer:
-    """One answer while it streams. `tokens` and `text` are what the model has said so far, tags and trace included."""
+class Writer:
+    """From the decoder's tokens to text: UTF-8, reasoning, stop strings, the budget.
+
+    `tokens` and `text` are what the model has said so far, tags and reasoning included.
+    """
 
     def __init__(
         self,
         decoder: Decodes,
         tokenizer: Tokenizer,
         *,
-        limits: Limits,
+        settings: Settings,
         tags: tuple[str, str] | None,
         inside: bool,
     ) -> None:
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._limits = limits
+        self._settings = settings
         self._tags = tags
         self._tag_text = tag_tokens(tokenizer, tags)
         self._utf8 = Utf8Stream()
         self._splitter = ThinkingSplitter(tags, inside=inside) if tags else None
-        self._stop = StopStrings(limits.stop)
+        self._stop = StopStrings(tuple(settings.stop))
         self._n_thought = 0
+        self._stats = AnswerStats()
         self._earlier: AnswerStats | None = None  # of the part before the budget closed the trace
+        self.stopped = False  # set from outside; checked after every token
         self.tokens: list[int] = []
         self.text = ""
+        self._shown: list[Segment] = []
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(
+            text="".join(segment.text for segment in self._shown if not segment.thinking),
+            tokens=tuple(self.tokens),
+            finish_reason=self.stats.finish,
+            stats=self.stats,
+            thinking="".join(segment.text for segment in self._shown if segment.thinking),
+        )
 
     @property
     def stats(self) -> AnswerStats:
-        now = self._decoder.stats
-        return now if self._earlier is None or self._earlier is now else joined(self._earlier, now)
+        if self._earlier is None or self._earlier is self._stats:
+            return self._stats
+        return joined(self._earlier, self._stats)
 
-    def stream(
-        self, prompt: Prompt, sampling: Sampling, on_thinking: Callable[[str], None]
-    ) -> Generator[str, None, None]:
-        """Text of the answer as it becomes certain; the trace goes to `on_thinking`."""
-        with closing(self._segments(prompt, sampling)) as segments:
+    def segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
+        with closing(self._before_stop(prompt, sampling)) as segments:
+            for segment in segments:
+                self._shown.append(segment)
+                yield segment
+
+    def _before_stop(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
+        """Text as it becomes certain: it is held back while it may begin a stop string."""
+        with closing(self._split_segments(prompt, sampling)) as segments:
             for segment in segments:
                 if segment.thinking:
-                    on_thinking(segment.text)
+                    yield segment
                     continue
                 text = self._stop.feed(segment.text)
                 if text:
-                    yield text
+                    yield Segment(text, thinking=False)
                 if self._stop.stopped:
                     break
         if self._stop.stopped:
-            self._decoder.stats.finish = "stop"  # the decoder only knows that nobody read on
+            self._stats.finish = "stop"  # the decoder only knows that its reader left
         rest = self._stop.finish()
         if rest:
-            yield rest
+            yield Segment(rest, thinking=False)
 
-    def _segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
+    def _split_segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
         yield from self._run(prompt, sampling)
-        if self._over_budget() and not self._limits.stopped():
+        if self._over_budget() and not self.stopped:
             assert self._tags is not None
             closing_text = f"\n{self._tags[1]}\n\n"
-            self._earlier = self._decoder.stats
+            self._earlier = self._stats
+            self._stats.finish = "length"
             self._take_all(self._tokenizer.encode(closing_text, special=True))
             yield from self._split(closing_text)
-            self._decoder.stats.finish = "length"
-            if len(self.tokens) < self._limits.max_tokens:
+            if len(self.tokens) < self._settings.max_tokens:
                 yield from self._run(replace(prompt, tokens=compact([*prompt.tokens, *self.tokens])), sampling)
         text = self._utf8.finish()
         self.text += text
@@ -110,16 +206,17 @@ class Answer:
         stream = self._decoder.stream(
             prompt,
             sampling,
-            max_tokens=self._limits.max_tokens - n_before,
+            max_tokens=self._settings.max_tokens - n_before,
             stop_tokens=self._tokenizer.stop_tokens,
             first_index=n_before,
         )
+        self._stats = self._decoder.stats
         with closing(stream):  # type: ignore[type-var]  # a generator, which a protocol cannot say without its other types
             for token in stream:
                 if token in self._tokenizer.stop_tokens:
                     continue  # the decoder ends by itself, and says why
                 yield from self._take(token)
-                if self._over_budget() or self._limits.stopped():
+                if self._over_budget() or self.stopped:
                     return
 
     def _take(self, token: int) -> Iterator[Segment]:
@@ -143,7 +240,7 @@ class Answer:
             yield Segment(text, thinking=False)
 
     def _over_budget(self) -> bool:
-        budget = self._limits.think_budget
+        budget = self._settings.think_budget
         return (
             self._splitter is not None
             and self._splitter.inside

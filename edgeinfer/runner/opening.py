@@ -1,7 +1,8 @@
-"""Opens a plan: finds or fetches its file, checks it, loads the model and puts the session together."""
+"""From a plan to a LoadedModel: finds or fetches its files, checks them, and loads them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,22 +12,21 @@ import edgeinfer
 from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.decode.loop import Decoder
-from edgeinfer.decode.strategy import as_draft, build
+from edgeinfer.decode.strategy import as_draft
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, locate, locate_packaged, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
-from edgeinfer.runner.session import Parts, Session
+from edgeinfer.runner.model import LoadedModel, Parts
 
-__all__ = ["Downloads", "bring", "local_path", "open"]
+__all__ = ["Downloads", "bring", "load", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
 TEMPLATE_HINT = "name a Jinja file; `--template chatml` uses a plain one instead"
 MIXED_TENSORS = (
-    "some tensors of this file round several rows otherwise than one: with speculation a token may differ where the "
-    "best two are closer than that; --speculation off is plain decoding"
+    "this file mixes quantizations, so the engine rounds a batch differently from a single token: with speculation, a "
+    "token may differ when the two best candidates are nearly tied; --speculation off is plain decoding"
 )
 NO_TEMPLATE = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
 
@@ -57,14 +57,14 @@ class Downloads:
 FREELY = Downloads()
 
 
-def open(  # noqa: A001  # the name that people look for
+def load(
     what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
-) -> Session:
-    """Open a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
+) -> LoadedModel:
+    """Load a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
 
-    What is not here is downloaded as `downloads` says. `draft` names a small model with the same tokenizer, as the
-    request's `draft_model` does; `template` is a Jinja file in place of the model's own, or "chatml". Raises what
-    `choose` raises, UsageError for a plan that does not draft with `draft`, and DownloadFailed, Canceled,
+    Files that are not on this machine are downloaded as `downloads` says. `draft` names a small model with the same
+    tokenizer, as the request's `draft_model` does; `template` is a Jinja file in place of the model's own, or "chatml".
+    Raises what `choose` raises, UsageError for a plan that does not draft with `draft`, and DownloadFailed, Canceled,
     EngineFailed; nothing stays open then.
     """
     source = read_template(template) if template else None
@@ -84,22 +84,25 @@ def open(  # noqa: A001  # the name that people look for
     with ExitStack() as stack:
         renderer = Renderer()
         stack.callback(renderer.close)
-        model = load(plan, path, stack)
+        model = open_file(plan, path, stack)
         draft_model = None
         if small.model:
             draft_plan = choose(replace(small, backend=plan.backend, speculation="off"), offline=downloads.offline)
-            draft_model = as_draft(load(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
-        strategy = build(model, plan, draft=draft_model)
-        stack.callback(strategy.close)
-        decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
-        stack.callback(decoder.close)
+            draft_model = as_draft(open_file(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text
         words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
-        said = (model.note, rounding(plan, model), "" if source else NO_TEMPLATE)
-        notes = tuple(note for note in said if note)
-        return Session(plan, Parts(decoder, tokenizer, words, stack.pop_all().close), notes=notes)
+        notes = tuple(note for note in (model.note, rounding(plan, model), "" if source else NO_TEMPLATE) if note)
+        return LoadedModel(plan, Parts(model, words, draft_model, stack.pop_all().close), notes=notes)
+
+
+def open(  # noqa: A001  # the name until 0.1
+    what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
+) -> LoadedModel:
+    """Deprecated: `load`, by its former name. It goes in the next minor version."""
+    warnings.warn("edgeinfer.open is now edgeinfer.load", DeprecationWarning, stacklevel=2)
+    return load(what, draft=draft, template=template, downloads=downloads)
 
 
 def rounding(plan: Plan, model: Model) -> str:
@@ -126,7 +129,7 @@ def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
     return pull(artifact.repo, artifact.file, artifact.revision, sha256=artifact.sha256, progress=downloads.progress)
 
 
-def load(plan: Plan, path: Path, stack: ExitStack) -> Model:
+def open_file(plan: Plan, path: Path, stack: ExitStack) -> Model:
     model = backends.get(plan.backend).load(plan, path)
     stack.callback(model.close)
     return model

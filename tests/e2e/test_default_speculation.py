@@ -27,9 +27,9 @@ def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def answer(request: edgeinfer.Request) -> tuple[str, edgeinfer.Session]:
-    with edgeinfer.open(request) as session:
-        return "".join(session.stream(ASK, sampling=GREEDY, max_tokens=60)), session
+def answer(request: edgeinfer.Request) -> edgeinfer.Answer:
+    with edgeinfer.load(request) as model:
+        return model.chat(sampling=GREEDY, max_tokens=60).ask(ASK)
 
 
 def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,18 +37,18 @@ def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: p
     args = parser_of("chat").parse_args(["--model", "demo"])
     take_name(args)
     request = request_from(args)
-    text, session = answer(request)
-    assert session.stats.accepted > 0
-    assert {"lookup", "early-exit"} <= set(session.stats.arms)
-    plain, session = answer(edgeinfer.Request(model="demo", speculation="off"))
-    assert session.stats.drafted == 0
-    assert text == plain
+    drafted = answer(request)
+    assert drafted.stats.accepted > 0
+    assert {"lookup", "early-exit"} <= set(drafted.stats.arms)
+    plain = answer(edgeinfer.Request(model="demo", speculation="off"))
+    assert plain.stats.drafted == 0
+    assert drafted.tokens == plain.tokens
 
 
 def test_a_failed_self_test_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GgufModel, "_self_test", lambda _: "the rows are upside down")
-    with edgeinfer.open("demo") as session:
-        assert session.notes == ("no drafts from early layers: the self-test failed, the rows are upside down",)
+    with edgeinfer.load("demo") as model:
+        assert model.notes == ("no drafts from early layers: the self-test failed, the rows are upside down",)
 
 
 def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,13 +61,13 @@ def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypat
     monkeypatch.setattr(strategy, "calibrate", counted)
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 1)
     for _ in range(2):
-        edgeinfer.open("demo").close()
+        edgeinfer.load("demo").close()
     assert len(measured) == 1
     monkeypatch.setattr(strategy, "engine_version", lambda _: "another")
-    edgeinfer.open("demo").close()
+    edgeinfer.load("demo").close()
     assert len(measured) == 2
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 2)
-    edgeinfer.open("demo").close()
+    edgeinfer.load("demo").close()
     assert len(measured) == 3
 
 
@@ -80,8 +80,7 @@ def test_a_draft_model_drafts_and_changes_no_token(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(strategy, "calibrate", calibrate)
     model = str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0")))
     other = str(write_tiny(tmp_path / "other.gguf", Tiny(n_layers=2, exit_layer=None)))
-    text, session = answer(edgeinfer.Request(model=model, speculation="draft", draft_model=other))
-    assert session.stats.drafted > 0
-    assert "draft" in session.stats.arms
-    plain, _ = answer(edgeinfer.Request(model=model, speculation="off"))
-    assert text == plain
+    drafted = answer(edgeinfer.Request(model=model, speculation="draft", draft_model=other))
+    assert drafted.stats.drafted > 0
+    assert "draft" in drafted.stats.arms
+    assert drafted.tokens == answer(edgeinfer.Request(model=model, speculation="off")).tokens

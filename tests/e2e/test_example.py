@@ -18,9 +18,10 @@ def test_the_example_runs(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr.decode()
-    first, *answers, count, refused = ran.stdout.decode().splitlines()
+    first, *answers, count, story, refused = ran.stdout.decode().splitlines()
     assert first.startswith("edgeinfer demo (46M parameters), Q4_0 on ")
     assert all(answers)
+    assert len(story) > len("Once upon a time")
     reused = int(count.split()[0])
     assert reused > 20
     assert refused.startswith("refused: ")

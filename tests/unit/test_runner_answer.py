@@ -1,15 +1,19 @@
 """One answer: text from tokens, the trace, stop strings, the budget, and stats of an answer in two parts."""
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from edgeinfer.decode.stats import AnswerStats, ArmStats
-from edgeinfer.runner.answer import Answer, Limits, joined
+from edgeinfer.errors import UsageError
+from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings, Writer, joined
 from edgeinfer.types import GREEDY, Prompt, Sampling
 
 STOP, OPEN, CLOSE = 0, 1, 2
 TAGS = ("<think>", "</think>")
+DEFAULTS = Settings()
 
 
 class Bytes:
@@ -39,18 +43,29 @@ class Scripted:
         self.scripts = list(scripts)
         self.prompts: list[Prompt] = []
         self.indices: list[int] = []
+        self._events: dict[int, Callable[[], None]] = {}
         self.stats = AnswerStats()
+
+    def at(self, n: int, event: Callable[[], None]) -> None:
+        """Call `event` when token `n` is emitted."""
+        self._events[n] = event
 
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
     ) -> Iterator[int]:
+        self.stats = AnswerStats(prompt=len(prompt.tokens))
+        return self._script(prompt, self.stats, max_tokens, stop_tokens, first_index)
+
+    def _script(
+        self, prompt: Prompt, stats: AnswerStats, max_tokens: int, stop_tokens: frozenset[int], first_index: int
+    ) -> Iterator[int]:
         self.prompts.append(prompt)
         self.indices.append(first_index)
-        self.stats = stats = AnswerStats(prompt=len(prompt.tokens))
         script = self.scripts.pop(0)
         try:
             for token in script[:max_tokens]:
                 stats.emitted += 1
+                self._events.get(stats.emitted, lambda: None)()
                 yield token
             stats.finish = "stop" if script[:max_tokens][-1] in stop_tokens else "length"
         except GeneratorExit:
@@ -63,12 +78,14 @@ def text(words: str) -> list[int]:
 
 
 def run(
-    decoder: Scripted, *, limits: Limits | None = None, tags: tuple[str, str] | None = None, inside: bool = False
-) -> tuple[str, str, Answer]:
-    answer = Answer(decoder, Bytes(), limits=limits or Limits(1000), tags=tags, inside=inside)
-    thought: list[str] = []
-    said = "".join(answer.stream(Prompt((7,)), GREEDY, thought.append))
-    return said, "".join(thought), answer
+    decoder: Scripted, settings: Settings = DEFAULTS, *, tags: tuple[str, str] | None = None, inside: bool = False
+) -> tuple[str, str, Writer]:
+    writer = Writer(decoder, Bytes(), settings=settings, tags=tags, inside=inside)
+    segments = list(writer.segments(Prompt((7,)), GREEDY))
+    answer = writer.answer
+    assert answer.text == "".join(segment.text for segment in segments if not segment.thinking)
+    assert answer.thinking == "".join(segment.text for segment in segments if segment.thinking)
+    return answer.text, answer.thinking, writer
 
 
 def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None:
@@ -80,28 +97,51 @@ def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None
 
 
 def test_a_character_cut_by_the_limit_is_shown_as_such() -> None:
-    said, _, answer = run(Scripted(text("a€")), limits=Limits(3))
+    said, _, answer = run(Scripted(text("a€")), Settings(max_tokens=3))
     assert said == "a\ufffd" == answer.text
     assert answer.stats.finish == "length"
 
 
 def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
     decoder = Scripted([*text("one. TWO three"), STOP])
-    said, _, answer = run(decoder, limits=Limits(1000, stop=("TWO",)))
+    said, _, answer = run(decoder, Settings(stop=("TWO",)))
     assert said == "one. "
     assert answer.text == "one. TWO"  # what the cache holds
     assert decoder.stats.finish == "stop"
     assert decoder.stats.emitted == 8
 
 
-def test_the_person_may_stop_while_nothing_is_shown() -> None:
-    """A trace is shown nowhere here, and `stopped` is asked all the same."""
-    asked = iter([False] * 4 + [True] * 9)
-    decoder = Scripted([OPEN, *text("and so on and so on"), STOP])
-    said, _, answer = run(decoder, limits=Limits(1000, stopped=lambda: next(asked)), tags=TAGS)
-    assert said == ""
-    assert len(answer.tokens) == 5
-    assert decoder.stats.finish == "canceled"
+def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
+    """The text is held back, as it may begin the stop string."""
+    decoder = Scripted([*text("aaaaaaaa"), STOP])
+    writer = Writer(decoder, Bytes(), settings=Settings(stop=("aaaaaaaaaa",)), tags=None, inside=False)
+    decoder.at(3, lambda: setattr(writer, "stopped", True))
+    assert [segment.text for segment in writer.segments(Prompt((7,)), GREEDY)] == ["aaa"]
+    assert writer.tokens == text("aaa")
+    assert writer.answer.finish_reason == "canceled"
+
+
+def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
+    decoder = Scripted([OPEN, *text("hm"), CLOSE, *text("4"), STOP])
+    writer = Writer(decoder, Bytes(), settings=Settings(), tags=TAGS, inside=False)
+    stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
+    assert stream.answer == Answer("", (), "", stream.stats)
+    assert list(stream) == ["4"]
+    assert list(stream) == []
+    assert stream.answer == Answer("4", (OPEN, *text("hm"), CLOSE, *text("4")), "stop", stream.stats, "hm")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [({"stop": "END"}, r"stop=\['END'\]"), ({"max_tokens": 0}, "max_tokens must be at least 1")]
+)
+def test_options_that_cannot_be_are_refused(options: AnswerOptions, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings(**options)
+    assert re.search(says, f"{caught.value} {caught.value.hint}")
+
+
+def test_the_options_are_the_fields_of_the_settings() -> None:
+    assert list(AnswerOptions.__annotations__) == [field.name for field in dataclasses.fields(Settings)]
 
 
 def test_tags_that_are_control_tokens_are_seen() -> None:
@@ -120,10 +160,9 @@ class Channels(Bytes):
 def test_a_tag_may_begin_with_a_control_token() -> None:
     tags = ("<|channel>thought", "<channel|>")
     decoder = Scripted([OPEN, *text("thought\nhm"), CLOSE, *text("4"), STOP])
-    answer = Answer(decoder, Channels(), limits=Limits(1000), tags=tags, inside=False)
-    thought: list[str] = []
-    assert "".join(answer.stream(Prompt((7,)), GREEDY, thought.append)) == "4"
-    assert "".join(thought) == "hm"
+    writer = Writer(decoder, Channels(), settings=Settings(), tags=tags, inside=False)
+    list(writer.segments(Prompt((7,)), GREEDY))
+    assert (writer.answer.text, writer.answer.thinking.strip()) == ("4", "hm")
 
 
 def test_without_tags_nothing_is_a_trace() -> None:
@@ -138,7 +177,7 @@ def test_a_template_may_have_opened_the_trace() -> None:
 
 def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP], [*text("4"), STOP])
-    said, thought, answer = run(decoder, limits=Limits(1000, think_budget=4), tags=TAGS)
+    said, thought, answer = run(decoder, Settings(think_budget=4), tags=TAGS)
     assert (said, thought) == ("4", "abcd\n")  # the tag is not counted
     first, second = decoder.prompts
     closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
@@ -151,13 +190,13 @@ def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
 
 def test_a_budget_that_is_not_used_up_changes_nothing() -> None:
     decoder = Scripted([OPEN, *text("ab"), CLOSE, *text("4"), STOP])
-    said, thought, _ = run(decoder, limits=Limits(1000, think_budget=4), tags=TAGS)
+    said, thought, _ = run(decoder, Settings(think_budget=4), tags=TAGS)
     assert (said, thought, len(decoder.prompts)) == ("4", "ab", 1)
 
 
 def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP])
-    said, _, answer = run(decoder, limits=Limits(6, think_budget=4), tags=TAGS)
+    said, _, answer = run(decoder, Settings(max_tokens=6, think_budget=4), tags=TAGS)
     assert said == ""
     assert answer.stats.finish == "length"
     assert answer.stats.emitted == 5
@@ -165,12 +204,12 @@ def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
 
 def test_a_reader_who_walks_away_ends_the_decoder() -> None:
     decoder = Scripted([*text("abc"), STOP])
-    answer = Answer(decoder, Bytes(), limits=Limits(1000), tags=None, inside=False)
-    pieces = answer.stream(Prompt((7,)), GREEDY, print)
-    assert next(pieces) == "a"
-    pieces.close()
+    writer = Writer(decoder, Bytes(), settings=Settings(), tags=None, inside=False)
+    stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
+    assert next(stream) == "a"
+    stream.close()
     assert decoder.stats.finish == "canceled"
-    assert answer.tokens == text("a")
+    assert stream.answer.tokens == tuple(text("a"))
 
 
 def test_two_parts_are_one_answer() -> None:

@@ -1,0 +1,132 @@
+"""One conversation with a loaded model: its cache, its drafters and its prompt builder."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TypeAlias
+
+from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.template import Template
+from edgeinfer.chat.thinking import Segment, begins_inside
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Tokenizer
+from edgeinfer.runner.answer import Answer, AnswerStream, Decodes, Settings, Writer
+from edgeinfer.types import Message, Prompt
+
+Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
+RawPrompt: TypeAlias = str | Sequence[int]
+
+
+def _ignore(answer: Answer) -> None:
+    del answer
+
+
+class Conversation:
+    """Turns messages or a raw prompt into an answer. One answer at a time: a new one ends the one before.
+
+    `close` runs `free`, once. It also runs when the conversation is garbage-collected.
+    """
+
+    def __init__(
+        self, plan: Plan, decoder: Decodes, tokenizer: Tokenizer, template: Template, free: Callable[[], None]
+    ) -> None:
+        self.close = weakref.finalize(self, free)
+        self.close.atexit = False
+        self.used = False
+        self._plan = plan
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._builder = PromptBuilder(template, tokenizer)
+        self._running: weakref.ref[AnswerStream] | None = None
+
+    def answer(self, messages: Messages, settings: Settings, ended: Callable[[Answer], None] = _ignore) -> AnswerStream:
+        """The answer to the last of `messages`. `ended` receives it, or what was read of it.
+
+        Raises UsageError for messages that cannot be used.
+        """
+        conversation = as_messages(messages)
+        self.end_answer()
+        builder = self._builder
+        prompt = builder.build(conversation, {"enable_thinking": settings.thinking})
+        if conversation[0].role != "system" and prompt.n_system > self._plan.window.sink:
+            prompt = replace(prompt, n_system=0)  # the template's own default: it may leave the window
+        tags = self._plan.model.thinking
+        inside = tags is not None and begins_inside(builder.opening, tags)
+        writer = Writer(self._decoder, self._tokenizer, settings=settings, tags=tags, inside=inside)
+
+        def keep() -> None:
+            builder.answered(writer.tokens, writer.text)
+            ended(writer.answer)
+
+        return self._stream(writer, prompt, settings, keep)
+
+    def complete(self, prompt: RawPrompt, settings: Settings) -> AnswerStream:
+        """What follows `prompt`, without a chat template. Raises UsageError for an empty prompt."""
+        if isinstance(prompt, str):
+            text = prompt if prompt.startswith(self._tokenizer.bos_text) else self._tokenizer.bos_text + prompt
+            prompt = self._tokenizer.encode(text, special=True)
+        if not prompt:
+            raise UsageError("the prompt is empty")
+        wrong = next((token for token in prompt if not 0 <= token < self._tokenizer.n_vocab), None)
+        if wrong is not None:
+            raise UsageError(f"token {wrong} is not in the vocabulary: ids are 0 to {self._tokenizer.n_vocab - 1}")
+        self.end_answer()
+        writer = Writer(self._decoder, self._tokenizer, settings=settings, tags=None, inside=False)
+        return self._stream(writer, Prompt(tuple(prompt)), settings, lambda: None)
+
+    def end_answer(self) -> None:
+        """End the answer that still runs: what it has said is part of the conversation. Raises UsageError if closed."""
+        if not self.close.alive:
+            raise UsageError("this conversation is closed")
+        self.used = True
+        running = self._running() if self._running else None
+        if running is not None:
+            running.close()
+
+    def _stream(self, writer: Writer, prompt: Prompt, settings: Settings, keep: Callable[[], None]) -> AnswerStream:
+        sampling = settings.sampling or self._plan.model.sampling
+        stream = AnswerStream(writer, self._segments(writer.segments(prompt, sampling), keep))
+        self._running = weakref.ref(stream)
+        return stream
+
+    def _segments(
+        self, segments: Generator[Segment, None, None], keep: Callable[[], None]
+    ) -> Generator[Segment, None, None]:
+        try:
+            with closing(segments):
+                while self.close.alive:
+                    segment = next(segments, None)
+                    if segment is None:
+                        return
+                    yield segment
+            raise UsageError("this conversation is closed")
+        finally:
+            keep()
+
+
+def as_messages(messages: Messages) -> list[Message]:
+    """Raises UsageError unless this is a conversation that ends with a user message."""
+    if isinstance(messages, str):
+        messages = [Message("user", messages)]
+    checked = [message if isinstance(message, Message) else from_mapping(message) for message in messages]
+    if not checked or checked[-1].role != "user":
+        raise UsageError("a conversation must end with a message of the user")
+    if any(message.role == "system" for message in checked[1:]):
+        raise UsageError("a system message can only come first")
+    for message in checked:
+        try:
+            message.content.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError("a message holds characters that UTF-8 cannot carry") from None
+    return checked
+
+
+def from_mapping(message: Mapping[str, str]) -> Message:
+    role, content = message.get("role"), message.get("content")
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        raise UsageError("a message needs a `role` (system, user or assistant) and a `content` of text")
+    return Message(role, content)  # type: ignore[arg-type]  # checked above

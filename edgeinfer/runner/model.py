@@ -1,0 +1,131 @@
+"""A LoadedModel: weights, tokenizer, chat template and measured costs, and the conversations that share them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Unpack
+
+from edgeinfer.chat.template import Template
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.strategy import Draft, build
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Model, Tokenizer
+from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings
+from edgeinfer.runner.chat import Chat
+from edgeinfer.runner.conversation import Conversation, Messages, RawPrompt
+from edgeinfer.types import Sampling
+
+N_PLANNED = 1  # conversations that the plan has memory for
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a loaded model is made of; `edgeinfer.runner.opening` puts it together. `close` frees all of it, once."""
+
+    model: Model
+    template: Template
+    draft: Draft | None
+    close: Callable[[], None]
+
+
+class LoadedModel:
+    """One plan, loaded. A context manager; `close` may be called twice and ends every conversation.
+
+    `plan` is what was chosen and why; `notes` are sentences about how it was loaded. `chat` keeps a conversation;
+    `stream` and `generate` take all of their input at once, and share one conversation of the model's own.
+    """
+
+    def __init__(self, plan: Plan, parts: Parts, *, notes: tuple[str, ...] = ()) -> None:
+        """Owns `parts`. Prepares the first conversation, so that a model that cannot answer does not load."""
+        self.plan = plan
+        self.notes = notes
+        self._parts = parts
+        self._open: list[weakref.finalize[Any, Any]] = []
+        self._closed = False
+        self._own: Conversation | None = None
+        try:
+            self._own = self._new_conversation()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._parts.model.tokenizer
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the model's makers advise: the default of every answer."""
+        return self.plan.model.sampling
+
+    def chat(self, system: str = "", **options: Unpack[AnswerOptions]) -> Chat:
+        """A new conversation with a cache of its own. `options` are those of its answers.
+
+        Raises UsageError when as many conversations as the plan has are open.
+        """
+        settings = Settings(**options)
+        own, self._own = self._own, None
+        if own is not None and own.used:  # another conversation's cache is no start for this one
+            own.close()
+            own = None
+        return Chat(own or self._new_conversation(), self.sampling, system, settings)
+
+    def stream(self, messages: Messages, **options: Unpack[AnswerOptions]) -> AnswerStream:
+        """The answer to a whole conversation, or to one question. What the last call has run is not run again.
+
+        Raises UsageError for messages or options that cannot be used, and when every conversation of the plan is taken
+        by a chat.
+        """
+        return self._shared().answer(messages, Settings(**options))
+
+    def generate(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> Answer:
+        """What follows `prompt`, text or token ids, without a chat template. Raises what `stream` raises."""
+        return self._shared().complete(prompt, Settings(**options)).finish()
+
+    def close(self) -> None:
+        """Free everything."""
+        if self._closed:
+            return
+        self._closed = True
+        for close in self._open:
+            close()
+        self._parts.close()
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _shared(self) -> Conversation:
+        if self._own is None or not self._own.close.alive:
+            self._own = self._new_conversation()
+        return self._own
+
+    def _new_conversation(self) -> Conversation:
+        if self._closed:
+            raise UsageError("this model is closed")
+        self._open = [close for close in self._open if close.alive]
+        if len(self._open) >= N_PLANNED:
+            raise UsageError(
+                f"{len(self._open)} of {N_PLANNED} planned conversations are open",
+                hint=f"close one, or plan more: Request(conversations={len(self._open) + 1})",
+            )
+        parts = self._parts
+        with ExitStack() as stack:
+            strategy = build(parts.model, self.plan, draft=parts.draft)
+            stack.callback(strategy.close)
+            decoder = Decoder(parts.model, self.plan.window, controller=strategy.controller, drafters=strategy.drafters)
+            stack.callback(decoder.close)
+            conversation = Conversation(
+                self.plan, decoder, parts.model.tokenizer, parts.template, stack.pop_all().close
+            )
+        self._open.append(conversation.close)
+        return conversation
