@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -121,12 +120,6 @@ class GgufModel:
     @property
     def exit_layer(self) -> int | None:
         return self._exit.exit_layer if self._exit is not None else None
-
-    def again(self) -> GgufModel:
-        """Another model over the same weights, which stay this one's: do not close it, close its caches."""
-        other = copy(self)
-        other._caches, other._exit, other.note = [], None, ""
-        return other
 
     def draft_with(self, exit_layer: int, path: Path) -> None:
         """Let new caches draft with layers [0, `exit_layer`), once a self-test has shown that this changes no row.

@@ -175,12 +175,15 @@ class Sides:
 
 
 def _over_the_same_weights(first: Model, plan: Plan) -> Model:
+    """`first` owns the weights: close it, and only the caches of this one."""
     from edgeinfer.backends.gguf.model import GgufModel
+    from edgeinfer.formats.gguf_header import read_header
 
     assert isinstance(first, GgufModel)
-    model = first.again()
+    path = path_of(plan)
+    model = GgufModel(first.loaded, read_header(path), first.settings)
     if plan.speculation.exit_layer is not None:
-        model.draft_with(plan.speculation.exit_layer, path_of(plan))
+        model.draft_with(plan.speculation.exit_layer, path)
     return model
 
 
