@@ -43,6 +43,11 @@ class Tokenizer(Protocol):
     bos_text: str  # "" where the model takes none
     eos_text: str
 
+    @property
+    def control_texts(self) -> frozenset[str]:
+        """What `encode` turns into control tokens with `special`, and into plain text without."""
+        ...
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`; with `special`, control tokens in the text are parsed. Adds no BOS."""
         ...

@@ -73,6 +73,11 @@ class GgufTokenizer:
         return b"".join(BYTES.get(character) or character.encode("utf-8") for character in text)
 
     @cached_property
+    def control_texts(self) -> frozenset[str]:
+        kinds = (TokenType.CONTROL, TokenType.UNKNOWN)
+        return frozenset(self._texts[token] for token, kind in enumerate(self._types) if kind in kinds) - {""}
+
+    @cached_property
     def _engine(self) -> tokenizers.Tokenizer:
         from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 

@@ -36,6 +36,7 @@ class HfTokenizer:
         self._special = {
             token: added.content for token, added in self._engine.get_added_tokens_decoder().items() if added.special
         }
+        self.control_texts = frozenset(self._special.values()) - {""}
         self._byte_level = _decoder_kind(self._engine.to_str()) == "ByteLevel"
         self.n_vocab = self._engine.get_vocab_size(with_added_tokens=True)
         self.bos_text = _text(config.get("bos_token"))

@@ -23,6 +23,7 @@ class Bytes:
     stop_tokens = frozenset({STOP})
     chat_template = None
     bos_text = eos_text = ""
+    control_texts = frozenset(TAGS)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         if text in TAGS:

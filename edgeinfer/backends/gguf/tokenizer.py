@@ -24,6 +24,12 @@ class GgufTokenizer:
         is_eog = C.llama_vocab_is_eog
         return frozenset(token for token in range(self.n_vocab) if is_eog(self._vocab, token))
 
+    @cached_property
+    def control_texts(self) -> frozenset[str]:
+        attributes, control = C.llama_vocab_get_attr, C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+        found = (token for token in range(self.n_vocab) if attributes(self._vocab, token) & control)
+        return frozenset(text for token in found if (text := self._text(token)))
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         data = text.encode("utf-8", "replace")  # a lone surrogate becomes "?"
         room = len(data) + 8
