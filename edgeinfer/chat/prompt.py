@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from edgeinfer.chat.encoding import CONTEXT_CHARS, Encoder, unused_mark
+from edgeinfer.chat.frames import n_same
+from edgeinfer.chat.rendering import ConversationWriter, Written, n_before_question
 from edgeinfer.chat.template import Template
+from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message, Prompt, compact
 
-MAX_NEW_PREFIXES = (
-    32  # message starts looked for in one turn: each costs a render, and only the newest serve re-anchoring
-)
+__all__ = ["PromptBuilder"]
+
+STAND_IN = "qotherx"  # in place of the first question, to see what stands before it
 
 
 class Marks:
@@ -30,7 +34,7 @@ class Marks:
         self._chars.append(n_chars)
         self._tokens.append(n_tokens)
 
-    def forget_behind(self, n_chars: int) -> None:
+    def forget_after(self, n_chars: int) -> None:
         n = bisect_right(self._chars, n_chars)
         del self._chars[n:], self._tokens[n:]
 
@@ -49,80 +53,97 @@ class PromptBuilder:
 
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         self._template = template
-        self._tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer, template.source)
+        self._writer = ConversationWriter(template)
+        self._mark = unused_mark(())
         self._text = ""
         self._tokens = compact()
         self._marks = Marks()
-        # By n messages: where their text ends in `_text`, or -1; of 0 messages: where the first begins.
-        self._ends = compact([-1])
-        self._messages: tuple[Message, ...] = ()
         self.opening = ""  # what the template wrote after the last message, to open the answer
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
         """The prompt of the whole conversation. Its system prompt is all that the template writes before the first
-        message of the user, a BOS token and a date as well."""
-        known = self._known_ends(messages)
-        wanted = [n for n in range(1, len(messages) + 1) if known[n] < 0]
-        if len(wanted) > MAX_NEW_PREFIXES:
-            wanted = [wanted[0], *wanted[1 - MAX_NEW_PREFIXES :]]  # the first may be the system prompt
-        n_lead = 1 if messages[0].role == "system" else 0  # messages before the first of the user
-        rendered = self._template.render(messages, prefixes=wanted, lead=known[n_lead] < 0, variables=variables)
-        same = n_same(self._text, rendered.text)
-        ends = compact([end if end <= same else -1 for end in known])
-        for n, end in rendered.ends.items():
-            ends[n] = end
-        if rendered.lead is not None and ends[n_lead] < 0:
-            ends[n_lead] = rendered.lead
-        self._set(rendered.text, [end for end in ends if end >= 0], same)
-        self._messages, self._ends = tuple(messages), ends
-        self.opening = rendered.text[ends[-1] if ends[-1] >= 0 else len(rendered.text) :]
-        n_system = self._marks.tokens_at(ends[n_lead]) or 0
-        starts = {tokens for end in ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
+        message of the user, a BOS token and a date as well.
+
+        Raises UsageError when the template refuses the conversation, or when its system prompt cannot be kept.
+        """
+        variables = variables or {}
+        self._mark = unused_mark([message.content for message in messages])
+        hidden = [replace(message, content=self._encoder.hide(message.content, self._mark)) for message in messages]
+        n_folded = 0
+        where = self._writer.frames(variables).system if hidden[0].role == "system" else "first"
+        if where in ("dropped", "refused") and len(hidden) > 1:
+            rule = hidden[0].content + "\n\n"
+            hidden = [replace(hidden[1], content=rule + hidden[1].content), *hidden[2:]]
+            n_folded = len(rule)
+        written = self._writer.write(hidden, variables)
+        lead = written.ends[n_before_question(hidden)]
+        if n_folded:
+            lead = end_of(written.text, hidden[0].content, 0, n_folded)
+        elif lead < 0 and where == "first":
+            lead = self._start_of_question(written, variables)
+        if lead < 0 and messages[0].role == "system" and where != "moves":
+            raise UsageError(
+                "the place of the system prompt in this template's text cannot be found, so a long chat would lose it",
+                hint="`--template chatml` uses a plain template instead",
+            )
+        self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
+        self.opening = self._opening(written)
+        n_system = (self._marks.tokens_at(lead) or 0) if lead >= 0 else 0
+        starts = {tokens for end in written.ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
         return Prompt(self._tokens, n_system, tuple(sorted(starts)))
 
     def answered(self, tokens: Sequence[int], text: str) -> None:
         """The model went on with `tokens`, which read `text`; the token that ended the turn is in neither."""
-        self._text += text
+        self._text += self._encoder.hide(text, self._mark)
         self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
         self._marks.add(len(self._text), len(self._tokens))
 
-    def _known_ends(self, messages: Sequence[Message]) -> array[int]:
-        """As `_ends`, for these messages."""
-        same = 0
-        for old, new in zip(self._messages, messages, strict=False):
-            if old != new:
-                break
-            same += 1
-        return self._ends[: same + 1] + compact([-1] * (len(messages) - same))
+    def _start_of_question(self, written: Written, variables: Mapping[str, Any]) -> int:
+        """Where the first question begins in the text, seen by asking another one; -1 where that cannot be seen."""
+        n_lead = n_before_question(written.messages)
+        if n_lead == len(written.messages):
+            return -1
+        first = written.messages[: n_lead + 1]
+        other = self._template.probe([*first[:-1], Message("user", STAND_IN)], variables)
+        at = -1 if other is None else other.find(STAND_IN)
+        return at if at > 0 and other is not None and written.text[:at] == other[:at] else -1
 
-    def _set(self, text: str, ends: Sequence[int], same: int) -> None:
+    def _opening(self, written: Written) -> str:
+        text, end = written.text, written.ends[-1]
+        if end < 0:
+            end = end_of(text, written.messages[-1].content, max(0, *written.ends))
+        return text[end if end >= 0 else -CONTEXT_CHARS :].replace(self._mark, "")
+
+    def _set(self, text: str, ends: set[int]) -> None:
         """Keep the tokens up to the last mark in the text that stayed the same, and encode the rest."""
-        self._marks.forget_behind(same)
+        self._marks.forget_after(n_same(self._text, text))
         n_chars, n_tokens = self._marks.last
-        tokens = self._tokens[:n_tokens]
-        tail = text[n_chars:]
-        whole = self._tokenizer.encode(tail, special=True)
-        cuts = [end - n_chars for end in sorted(set(ends)) if n_chars < end < len(text)]
-        pieces = [
-            self._tokenizer.encode(tail[begin:end], special=True)
-            for begin, end in zip([0, *cuts], [*cuts, len(tail)], strict=True)
-        ]
-        if [token for piece in pieces for token in piece] == whole:
-            for cut, piece in zip(cuts, pieces, strict=False):
+        before = text[max(0, n_chars - CONTEXT_CHARS) : n_chars]
+        whole = self._encoder.encode(text[n_chars:], after=before, mark=self._mark)
+        pieces: list[tuple[int, list[int]]] = []
+        at = n_chars
+        for end in sorted(end for end in ends if n_chars < end < len(text)):
+            before = text[max(0, at - CONTEXT_CHARS) : at]
+            pieces.append((end, self._encoder.encode(text[at:end], after=before, mark=self._mark)))
+            at = end
+        before = text[max(0, at - CONTEXT_CHARS) : at]
+        pieces.append((len(text), self._encoder.encode(text[at:], after=before, mark=self._mark)))
+        self._tokens = self._tokens[:n_tokens]
+        if [token for _, piece in pieces for token in piece] == whole:
+            for end, piece in pieces:
                 n_tokens += len(piece)
-                self._marks.add(n_chars + cut, n_tokens)
-        tokens.extend(whole)
-        self._marks.add(len(text), len(tokens))
-        self._text, self._tokens = text, tokens
+                self._marks.add(end, n_tokens)
+        self._tokens.extend(whole)
+        if self._marks.last[0] < len(text):
+            self._marks.add(len(text), len(self._tokens))
+        self._text = text
 
 
-def n_same(a: str, b: str) -> int:
-    """Length of the common beginning, by bisection: comparing slices is quicker than comparing characters."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[:middle] == b[:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def end_of(text: str, content: str, start: int, n_chars: int | None = None) -> int:
+    """Where the first `n_chars` of the content (None: all) end in the text; -1 where the text does not hold it."""
+    part = content if n_chars is None else content[:n_chars]
+    for written in dict.fromkeys((part, part.strip())):
+        if (at := text.find(written, start)) >= 0:
+            return at + len(written)
+    return -1

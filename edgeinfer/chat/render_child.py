@@ -1,8 +1,8 @@
 """Renders chat templates in a process of its own: a template is a program from a stranger.
 
 Run as a script, it imports Jinja and nothing of edgeinfer. One JSON request a line on stdin, one JSON reply a line on
-stdout. The sandbox refuses what it knows; processor time, memory and output are limited by the system besides, because
-a sandbox alone cannot stop `{{ 'x' * 10**10 }}`.
+stdout. The sandbox refuses what it knows. The system also limits processor time, memory and output, because a sandbox
+alone cannot stop `{{ 'x' * 10**10 }}`. Each request names its own limit of processor time, `cpu_s`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import debug as _debug  # noqa: F401  # imported late by Jinja, when the limits no longer allow it
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-CPU_S = 2.0
 MEMORY_BYTES = 512 * 1024 * 1024
 OUTPUT_CHARS = 16 * 1024 * 1024
 
@@ -86,33 +85,8 @@ def text_of(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
 
 
 def render(template: jinja2.Template, request: dict[str, Any]) -> dict[str, Any]:
-    """The text, and for each n in `prefixes` the length of the first n messages' text where it begins the whole."""
-    messages, variables = request["messages"], request["variables"]
-
-    def part(some: list[dict[str, str]]) -> str | None:
-        """Their text without an opening; None where the template refuses them."""
-        with contextlib.suppress(Raised, TemplateError, TypeError, IndexError, KeyError):
-            return text_of(template, {**variables, "messages": some, "add_generation_prompt": False})
-        return None
-
-    text = text_of(template, {**variables, "messages": messages, "add_generation_prompt": True})
-    ends = {n: len(found) for n in request["prefixes"] if (found := part(messages[:n])) and text.startswith(found)}
-    return {"text": text, "ends": ends, "lead": lead(messages, text, part) if request["lead"] else None}
-
-
-def lead(messages: list[dict[str, str]], text: str, part: Callable[[list[dict[str, str]]], str | None]) -> int | None:
-    """The length of what stands before the first message of the user: BOS, a system prompt, a date.
-
-    A second message with the same content is rendered alike, but without what goes before the first.
-    """
-    first = next((n for n, message in enumerate(messages) if message["role"] == "user"), len(messages))
-    asked, answered = messages[: first + 1], {"role": "assistant", "content": "x"}
-    one, two = part(asked), part([*asked, answered])
-    three = part([*asked, answered, *asked[first:]])
-    if not one or not two or not three or not three.startswith(two) or not text.startswith(one):
-        return None
-    again = three[len(two) :]
-    return len(one) - len(again) if again and one.endswith(again) else None
+    more = {"messages": request["messages"], "add_generation_prompt": request["opening"]}
+    return {"text": text_of(template, {**request["variables"], **more})}
 
 
 def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -152,7 +126,7 @@ def main() -> None:
     template: jinja2.Template | None = None
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        limit_cpu(CPU_S)
+        limit_cpu(request["cpu_s"])
 
         def work(request: dict[str, Any] = request) -> dict[str, Any]:
             nonlocal template

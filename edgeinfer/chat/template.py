@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from edgeinfer.errors import ArtifactBad, EngineFailed, UsageError
 from edgeinfer.types import Message
 
+CPU_S = 2.0  # for one render
+CPU_S_PER_MESSAGE = 0.01  # more for a long conversation: some templates look back from every message
+PROBE_CPU_S = 0.5  # for a render that only serves to learn about the template
 WALL_S = 20.0  # the child's own limit is processor time; this one catches a child that only waits
 REPLY_BYTES = 128 * 1024 * 1024  # the child's limit in characters, each at most six bytes in JSON
 CHATML = (
@@ -22,18 +24,6 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """The fallback for a file without a template: most models that name none were trained on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """`ends[n]` is where the text of the first n messages ends, for those n where it begins the whole text.
-
-    `lead` is the length of what stands before the first message of the user; None where that cannot be told.
-    """
-
-    text: str
-    ends: Mapping[int, int] = field(default_factory=dict)
-    lead: int | None = None
 
 
 class Renderer:
@@ -50,13 +40,15 @@ class Renderer:
         When it is no template, ArtifactBad is raised; UsageError for a person's own `file`.
         """
         self._file = file
-        self._ask({"template": source})
+        self._ask({"template": source}, CPU_S)
         self._source = source
 
-    def render(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def render(self, request: Mapping[str, Any], cpu_s: float) -> str:
+        """The text. After `cpu_s` seconds of processor time the child is ended; a new one takes the next request."""
         if self._child is None and self._source is not None:
             self.compile(self._source, self._file)
-        return self._ask(request)
+        text: str = self._ask(request, cpu_s)["text"]
+        return text
 
     def close(self) -> None:
         """End the process. A later request starts a new one."""
@@ -70,14 +62,15 @@ class Renderer:
                     stream.close()
         child.wait()
 
-    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: Mapping[str, Any], cpu_s: float) -> dict[str, Any]:
         self._child = child = self._child or start_child()
         assert child.stdin is not None and child.stdout is not None
-        timer = threading.Timer(WALL_S, child.kill)
+        timer = threading.Timer(max(WALL_S, 4 * cpu_s), child.kill)
         timer.daemon = True
         timer.start()
         try:
-            line = exchange(child.stdin, child.stdout, json.dumps(request).encode("ascii") + b"\n")
+            data = json.dumps({**request, "cpu_s": cpu_s}).encode("ascii") + b"\n"
+            line = exchange(child.stdin, child.stdout, data)
         except BaseException:
             self.close()  # a reply that nobody waited for must not answer the next question
             raise
@@ -108,34 +101,38 @@ class Template:
     """
 
     def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "", file: str = "") -> None:
+        self.source = source
         self._renderer = renderer
         self._bos = bos
         self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         renderer.compile(source, file)
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        prefixes: Sequence[int] = (),
-        lead: bool = False,
-        variables: Mapping[str, Any] | None = None,
-    ) -> Rendered:
+    def render(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
         """The text of the conversation with the opening of the next answer; the BOS text first, once.
 
         Raises UsageError when the template itself refuses the messages.
         """
-        reply = self._renderer.render(
-            {
-                "messages": [{"role": message.role, "content": message.content} for message in messages],
-                "prefixes": list(prefixes),
-                "lead": lead,
-                "variables": {**self._variables, **(variables or {})},
-            }
-        )
-        missing = "" if reply["text"].startswith(self._bos) else self._bos
-        ends = {int(n): len(missing) + end for n, end in reply["ends"].items()}
-        return Rendered(missing + reply["text"], ends, None if reply["lead"] is None else len(missing) + reply["lead"])
+        return self._render(messages, variables, opening=True, cpu_s=CPU_S + CPU_S_PER_MESSAGE * len(messages))
+
+    def probe(
+        self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None, *, opening: bool = True
+    ) -> str | None:
+        """As `render`, to learn about the template: None where it refuses, fails or takes too long."""
+        try:
+            return self._render(messages, variables, opening=opening, cpu_s=PROBE_CPU_S)
+        except (UsageError, ArtifactBad):
+            return None
+
+    def _render(
+        self, messages: Sequence[Message], variables: Mapping[str, Any] | None, *, opening: bool, cpu_s: float
+    ) -> str:
+        request = {
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "opening": opening,
+            "variables": {**self._variables, **(variables or {})},
+        }
+        text = self._renderer.render(request, cpu_s)
+        return text if text.startswith(self._bos) else self._bos + text
 
 
 def start_child() -> subprocess.Popen[bytes]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgeinfer.chat.prompt import PromptBuilder, n_same
+from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.types import Message, Tokens
 
@@ -20,9 +20,10 @@ class Letters:
     chat_template = None
     bos_text = eos_text = ""
     control = ("<|im_start|>", "<|im_end|>")
+    control_texts = frozenset(control)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        words = re.findall(r"<\|im_start\|>|<\|im_end\|>|ab|ba|[\s\S]", text)
+        words = re.findall((r"<\|im_start\|>|<\|im_end\|>|" if special else "") + r"ab|ba|[\s\S]", text)
         return [self.control.index(word) if word in self.control else self.id_of(word) for word in words]
 
     def id_of(self, word: str) -> int:
@@ -131,9 +132,3 @@ def test_the_opening_is_what_follows_the_last_message(renderer: Renderer) -> Non
     build = builder(renderer, CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}")
     build.build([SYSTEM, FIRST])
     assert build.opening == "<|im_start|>assistant\n<think>\n"
-
-
-def test_common_beginnings() -> None:
-    assert [n_same(*pair) for pair in (("", "a"), ("abc", "abd"), ("abc", "abc"), ("x", "abc"), ("abc", "ab"))] == [
-        0, 2, 3, 0, 2,
-    ]  # fmt: skip

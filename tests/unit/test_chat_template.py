@@ -31,70 +31,17 @@ def template(renderer: Renderer) -> Open:
     return lambda source, **words: Template(renderer, source, **words)
 
 
-def test_chatml_and_where_its_messages_end(template: Open) -> None:
-    rendered = template(CHATML).render(TALK, prefixes=[1, 2, 3, 4])
-    assert rendered.text == (
+def test_chatml(template: Open) -> None:
+    assert template(CHATML).render(TALK) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHé<|im_end|>\n"
         "<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert {n: rendered.text[:end].rpartition("<|im_start|>")[2] for n, end in rendered.ends.items()} == {
-        1: "system\nBe brief.<|im_end|>\n",
-        2: "user\nHé<|im_end|>\n",
-        3: "assistant\nYo<|im_end|>\n",
-        4: "user\nAnd?<|im_end|>\n",
-    }
-
-
-def test_a_template_that_is_not_prefix_stable_has_no_ends(template: Open) -> None:
-    """As Mistral's does: the system prompt goes into the last user message."""
-    source = (
-        "{% for m in messages %}{% if m.role == 'user' %}[INST]{% if loop.last %}{{ messages[0].content }} {% endif %}"
-        "{{ m.content }}[/INST]{% elif m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}"
-    )
-    rendered = template(source).render(TALK, prefixes=[1, 2, 3])
-    assert rendered.text == "[INST]Hé[/INST]Yo</s>[INST]Be brief. And?[/INST]"
-    assert 2 not in rendered.ends
-
-
-def test_a_prefix_that_the_template_refuses_has_no_end(template: Open) -> None:
-    source = (
-        "{% if messages[-1].role != 'user' %}{{ raise_exception('no') }}{% endif %}"
-        "{% for m in messages %}{{ m.content }};{% endfor %}"
-    )
-    assert set(template(source).render(TALK, prefixes=[1, 2, 3, 4]).ends) == {2, 4}
-
-
-@pytest.mark.parametrize(
-    ("source", "leads"),
-    [
-        (CHATML, ""),
-        ("{{ bos_token }}" + CHATML, "<s>"),
-        ("{% if messages[0].role != 'system' %}<|im_start|>system\nOn 26 Jul<|im_end|>\n{% endif %}" + CHATML,
-         "<|im_start|>system\nOn 26 Jul<|im_end|>\n"),
-        ("{% for m in messages %}{% if loop.last and add_generation_prompt %}{% endif %}{{ m.content }}{{ loop.index }}"
-         "{% endfor %}", None),
-    ],
-)  # fmt: skip
-def test_what_stands_before_the_first_message(template: Open, source: str, leads: str | None) -> None:
-    rendered = template(source, bos="<s>" if "bos" in source else "").render(TALK[1:], lead=True)
-    assert (rendered.lead if leads is None else rendered.text[: rendered.lead]) == leads
-
-
-def test_the_lead_of_a_template_that_wants_a_question(template: Open) -> None:
-    """As Qwen's newer ones: a system prompt alone is refused, so its end is found by the first question."""
-    wants = (
-        "{% if messages | selectattr('role', 'equalto', 'user') | list == [] %}{{ raise_exception('no') }}{% endif %}"
-    )
-    rendered = template(wants + CHATML).render(TALK, prefixes=[1], lead=True)
-    assert rendered.ends == {}
-    assert rendered.text[: rendered.lead] == "<|im_start|>system\nBe brief.<|im_end|>\n"
 
 
 def test_bos_comes_once(template: Open) -> None:
-    assert template("{{ bos_token }}x{{ eos_token }}", bos="<s>", eos="</s>").render(TALK).text == "<s>x</s>"
-    rendered = template("{% for m in messages %}{{ m.content }}{% endfor %}", bos="<s>").render(TALK, prefixes=[1])
-    assert rendered.text == "<s>Be brief.HéYoAnd?"
-    assert rendered.text[: rendered.ends[1]] == "<s>Be brief."
+    assert template("{{ bos_token }}x{{ eos_token }}", bos="<s>", eos="</s>").render(TALK) == "<s>x</s>"
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert template(source, bos="<s>").render(TALK) == "<s>Be brief.HéYoAnd?"
 
 
 def test_what_templates_of_the_hub_expect(template: Open) -> None:
@@ -105,7 +52,7 @@ def test_what_templates_of_the_hub_expect(template: Open) -> None:
         "{{ ns.n }} {{ {'a': '<é>'} | tojson }} {{ strftime_now('%Y') }} {{ enable_thinking }} {{ tools is none }}"
         "{% generation %}!{% endgeneration %}"
     )
-    text = template(source).render(TALK, variables={"enable_thinking": False}).text
+    text = template(source).render(TALK, variables={"enable_thinking": False})
     assert text == f'3 {{"a": "<é>"}} {datetime.datetime.now().year} False True!'
 
 
@@ -153,11 +100,25 @@ def test_a_template_that_loops_for_ever_ends(renderer: Renderer) -> None:
     with pytest.raises(ArtifactBad, match="takes too long"):
         endless.render(TALK)
     assert time.monotonic() - began < 20
-    assert Template(renderer, "{{ messages | length }}").render(TALK).text == "4"
+    assert Template(renderer, "{{ messages | length }}").render(TALK) == "4"
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 1 / 0 }}", "{{ ['a'].index('user') }}", "{{ raise_exception('no') }}", "{{ x.y }}"]
+)
+def test_a_probe_that_fails_is_no_answer(template: Open, source: str) -> None:
+    assert template(source).probe(TALK) is None
+
+
+def test_a_probe_that_takes_too_long_leaves_the_renderer_whole(template: Open) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    slow_at_length = template(f"{{% if messages | length > 1 %}}{endless}{{% endif %}}{{{{ messages | length }}}}")
+    assert slow_at_length.probe(TALK) is None
+    assert slow_at_length.render(TALK[:1]) == "1"
 
 
 def test_a_renderer_that_was_closed_starts_again(renderer: Renderer) -> None:
     template = Template(renderer, "{{ messages | length }}")
     renderer.close()
     renderer.close()
-    assert template.render(TALK).text == "4"
+    assert template.render(TALK) == "4"

@@ -1,0 +1,113 @@
+"""Rendered text to tokens, so that only what the template itself wrote becomes a control token.
+
+Before a message is rendered, `Encoder.hide` puts a mark into every control token that its content spells. The template
+sees ordinary text, and in the rendered text the mark tells a person's `<|im_end|>` from the template's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from edgeinfer.protocols import Tokenizer
+
+__all__ = ["Encoder", "unused_mark"]
+
+NONCHARACTERS = ("\ufdd0", "\ufdd1")  # Unicode promises that no text needs them
+MARK_LIKE = re.compile(r"[<\[◁{][^\s<>\[\]◁▷{}'\"]{1,60}[>\]▷}]")  # how templates spell their tokens
+CONTEXT_CHARS = 64  # read before a text, to encode it as a continuation
+BYTE_ANCHOR = "\x01"  # a byte token in SentencePiece, which merges with nothing
+
+
+class Encoder:
+    """A tokenizer for the texts of one template, whose Jinja source is `source`."""
+
+    def __init__(self, tokenizer: Tokenizer, source: str) -> None:
+        self._tokenizer = tokenizer
+        words = set(MARK_LIKE.findall(source))
+        # Tokens of the vocabulary that are parsed even with `special=False`.
+        self._always_parsed = frozenset(word for word in words if len(tokenizer.encode(word, special=False)) == 1)
+        control = {word for word in tokenizer.control_texts | self._always_parsed if len(word) > 1}
+        self._control = one_of(control)
+        self._adds_space = b"".join(map(tokenizer.piece, tokenizer.encode("x", special=False))) == b" x"
+
+    def hide(self, content: str, mark: str) -> str:
+        """`content` with `mark` after the first character of every control token in it."""
+        if self._control is None:
+            return content
+        hidden = content
+        while self._control.search(hidden):  # again, as one token may overlap the next
+            hidden = self._control.sub(lambda found: found[0][0] + mark + found[0][1:], hidden)
+        return hidden
+
+    def encode(self, text: str, *, after: str, mark: str) -> list[int]:
+        """The tokens of `text` where it follows `after`. Text around a mark is encoded without control tokens."""
+        tokens: list[int] = []
+        after = after.replace(mark, "")
+        for piece in self._pieces(text, mark):
+            is_literal = mark in piece
+            for part in self._parts(piece, mark) if is_literal else (piece,):
+                tokens += self._continue(after, part, special=not is_literal)
+                after = (after + part)[-CONTEXT_CHARS:]
+        return tokens
+
+    def _pieces(self, text: str, mark: str) -> Iterator[str]:
+        """`text` cut so that a mark shares its piece with no control token of the template."""
+        if mark not in text or self._control is None:
+            yield text
+            return
+        plain = ""
+        for piece in split_keeping(self._control, text):
+            if mark in piece:
+                if plain:
+                    yield plain
+                yield piece
+                plain = ""
+            else:
+                plain += piece
+        if plain:
+            yield plain
+
+    def _parts(self, piece: str, mark: str) -> Sequence[str]:
+        whole = piece.replace(mark, "")
+        if any(word in whole for word in self._always_parsed):
+            return [part for part in piece.split(mark) if part]
+        return (whole,)
+
+    def _continue(self, after: str, text: str, *, special: bool) -> list[int]:
+        """SentencePiece may put a space before a text. That space belongs where the whole text would have it."""
+        encode = self._tokenizer.encode
+        if not (self._adds_space and after):
+            return encode(text, special=special)
+        before = encode(after, special=True)
+        if special:
+            both = encode(after + text, special=True)
+            if both[: len(before)] == before:
+                return both[len(before) :]
+        elif not self._tokenizer.piece(before[-1]):
+            return encode(text, special=False)  # after a control token
+        anchor = encode(BYTE_ANCHOR, special=False)
+        return encode(BYTE_ANCHOR + text, special=special)[len(anchor) :]
+
+
+def one_of(words: Iterable[str]) -> re.Pattern[str] | None:
+    """The longest first, as a tokenizer reads them."""
+    ordered = sorted(words, key=lambda word: (-len(word), word))
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def split_keeping(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    at = 0
+    for found in pattern.finditer(text):
+        yield text[at : found.start()]
+        yield found[0]
+        at = found.end()
+    yield text[at:]
+
+
+def unused_mark(contents: Sequence[str]) -> str:
+    """A mark that is in none of the contents."""
+    mark, longer = NONCHARACTERS
+    while any(mark in content for content in contents):
+        mark += longer
+    return mark

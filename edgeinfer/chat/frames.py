@@ -1,0 +1,121 @@
+"""What a template writes around a message, learned from small conversations that it renders.
+
+With that, the place of every message in a rendered text is found by searching for it, however long the conversation is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgeinfer.chat.template import Template
+from edgeinfer.types import Message
+
+__all__ = ["Frame", "Frames", "learn_frames", "n_same", "shared_start"]
+
+RULE, ASK, REPLY, ASK_AGAIN, REPLY_AGAIN, LAST = "qrulex", "qaskxa", "qreplyxa", "qaskxb", "qreplyxb", "qaskxc"
+TALK = (
+    Message("user", ASK),
+    Message("assistant", REPLY),
+    Message("user", ASK_AGAIN),
+    Message("assistant", REPLY_AGAIN),
+    Message("user", LAST),
+)
+OPENERS, CLOSERS = "<[", ">]"
+
+SystemPrompt = Literal["first", "moves", "dropped", "refused"]
+"""Where a template puts it: before the first question, elsewhere, nowhere; or it refuses a conversation with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    before: str
+    after: str
+
+    def places(self, text: str, content: str, start: int) -> tuple[int, int] | None:
+        """Where the first message with this content begins and ends in `text`, from `start` on."""
+        for written in dict.fromkeys((content, content.strip())):
+            whole = self.before + written + self.after
+            if (at := text.find(whole, start)) >= 0:
+                return at, at + len(whole)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """`user` and `assistant` are None where a template writes the same message in more than one way."""
+
+    system: SystemPrompt
+    user: Frame | None
+    assistant: Frame | None
+
+    def of(self, message: Message) -> Frame | None:
+        return {"user": self.user, "assistant": self.assistant}.get(message.role)
+
+
+def learn_frames(template: Template, variables: Mapping[str, Any] | None = None) -> Frames:
+    plain = template.probe(TALK, variables)
+    gaps = None if plain is None else gaps_between(plain, [message.content for message in TALK])
+    if plain is None or gaps is None or gaps[1] != gaps[3]:
+        return Frames(where_system_goes(template, variables), None, None)
+    after_ask, after_reply = gaps[1], gaps[2]
+    asked = template.probe(TALK[:3], variables, opening=False)
+    if asked is None or asked == template.probe(TALK[:3], variables):
+        user_after = ""  # an answer is always opened: what closes the question cannot be told from it
+    else:
+        user_after = shared_start(tail_of(asked, ASK_AGAIN), after_ask)
+    replied = template.probe(TALK[:4], variables, opening=False)
+    reply_after = shared_start(user_after if replied is None else tail_of(replied, REPLY_AGAIN), after_reply)
+    return Frames(
+        where_system_goes(template, variables),
+        Frame(after_reply[len(reply_after) :], user_after),
+        Frame(after_ask[len(user_after) :], reply_after),
+    )
+
+
+def where_system_goes(template: Template, variables: Mapping[str, Any] | None) -> SystemPrompt:
+    text = template.probe([Message("system", RULE), *TALK], variables)
+    if text is None:
+        return "first" if template.probe(TALK, variables) is None else "refused"
+    if RULE not in text:
+        return "dropped"
+    return "first" if text.find(RULE) < text.find(ASK) else "moves"
+
+
+def gaps_between(text: str, contents: Sequence[str]) -> list[str] | None:
+    """What stands before, between and after the contents; None where they do not all come, in order."""
+    gaps: list[str] = []
+    rest = text
+    for content in contents:
+        gap, found, rest = rest.partition(content)
+        if not found:
+            return None
+        gaps.append(gap)
+    return [*gaps, rest]
+
+
+def tail_of(text: str, content: str) -> str:
+    return text.rpartition(content)[2]
+
+
+def shared_start(one: str, other: str) -> str:
+    """What both begin with, less half a mark at its end: `<|end|><|user|>` and `<|end|><|eot|>` share `<|end|>`."""
+    common = one[: n_same(one, other)]
+    if common in (one, other):
+        return common
+    opened = max(common.rfind(opener) for opener in OPENERS)
+    closed = max(common.rfind(closer) for closer in CLOSERS)
+    return common[:opened] if opened > closed else common
+
+
+def n_same(a: str, b: str) -> int:
+    """Length of the common beginning, by bisection: comparing slices is quicker than comparing characters."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,121 @@
+"""Long conversations: windows of them, joined, are the text of the whole."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from edgeinfer.chat.frames import n_same
+from edgeinfer.chat.rendering import WHOLE, ConversationWriter
+from edgeinfer.chat.template import Renderer, Template
+from edgeinfer.types import Message
+from tests.unit.chat_templates import CHATML, KINDS, LOOKS_BACK
+
+RULE = Message("system", "Rule one.")
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[Renderer]:
+    one = Renderer()
+    yield one
+    one.close()
+
+
+class Counting(Template):
+    """Counts the messages that were rendered."""
+
+    n_messages = 0
+
+    def render(self, messages: Any, variables: Any = None) -> str:
+        self.n_messages += len(messages)
+        return super().render(messages, variables)
+
+
+def talk(n: int) -> list[Message]:
+    """`n` messages, the last of the user."""
+    return [Message("assistant" if (n - at) % 2 == 0 else "user", f" the {at}th thing ") for at in range(n)][
+        n % 2 == 0 :
+    ]
+
+
+TAKES_SYSTEM = [kind for kind in KINDS if kind not in ("no system", "dropped system")]
+
+
+@pytest.mark.parametrize("kind", TAKES_SYSTEM)
+@pytest.mark.parametrize("n", [WHOLE, WHOLE + 1, 3 * WHOLE - 1])
+def test_windows_make_the_whole(renderer: Renderer, kind: str, n: int) -> None:
+    template = Template(renderer, KINDS[kind], bos="<s>", eos="</s>")
+    messages = [RULE, *talk(n)]
+    written = ConversationWriter(template).write(messages, {})
+    assert written.text == template.render(messages)
+
+
+@pytest.mark.parametrize("kind", TAKES_SYSTEM)
+def test_growing_turn_by_turn_makes_the_whole(renderer: Renderer, kind: str) -> None:
+    template = Template(renderer, KINDS[kind], bos="<s>", eos="</s>")
+    writer = ConversationWriter(template)
+    messages = [RULE, *talk(WHOLE - 5)]
+    for turn in range(8):
+        written = writer.write(messages, {})
+        assert written.text == template.render(messages), turn
+        messages += [Message("assistant", f"answer {turn}"), Message("user", f"question {turn}")]
+
+
+def test_a_turn_renders_what_is_new(renderer: Renderer) -> None:
+    template = Counting(renderer, LOOKS_BACK)
+    writer = ConversationWriter(template)
+    messages = talk(2000)
+    writer.write(messages, {})
+    assert template.n_messages < 2 * len(messages)
+    template.n_messages = 0
+    messages += [Message("assistant", "yes"), Message("user", "and?")]
+    written = writer.write(messages, {})
+    assert template.n_messages < 12
+    assert written.text.count("<|user|>") == 1001
+    assert min(written.ends) >= 0
+
+
+COUNTS_MESSAGES = "{{ messages | length }}" + CHATML
+NUMBERS_MESSAGES = "{% for m in messages %}{{ loop.index ~ ' ' ~ m.role ~ ': ' ~ m.content ~ '\n' }}{% endfor %}"
+EVERY_TENTH = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + ('!' if loop.index0 % 10 == 9 else '') + '<|end|>' }}"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [COUNTS_MESSAGES, NUMBERS_MESSAGES, EVERY_TENTH])
+def test_a_template_that_looks_further_than_a_window_renders_the_whole(renderer: Renderer, source: str) -> None:
+    template = Template(renderer, source)
+    writer = ConversationWriter(template)
+    messages = [RULE, *talk(WHOLE + 21)]
+    for _ in range(2):
+        assert writer.write(messages, {}).text == template.render(messages)
+        messages += [Message("assistant", "yes"), Message("user", "and?")]
+
+
+def test_other_variables_change_the_past_too(renderer: Renderer) -> None:
+    """As a template that says in its system prompt whether to think."""
+    source = "{{ 'thinks' if enable_thinking else 'does not' }}\n" + CHATML
+    template = Template(renderer, source)
+    writer = ConversationWriter(template)
+    messages = [RULE, *talk(WHOLE + 21)]
+    for thinking in (True, False, True):
+        variables = {"enable_thinking": thinking}
+        assert writer.write(messages, variables).text == template.render(messages, variables)
+
+
+def test_an_edited_past_is_written_again(renderer: Renderer) -> None:
+    template = Template(renderer, CHATML)
+    writer = ConversationWriter(template)
+    messages = talk(WHOLE + 41)
+    writer.write(messages, {})
+    for at in (0, 1, 30, len(messages) - 1):
+        messages[at] = Message(messages[at].role, "something else")
+        assert writer.write(messages, {}).text == template.render(messages)
+    assert writer.write(messages[:81], {}).text == template.render(messages[:81])
+
+
+def test_common_beginnings() -> None:
+    assert [n_same(*pair) for pair in (("", "a"), ("abc", "abd"), ("abc", "abc"), ("x", "abc"), ("abc", "ab"))] == [
+        0, 2, 3, 0, 2,
+    ]  # fmt: skip
