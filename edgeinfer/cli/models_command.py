@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if name.path is not None:
         entry = entry_of_path(name.path)
     else:
-        entry = entry_of_repo(name.name, name.tier, offline=args.offline)
+        entry = entry_of_repo(name.name, name.tier, file=name.file, offline=args.offline)
     entry = replace(entry, name=name_of(args.name or entry.name))
     if load_catalog().find(entry.name) is not None:
         raise UsageError(f"there is a model called {entry.name} already", hint="choose another with --name")

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         else {
             (model.repo, model.file)
             for model in installed()
-            if model.repo == name.name and (not tier or is_of_tier(model.file, tier))
+            if model.repo == name.name and (not tier or is_of_tier(model.file, tier)) and name.file in ("", model.file)
         }
     )
     packages = {file.package for file in entry.artifacts if tier in ("", file.tier.upper())} if entry else set()

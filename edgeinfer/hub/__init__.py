@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeinfer.hub.cache import Installed, cache_dir, installed, is_offline, known_digest, locate, remove, verify
-    from edgeinfer.hub.choose import choose_file, folder_files, is_of_tier, tiers
+    from edgeinfer.hub.choose import choose_file, folder_files, tiers
+    from edgeinfer.hub.file_names import is_of_tier
     from edgeinfer.hub.names import ModelName, parse_name
     from edgeinfer.hub.packages import (
         PackagedFile,
@@ -48,7 +49,8 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("Installed", "cache_dir", "installed", "is_offline", "known_digest"), "cache"),
     **dict.fromkeys(("locate", "remove", "verify"), "cache"),
-    **dict.fromkeys(("choose_file", "folder_files", "is_of_tier", "tiers"), "choose"),
+    **dict.fromkeys(("choose_file", "folder_files", "tiers"), "choose"),
+    "is_of_tier": "file_names",
     **dict.fromkeys(("ModelName", "parse_name"), "names"),
     **dict.fromkeys(("PackagedFile", "installed_packages", "locate_packaged"), "packages"),
     **dict.fromkeys(("pull_packaged", "remove_package"), "packages"),

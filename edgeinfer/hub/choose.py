@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 
 from edgeinfer.errors import ArtifactBad, ModelNotFound
+from edgeinfer.hub.file_names import is_model, is_part, tier_in
 from edgeinfer.hub.names import near
 from edgeinfer.hub.remote import RemoteFile, RemoteRepo
 
-__all__ = ["choose_file", "folder_files", "is_of_tier", "tiers"]
+__all__ = ["choose_file", "folder_files", "tiers"]
 
 DEFAULT_TIERS = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")
 
-_TIER = re.compile(r"(?<![A-Za-z0-9])(I?Q\d+(?:_[A-Z0-9]+)*|BF16|F16|F32|MXFP4|TQ\d_0)(?![A-Za-z0-9_])", re.IGNORECASE)
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_NOT_A_MODEL = re.compile(r"(^|[-_.])(mmproj|imatrix|vocab)", re.IGNORECASE)
 _FOLDER_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 
 
@@ -23,14 +20,9 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
     """The GGUF files of `repo` by tier, in upper case. Of two with one tier the shorter name wins."""
     found: dict[str, RemoteFile] = {}
     for file in sorted(_models(repo), key=lambda file: (len(file.file), file.file)):
-        if not _SPLIT.search(file.file) and (tier := _tier_in(file.file)):
+        if not is_part(file.file) and (tier := tier_in(file.file)):
             found.setdefault(tier, file)
     return found
-
-
-def is_of_tier(file: str, tier: str) -> bool:
-    """Whether the name of a GGUF `file` says that it is a model of `tier`; "" is every one."""
-    return _is_model(file) and (not tier or _tier_in(file) == tier.upper())
 
 
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
@@ -44,14 +36,14 @@ def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     models = _models(repo)
     if not models and not wanted and any(file.file.endswith(".safetensors") for file in repo.files):
         return None
-    if wanted and any(_SPLIT.search(file.file) and wanted in file.file.upper() for file in models):
+    if wanted and any(is_part(file.file) and wanted in file.file.upper() for file in models):
         raise ArtifactBad(f"{repo.repo} has {tier} only as a split file", hint=_offer(by_tier, wanted))
     if wanted:
         raise ModelNotFound(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
     for default in DEFAULT_TIERS:
         if default in by_tier:
             return by_tier[default]
-    if len(models) == 1 and not _SPLIT.search(models[0].file):
+    if len(models) == 1 and not is_part(models[0].file):
         return models[0]
     if not models:
         raise ModelNotFound(f"{repo.repo} holds neither a .gguf nor .safetensors", hint=f"see {repo.url}/tree/main")
@@ -64,17 +56,7 @@ def folder_files(repo: RemoteRepo) -> tuple[RemoteFile, ...]:
 
 
 def _models(repo: RemoteRepo) -> list[RemoteFile]:
-    return [f for f in repo.files if f.file.endswith(".gguf") and _is_model(f.file)]
-
-
-def _is_model(file: str) -> bool:
-    return not _NOT_A_MODEL.search(PurePosixPath(file).name)
-
-
-def _tier_in(file: str) -> str:
-    """The tier that the name of `file` ends with, in upper case; "" for none."""
-    names = _TIER.findall(PurePosixPath(file).stem)
-    return names[-1].upper() if names else ""
+    return [f for f in repo.files if f.file.endswith(".gguf") and is_model(f.file)]
 
 
 def _offer(by_tier: dict[str, RemoteFile], wanted: str) -> str:

@@ -1,4 +1,4 @@
-"""What a person may call a model: a catalogue name, `org/repo`, either with `:TIER`, a `.gguf` file or a folder."""
+"""What a model may be called: a catalog name or `org/repo`, each with `:TIER`; a file; a folder; an address."""
 
 from __future__ import annotations
 
@@ -11,46 +11,103 @@ from typing import Literal
 
 from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
 from edgeinfer.formats.paths import is_pickle_name
+from edgeinfer.hub.addresses import Address, read_address
+from edgeinfer.hub.file_names import is_first_part, is_model
 
 __all__ = ["ModelName", "check_repo", "near", "parse_name"]
 
 _SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"({_SEGMENT})/({_SEGMENT})")
+_REPO_FILE = re.compile(rf"({_SEGMENT}/{_SEGMENT})/(.+\.gguf)", re.IGNORECASE)
 _TIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _CATALOG = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+# The tags of Ollama's library: a size, a kind, a quantization, such as `1b-instruct-q4_K_M`.
+_TAG = re.compile(r"(?P<size>[a-z0-9.]+?)?(?:-?(?:instruct|it|chat|text))?(?:-?(?P<tier>i?q\d\w*|[bf]p?16|f?32))?")
+_TAG_TIERS = {"FP16": "F16", "BP16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """`name` is a catalogue name or `org/repo`; `path` is for the local kinds; `tier` is "" where none is named."""
+    """`name` is a catalog name or `org/repo`; `path` is for the local kinds; `tier` is "" where none is named.
+
+    `file` is one file of the repository, where the name or address says which.
+    """
 
     kind: Literal["catalog", "repo", "file", "folder"]
     name: str = ""
     tier: str = ""
     path: Path | None = None
+    file: str = ""
 
 
 def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "edgeinfer list --catalog") -> ModelName:
-    """What `text` names. Touches the disk only to see whether a path is there, and never the network.
+    """What `text` names. A path is looked for first; the network is never asked.
 
     `listed_by` is the command that a hint names. Raises ModelNotFound with near names when `text` is no repository, no
     path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed name,
     ArtifactBad for a pickle.
     """
+    if local := _local(text, catalog) or _local(text.strip(), catalog):
+        return local
     text = text.strip()
     if not text or not text.isprintable():
         raise UsageError(f"not a model name: {text[:60]!r}", hint=f"`{listed_by}` shows names")
-    if local := _local(text):
-        return local
+    address = read_address(text)
+    if address and address.path is not None:
+        return _local(str(address.path), catalog) or ModelName("file", path=address.path)
+    if address and address.library:
+        if found := _of_library(address.library, catalog):
+            return found
+        raise ModelNotFound(
+            f"{address.library} of Ollama's library has no counterpart in the catalog",
+            hint=near(address.library.partition(":")[0], catalog) or f"`{listed_by}` shows names",
+        )
+    if match := _REPO_FILE.fullmatch(text):
+        address = address or Address(repo=match[1], file=match[2])
+    if address:
+        return ModelName("repo", check_repo(address.repo), _checked_tier(address.tier, text), file=address.file)
+    return _name(text, catalog, listed_by)
+
+
+def _name(text: str, catalog: Collection[str], listed_by: str) -> ModelName:
     name, colon, tier = text.partition(":")
-    if colon and not _TIER.fullmatch(tier):
-        raise UsageError(f"not a tier: {tier[:60]!r} in {text[:120]!r}", hint="write org/repo:Q4_K_M")
+    if colon and "/" not in name and (found := _of_library(text, catalog)):
+        return found
+    if colon and not tier:
+        raise _no_tier(tier, text)
+    tier = _checked_tier(tier, text)
     if "/" in name:
         return ModelName("repo", name=check_repo(name), tier=tier)
     slug = re.sub(r"[\s_]+", "-", name.lower())
     if _CATALOG.fullmatch(slug) and (slug in catalog or not catalog):
         return ModelName("catalog", name=slug, tier=tier)
     raise ModelNotFound(f"no model is called {name[:60]!r}", hint=near(slug, catalog) or f"`{listed_by}` shows names")
+
+
+def _checked_tier(tier: str, text: str) -> str:
+    if tier and not _TIER.fullmatch(tier):
+        raise _no_tier(tier, text)
+    return tier
+
+
+def _no_tier(tier: str, text: str) -> UsageError:
+    return UsageError(f"not a tier: {tier[:60]!r} in {text[:120]!r}", hint="write org/repo:Q4_K_M")
+
+
+def _of_library(text: str, catalog: Collection[str]) -> ModelName | None:
+    """The catalog's model for a name as Ollama writes it: `llama3.2:1b` is llama-3.2-1b."""
+    name, _, tag = text.lower().partition(":")
+    match = _TAG.fullmatch("" if tag == "latest" else tag)
+    if match is None:
+        return None
+    wanted = _squeezed(f"{name}{match['size'] or ''}")
+    found = [known for known in catalog if _squeezed(known) == wanted]
+    tier = (match["tier"] or "").upper()
+    return ModelName("catalog", found[0], _TAG_TIERS.get(tier, tier)) if len(found) == 1 else None
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
 def check_repo(repo: str) -> str:
@@ -66,20 +123,40 @@ def near(name: str, names: Collection[str]) -> str:
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def _local(text: str) -> ModelName | None:
-    """`text` as a path, when it is written like one, ends in .gguf, or has a slash and is a model folder here."""
-    path = Path(text).expanduser()
+def _local(text: str, catalog: Collection[str]) -> ModelName | None:
+    """`text` as a path: one that is here, or one that is written like a path. The catalog's own names come first."""
+    try:
+        path = Path(text).expanduser()
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, no home, a NUL
+        return None
     written = text.startswith(("./", "../", "~", ".\\", "..\\")) or text in (".", "..") or path.is_absolute()
-    if path.is_dir() and (written or ("/" in text and (path / "config.json").is_file())):
-        return ModelName("folder", path=path)
-    if is_pickle_name(path.name) and (written or path.is_file()):
+    if not written and (not text or text.lower() in catalog):
+        return None
+    if is_pickle_name(path.name) and (written or is_file):
         raise ArtifactBad(
             f"{path} is refused: {path.suffix} files are pickles", hint="choose a .gguf or .safetensors file"
         )
-    is_gguf = path.suffix.lower() == ".gguf"
-    if path.is_file() and (written or is_gguf):
+    if is_dir and (inside := _in_folder(path, must=written)):
+        return inside
+    if is_file:
         return ModelName("file", path=path)
-    if written or is_gguf:
+    remote = "://" in text or (_REPO_FILE.fullmatch(text) and not Path(path.parts[0]).is_dir())
+    if written or (path.suffix.lower() == ".gguf" and not remote):
         names = [entry.name for entry in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
         raise ModelNotFound(f"{path} does not exist", hint=near(path.name, names) or "check the path")
     return None
+
+
+def _in_folder(path: Path, *, must: bool) -> ModelName | None:
+    """The model in a folder: its one .gguf, or the folder itself. None where it holds none and need not."""
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        return ModelName("folder", path=path)
+    ggufs = sorted(file for file in path.glob("*.[gG][gG][uU][fF]") if file.is_file())
+    models = [file for file in ggufs if is_model(file.name) and is_first_part(file.name)] or ggufs
+    if len(models) == 1:
+        return ModelName("file", path=models[0])
+    if models and must:
+        names = ", ".join(file.name for file in models[:8])
+        raise ModelNotFound(f"{path} holds {len(models)} .gguf files", hint=f"name one: {names}")
+    return ModelName("folder", path=path) if must or (path / "config.json").is_file() else None

@@ -72,7 +72,12 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
 
     if name.path is not None:
         return entry_of_path(name.path), wanted_tier
-    known = next((model for model in catalog.models if name.name in {file.repo for file in model.artifacts}), None)
-    if known is not None:
-        return known.name, tier
-    return entry_of_repo(name.name, tier, offline=offline), ""
+    known = (
+        (model, file)
+        for model in catalog.models
+        for file in model.artifacts
+        if file.repo == name.name and name.file in ("", file.file)
+    )
+    for model, file in known:
+        return model.name, file.tier if name.file else tier
+    return entry_of_repo(name.name, tier, file=name.file, offline=offline), ""

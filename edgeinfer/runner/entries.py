@@ -30,12 +30,16 @@ def entry_of_path(path: Path) -> ModelEntry:
     return entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
 
 
-def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
-    """The entry of one GGUF file of `org/repo`: the one that is here, else what the hub says of it.
+def entry_of_repo(repo: str, tier: str, *, file: str = "", offline: bool) -> ModelEntry:
+    """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`): if not here, what the hub says of it.
 
     Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
     """
-    here = [model for model in installed() if model.repo == repo and is_of_tier(model.file, tier)]
+
+    def wanted(name: str) -> bool:
+        return name == file if file else is_of_tier(name, tier)
+
+    here = [model for model in installed() if model.repo == repo and wanted(model.file)]
     if here and not here[0].file:
         return replace(entry_of_path(here[0].path), name=name_of(repo))
     if here:
@@ -49,11 +53,11 @@ def entry_of_repo(repo: str, tier: str, *, offline: bool) -> ModelEntry:
             hint=f"`edgeinfer pull {repo}` with a network",
         )
     listing = look_up(repo)
-    file = choose_file(listing, tier)
-    if file is None:
+    chosen = listing.file(file) if file else choose_file(listing, tier)
+    if chosen is None:
         return entry_of_remote_folder(listing)
-    header = remote_header(repo, file.file, listing.revision)
-    entry = entry_of_header(name_of(repo), header, File(repo, file.file, listing.revision, file.sha256))
+    header = remote_header(repo, chosen.file, listing.revision)
+    entry = entry_of_header(name_of(repo), header, File(repo, chosen.file, listing.revision, chosen.sha256))
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
 
 

@@ -103,3 +103,12 @@ def test_chat_falls_back_where_no_index_answers(cli: Cli) -> None:
         assert "taking demo" in ran.err
         assert "98.4 MB" in ran.err, "the size is said before anything is fetched"
         assert ran.out
+
+
+def test_an_address_names_one_file(cli: Cli, hub: Hub) -> None:
+    pulled = cli("pull", f"{hub.url}/some/tiny-GGUF/resolve/main/tiny-F32.gguf?download=true", HF_ENDPOINT=hub.url)
+    assert pulled.code == 0, pulled.err
+    assert Path(pulled.out.strip()).name == "tiny-F32.gguf"
+    gone = cli("pull", f"{hub.url}/some/tiny-GGUF/blob/main/none.gguf", HF_ENDPOINT=hub.url)
+    assert gone.code == 2
+    assert "has no file none.gguf" in gone.err

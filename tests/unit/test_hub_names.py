@@ -82,6 +82,145 @@ def test_near_misses(text: str, kind: type[EdgeInferError], message: str, hint: 
     assert hint in caught.value.hint
 
 
+ODD_NAMES = {
+    "ideographic space": "新しい\u3000フォルダー",
+    "no-break space": "mes\u00a0modèles",
+    "narrow no-break space": "Bildschirmfoto 10\u202fUhr",
+    "joined emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "non-joiner": "می\u200cخواهم",
+    "tab": "a\tb",
+    "newline": "a\nb",
+    "escape": "a\x1b[31mb",
+    "bidi": "a\u202egfug",
+    "new emoji": "\U0001fae9",
+    "private use": "\ue000",
+    "colon": "org:Q4_K_M",
+    "quote and blank": 'it\'s "mine" ',
+}
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES.values(), ids=ODD_NAMES)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_path_may_hold_any_character(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, absolute: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / odd
+    folder.mkdir()
+    for file in (folder / "m.gguf", folder / f"{odd}.gguf", folder / odd):
+        file.write_bytes(g.file())
+        text = str(file) if absolute else str(file.relative_to(tmp_path))
+        assert parse_name(text, CATALOG) == ModelName("file", path=Path(text))
+
+
+@pytest.mark.parametrize("text", ["\x00", "a\x00.gguf", "x" * 5000, "./" + "x" * 5000, "~nobody-here/m.gguf"])
+def test_what_cannot_be_a_path_is_one_clear_line(text: str) -> None:
+    with pytest.raises(EdgeInferError):
+        parse_name(text, CATALOG)
+
+
+def test_a_folder_with_one_model_file_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "some" / "model"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# model")
+    (folder / "model-Q4_0.GGUF").write_bytes(g.file())
+    (folder / "mmproj-F16.gguf").write_bytes(b"")
+    for text in ("some/model", "./some/model", str(folder), "some/model/"):
+        found = parse_name(text, CATALOG)
+        assert found.kind == "file" and found.path is not None
+        assert found.path.resolve() == folder / "model-Q4_0.GGUF"
+    for part in (1, 2):
+        (folder / f"big-{part:05}-of-00002.gguf").write_bytes(b"")
+    with pytest.raises(ModelNotFound, match=r"holds 2 \.gguf files") as caught:
+        parse_name("./some/model", CATALOG)
+    assert "big-00001-of-00002.gguf" in caught.value.hint and "00002-of" not in caught.value.hint
+    (folder / "model-Q4_0.GGUF").unlink()
+    assert parse_name("some/model", CATALOG).path == Path("some/model/big-00001-of-00002.gguf")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    assert parse_name("some/model", CATALOG) == ModelName("folder", path=Path("some/model"))
+
+
+def test_a_file_without_a_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("blobs/sha256-0a", "sha256-0b", "demo"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(g.file())
+    assert parse_name("blobs/sha256-0a", CATALOG) == ModelName("file", path=Path("blobs/sha256-0a"))
+    assert parse_name("sha256-0b", CATALOG) == ModelName("file", path=Path("sha256-0b"))
+    assert parse_name("demo", CATALOG) == ModelName("catalog", "demo"), "./demo is the file"
+    assert parse_name("./demo", CATALOG) == ModelName("file", path=Path("demo"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("hf.co/org/repo", ModelName("repo", "org/repo")),
+        ("hf.co/org/repo:Q4_K_M", ModelName("repo", "org/repo", "Q4_K_M")),
+        ("HF.co/org/repo", ModelName("repo", "org/repo")),
+        ("huggingface.co/org/repo:q8_0", ModelName("repo", "org/repo", "q8_0")),
+        ("https://huggingface.co/org/repo", ModelName("repo", "org/repo")),
+        ("https://huggingface.co/org/repo/", ModelName("repo", "org/repo")),
+        ("https://huggingface.co/org/repo/tree/main", ModelName("repo", "org/repo")),
+        ("https://huggingface.co/org/repo?show_file_info=x", ModelName("repo", "org/repo")),
+        ("https://huggingface.co/org/repo/blob/main/a-Q4_0.gguf", ModelName("repo", "org/repo", file="a-Q4_0.gguf")),
+        (
+            "https://huggingface.co/org/repo/resolve/main/BF16/a%20b.gguf?download=true",
+            ModelName("repo", "org/repo", file="BF16/a b.gguf"),
+        ),
+        ("hf://org/repo/a.gguf", ModelName("repo", "org/repo", file="a.gguf")),
+        ("https://hf-mirror.com/org/repo", ModelName("repo", "org/repo")),
+        ("https://mirror.example/org/repo", ModelName("repo", "org/repo")),  # as HF_ENDPOINT says
+        ("org/repo/a-Q4_0.gguf", ModelName("repo", "org/repo", file="a-Q4_0.gguf")),
+        ("qwen3:4b", ModelName("catalog", "qwen3-4b")),
+        ("llama3.2:1b", ModelName("catalog", "llama-3.2-1b")),
+        ("llama3.2:3b-instruct-q8_0", ModelName("catalog", "llama-3.2-3b", "Q8_0")),
+        ("llama3.2:1b-instruct-fp16", ModelName("catalog", "llama-3.2-1b", "F16")),
+        ("Qwen3:4B-Q4_K_M", ModelName("catalog", "qwen3-4b", "Q4_K_M")),
+        ("library/qwen3:4b", ModelName("catalog", "qwen3-4b")),
+        ("https://ollama.com/library/qwen3:4b", ModelName("catalog", "qwen3-4b")),
+        ("ollama://qwen3:4b", ModelName("catalog", "qwen3-4b")),
+        ("demo:latest", ModelName("catalog", "demo")),
+    ],
+)
+def test_addresses_and_names_of_others(monkeypatch: pytest.MonkeyPatch, text: str, name: ModelName) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    assert parse_name(text, CATALOG) == name
+
+
+def test_file_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "a b é.gguf"
+    path.write_bytes(g.file())
+    assert parse_name(path.as_uri(), CATALOG) == ModelName("file", path=path)
+    assert parse_name(f"file://localhost{path}".replace(" ", "%20"), CATALOG) == ModelName("file", path=path)
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        parse_name(f"file://{tmp_path}/none.gguf", CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("https://example.com/a.gguf", "not loaded from 'example.com'", "download the file yourself"),
+        ("s3://bucket/a.gguf", "not loaded from 'bucket'", "download the file yourself"),
+        ("https://huggingface.co/org", "no model's address", "org/repo"),
+        ("https://huggingface.co/datasets/org/x", "no model's address", "org/repo"),
+        ("https://huggingface.co/org/repo/blob/v2/a.gguf", "not 'v2'", "write org/repo"),
+        ("https://huggingface.co/org/repo/blob/main/model.safetensors", "is no .gguf file", "org/repo:Q4_K_M"),
+        ("hf.co/org/repo:a b", "not a tier", "org/repo:Q4_K_M"),
+        ("hf.co/../..", "not a repository", "org/name"),
+        ("library/qwen:4b", "no counterpart", "did you mean qwen3-4b"),
+        ("llama3.2", "no model is called", "llama-3.2-"),
+    ],
+)
+def test_addresses_of_which_nothing_can_be_had(text: str, message: str, hint: str) -> None:
+    with pytest.raises(EdgeInferError) as caught:
+        parse_name(text, CATALOG)
+    assert message in str(caught.value)
+    assert hint in caught.value.hint
+
+
 def test_near_file_names(tmp_path: Path) -> None:
     (tmp_path / "tiny-Q4_0.gguf").write_bytes(b"")
     with pytest.raises(ModelNotFound) as caught:
