@@ -11,9 +11,9 @@ from typing import Final, Protocol
 import edgeinfer
 from edgeinfer.bench.memory_use import rss_bytes
 from edgeinfer.bench.opened import Opened
+from edgeinfer.decode.drafting import measure, new_drafting
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.decode.strategy import build
 from edgeinfer.plan.types import Plan
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache
@@ -102,12 +102,11 @@ def token_chat(subject: Opened) -> Iterator[Record]:
     tokenizer = subject.model.tokenizer
     ask, tokens = tokenizer.encode(_ASK, special=True), compact(tokenizer.encode(_SYSTEM, special=True))
     n_system, starts = len(tokens), [0]
-    with closing(build(subject.model, subject.plan)) as strategy:
-        decoder = Decoder(
-            subject.model, subject.plan.window, controller=strategy.controller, drafters=strategy.drafters
-        )
+    model, plan = subject.model, subject.plan
+    with closing(new_drafting(model, plan, measure(model, plan))) as drafting:
+        decoder = Decoder(model, plan.window, controller=drafting.controller, drafters=drafting.drafters)
 
-        _touch(decoder.cache, tokens, max(1, subject.plan.speculation.max_rows))
+        _touch(decoder.cache, tokens, max(1, plan.speculation.max_rows))
 
         class Alone:
             def go_on(self, seed: int) -> AnswerStats:

@@ -17,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 from edgeinfer import backends
 from edgeinfer.bench.report import head
+from edgeinfer.decode.drafters import speculation_modes
 from edgeinfer.errors import EdgeInferError, UsageError
-from edgeinfer.types import SpeculationMode
 
 __all__ = ["Peak", "Row", "add_arguments", "measure", "report", "run"]
 
@@ -119,10 +118,9 @@ def answer(model: str, context: int, backend: str, speculation: str) -> int:
     """In the measured process: open, answer, and say what the plan was. K and V are written when a cache is made."""
     import edgeinfer
 
-    mode = next((known for known in get_args(SpeculationMode) if known == speculation), None)
-    if mode is None:
-        raise UsageError(f"--speculation must be one of {', '.join(get_args(SpeculationMode))}; received {speculation}")
-    request = edgeinfer.Request(model=model, context=context, backend=backend, speculation=mode)
+    if speculation not in speculation_modes():
+        raise UsageError(f"--speculation must be one of {', '.join(speculation_modes())}; received {speculation}")
+    request = edgeinfer.Request(model=model, context=context, backend=backend, speculation=speculation)
     with edgeinfer.load(request) as loaded:
         plan = loaded.plan
         for n, _ in enumerate(loaded.stream(_PROMPT)):

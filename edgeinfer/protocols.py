@@ -151,12 +151,18 @@ class Backend(Protocol):
 
 
 class Drafter(Protocol):
+    """Guesses the next tokens of one conversation. It copies what it keeps of the sequences that it is given."""
+
     name: str
 
-    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
-        """At most `limit` guesses for what follows `context` [n], whose last token is not yet in the cache."""
+    def reset(self, context: Tokens) -> None:
+        """An answer begins: `context` [n] is the whole conversation, with the first token of the answer."""
         ...
 
-    def observe(self, emitted: Tokens) -> None:
-        """What the target emitted in the round of the last `propose`."""
+    def extend(self, tokens: Tokens) -> None:
+        """The round emitted `tokens` (one or more), whoever drafted for it. The last one is not yet in the cache."""
+        ...
+
+    def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
+        """At most `limit` guesses for what follows."""
         ...

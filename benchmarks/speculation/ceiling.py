@@ -27,13 +27,14 @@ class Reach:
 
 
 def reach(prompt: Sequence[int], answer: Sequence[int], agreed: Sequence[bool]) -> Reach:
-    lookup, context = Lookup(), [*prompt, answer[0]]
+    lookup = Lookup()
+    lookup.reset([*prompt, answer[0]])
     found: list[int] = []
     for at in range(1, len(answer)):
-        match = lookup.match(context)
+        match = lookup.match()
         drafts = lookup.tokens(match, MAX_ROWS - 1) if match else []
         found.append(_agreeing(drafts, answer[at:]))
-        context.append(answer[at])
+        lookup.extend([answer[at]])
     runs: list[int] = []
     run = 0
     for good in reversed(agreed):

@@ -22,6 +22,9 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    from edgeinfer.decode.drafters import speculation_modes
+
+    modes = speculation_modes()
     group = parser.add_argument_group("what to run")
     group.add_argument(
         "-m",
@@ -54,9 +57,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--speculation",
         default="auto",
-        choices=("auto", "off", "early-exit", "lookup", "draft"),
+        choices=modes,
         metavar="MODE",
-        help="auto, off, early-exit, lookup or draft",
+        help=f"{', '.join(modes[:-1])} or {modes[-1]}",
     )
     group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeinfer.decode.sampler import Sampler
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 
 if TYPE_CHECKING:
+    from edgeinfer.decode.sampler import Sampler
     from edgeinfer.types import Logits
 
 

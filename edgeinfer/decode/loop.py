@@ -231,13 +231,15 @@ class Decoder:
         del answer.waiting[:n]
         self._timeline.tokens.extend(tokens)
         if tokens:
+            for drafter in self._drafters.values():
+                drafter.reset(self._timeline.tokens)
             stats.first_token_s = perf_counter() - answer.started
         return tokens
 
     def _begin_round(self, answer: _Answer, began: float) -> _Round:
         context = self._timeline.tokens
         depth = min(self._policy.room(self.cache.length), answer.max_tokens - self.stats.emitted) - 1
-        arm = self._controller.choose(context, depth)
+        arm = self._controller.choose(depth)
         chosen = perf_counter()
         self._round = step = self.cache.begin(1 + arm.depth)
         proposed = self._propose(answer, arm, step) if arm.depth else ()
@@ -252,8 +254,8 @@ class Decoder:
         ended = perf_counter()
         accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
         outcome = Outcome(len(drafts), accepted, len(tokens), step.drafted - step.chosen, ended - step.drafted)
-        if step.arm.depth:
-            self._drafters[step.arm.name].observe(tokens)
+        for drafter in self._drafters.values():
+            drafter.extend(tokens)
         self._controller.observe(step.arm, outcome)
         self.stats.add(step.arm.name, outcome, perf_counter() - step.began)
         return tokens
@@ -261,7 +263,7 @@ class Decoder:
     def _propose(self, answer: _Answer, arm: Arm, round: Round) -> Sequence[TokenLike]:
         context = self._timeline.tokens
         view = round if answer.sampler.greedy else KeyedRound(round, answer.sampler, self._index(answer), context)
-        return self._drafters[arm.name].propose(view, context, arm.depth)
+        return self._drafters[arm.name].propose(view, arm.depth)
 
     def _target(self, answer: _Answer, rows: Sequence[Row], drafts: list[int]) -> list[int]:
         """The target's own token of each row while the row before it matched its draft, cut after the last token."""

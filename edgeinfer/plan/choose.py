@@ -14,7 +14,7 @@ from edgeinfer.plan.candidates import Candidate, budget_bytes, candidates, may_e
 from edgeinfer.plan.context import check_context, make_policy, steps
 from edgeinfer.plan.estimate import estimate
 from edgeinfer.plan.reasons import reasons
-from edgeinfer.plan.speculation import plan_speculation
+from edgeinfer.plan.speculation import DrafterFacts, plan_speculation
 from edgeinfer.plan.speed import expected_tokens_per_s
 from edgeinfer.plan.types import Capabilities, Plan, Rejection, Request
 
@@ -23,11 +23,19 @@ __all__ = ["make_plan"]
 _FULL_WINDOW_SPEED = 0.8  # a window is not grown so far that, full, it decodes below this share of a short chat's speed
 
 
-def make_plan(device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Capabilities], request: Request) -> Plan:
+def make_plan(
+    device: DeviceProfile,
+    catalog: Catalog,
+    capabilities: Sequence[Capabilities],
+    request: Request,
+    *,
+    drafters: Sequence[DrafterFacts] = (),
+) -> Plan:
     """The best model, tier, backend and window for `device`, with the reason and with everything that was refused.
 
     Quality (`rank`) comes first among what fits the budget with the wanted context and decodes at a usable speed; then
-    the tier; then the faster backend. Raises ModelNotFound, UsageError, BackendUnavailable, NoPlanFits.
+    the tier; then the faster backend. `drafters` are those that the decoder has; without any it decodes plainly.
+    Raises ModelNotFound, UsageError, BackendUnavailable, NoPlanFits.
     """
     request = _checked(catalog, capabilities, request)
     draft_bytes = _draft_bytes(device, catalog, capabilities, request)
@@ -59,7 +67,7 @@ def make_plan(device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Ca
         window=chosen.window,
         kv_type=chosen.kv_type,
         n_threads=device.n_cores if device.named else 0,
-        speculation=plan_speculation(device, chosen, request),
+        speculation=plan_speculation(device, chosen, request, drafters),
         estimate=chosen.estimate,
         expected_tokens_per_s=chosen.tokens_per_s,
         reasons=(

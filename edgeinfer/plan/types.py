@@ -60,7 +60,7 @@ class SpeculationPlan:
     """Which drafters the decoder may try. The controller decides between them, and none, as it runs."""
 
     mode: SpeculationMode
-    drafters: tuple[str, ...]  # of "early-exit", "lookup", "draft"; empty: none
+    drafters: tuple[str, ...]  # names; empty: none
     exit_layer: int | None = None
     max_rows: int = 1  # rows of one verify, at most
     exact: bool = True  # whether so many rows of this tier equal plain ones bit for bit

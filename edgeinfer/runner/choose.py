@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
+from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import DeviceProfile, detect, named
 from edgeinfer.errors import ModelNotFound
 from edgeinfer.hub.names import parse_name
@@ -26,7 +27,7 @@ def choose(request: Request | str = "", *, device: str = "", offline: bool = Fal
     profile = named(device) if device else detect()
     capabilities = default_capabilities(profile) if device else capabilities_here(profile, request.backend)
     catalog, request = resolve(load_catalog(), request, offline=offline)
-    return make_plan(profile, catalog, capabilities, request)
+    return make_plan(profile, catalog, capabilities, request, drafters=drafter_facts())
 
 
 def capabilities_here(device: DeviceProfile, wanted: str = "") -> Sequence[Capabilities]:

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from edgeinfer.chat.template import Template
+from edgeinfer.decode.drafting import OpenedDraftModel, new_drafting
 from edgeinfer.decode.loop import Decoder
-from edgeinfer.decode.strategy import Draft, build
+from edgeinfer.decode.policy.costs import Costs
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Model, Tokenizer
@@ -29,7 +30,8 @@ class Parts:
 
     model: Model
     template: Template
-    draft: Draft | None
+    draft: OpenedDraftModel | None
+    costs: Costs | None  # None: the plan decodes plainly
     close: Callable[[], None]
 
 
@@ -120,9 +122,9 @@ class LoadedModel:
             )
         parts = self._parts
         with ExitStack() as stack:
-            strategy = build(parts.model, self.plan, draft=parts.draft)
-            stack.callback(strategy.close)
-            decoder = Decoder(parts.model, self.plan.window, controller=strategy.controller, drafters=strategy.drafters)
+            drafting = new_drafting(parts.model, self.plan, parts.costs, draft=parts.draft)
+            stack.callback(drafting.close)
+            decoder = Decoder(parts.model, self.plan.window, controller=drafting.controller, drafters=drafting.drafters)
             stack.callback(decoder.close)
             conversation = Conversation(
                 self.plan, decoder, parts.model.tokenizer, parts.template, stack.pop_all().close

@@ -12,7 +12,7 @@ import edgeinfer
 from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.decode.strategy import as_draft
+from edgeinfer.decode.drafting import measure, opened_draft_model
 from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, locate, locate_packaged, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
@@ -88,13 +88,14 @@ def load(
         draft_model = None
         if small.model:
             draft_plan = choose(replace(small, backend=plan.backend, speculation="off"), offline=downloads.offline)
-            draft_model = as_draft(open_file(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
+            draft_model = opened_draft_model(open_file(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
+        costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text
         words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
         notes = tuple(note for note in (model.note, rounding(plan, model), "" if source else NO_TEMPLATE) if note)
-        return LoadedModel(plan, Parts(model, words, draft_model, stack.pop_all().close), notes=notes)
+        return LoadedModel(plan, Parts(model, words, draft_model, costs, stack.pop_all().close), notes=notes)
 
 
 def open(  # noqa: A001  # the name until 0.1

@@ -27,19 +27,22 @@ class Forced:
         self._wrong = wrong
         self._early = early
 
-    def propose(self, round: Round, context: Tokens, limit: int) -> list[int]:
-        first = len(context) - self._n_prompt
+    def reset(self, context: Tokens) -> None:
+        self._context = list(context)
+
+    def extend(self, tokens: Tokens) -> None:
+        self._context += tokens
+
+    def propose(self, round: Round, limit: int) -> list[int]:
+        first = len(self._context) - self._n_prompt
         drafts = [
             (token + 1) % 256 if self._wrong(index) else token
             for index, token in enumerate(self._truth[first : first + limit], first)
         ]
         if self._early:
-            for token in [context[-1], *drafts][: len(drafts)]:
+            for token in [self._context[-1], *drafts][: len(drafts)]:
                 round.draft(token)
         return drafts
-
-    def observe(self, emitted: Tokens) -> None:
-        pass
 
 
 class Primed:
@@ -50,11 +53,14 @@ class Primed:
         self._inner = inner
         self._truth = truth
 
-    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
-        return self._inner.propose(round, [*self._truth, *context], limit)
+    def reset(self, context: Tokens) -> None:
+        self._inner.reset([*self._truth, *context])
 
-    def observe(self, emitted: Tokens) -> None:
-        self._inner.observe(emitted)
+    def extend(self, tokens: Tokens) -> None:
+        self._inner.extend(tokens)
+
+    def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
+        return self._inner.propose(round, limit)
 
 
 class Breaking:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgeinfer.decode.drafters.draft_model import DraftModel
-from edgeinfer.decode.drafters.early_exit import EarlyExit
-from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode.drafters.early_exit import EarlyExit, ExitSource
+from edgeinfer.decode.drafters.gated import Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.costs import Costs, RowCosts

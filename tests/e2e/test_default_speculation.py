@@ -13,7 +13,7 @@ from edgeinfer.backends.gguf import threads
 from edgeinfer.backends.gguf.model import GgufModel
 from edgeinfer.cli.main import parser_of
 from edgeinfer.cli.options import request_from, take_name
-from edgeinfer.decode import strategy
+from edgeinfer.decode import drafting
 from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.types import GREEDY
 from tests.tiny_gguf import Tiny, write_tiny
@@ -33,7 +33,7 @@ def answer(request: edgeinfer.Request) -> edgeinfer.Answer:
 
 
 def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strategy, "calibrate", lambda *_, **__: ROWS_FREE)
+    monkeypatch.setattr(drafting, "calibrate", lambda *_, **__: ROWS_FREE)
     args = parser_of("chat").parse_args(["--model", "demo"])
     take_name(args)
     request = request_from(args)
@@ -58,12 +58,12 @@ def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypat
         measured.append(1)
         return ROWS_FREE
 
-    monkeypatch.setattr(strategy, "calibrate", counted)
+    monkeypatch.setattr(drafting, "calibrate", counted)
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 1)
     for _ in range(2):
         edgeinfer.load("demo").close()
     assert len(measured) == 1
-    monkeypatch.setattr(strategy, "engine_version", lambda _: "another")
+    monkeypatch.setattr(drafting, "engine_version", lambda _: "another")
     edgeinfer.load("demo").close()
     assert len(measured) == 2
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 2)
@@ -77,7 +77,7 @@ def test_a_draft_model_drafts_and_changes_no_token(tmp_path: Path, monkeypatch: 
     def calibrate(*_: object, max_rows: int, **__: object) -> RowCosts:
         return RowCosts({1: 1e-5}) if max_rows == 1 else ROWS_FREE
 
-    monkeypatch.setattr(strategy, "calibrate", calibrate)
+    monkeypatch.setattr(drafting, "calibrate", calibrate)
     model = str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0")))
     other = str(write_tiny(tmp_path / "other.gguf", Tiny(n_layers=2, exit_layer=None)))
     drafted = answer(edgeinfer.Request(model=model, speculation="draft", draft_model=other))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.catalog import Catalog, load_catalog
+from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import load_devices
 from edgeinfer.plan import Request, default_capabilities, explain, make_plan, to_json
 
@@ -22,7 +23,7 @@ def catalog() -> Catalog:
 
 def text_of(catalog: Catalog, slug: str, request: Request) -> str:
     device = DEVICES.profile(slug)
-    plan = make_plan(device, catalog, default_capabilities(device), request)
+    plan = make_plan(device, catalog, default_capabilities(device), request, drafters=drafter_facts())
     rest = [f"{one.model} {one.tier} {one.backend}: {one.reason}" for one in plan.rejected]
     return "\n".join([*explain(plan), "", "everything that was not chosen:", *rest, ""])
 
@@ -38,5 +39,6 @@ def test_every_golden_plan_has_its_device() -> None:
 
 def test_plan_as_json(catalog: Catalog, check_golden: Callable[[Path, str], None]) -> None:
     device = DEVICES.profile("macbook-air-m2-16gb")
-    plan = make_plan(device, catalog, default_capabilities(device), Request(model="llama-3.2-1b", context=8192))
+    request = Request(model="llama-3.2-1b", context=8192)
+    plan = make_plan(device, catalog, default_capabilities(device), request, drafters=drafter_facts())
     check_golden(PLANS / "macbook-air-m2-16gb.json", json.dumps(to_json(plan), indent=1) + "\n")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.decode.drafters.gated import ExitSource, Gated
-from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.drafters.early_exit import ExitSource
+from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.lookup import Lookup, LookupEstimator
 from edgeinfer.decode.policy.arms import Arm, Controller, Outcome
 from edgeinfer.decode.policy.controller import Auto
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.decode.policy.offers import GatedBids, LookupBids
 from edgeinfer.protocols import Drafter
 
 N_VOCAB = 32
@@ -130,12 +130,14 @@ def play(text: Text, device: Device, controller: Controller, drafters: dict[str,
     rng = random.Random(7)
     context = list(text.tokens[:80])
     began, played = clock.now, Played(0.0)
+    for drafter in drafters.values():
+        drafter.reset(context)
     while len(context) < len(text.tokens):
         at, started = len(context), clock.now
-        arm = controller.choose(context, min(MAX_ROWS, len(text.tokens) - at) - 1)
+        arm = controller.choose(min(MAX_ROWS, len(text.tokens) - at) - 1)
         played.choices.append(arm)
         step = FakeRound(text, at, device, clock)
-        proposed = drafters[arm.name].propose(step, context, arm.depth) if arm.depth else []  # type: ignore[arg-type]
+        proposed = drafters[arm.name].propose(step, arm.depth) if arm.depth else []  # type: ignore[arg-type]
         drafts = [draft if isinstance(draft, int) else draft.argmax() for draft in proposed]
         drafted_at = clock.now
         rows = len(drafts) + 1
@@ -146,8 +148,8 @@ def play(text: Text, device: Device, controller: Controller, drafters: dict[str,
         accepted = next((i for i, draft in enumerate(drafts) if i >= len(truth) or draft != truth[i]), len(drafts))
         emitted = list(truth[: accepted + 1])
         context += emitted
-        if arm.depth:
-            drafters[arm.name].observe(emitted)
+        for drafter in drafters.values():
+            drafter.extend(emitted)
         controller.observe(
             arm, Outcome(len(drafts), accepted, len(emitted), drafted_at - started, clock.now - drafted_at)
         )
@@ -166,10 +168,10 @@ def auto(
 ) -> tuple[Auto, dict[str, Drafter]]:
     prior = device.prior(error, seed)
     costs = Costs(replace(prior, verify_s={**prior.verify_s, 1: prior.verify_s[1] * plain_error}), MAX_ROWS)
-    lookup, gated = Lookup(least_match=1), Gated(ExitSource(), costs, clock=clock)
-    bidders: dict[str, Callable[[], object]] = {
-        "lookup": lambda: LookupBids(lookup, costs),
-        "early-exit": lambda: GatedBids(gated, costs, max_depth=8),
+    lookup, gated = Lookup(), Gated(ExitSource(), costs, clock=clock)
+    estimators: dict[str, Callable[[], object]] = {
+        "lookup": lambda: LookupEstimator(lookup, costs),
+        "early-exit": lambda: GatedEstimator(gated, costs, max_depth=8),
     }
-    made = [bidders[name]() for name in drafters]
+    made = [estimators[name]() for name in drafters]
     return Auto(made, costs), {"lookup": lookup, "early-exit": gated}  # type: ignore[arg-type]

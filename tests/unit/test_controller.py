@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from edgeinfer.decode.drafters.early_exit import EarlyExit
+from edgeinfer.decode.drafters.gated import GatedEstimator
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.policy.arms import NONE, Arm, Fixed, Outcome
-from edgeinfer.decode.policy.controller import Auto, Ledger, worth
+from edgeinfer.decode.policy.controller import Auto, TrialBudget, decide
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.decode.policy.gate import COLD
-from edgeinfer.decode.policy.offers import Bid, GatedBids
+from edgeinfer.decode.policy.gate import UNKNOWN
+from edgeinfer.decode.policy.offers import Offer
 from tests.unit.simulated import Clock, Device, Played, a_text, auto, play
 
 PHASES = (("prose", 300), ("easy", 300), ("copy", 300), ("prose", 300), ("copy", 200), ("easy", 200))
@@ -45,7 +46,7 @@ def test_regret_against_the_best_fixed_arm_when_acceptance_changes(device: Devic
     assert play(text, device, controller, drafters, clock).seconds <= 1.02 * best_fixed(text, device)
 
 
-def test_a_chat_that_turns_to_copying_is_copied_quickly() -> None:
+def test_lookup_takes_over_when_a_chat_begins_to_copy() -> None:
     text = a_text((("prose", 400), ("copy", 400)))
     clock = Clock()
     controller, drafters = auto(CHEAP_ROWS, clock)
@@ -69,14 +70,14 @@ def test_where_speculation_never_pays_it_ends_within_two_percent_of_plain(seed: 
 @pytest.mark.parametrize(
     ("said", "true", "kind", "least"),
     [
-        # That rows are free, which they are not.
+        # Stored: rows are free. They are not.
         (Device(row=0.0, draft=0.05), DEAR_ROWS, "prose", 0.95),
-        # Costs of a machine that was busy then. Copying pays: lookup must not be out of it for good.
+        # Stored on a busy machine. Lookup must recover, because it pays on copied text.
         (Device(row=2.0, draft=2.0), CHEAP_ROWS, "copy", 1.5),
     ],
     ids=["flatters", "scares"],
 )
-def test_costs_that_were_measured_wrong_are_found_out(said: Device, true: Device, kind: str, least: float) -> None:
+def test_wrong_stored_costs_are_corrected(said: Device, true: Device, kind: str, least: float) -> None:
     text = a_text(((kind, 1500),))
     clock = Clock()
     controller, drafters = auto(said, clock, error=0.0)
@@ -85,8 +86,8 @@ def test_costs_that_were_measured_wrong_are_found_out(said: Device, true: Device
 
 
 @pytest.mark.parametrize("plain_error", [1.3, 0.8])
-def test_a_plain_round_that_was_measured_wrong_is_found_out(plain_error: float) -> None:
-    """All other costs are measured by it: taken as too slow, it would make every drafter look good."""
+def test_a_wrong_stored_plain_round_is_corrected(plain_error: float) -> None:
+    """All other costs are relative to it: if it is too high, every drafter looks good."""
     device = Device(row=0.6, draft=0.33, head=0.2)
     text = a_text((("mixed", 300),))
     clock = Clock()
@@ -96,12 +97,12 @@ def test_a_plain_round_that_was_measured_wrong_is_found_out(plain_error: float) 
     assert controller.plain_s == pytest.approx(device.unit_s, rel=0.05)
 
 
-def test_a_long_good_time_does_not_pay_for_a_long_bad_one() -> None:
-    ledger = Ledger()
-    ledger.spend(1e6)
-    slow, tried = Bid(Arm("b", 1), 1.1, 1.3), 0
-    while worth(slow, ledger) == "try":
-        ledger.lost += slow.cost - slow.tokens
+def test_a_long_fast_phase_does_not_pay_for_a_long_slow_one() -> None:
+    budget = TrialBudget()
+    budget.spend(1e6)
+    slow, tried = Offer(Arm("b", 1), 1.1, 1.3), 0
+    while decide(slow, budget) == "try":
+        budget.lost += slow.expected_time - slow.expected_tokens
         tried += 1
     assert tried <= 10
 
@@ -119,47 +120,47 @@ def test_the_same_observations_give_the_same_choices() -> None:
 
 def test_no_room_means_a_plain_round() -> None:
     controller, _ = auto(CHEAP_ROWS, Clock())
-    assert controller.choose([1, 2, 3, 1, 2], 0) == NONE
+    assert controller.choose(0) == NONE
 
 
-def test_a_losing_bid_is_tried_only_when_it_can_be_afforded() -> None:
-    quick, slow, hopeless = Bid(Arm("a", 3), 3.0, 2.0), Bid(Arm("b", 1), 1.2, 1.5), Bid(Arm("c", 1), 1.0, 3.0)
-    assert worth(quick, Ledger()) == "take"
-    assert worth(slow, Ledger(spent=10.0)) == "leave"
-    assert worth(slow, Ledger(spent=100.0)) == "try"
-    assert worth(slow, Ledger(spent=100.0, lost=0.4)) == "leave"
-    assert worth(hopeless, Ledger(spent=1e9)) == "leave"
+def test_a_losing_offer_is_tried_only_within_the_budget() -> None:
+    quick, slow, hopeless = Offer(Arm("a", 3), 3.0, 2.0), Offer(Arm("b", 1), 1.2, 1.5), Offer(Arm("c", 1), 1.0, 3.0)
+    assert decide(quick, TrialBudget()) == "take"
+    assert decide(slow, TrialBudget(spent=10.0)) == "leave"
+    assert decide(slow, TrialBudget(spent=100.0)) == "try"
+    assert decide(slow, TrialBudget(spent=100.0, lost=0.4)) == "leave"
+    assert decide(hopeless, TrialBudget(spent=1e9)) == "leave"
 
 
-def test_the_quickest_bid_is_taken() -> None:
+def test_the_fastest_offer_is_taken() -> None:
     slow, quick = Always("slow", 1.3, 1.0), Always("quick", 3.0, 2.0)
-    for bidders in ([slow, quick], [quick, slow]):
-        assert Auto(bidders, Costs(RowCosts({1: 1.0, 4: 1.0}), 4)).choose([1], 3) == quick.offer.arm
+    for estimators in ([slow, quick], [quick, slow]):
+        assert Auto(estimators, Costs(RowCosts({1: 1.0, 4: 1.0}), 4)).choose(3) == quick.fixed.arm
 
 
 @pytest.mark.parametrize(("plain_s", "asked"), [(0.004, 8 + 1 + 100 // 4), (0.05, 109)])
-def test_where_a_token_is_quick_and_no_bid_was_taken_it_asks_one_round_in_four(plain_s: float, asked: int) -> None:
+def test_with_quick_tokens_and_no_offer_taken_it_asks_every_fourth_round(plain_s: float, asked: int) -> None:
     loses = Always("lookup", 1.0, 9.0)
     controller = Auto([loses], Costs(RowCosts({1: plain_s, 4: plain_s}), 4))
     for _ in range(109):
-        assert controller.choose([1], 3) == NONE
+        assert controller.choose(3) == NONE
     assert loses.asked == asked
-    loses.offer = Bid(Arm("lookup", 2), 3.0, 1.0)
-    assert [controller.choose([1], 3) for _ in range(9)][3:] == [loses.offer.arm] * 6
+    loses.fixed = Offer(Arm("lookup", 2), 3.0, 1.0)
+    assert [controller.choose(3) for _ in range(9)][3:] == [loses.fixed.arm] * 6
 
 
 class Always:
-    """A bidder with one offer."""
+    """An estimator with one offer."""
 
     def __init__(self, name: str, tokens: float, cost: float) -> None:
-        self.name, self.offer, self.settled, self.asked = name, Bid(Arm(name, 2), tokens, cost), 0, 0
+        self.name, self.fixed, self.observed, self.asked = name, Offer(Arm(name, 2), tokens, cost), 0, 0
 
-    def bid(self, context: object, limit: int) -> Bid | None:
+    def offer(self, limit: int) -> Offer | None:
         self.asked += 1
-        return self.offer
+        return self.fixed
 
-    def settle(self, arm: Arm, outcome: Outcome) -> None:
-        self.settled += 1
+    def observe(self, outcome: Outcome) -> None:
+        self.observed += 1
 
 
 def test_trials_of_losing_arms_lose_less_than_their_share_of_time() -> None:
@@ -169,53 +170,53 @@ def test_trials_of_losing_arms_lose_less_than_their_share_of_time() -> None:
     controller = Auto([loser], costs)
     time, trials = 0.0, 0
     for _ in range(5000):
-        arm = controller.choose([1], 3)
+        arm = controller.choose(3)
         trials += arm != NONE
         seconds = 1.0 if arm == NONE else 1.5
         time += seconds
         controller.observe(arm, Outcome(arm.depth, 0, 1, 0.0, seconds))
-    assert 10 < trials == loser.settled
+    assert 10 < trials == loser.observed
     assert trials * 0.5 <= 0.006 * time
     assert trials * 1.5 <= 0.02 * time
 
 
-def test_a_winning_arm_leaves_now_and_then_a_plain_round_to_measure_against() -> None:
+def test_plain_rounds_are_measured_while_a_drafter_wins() -> None:
     controller = Auto([Always("winner", 3.0, 1.5)], Costs(RowCosts({1: 1.0, 2: 2.0}), 4))
     plain = 0
     for _ in range(1300):
-        arm = controller.choose([1], 3)
+        arm = controller.choose(3)
         plain += arm == NONE
         controller.observe(arm, Outcome(2, 2, 3, 0.0, 1.5) if arm.depth else Outcome(0, 0, 1, 0.0, 1.0))
     assert 15 <= plain <= 25
 
 
 class Losing:
-    """A gated drafter that looks well before its first round, and never is."""
+    """A gated drafter that promises a gain before its first round, and never delivers it."""
 
     name = "early-exit"
-    pace = 1.0
-    state = COLD
+    tokens_per_time = 1.0
+    state = UNKNOWN
 
-    def cost_of_one(self, *, sure: float) -> float:
+    def expected_time_of_one(self, *, p_verified: float) -> float:
         return 1.25
 
-    def cost_of(self, drafted: int) -> float:
+    def expected_time(self, drafted: int) -> float:
         return 2.2
 
-    def settle(self, drafted: int, verify_s: float) -> None:
+    def observe_verify(self, drafted: int, seconds: float) -> None:
         pass
 
 
-def test_a_drafter_that_loses_in_one_state_is_not_tried_anew_in_each() -> None:
+def test_a_drafter_that_loses_in_one_state_is_not_tried_again_in_every_other() -> None:
     gated = Losing()
-    bids = GatedBids(gated, Costs(RowCosts({1: 0.01, 4: 0.02}), 4), max_depth=3)  # type: ignore[arg-type]
-    first = bids.bid([1], 3)
+    estimator = GatedEstimator(gated, Costs(RowCosts({1: 0.01, 4: 0.02}), 4), max_depth=3)  # type: ignore[arg-type]
+    first = estimator.offer(3)
     assert first is not None
-    assert first.pace > 1.1
+    assert first.speedup > 1.1
     for _ in range(3):
-        bids.bid([1], 3)
-        bids.settle(first.arm, Outcome(drafted=3, accepted=0, emitted=1, draft_s=0.01, verify_s=0.012))
+        estimator.offer(3)
+        estimator.observe(Outcome(drafted=3, accepted=0, emitted=1, draft_s=0.01, verify_s=0.012))
     gated.state = 8
-    sure = bids.bid([1], 3)
+    sure = estimator.offer(3)
     assert sure is not None
-    assert sure.pace < 0.8
+    assert sure.speedup < 0.8

@@ -1,4 +1,4 @@
-"""Gated drafting on a scripted exit: it stops when unsure, verifies what is worth its rows, and learns."""
+"""Gated drafting on a scripted exit: it stops when unsure, verifies the drafts that pay, and learns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode.drafters.early_exit import ExitSource
+from edgeinfer.decode.drafters.gated import Gated
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.decode.policy.gate import COLD, EDGES, Gate, best_length, bucket, row_price, worth_keeping
+from edgeinfer.decode.policy.gate import BUCKET_EDGES, UNKNOWN, Gate, bucket, marginal_row_time, n_worth_verifying
+from edgeinfer.decode.policy.offers import best_length
 from tests.unit.simulated import FakeRow
 
 CHEAP = RowCosts({1: 1.0, 8: 1.7}, {1: 0.7, 8: 1.4}, {1: 1.0, 8: 1.7}, 0.3)
@@ -30,15 +32,17 @@ class Script:
 
 
 def gated(costs: RowCosts = CHEAP, max_rows: int = 8) -> Gated:
-    return Gated(ExitSource(), Costs(costs, max_rows), clock=lambda: 0.0)
+    drafter = Gated(ExitSource(), Costs(costs, max_rows), clock=lambda: 0.0)
+    drafter.reset([5])
+    return drafter
 
 
 def propose(drafter: Gated, said: Sequence[tuple[int, float]], limit: int = 7) -> tuple[list[object], list[int]]:
     script = Script(said)
-    return list(drafter.propose(script, [5], limit)), script.asked  # type: ignore[arg-type]
+    return list(drafter.propose(script, limit)), script.asked  # type: ignore[arg-type]
 
 
-def test_it_drafts_on_while_the_exit_is_sure_and_drops_the_unsure_one() -> None:
+def test_it_drafts_while_the_exit_is_confident_and_drops_the_unsure_draft() -> None:
     drafts, asked = propose(gated(), [(11, 0.99), (12, 0.98), (13, 0.05), (14, 0.99)])
     assert drafts == [11, 12]
     assert asked == [5, 11, 12]  # each draft is the next one's input; the unsure one ends it
@@ -50,65 +54,65 @@ def test_the_limit_holds() -> None:
     assert len(asked) == 3
 
 
-def test_an_unsure_first_draft_gives_a_plain_row() -> None:
+def test_an_unsure_first_draft_leaves_a_plain_round() -> None:
     assert propose(gated(), [(11, 0.02)])[0] == []
 
 
-def test_rows_that_come_in_lots_are_filled() -> None:
-    """Three rows cost as much as four: a middling third draft is kept, which alone would not pay."""
+def test_a_tile_of_rows_is_filled() -> None:
+    """Three rows take as long as four, so a third draft of medium confidence is kept. Alone it would not pay."""
     drafts, _ = propose(gated(STEPPED, 4), [(11, 0.99), (12, 0.99), (13, 0.75)], limit=3)
     assert drafts == [11, 12, 13]
 
 
-def test_a_higher_pace_elsewhere_asks_for_surer_drafts() -> None:
+def test_more_valuable_time_requires_surer_drafts() -> None:
     said = [(11, 0.75), (12, 0.75), (13, 0.75)]
     calm, busy = gated(STEPPED, 4), gated(STEPPED, 4)
-    busy.pace = 1.8
+    busy.tokens_per_time = 1.8
     assert len(propose(busy, said, limit=3)[0]) < len(propose(calm, said, limit=3)[0])
 
 
-def test_an_exit_that_is_sure_and_wrong_loses_its_credit() -> None:
+def test_a_confident_exit_that_is_wrong_is_no_longer_believed() -> None:
     drafter = gated()
     for _ in range(30):
         propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
-        drafter.observe([99])
-    assert drafter.gate.rate(bucket(0.99)) < 0.2
+        drafter.extend([99])
+    assert drafter.gate.acceptance(bucket(0.99)) < 0.2
     assert propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)[0] == []
 
 
-def test_a_dropped_draft_teaches_too() -> None:
-    """The unsure draft was not verified, but the target's own token shows that it was right."""
+def test_a_draft_that_was_not_verified_is_learned_from() -> None:
+    """The target's own token shows that the unsure draft was right."""
     drafter = gated()
     unsure = bucket(0.05)
-    before = drafter.gate.rate(unsure)
+    before = drafter.gate.acceptance(unsure)
     assert propose(drafter, [(11, 0.99), (13, 0.05)])[0] == [11]
-    drafter.observe([11, 13])
-    assert drafter.gate.rate(unsure) > before
+    drafter.extend([11, 13])
+    assert drafter.gate.acceptance(unsure) > before
 
 
-def test_after_a_miss_nothing_is_known_of_the_next_token() -> None:
+def test_after_a_rejected_draft_the_state_is_unknown() -> None:
     drafter = gated()
     propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
-    drafter.observe([11, 12, 13])
+    drafter.extend([11, 12, 13])
     assert drafter.state == bucket(0.99)
     propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
-    drafter.observe([11, 99])
-    assert drafter.state == COLD
+    drafter.extend([11, 99])
+    assert drafter.state == UNKNOWN
 
 
-def test_only_drafts_on_the_accepted_path_teach() -> None:
+def test_drafts_after_a_rejected_one_are_not_learned_from() -> None:
     drafter = gated()
     propose(drafter, [(11, 0.99), (12, 0.96)], limit=2)
-    before = drafter.gate.rate(bucket(0.96))
-    drafter.observe([99])
-    assert drafter.gate.rate(bucket(0.96)) == before
+    before = drafter.gate.acceptance(bucket(0.96))
+    drafter.extend([99])
+    assert drafter.gate.acceptance(bucket(0.96)) == before
 
 
 def test_buckets_by_hand() -> None:
     assert bucket(0.0) == 0
     assert bucket(0.15) == 1
     assert bucket(0.5) == 3
-    assert bucket(1.0) == len(EDGES)
+    assert bucket(1.0) == len(BUCKET_EDGES)
 
 
 def test_best_length_by_hand() -> None:
@@ -121,26 +125,26 @@ def test_best_length_by_hand() -> None:
     assert best_length([], cost) == (0, 1.0, 1.0)
 
 
-def test_worth_keeping_by_hand() -> None:
+def test_n_worth_verifying_by_hand() -> None:
     def cost(n: int) -> float:
         return 0.7 + 0.4 * n
 
-    assert worth_keeping([0.9, 0.3], 1.0, cost) == 1
-    assert worth_keeping([0.9, 0.9], 1.0, cost) == 2
-    assert worth_keeping([0.3], 1.0, cost) == 0
+    assert n_worth_verifying([0.9, 0.3], 1.0, cost) == 1
+    assert n_worth_verifying([0.9, 0.9], 1.0, cost) == 2
+    assert n_worth_verifying([0.3], 1.0, cost) == 0
 
 
-def test_row_price_by_hand() -> None:
+def test_marginal_row_time_by_hand() -> None:
     costs = {1: 1.0, 2: 1.6, 3: 2.2, 4: 2.2, 5: 3.0}
-    assert row_price(costs.__getitem__, 1, 4) == pytest.approx(0.4)  # three more rows for 1.2
-    assert row_price(costs.__getitem__, 3, 4) == pytest.approx(0.0)
-    assert row_price(costs.__getitem__, 4, 4) == pytest.approx(0.8)
+    assert marginal_row_time(costs.__getitem__, 1, 4) == pytest.approx(0.4)  # three more rows for 1.2
+    assert marginal_row_time(costs.__getitem__, 3, 4) == pytest.approx(0.0)
+    assert marginal_row_time(costs.__getitem__, 4, 4) == pytest.approx(0.8)
 
 
-def test_surplus_grows_with_how_sure_the_last_draft_was() -> None:
+def test_the_expected_gain_grows_with_the_confidence_of_the_last_draft() -> None:
     gate = Gate()
     for _ in range(50):
-        gate.saw(10, 10)
-        gate.saw(1, 1)
-    assert gate.surplus(10, 0.3) > 0.6
-    assert gate.surplus(1, 0.3) < 0.2
+        gate.learn_transition(10, 10)
+        gate.learn_transition(1, 1)
+    assert gate.expected_gain(10, 0.3) > 0.6
+    assert gate.expected_gain(1, 0.3) < 0.2

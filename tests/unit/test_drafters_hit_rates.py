@@ -17,7 +17,7 @@ def after(hits: int, misses: int, *, length: int = 3, fork: int = 0) -> HitRates
 
 
 def chance(rates: HitRates, length: int, fork: int = 0) -> float:
-    return rates.chances(length, bytes([fork]))[0]
+    return rates.acceptance(length, bytes([fork]))[0]
 
 
 @pytest.mark.parametrize("length", [1, 3, 6, 12, 40])
@@ -49,7 +49,7 @@ def test_a_longer_match_is_surer_and_a_fork_less_sure(hits: int) -> None:
 def test_chances_are_given_the_hits_before_them() -> None:
     """A hit says that the text copies, so that the next is likelier than it would be alone."""
     rates = after(3, 1)
-    ahead = rates.chances(2, bytes(4))
+    ahead = rates.acceptance(2, bytes(4))
     hits = [True, True]
     assert ahead[0] == chance(rates, 2)
     assert ahead[1] > chance(rates, 3)
@@ -59,7 +59,7 @@ def test_chances_are_given_the_hits_before_them() -> None:
 
 
 def test_what_is_hardly_reached_is_not_looked_at() -> None:
-    ahead = HitRates().chances(1, bytes([1] * 15))
+    ahead = HitRates().acceptance(1, bytes([1] * 15))
     assert len(ahead) < 5
     assert math.prod(ahead) < 0.1 <= math.prod(ahead[:-1])
 
@@ -71,5 +71,5 @@ def test_rates_stay_usable_whatever_comes() -> None:
             rates.learn(5, 1, hit)
         assert 0.0 < chance(rates, 5, 1) < 1.0
         rates.learn(5, 1, not hit)
-        rates.begin()
+        rates.begin_conversation()
         assert 0.0 < chance(rates, 5, 1) < 1.0

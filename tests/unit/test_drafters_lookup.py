@@ -1,4 +1,4 @@
-"""Prompt lookup: what it finds, against a search by hand; any change of the context; what it learns."""
+"""Prompt lookup: its matches against a search by hand, changes of the conversation, and what it learns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from edgeinfer.protocols import Round
 ROUND: Round = None  # type: ignore[assignment]  # lookup never asks the model
 
 
-def drafts(context: list[int], limit: int = 4, **how: int) -> list[int]:
-    return list(Lookup(**how).propose(ROUND, context, limit))  # type: ignore[arg-type]
+def lookup_in(context: list[int]) -> Lookup:
+    lookup = Lookup()
+    lookup.reset(context)
+    return lookup
 
 
-def test_it_goes_on_as_the_earlier_text_went_on() -> None:
+def drafts(context: list[int], limit: int = 4) -> list[int]:
+    return list(lookup_in(context).propose(ROUND, limit))  # type: ignore[arg-type]
+
+
+def test_it_proposes_what_followed_earlier() -> None:
     assert drafts([5, 6, 7, 8, 9, 1, 5, 6, 7]) == [8, 9, 1, 5]
 
 
@@ -28,22 +34,23 @@ def test_the_longest_match_wins_over_a_newer_one() -> None:
     assert drafts(context, 2) == [40, 41]
 
 
-def test_of_equally_long_matches_the_newest_wins() -> None:
+def test_the_newest_of_equally_long_matches_wins() -> None:
     assert drafts([1, 2, 40, 9, 1, 2, 50, 8, 1, 2], 1) == [50]
 
 
-def test_a_repetition_at_the_end_goes_on_with_itself() -> None:
+def test_a_repetition_at_the_end_continues() -> None:
     assert drafts([9, 1, 2, 3, 1, 2, 3, 1, 2], 6) == [3, 1, 2, 3, 1, 2]
     assert drafts([4, 7, 7, 7], 3) == [7, 7, 7]
 
 
-def test_nothing_known_nothing_proposed() -> None:
+def test_without_a_match_nothing_is_proposed() -> None:
     assert drafts([1, 2, 3, 4]) == []
     assert drafts([1]) == []
     assert drafts([5, 6, 7, 5, 6], 0) == []
-    # one token alone is too little to go by, unless it is allowed
-    assert drafts([1, 2, 3, 1]) == []
-    assert drafts([1, 2, 3, 1], least_match=1) == [2, 3, 1, 2]
+
+
+def test_one_equal_token_is_a_match() -> None:
+    assert drafts([1, 2, 3, 1]) == [2, 3, 1, 2]
 
 
 def longest_by_hand(context: list[int]) -> int:
@@ -59,15 +66,17 @@ def longest_by_hand(context: list[int]) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=13))
-def test_a_match_is_true_and_the_longest(context: list[int]) -> None:
-    whole, stepped = Lookup(), Lookup()
-    growing: list[int] = []
-    for token in context:
-        growing.append(token)
-        found = stepped.match(growing)
-    assert whole.match(list(context)) is not None if longest_by_hand(context) else found is None
-    if found:
-        assert found.length == longest_by_hand(context)
+def test_the_match_is_the_longest_one(context: list[int]) -> None:
+    whole, stepped = lookup_in(context), lookup_in(context[:1])
+    for token in context[1:]:
+        stepped.extend([token])
+        stepped.match()
+    longest = longest_by_hand(context)
+    for found in (whole.match(), stepped.match()):
+        assert (found is not None) == (longest > 0)
+        if not found:
+            continue
+        assert found.length == longest
         newest = context[len(context) - found.length :]
         assert context[found.source - found.length : found.source] == newest
 
@@ -79,21 +88,21 @@ def test_a_match_is_true_and_the_longest(context: list[int]) -> None:
         max_size=12,
     )
 )
-def test_any_change_of_the_context_leaves_it_right(changes: list[tuple[str, list[int]]]) -> None:
-    """Re-anchored, cut, edited in place, another list: drafts are always those of a fresh index."""
+def test_after_any_change_of_the_conversation_matches_are_true(changes: list[tuple[str, list[int]]]) -> None:
+    """Emitted tokens, then a prompt that is cut, edited in place or different. Tokens may still wait to be indexed."""
     lookup, context = Lookup(), [1, 2, 3]
+    lookup.reset(context)
     for how, tokens in changes:
         if how == "grow":
-            context.extend(tokens)
-        elif how == "cut":
-            del context[max(1, len(context) - len(tokens)) :]
-            lookup.match(context)
-            context = [*context, *tokens]
-        elif how == "new":
-            context = [*tokens, *context]
+            context = context + tokens
+            lookup.extend(tokens)
         else:
-            context = [*context[:1], *tokens]
-        found = lookup.match(context)
+            kept = {"cut": context[: max(1, len(context) - len(tokens))], "new": [], "edit": context[:1]}[how]
+            context = [*kept, *tokens] + (context if how == "new" else [])
+            lookup.extend([9, 9])  # of an answer whose last round did not ask for a match
+            lookup.reset(context)
+        found = lookup.match()
+        assert (found is not None) == (longest_by_hand(context) > 0)
         if found:
             newest = context[len(context) - found.length :]
             assert context[found.source - found.length : found.source] == newest
@@ -101,91 +110,111 @@ def test_any_change_of_the_context_leaves_it_right(changes: list[tuple[str, list
 
 
 def test_a_draft_where_the_text_forks_is_less_likely() -> None:
-    """8 9 went on in two ways, 1 2 in one."""
-    lookup = Lookup()
-    context = [8, 9, 3, 8, 9, 4, 1, 2, 5, 1, 2]
-    sure = lookup.match(context)
+    """8 9 was followed by two different tokens, 1 2 by one."""
+    lookup = lookup_in([8, 9, 3, 8, 9, 4, 1, 2, 5, 1, 2])
+    sure = lookup.match()
     assert sure == Match(8, 2)
-    forked = Lookup()
-    at_fork = forked.match([8, 9, 3, 8, 9, 4, 1, 2, 5, 8, 9])
+    forked = lookup_in([8, 9, 3, 8, 9, 4, 1, 2, 5, 8, 9])
+    at_fork = forked.match()
     assert at_fork is not None
-    assert forked.chances(at_fork, 1)[0] < lookup.chances(sure, 1)[0]
+    assert forked.acceptance(at_fork, 1)[0] < lookup.acceptance(sure, 1)[0]
 
 
-def test_what_is_seen_moves_the_chances() -> None:
-    """Two-token matches that are always wrong become hopeless; those that are always right become sure."""
-    wrong, right = Lookup(), Lookup()
-    bad, good = [1, 2], [1, 2]
+def test_acceptance_follows_what_was_emitted() -> None:
+    """Two-token matches that always fail become hopeless; those that always succeed become sure."""
+    wrong, right = lookup_in([1, 2]), lookup_in([1, 2])
     for index in range(100):
-        bad += [1000 + index, 1, 2]
-        wrong.match(bad)
-        good += [7, 1, 2]
-        right.match(good)
-    hopeless, sure = wrong.match(bad), right.match(good)
+        wrong.extend([1000 + index, 1, 2])
+        right.extend([7, 1, 2])
+    hopeless, sure = wrong.match(), right.match()
     assert hopeless is not None
     assert sure is not None
-    assert wrong.chances(hopeless, 1)[0] < 0.1
-    assert min(right.chances(sure, 15)) > 0.95
+    assert wrong.acceptance(hopeless, 1)[0] < 0.1
+    assert min(right.acceptance(sure, 15)) > 0.95
 
 
 @pytest.mark.parametrize("n", [1, 40])
 def test_a_prompt_teaches_nothing(n: int) -> None:
-    """Neither the first one nor what a person says later, long or short: it comes in another list."""
-    lookup = Lookup()
+    """Neither the first one nor a later message, short or long. An answer with the same tokens does."""
     first = [1, 2, 3, 9, 1, 2]
-    lookup.match(first)
-    before = lookup.rates.chances(2, bytes(9))
-    lookup.match([*first, *[3, 9, 1, 2] * n])
-    assert lookup.rates.chances(2, bytes(9)) == before
-    first += [3, 9, 1, 2] * n
-    lookup.match([0])
-    lookup.match(first)
-    for token in (3, 9, 1, 2):  # but an answer does
-        first.append(token)
-        lookup.match(first)
-    assert lookup.rates.chances(2, bytes(9)) != before
+    lookup = lookup_in(first)
+    before = lookup.rates.acceptance(2, bytes(9))
+    said = first + [3, 9, 1, 2] * n
+    lookup.reset(said)
+    lookup.reset([*said, 3, 9, 1, 2])
+    lookup.match()
+    assert lookup.rates.acceptance(2, bytes(9)) == before
+    lookup.extend([3, 9, 1, 2])
+    lookup.match()
+    assert lookup.rates.acceptance(2, bytes(9)) != before
+
+
+def test_what_it_learns_does_not_depend_on_the_object_that_holds_the_context() -> None:
+    """One list that grows and is reused, or a new list each time: only `reset` and `extend` count."""
+    reused, fresh = Lookup(), Lookup()
+    context = [1, 2]
+    reused.reset(context)
+    fresh.reset([1, 2])
+    for _ in range(20):
+        context += [7, 1, 2]
+        for lookup in (reused, fresh):
+            lookup.extend([7, 1, 2])
+            lookup.match()
+    reused.reset(context)
+    fresh.reset(list(context))
+    assert reused.rates.acceptance(2, bytes(3)) == fresh.rates.acceptance(2, bytes(3))
+    assert reused.match() == fresh.match()
+
+
+def repeating(n: int) -> Lookup:
+    """A lookup that has learned from `n` repetitions of 1 2 7."""
+    lookup = lookup_in([1, 2])
+    for _ in range(n):
+        lookup.extend([7, 1, 2])
+        lookup.match()
+    return lookup
 
 
 def test_an_edited_past_is_the_same_conversation() -> None:
-    lookup = Lookup()
-    said = [1, 2]
-    for _ in range(40):
-        said += [7, 1, 2]
-        lookup.match(said)
-    learned = lookup.rates.chances(2, bytes(3))
-    lookup.match([*said[:-5], 4, 4])
-    assert lookup.rates.chances(2, bytes(3)) == learned
-    lookup.match([5, *said])
-    assert lookup.rates.chances(2, bytes(3)) < learned
+    lookup, said = repeating(40), [1, 2, *[7, 1, 2] * 40]
+    learned = lookup.rates.acceptance(2, bytes(3))
+    lookup.reset([*said[:-5], 4, 4])
+    assert lookup.rates.acceptance(2, bytes(3)) == learned
+    lookup.reset([5, *said])
+    assert lookup.rates.acceptance(2, bytes(3)) < learned
 
 
-def test_another_conversation_begins_nearly_anew() -> None:
-    lookup, first = Lookup(), HitRates().chances(2, bytes(1))[0]
-    copied = [1, 2]
-    lookup.match(copied)
-    for _ in range(60):
-        copied += [7, 1, 2]
-        lookup.match(copied)
-    learned = lookup.rates.chances(2, bytes(1))[0]
-    lookup.match([*copied, 7])  # the same conversation, a turn later
-    assert lookup.rates.chances(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
-    lookup.match([8, 9])
-    assert first < lookup.rates.chances(2, bytes(1))[0] < (first + learned) / 2
+def test_another_conversation_keeps_little_of_what_was_learned() -> None:
+    first = HitRates().acceptance(2, bytes(1))[0]
+    lookup, said = repeating(60), [1, 2, *[7, 1, 2] * 60]
+    learned = lookup.rates.acceptance(2, bytes(1))[0]
+    lookup.reset([*said, 7])  # the same conversation, a turn later
+    assert lookup.rates.acceptance(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
+    lookup.reset([8, 9])
+    assert first < lookup.rates.acceptance(2, bytes(1))[0] < (first + learned) / 2
 
 
+@pytest.mark.parametrize("how", ["extend", "reset"])
 @pytest.mark.parametrize("step", [1, 7, 200])
-def test_only_the_newest_part_of_a_long_context_is_indexed(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chat has no end, an index has; what it finds stays true."""
-    monkeypatch.setattr(module, "_MOST", 40)
-    lookup, context = Lookup(least_match=1), [0]
+def test_only_the_newest_part_of_a_long_conversation_is_indexed(
+    step: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation has no end, an index has. Matches stay true."""
+    monkeypatch.setattr(module, "MAX_INDEXED", 40)
+    lookup, context = lookup_in([0]), [0]
     text = [at * at % 11 for at in range(400)]
     found = 0
     for at in range(0, len(text), step):
         context += text[at : at + step]
-        match = lookup.match(context)
+        if how == "extend":
+            lookup.extend(text[at : at + step])
+        else:
+            lookup.reset(context)
+        match = lookup.match()
         indexed = list(lookup._text.tokens)
         assert len(indexed) <= 40
         assert indexed == context[len(context) - len(indexed) :]
+        assert lookup._first == len(context) - len(indexed)
         if match:
             found += 1
             newest = context[len(context) - match.length :]

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.backends.reference import load_gguf
-from edgeinfer.decode import strategy
-from edgeinfer.decode.drafters.draft_model import DraftModel, check_same_tokens
-from edgeinfer.decode.drafters.gated import ExitSource, Gated
+from edgeinfer.decode import drafting
+from edgeinfer.decode.drafters.draft_model import DraftModel
+from edgeinfer.decode.drafters.early_exit import ExitSource
+from edgeinfer.decode.drafters.gated import Gated
 from edgeinfer.decode.drafters.lookup import Lookup
+from edgeinfer.decode.drafting import Drafting, OpenedDraftModel, check_same_tokens, measure, new_drafting
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Controller, Fixed
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.decode.strategy import Draft, assemble, build
 from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.plan import make_plan
 from edgeinfer.plan.types import Capabilities, Plan, Request, SpeculationPlan
+from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Drafter, Model
 from edgeinfer.types import GREEDY, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
@@ -63,7 +65,7 @@ def plain(model: Model, how: Sampling) -> list[int]:
 def drafter(name: str, model: Model) -> Drafter:
     costs = Costs(ROWS_FREE, 16)
     if name == "lookup":
-        return Lookup(least_match=1)
+        return Lookup()
     return Gated(ExitSource() if name == "early-exit" else DraftModel(model, SMALLER), costs)
 
 
@@ -94,38 +96,53 @@ def test_a_draft_model_that_is_the_model_is_right_while_their_windows_agree(mode
     source.close()
 
 
+def begin(source: DraftModel, context: list[int]) -> None:
+    source.reset(context)
+    source.start(None)  # type: ignore[arg-type]  # greedy: the round is not used
+
+
 def test_a_draft_model_follows_another_conversation(model: Model) -> None:
     source = DraftModel(model, POLICY)
-    source.start(None, [40, 41, 42, 43])  # type: ignore[arg-type]
+    begin(source, [40, 41, 42, 43])
     first = source.draft(43).argmax()
-    source.start(None, [50, 51])  # type: ignore[arg-type]
+    begin(source, [50, 51])
     source.draft(51)
-    source.start(None, [40, 41, 42, 43])  # type: ignore[arg-type]
+    begin(source, [40, 41, 42, 43])
     assert source.draft(43).argmax() == first
-    source.start(None, list(range(40, 260)))  # type: ignore[arg-type]  # longer than its window and its limit
-    assert source.draft(259).argmax() >= 0
     source.close()
 
 
-def test_a_draft_model_goes_back_to_where_its_drafts_were_wrong(model: Model) -> None:
+def test_past_its_limit_a_draft_model_keeps_the_newest_half_window(model: Model) -> None:
+    """Its row is that of a model which has run only these tokens."""
+    source, cache = DraftModel(model, POLICY), model.new_cache(POLICY)
+    context = list(range(3, 258))
+    begin(source, context)
+    prefill(cache, context[-1 - POLICY.window // 2 : -1])
+    expected = prefill(cache, context[-1:]).numpy().copy()
+    assert (source.draft(context[-1]).numpy() == expected).all()
+    source.close()
+    cache.close()
+
+
+def test_a_draft_model_rewinds_to_where_its_drafts_were_wrong(model: Model) -> None:
     used, fresh = DraftModel(model, POLICY), DraftModel(model, POLICY)
-    said = [40, 41, 42, 43, 60, 61]
-    used.start(None, said[:4])  # type: ignore[arg-type]
+    begin(used, [40, 41, 42, 43])
     for token in (43, 60, 99, 98):
         used.draft(token)
-    for source in (used, fresh):
-        source.start(None, said)  # type: ignore[arg-type]
+    used.extend([60, 61])
+    used.start(None)  # type: ignore[arg-type]
+    begin(fresh, [40, 41, 42, 43, 60, 61])
     assert (used.draft(61).numpy() == fresh.draft(61).numpy()).all()
     used.close()
     fresh.close()
 
 
-def test_a_draft_model_forgets_where_it_was_when_another_conversation_begins(model: Model) -> None:
+def test_a_short_conversation_after_a_long_one_is_run_from_its_start(model: Model) -> None:
     used, fresh = DraftModel(model, POLICY), DraftModel(model, POLICY)
-    used.start(None, list(range(3, 250)))  # type: ignore[arg-type]  # past its limit: what came first is left out
+    begin(used, list(range(3, 250)))  # past its limit: the first tokens are left out
     used.draft(249)
     for source in (used, fresh):
-        source.start(None, [40, 41, 42])  # type: ignore[arg-type]
+        begin(source, [40, 41, 42])
     assert (used.draft(42).numpy() == fresh.draft(42).numpy()).all()
     used.close()
     fresh.close()
@@ -171,10 +188,14 @@ def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
     return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))  # type: ignore[arg-type]
 
 
+def new(model: Model, plan: Plan, draft: OpenedDraftModel | None = None) -> Drafting:
+    return new_drafting(model, plan, Costs(ROWS_FREE, plan.speculation.max_rows), draft=draft)
+
+
 @pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
 def test_auto_with_every_drafter_gives_the_tokens_of_plain_decoding(model: Model, how: Sampling) -> None:
     plan = a_plan("lookup", "early-exit", "draft")
-    made = assemble(plan, Draft(model, plan, POLICY.limit), ["lookup", "early-exit", "draft"], Costs(ROWS_FREE, 8))
+    made = new(model, plan, OpenedDraftModel(model, plan, POLICY.limit))
     tokens, decoder = answer(model, how, made.controller, dict(made.drafters))
     made.close()
     assert tokens == plain(model, how)
@@ -182,19 +203,40 @@ def test_auto_with_every_drafter_gives_the_tokens_of_plain_decoding(model: Model
     assert set(decoder.stats.arms) > {"none"}
 
 
-def test_what_a_plan_turns_into(model: Model) -> None:
-    assert build(model, a_plan(mode="off")).drafters == {}
-    assert build(model, a_plan("lookup", max_rows=1), costs=ROWS_FREE).drafters == {}
-    assert set(build(model, a_plan("lookup", "early-exit"), costs=ROWS_FREE).drafters) == {"lookup", "early-exit"}
-    assert set(build(model, a_plan("lookup", mode="lookup"), costs=ROWS_FREE).drafters) == {"lookup"}
+def test_a_plan_names_the_drafters_of_a_conversation(model: Model) -> None:
+    assert measure(model, a_plan(mode="off")) is None
+    assert measure(model, a_plan("lookup", max_rows=1)) is None
+    assert new_drafting(model, a_plan(mode="off"), None).drafters == {}
+    assert set(new(model, a_plan("lookup", "early-exit")).drafters) == {"lookup", "early-exit"}
+    assert set(new(model, a_plan("lookup", mode="lookup")).drafters) == {"lookup"}
     with pytest.raises(UsageError, match="draft model"):
-        build(model, a_plan("draft", mode="draft"), costs=ROWS_FREE)
+        measure(model, a_plan("draft", mode="draft"))
 
 
-def test_a_draft_model_without_room_beside_the_system_prompt_is_refused(model: Model) -> None:
+def test_two_conversations_share_costs_and_nothing_that_was_learned(model: Model) -> None:
+    plan = a_plan("lookup", "early-exit")
+    costs = Costs(ROWS_FREE, 8)
+    first, second = (new_drafting(model, plan, costs) for _ in range(2))
+    told = answer(model, HOW[0], first.controller, dict(first.drafters))[0]
+    assert first.controller.plain_s == second.controller.plain_s != ROWS_FREE.plain_s
+    assert not set(map(id, first.drafters.values())) & set(map(id, second.drafters.values()))
+    used, fresh = first.drafters["lookup"], second.drafters["lookup"]
+    assert isinstance(used, Lookup) and isinstance(fresh, Lookup)
+    assert used.rates.acceptance(4, bytes(1)) != fresh.rates.acceptance(4, bytes(1))
+    assert fresh.rates.acceptance(4, bytes(1)) == Lookup().rates.acceptance(4, bytes(1))
+    assert answer(model, HOW[0], second.controller, dict(second.drafters))[0] == told
+
+
+def test_an_early_exit_that_the_file_lacks_is_left_out(tmp_path: Path) -> None:
+    lacking = load_gguf(write_tiny(tmp_path / "tiny.gguf", Tiny(exit_layer=None)))
+    assert set(new(lacking, a_plan("lookup", "early-exit")).drafters) == {"lookup"}
+    lacking.close()
+
+
+def test_a_draft_model_without_room_after_the_sink_is_refused(model: Model) -> None:
     plan = a_plan("draft")
-    with pytest.raises(UsageError, match="the draft model knows 10 positions"):
-        assemble(plan, Draft(model, plan, POLICY.sink + 2), ["draft"], Costs(ROWS_FREE, 8))
+    with pytest.raises(UsageError, match="the draft model has 10 positions"):
+        new(model, plan, OpenedDraftModel(model, plan, POLICY.sink + 2))
 
 
 def test_the_costs_of_both_models_are_measured_once(
@@ -207,8 +249,11 @@ def test_the_costs_of_both_models_are_measured_once(
         measured.append(max_rows)
         return RowCosts({1: 0.25, max_rows: 0.25})
 
-    monkeypatch.setattr(strategy, "calibrate", calibrate)
+    monkeypatch.setattr(drafting, "calibrate", calibrate)
     plan = a_plan("draft")
     for _ in range(2):
-        assert strategy.measured_costs(model, plan, Draft(model, plan, 64), 8).model_draft_s == 0.25
+        costs = measure(model, plan, draft=OpenedDraftModel(model, plan, 64))
+        assert costs is not None
+        assert costs.ratio("model-draft") == 1.0
+        assert costs.unit_s == 0.25
     assert measured == [8, 1]

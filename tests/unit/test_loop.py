@@ -15,7 +15,7 @@ from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Round, TokenLike
-from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
+from edgeinfer.types import GREEDY, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.unit.fake_model import N_VOCAB, FakeModel
 
@@ -395,7 +395,7 @@ def test_a_stop_token_that_comes_first_ends_the_answer() -> None:
 
 def test_a_drafter_that_proposes_nothing_leaves_a_plain_round() -> None:
     class Silent(EarlyExit):
-        def propose(self, round: Round, context: Tokens, limit: int) -> list[TokenLike]:
+        def propose(self, round: Round, limit: int) -> list[TokenLike]:
             return []
 
     to = Decoder(FakeModel(), POLICY, controller=Fixed(Arm("early-exit", 3)), drafters={"early-exit": Silent()})

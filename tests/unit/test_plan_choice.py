@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edgeinfer.catalog import LayerKv
+from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
 from edgeinfer.plan import Capabilities, Request, explain, make_plan
 from edgeinfer.plan.defaults import GGUF_KV_TYPES
@@ -130,7 +131,9 @@ def test_the_hint_names_a_context_only_where_it_helps() -> None:
 
 def test_room_is_kept_for_the_draft_model() -> None:
     plain = make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large"))
-    plan = make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small"))
+    plan = make_plan(
+        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small"), drafters=drafter_facts()
+    )
     assert "draft" in plan.speculation.drafters
     assert plain.budget_bytes - plan.budget_bytes > 900_000_000  # small at Q8_0, and its K/V
     assert plan.reasons[-1].endswith("MB are set aside for the draft model small")
@@ -179,16 +182,16 @@ def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
 
 
 def test_speculation() -> None:
-    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q4_K_M"))
+    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q4_K_M"), drafters=drafter_facts())
     assert (plan.speculation.drafters, plan.speculation.max_rows) == (("lookup",), 3)
-    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q8_0"))
+    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q8_0"), drafters=drafter_facts())
     assert plan.speculation.max_rows == 16
-    off = make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="off"))
+    off = make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="off"), drafters=drafter_facts())
     assert off.speculation.drafters == ()
     with pytest.raises(UsageError, match="no early exit"):
-        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="early-exit"))
+        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="early-exit"), drafters=drafter_facts())
     with pytest.raises(UsageError, match="needs its name"):
-        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="draft"))
+        make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="draft"), drafters=drafter_facts())
 
 
 def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from statistics import mean
-from typing import Final, cast
+from typing import Final
 
 from edgeinfer.bench.report import write
 from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, Log, LogFile, Measured, Record, Subject
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
+from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.errors import UsageError
 from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
 
-ARMS: Final = ("auto", "early-exit", "lookup")
 TEMPERATURES: Final = (0.0, 0.7)
 MAX_ROWS: Final = 16  # of the rounds whose cost is measured
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
@@ -54,9 +54,19 @@ class Amount:
     sampled: tuple[Task, ...]
 
 
+def arms_to_measure(*, with_draft_model: bool) -> tuple[SpeculationMode, ...]:
+    """What is measured against plain decoding: the controller, and each drafter alone."""
+    return ("auto", *(facts.name for facts in drafter_facts() if with_draft_model or facts.needs != "draft model"))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
-    parser.add_argument("--arm", action="append", choices=[*ARMS, "draft"], help="repeatable; default: all but draft")
+    parser.add_argument(
+        "--arm",
+        action="append",
+        choices=arms_to_measure(with_draft_model=True),
+        help="repeatable; default: all but draft",
+    )
     parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
     parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
@@ -96,9 +106,9 @@ def measure_all(args: argparse.Namespace) -> Log:
     tasks = read_prompts(args.prompts or Path(__file__).parents[1] / "data" / "prompts.jsonl")
     names = args.model or ["demo"]
     minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
-    arms = cast("Sequence[SpeculationMode]", tuple(args.arm or ARMS))
+    chosen = args.arm or arms_to_measure(with_draft_model=False)
     for name, share in zip(names, shares(names, args.runs), strict=True):
-        measure_model(name, arms, tasks, log, args, minutes * 60 * share)
+        measure_model(name, chosen, tasks, log, args, minutes * 60 * share)
     return log.log
 
 

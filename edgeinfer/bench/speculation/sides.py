@@ -15,9 +15,9 @@ from edgeinfer.bench.opened import path_of
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Subject
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.decode.drafting import OpenedDraftModel, measure, new_drafting, opened_draft_model
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.decode.strategy import Draft, as_draft, build
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
@@ -72,7 +72,7 @@ class Sides:
     def __init__(self, name: str, arms: Sequence[SpeculationMode], draft_model: str = "") -> None:
         self._stack = ExitStack()
         self._draft_model = draft_model
-        self._draft: Draft | None = None
+        self._draft: OpenedDraftModel | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
         self.notes: dict[str, str] = {}  # arms that are less than was asked for, and why
         self.decoders: dict[str, Decoder] = {}
@@ -138,9 +138,10 @@ class Sides:
             if mode == "early-exit":
                 raise UsageError(model.note or "this model does not draft with its early layers")
             self.notes[arm] = model.note
-        strategy = build(model, plan, draft=self._drafting(plan))
-        self._stack.callback(strategy.close)
-        decoder = Decoder(model, plan.window, controller=strategy.controller, drafters=strategy.drafters)
+        draft = self._drafting(plan)
+        drafting = new_drafting(model, plan, measure(model, plan, draft=draft), draft=draft)
+        self._stack.callback(drafting.close)
+        decoder = Decoder(model, plan.window, controller=drafting.controller, drafters=drafting.drafters)
         self._stack.callback(decoder.close)
         self.decoders[arm] = decoder
         return plan
@@ -158,14 +159,14 @@ class Sides:
                 self._stack.callback(model.close)
         return self._models[key]
 
-    def _drafting(self, plan: Plan) -> Draft | None:
+    def _drafting(self, plan: Plan) -> OpenedDraftModel | None:
         if "draft" not in plan.speculation.drafters:
             return None
         if self._draft is None:
             small = plan_of(self._draft_model, "off", backend=plan.backend)
             model = backends.get(small.backend).load(small, path_of(small))
             self._stack.callback(model.close)
-            self._draft = as_draft(model, small)
+            self._draft = opened_draft_model(model, small)
         return self._draft
 
     def _template(self) -> Template:

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Final
 
+from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.costs import Part
 from edgeinfer.errors import RewindError, UsageError
+from edgeinfer.plan.speculation import DrafterFacts, Target
 from edgeinfer.prefill import prefill
-from edgeinfer.protocols import Cache, Model, Round, Row, Tokenizer
-from edgeinfer.types import Tokens, compact
+from edgeinfer.protocols import Cache, Model, Round, Row
+from edgeinfer.types import Tokens, common_prefix, compact
 from edgeinfer.window import WindowPolicy
 
-_AHEAD = 16  # positions that one round of drafts may need
-_SAMPLE = 997  # every so-many-th token is compared (a prime, so that no regular vocabulary hides between)
+__all__ = ["DRAFT_MODEL", "DraftModel"]
+
+NAME: Final = "draft"
+MAX_DRAFTS: Final = 8
+ROUND_POSITIONS: Final = 16  # kept free in the cache for the drafts of a round
+MAX_WINDOW: Final = 1024  # tokens: the draft model needs no long memory
+TRIED_FIRST: Final = 32  # most rejected drafts that a common prefix is searched back over
 
 
 class DraftModel:
-    """A `Source` for `Gated`. What it has run may be ahead of the conversation: it goes back where they part."""
+    """A `Source` for `Gated`. Its cache may be ahead of the conversation; `start` rewinds to the common prefix."""
 
-    name = "draft"
+    name = NAME
     draft_part: Part = "model-draft"
     whole_part: Part = "verify"
     short_part: Part = "verify"
@@ -28,24 +37,31 @@ class DraftModel:
     def __init__(self, model: Model, policy: WindowPolicy) -> None:
         self._cache: Cache = model.new_cache(policy)
         self._policy = policy
-        self._run = compact()  # the tokens behind the cache's positions
-        self._skipped = 0  # tokens of the conversation before them, dropped at the limit
+        self._conversation = compact()
+        self._skipped = 0  # tokens of the conversation before the cache's first position, dropped at the limit
+        self._run = compact()  # the tokens at the cache's positions
         self._round: Round | None = None
-        self._keyed: Callable[[int, Row], Row] = _as_it_is
+        self._keyed: Callable[[int, Row], Row] = _unchanged
 
-    def start(self, round: Round, context: Tokens) -> None:
-        """Catch up: run what the conversation has gained, after going back to where it left what was drafted."""
-        self._keyed = round.keyed if isinstance(round, KeyedRound) else _as_it_is
+    def reset(self, context: Tokens) -> None:
+        self._conversation = compact(context)
+
+    def extend(self, tokens: Tokens) -> None:
+        self._conversation.extend(tokens)
+
+    def start(self, round: Round) -> None:
+        """Run the tokens that the conversation has gained, after a rewind over rejected drafts."""
+        self._keyed = round.keyed if isinstance(round, KeyedRound) else _unchanged
         self._end_round()
-        wanted = compact(context[self._skipped : -1])
+        wanted = self._conversation[self._skipped : -1]
         shared = _shared(self._run, wanted)
-        fits = len(wanted) + _AHEAD <= self._policy.limit and (shared or not self._skipped)
+        fits = len(wanted) + ROUND_POSITIONS <= self._policy.limit and (shared or not self._skipped)
         if not (fits and self._policy.can_rewind(self._cache.length, shared)):
-            self._skipped = max(0, len(context) - 1 - self._policy.window // 2)
-            wanted = compact(context[self._skipped : -1])
+            self._skipped = max(0, len(self._conversation) - 1 - self._policy.window // 2)
+            wanted = self._conversation[self._skipped : -1]
             shared = 0
         if shared < self._cache.length:
-            shared = self._go_back(shared)
+            shared = self._rewind(shared)
         del self._run[shared:]
         new = wanted[shared:]
         if new:
@@ -67,8 +83,8 @@ class DraftModel:
     def close(self) -> None:
         self._cache.close()
 
-    def _go_back(self, length: int) -> int:
-        """To `length`, or to 0 where this model's own sliding window has lost the keys."""
+    def _rewind(self, length: int) -> int:
+        """To `length`, or to 0 where this model's own sliding window has evicted the keys."""
         try:
             self._cache.rewind(length)
         except RewindError:
@@ -77,35 +93,51 @@ class DraftModel:
         return length
 
     def _end_round(self) -> None:
-        """The row of a draft is read while its round is open."""
+        """The round of the newest draft stays open until here, because its row is read after `draft` returns."""
         if self._round is not None:
             self._round.commit(1)
             self._round = None
 
 
-def _as_it_is(token: int, row: Row) -> Row:
+def _unchanged(token: int, row: Row) -> Row:
     del token
     return row
 
 
-def _shared(a: array[int], b: array[int]) -> int:
-    """How long the common front is. Mostly all but the last few, so that is tried first."""
-    for back in range(min(len(a), 32)):
-        n = len(a) - back
-        if n <= len(b) and a[n - 1] == b[n - 1] and a[:n] == b[:n]:
+def _shared(run: array[int], wanted: array[int]) -> int:
+    """Length of the common prefix. All but the last few tokens are usually the same, so that is tried first."""
+    for back in range(min(len(run), TRIED_FIRST)):
+        n = len(run) - back
+        if n <= len(wanted) and run[n - 1] == wanted[n - 1] and run[:n] == wanted[:n]:
             return n
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return common_prefix(run, wanted)
 
 
-def check_same_tokens(model: Tokenizer, draft: Tokenizer) -> None:
-    """Raises UsageError when the two tokenizers do not number their tokens alike."""
-    hint = "the draft model must have the tokenizer of the model"
-    if model.n_vocab != draft.n_vocab:
-        raise UsageError(f"the draft model has {draft.n_vocab} tokens, the model has {model.n_vocab}", hint=hint)
-    different = [
-        token for token in (*range(min(512, model.n_vocab)), *range(512, model.n_vocab, _SAMPLE))
-        if model.piece(token) != draft.piece(token)
-    ]  # fmt: skip
-    if different or model.stop_tokens != draft.stop_tokens:
-        what = f"token {different[0]} differs" if different else "the stop tokens differ"
-        raise UsageError(f"the draft model's tokenizer is not the model's: {what}", hint=hint)
+def _draft_window(target: WindowPolicy, max_positions: int) -> WindowPolicy:
+    """A window for the draft model, within the positions that it was trained for."""
+    limit = min(target.limit, max_positions)
+    window = min(target.window, MAX_WINDOW, limit - target.sink)
+    block = min(target.block, window // 4)
+    if block < 1:
+        raise UsageError(
+            f"the draft model has {limit} positions, and the sink takes {target.sink} of them",
+            hint="choose a smaller --sink",
+        )
+    return WindowPolicy(window=window // block * block, sink=target.sink, block=block, limit=limit)
+
+
+def _note(target: Target) -> str:
+    return f"drafts from {target.draft_model} while it is confident"
+
+
+def _build(opened: Opened) -> Built:
+    draft = opened.draft_model
+    if draft is None:
+        raise UsageError("speculation with a draft model needs its name", hint="--draft-model NAME")
+    source = DraftModel(draft.model, _draft_window(opened.window, draft.max_positions))
+    gated = Gated(source, opened.costs)
+    max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
+    return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth), source.close)
+
+
+DRAFT_MODEL: Final = DrafterKind(DrafterFacts(NAME, _note, needs="draft model"), _build)

@@ -1,25 +1,113 @@
-"""Drafting with the model's own early layers at a fixed depth: no row need visit the host before the verification."""
+"""The model's own early layers as a drafter: self-speculation (LayerSkip, arXiv 2404.16710)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from edgeinfer.protocols import Round, TokenLike
+from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.policy.arms import Arm, Outcome
+from edgeinfer.decode.policy.costs import Costs, Part
+from edgeinfer.decode.policy.offers import Offer, best_length
+from edgeinfer.plan.speculation import DrafterFacts, Target
+from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
+
+__all__ = ["EARLY_EXIT", "EarlyExit", "ExitSource", "FixedDepthEstimator"]
+
+NAME: Final = "early-exit"
+MAX_DRAFTS: Final = 8
+
+
+class ExitSource:
+    """For a gated drafter: every draft is read before the next one."""
+
+    name = NAME
+    draft_part: Part = "exit-draft"
+    whole_part: Part = "back"
+    short_part: Part = "back-short"
+    _round: Round
+
+    def reset(self, context: Tokens) -> None:
+        del context
+
+    def extend(self, tokens: Tokens) -> None:
+        del tokens
+
+    def start(self, round: Round) -> None:
+        self._round = round
+
+    def draft(self, token: int) -> Row:
+        return self._round.draft(token)
 
 
 class EarlyExit:
-    """Self-speculation (LayerSkip, arXiv 2404.16710): each draft is the exit's guess after the one before."""
+    """A chain of drafts of a depth fixed before the round: no row has to visit the host before the verify."""
 
-    name = "early-exit"
+    name = NAME
 
-    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
+    def __init__(self) -> None:
+        self._last = 0
+
+    def reset(self, context: Tokens) -> None:
+        self._last = context[-1]
+
+    def extend(self, tokens: Tokens) -> None:
+        self._last = tokens[-1]
+
+    def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
         drafts: list[TokenLike] = []
-        token: TokenLike = context[-1]
+        token: TokenLike = self._last
         for _ in range(limit):
             token = round.draft(token)
             drafts.append(token)
         return drafts
 
-    def observe(self, emitted: Tokens) -> None:
-        del emitted
+
+class FixedDepthEstimator:
+    """Learns the acceptance rate of each depth, and offers the depth with the most tokens per time."""
+
+    # The prior counts as four rounds. No report set these values: on MLX nothing was measured yet.
+    PRIOR_ACCEPTANCE: Final = 0.6
+    PRIOR_ROUNDS: Final = 4.0
+    MEMORY_ROUNDS: Final = 60.0
+
+    name = NAME
+
+    def __init__(self, costs: Costs, *, max_depth: int) -> None:
+        self._costs = costs
+        self._rates = [self.PRIOR_ACCEPTANCE] * max_depth  # of each draft, given that those before it were accepted
+        self._rounds = [self.PRIOR_ROUNDS] * max_depth
+
+    def offer(self, limit: int) -> Offer | None:
+        n, tokens, time = best_length(self._rates[: max(0, limit)], self._time)
+        if n:
+            return Offer(Arm(self.name, n), tokens, time)
+        return Offer(Arm(self.name, 1), 1.0 + self._rates[0], self._time(1)) if limit > 0 else None
+
+    def observe(self, outcome: Outcome) -> None:
+        for depth in range(min(outcome.accepted + 1, outcome.drafted)):
+            self._rounds[depth] = min(self._rounds[depth] + 1.0, self.MEMORY_ROUNDS)
+            self._rates[depth] += ((depth < outcome.accepted) - self._rates[depth]) / self._rounds[depth]
+        if outcome.drafted:
+            self._costs.observe("exit-draft", 1, outcome.draft_s / outcome.drafted)
+        self._costs.observe("back-short", outcome.drafted + 1, outcome.verify_s)
+
+    def _time(self, n: int) -> float:
+        return n * self._costs.ratio("exit-draft") + self._costs.ratio("back-short", n + 1) if n else 1.0
+
+
+def _note(target: Target) -> str:
+    return f"early exit after layer {target.exit_layer} of {target.n_layers} while it is confident"
+
+
+def _build(opened: Opened) -> Built:
+    max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
+    if not opened.rows_cheap_to_read:
+        return Built(EarlyExit(), FixedDepthEstimator(opened.costs, max_depth=max_depth))
+    gated = Gated(ExitSource(), opened.costs)
+    return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth))
+
+
+EARLY_EXIT: Final = DrafterKind(DrafterFacts(NAME, _note, needs="early exit"), _build)

@@ -1,120 +1,192 @@
-"""Drafting while it pays: each draft is looked at, and the first unsure one ends it. For rows cheap to read."""
+"""Drafts one token at a time and stops at the first unsure one, for drafters whose logits are cheap to read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
+from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs, Part
-from edgeinfer.decode.policy.gate import COLD, Gate, bucket, confidence, row_price, worth_keeping
+from edgeinfer.decode.policy.gate import UNKNOWN, Gate, bucket, confidence, marginal_row_time, n_worth_verifying
+from edgeinfer.decode.policy.offers import Offer
 from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
 
 
 class Source(Protocol):
-    """Where drafts come from, one at a time."""
+    """Where the drafts come from. `reset` and `extend` are those of a drafter."""
 
     name: str
     draft_part: Part
-    whole_part: Part  # what the rows of a round cost when every one of them was a draft's input
-    short_part: Part  # and when the newest was not
+    whole_part: Part  # the verify, when every verified token was the input of a draft
+    short_part: Part  # the verify, when every one but the newest was
 
-    def start(self, round: Round, context: Tokens) -> None: ...
-    def draft(self, token: int) -> Row: ...
-
-
-class ExitSource:
-    """The model's own early layers."""
-
-    name = "early-exit"
-    draft_part: Part = "exit-draft"
-    whole_part: Part = "back"
-    short_part: Part = "back-short"
-
-    def start(self, round: Round, context: Tokens) -> None:
-        del context
-        self._round = round
-
+    def reset(self, context: Tokens) -> None: ...
+    def extend(self, tokens: Tokens) -> None: ...
+    def start(self, round: Round) -> None: ...
     def draft(self, token: int) -> Row:
-        return self._round.draft(token)
+        """The row after `token`, which is the last emitted token or the newest draft."""
+        ...
 
 
 class Gated:
     """Drafts from `source`, as many as are sure enough for what they cost.
 
-    `pace` is the tokens per plain round that the time of a draft could earn elsewhere; the controller sets it.
+    `tokens_per_time` is what the time of a draft would earn elsewhere, in tokens per plain round; the estimator sets
+    it.
     """
 
     def __init__(self, source: Source, costs: Costs, *, clock: Callable[[], float] = perf_counter) -> None:
         self.name = source.name
-        self.pace = 1.0
+        self.tokens_per_time = 1.0
         self.gate = Gate()
         self._source = source
         self._costs = costs
         self._clock = clock
-        self._drafts: list[int] = []  # of the last round, also those not proposed
+        self._last = 0  # emitted token
+        self._drafts: list[int] = []  # of the running round, also those not proposed
         self._states: list[int] = []
-        self._carried = COLD  # the state that the last round ended in
+        self._n_drafts = 0  # of the last round, also those not proposed
+        self._state = UNKNOWN  # in which the last round ended
 
-    def propose(self, round: Round, context: Tokens, limit: int) -> Sequence[TokenLike]:
-        self._source.start(round, context)
+    def reset(self, context: Tokens) -> None:
+        self._last = context[-1]
         self._drafts, self._states = [], []
-        token, state, reach = context[-1], self._carried, 1.0
-        while len(self._drafts) < limit:
-            rows = len(self._drafts) + 1
-            price = self.pace * row_price(self._short, rows, limit + 1)
-            cost = self.pace * self._costs.ratio(self._source.draft_part)
-            if self._drafts and reach * self.gate.surplus(state, price / reach) < cost:
-                break
-            token, seen = self._draft(token)
-            self.gate.saw(state, seen)
-            state = seen
-            reach *= self.gate.rate(state)
-            self._drafts.append(token)
-            self._states.append(state)
-        self._carried = state
-        n = worth_keeping([self.gate.rate(state) for state in self._states], self.pace, self._round_cost)
-        return self._drafts[:n]
+        self._source.reset(context)
 
-    def observe(self, emitted: Tokens) -> None:
-        for draft, state, token in zip(self._drafts, self._states, emitted, strict=False):  # ends with the first miss
+    def extend(self, tokens: Tokens) -> None:
+        for draft, state, token in zip(self._drafts, self._states, tokens, strict=False):  # ends at the first miss
             self.gate.learn(state, draft == token)
             if draft != token:
-                self._carried = COLD
+                self._state = UNKNOWN
+        self._drafts, self._states = [], []
+        self._last = tokens[-1]
+        self._source.extend(tokens)
 
-    def settle(self, drafted: int, verify_s: float) -> None:
-        """Remember what the rows of the last round cost."""
-        part = self._source.whole_part if len(self._drafts) > drafted else self._source.short_part
-        self._costs.observe(part, drafted + 1, verify_s)
+    def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
+        self._source.start(round)
+        self._drafts, self._states = [], []
+        token, state, reached = self._last, self._state, 1.0
+        while len(self._drafts) < limit:
+            rows = len(self._drafts) + 1
+            row_price = self.tokens_per_time * marginal_row_time(self._short, rows, limit + 1)
+            draft_price = self.tokens_per_time * self._costs.ratio(self._source.draft_part)
+            if self._drafts and reached * self.gate.expected_gain(state, row_price / reached) < draft_price:
+                break
+            token, after = self._draft(token)
+            self.gate.learn_transition(state, after)
+            state = after
+            reached *= self.gate.acceptance(state)
+            self._drafts.append(token)
+            self._states.append(state)
+        self._state = state
+        self._n_drafts = len(self._drafts)
+        acceptance = [self.gate.acceptance(state) for state in self._states]
+        return self._drafts[: n_worth_verifying(acceptance, self.tokens_per_time, self._verify_time)]
 
     @property
     def state(self) -> int:
-        """How sure the newest draft was, or COLD; of the last round that this drafter had."""
-        return self._carried
+        """Confidence bucket of the newest draft in the last round of this drafter, or UNKNOWN."""
+        return self._state
 
-    def cost_of(self, drafted: int) -> float:
-        """The last round, of which `drafted` were verified, in plain rounds: what its parts mostly take."""
-        return len(self._drafts) * self._costs.ratio(self._source.draft_part) + self._round_cost(drafted)
+    def observe_verify(self, drafted: int, seconds: float) -> None:
+        """The verify of the last round, with `drafted` drafts, took this long."""
+        self._costs.observe(self._verify_part(drafted), drafted + 1, seconds)
 
-    def cost_of_one(self, *, sure: float) -> float:
-        """A round of one draft, in plain rounds, when the draft is verified with this chance."""
+    def expected_time(self, drafted: int) -> float:
+        """Plain rounds that the last round should have taken, with `drafted` of its drafts verified."""
+        return self._n_drafts * self._costs.ratio(self._source.draft_part) + self._verify_time(drafted)
+
+    def expected_time_of_one(self, *, p_verified: float) -> float:
+        """Plain rounds that a round of one draft takes, when the draft is verified with this probability."""
         source, ratio = self._source, self._costs.ratio
-        verify = sure * ratio(source.short_part, 2) + (1.0 - sure) * ratio(source.whole_part, 1)
+        verify = p_verified * ratio(source.short_part, 2) + (1.0 - p_verified) * ratio(source.whole_part, 1)
         return ratio(source.draft_part) + verify
 
     def _draft(self, token: int) -> tuple[int, int]:
         began = self._clock()
         row = self._source.draft(token)
         token = row.argmax()
-        seen = bucket(confidence(row.numpy(), token))
+        state = bucket(confidence(row.numpy(), token))
         self._costs.observe(self._source.draft_part, 1, self._clock() - began)
-        return token, seen
+        return token, state
 
     def _short(self, rows: int) -> float:
         return self._costs.ratio(self._source.short_part, rows)
 
-    def _round_cost(self, n: int) -> float:
-        """Of verifying `n` of the drafts made."""
-        part = self._source.whole_part if len(self._drafts) > n else self._source.short_part
-        return self._costs.ratio(part, n + 1)
+    def _verify_part(self, n: int) -> Part:
+        return self._source.whole_part if self._n_drafts > n else self._source.short_part
+
+    def _verify_time(self, n: int) -> float:
+        return self._costs.ratio(self._verify_part(n), n + 1)
+
+
+class _Mean:
+    """Running means of the tokens and the time of a round."""
+
+    __slots__ = ("rounds", "time", "tokens")
+    MEMORY_ROUNDS: Final = 24.0
+
+    def __init__(self, tokens: float = 0.0, time: float = 0.0, rounds: float = 0.0) -> None:
+        self.tokens, self.time, self.rounds = tokens, time, rounds
+
+    def add(self, tokens: float, time: float) -> None:
+        self.rounds = min(self.rounds + 1.0, self.MEMORY_ROUNDS)
+        self.tokens += (tokens - self.tokens) / self.rounds
+        self.time += (time - self.time) / self.rounds
+
+
+class GatedEstimator:
+    """A gated drafter decides its depth inside the round. Its offer is the mean of past rounds that started in a
+    similar confidence state, shrunk towards the mean of all its rounds while the sample is small."""
+
+    # Before the first round: how often the first draft is sure enough to be verified, and its acceptance rate then.
+    PRIOR_VERIFIED: Final = 0.45
+    PRIOR_ACCEPTANCE: Final = 0.97
+    PRIOR_ROUNDS: Final = 4.0
+    MAX_OVERRUN: Final = 1.5  # a round that takes longer than this times its parts was interrupted
+
+    def __init__(self, gated: Gated, costs: Costs, *, max_depth: int) -> None:
+        self.name = gated.name
+        self._gated = gated
+        self._costs = costs
+        self._max_depth = max_depth
+        self._means = {group: _Mean() for group in range(4)}
+        self._all = _Mean(
+            1.0 + self.PRIOR_VERIFIED * self.PRIOR_ACCEPTANCE,
+            gated.expected_time_of_one(p_verified=self.PRIOR_VERIFIED),
+            self.PRIOR_ROUNDS,
+        )
+        self._group = _similar(UNKNOWN)
+        self._offer: Offer | None = None  # holds until the next round of this drafter
+
+    def offer(self, limit: int) -> Offer | None:
+        depth = min(limit, self._max_depth)
+        if self._offer is not None and self._offer.arm.depth == depth:
+            return self._offer
+        if depth < 1:
+            return None
+        self._group = _similar(self._gated.state)
+        own, every, prior = self._means[self._group], self._all, self.PRIOR_ROUNDS
+        total = own.rounds + prior
+        tokens = (own.tokens * own.rounds + every.tokens * prior) / total
+        time = (own.time * own.rounds + every.time * prior) / total
+        self._offer = Offer(Arm(self.name, depth), tokens, time)
+        return self._offer
+
+    def observe(self, outcome: Outcome) -> None:
+        longest = self.MAX_OVERRUN * self._gated.expected_time(outcome.drafted)
+        time = min(outcome.seconds / self._costs.unit_s, longest)
+        self._means[self._group].add(outcome.emitted, time)
+        self._all.add(outcome.emitted, time)
+        self._gated.tokens_per_time = max(1.0, self._all.tokens / self._all.time)
+        self._gated.observe_verify(outcome.drafted, outcome.verify_s)
+        self._offer = None
+
+
+def _similar(state: int) -> int:
+    """Groups of states that predict the next draft alike: unsure, medium, sure, unknown."""
+    if state == UNKNOWN:
+        return 3
+    return 0 if state < 4 else 1 if state < 7 else 2

@@ -43,7 +43,7 @@ class HitRates:
         self._copied = [list(row) for row in _COPIED]
         self._new = [list(row) for row in _NEW]
 
-    def begin(self) -> None:
+    def begin_conversation(self) -> None:
         """Another conversation."""
         self._odds = _FIRST_ODDS + _KEPT * (self._odds - _FIRST_ODDS)
         for rates, first in ((self._copied, _COPIED), (self._new, _NEW)):
@@ -58,7 +58,7 @@ class HitRates:
         odds = _FIRST_ODDS + _FADE * (self._odds - _FIRST_ODDS) + _EVIDENCE[hit][row][fork]
         self._odds = min(max(odds, -_MOST_ODDS), _MOST_ODDS)
 
-    def chances(self, length: int, forks: Iterable[int]) -> list[float]:
+    def acceptance(self, length: int, forks: Iterable[int]) -> list[float]:
         """The chance of a hit at each of the places after a match of `length`, given hits at those before; cut where
         hardly anything arrives."""
         copied = 1 / (1 + exp(-self._odds))

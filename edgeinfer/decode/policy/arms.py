@@ -1,17 +1,15 @@
-"""Arms of a round (a drafter at a depth) and the seam of what chooses between them."""
+"""What a round may do (a drafter at a depth), what it did, and the protocol of what chooses it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgeinfer.types import Tokens
-
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    name: str  # "none", "early-exit", "lookup", "draft"
-    depth: int  # drafts a round, at most; 0 for "none"
+    name: str  # "none" or the name of a drafter
+    depth: int  # most drafts of the round; 0 for "none"
 
 
 NONE = Arm("none", 0)
@@ -27,29 +25,34 @@ class Outcome:
     draft_s: float
     verify_s: float
 
+    @property
+    def seconds(self) -> float:
+        return self.draft_s + self.verify_s
+
 
 class Controller(Protocol):
     @property
     def plain_s(self) -> float:
-        """Seconds of a plain round as it would be now, by what was measured; 0 where nothing was."""
+        """Measured seconds of a plain round now; 0 if none was measured."""
         ...
 
-    def choose(self, context: Tokens, limit: int) -> Arm:
-        """The arm of the next round, of depth <= `limit`; `context` [n] ends with the token not yet in the cache."""
+    def choose(self, limit: int) -> Arm:
+        """The arm of the next round, of depth <= `limit`."""
         ...
 
-    def observe(self, arm: Arm, outcome: Outcome) -> None: ...
+    def observe(self, arm: Arm, outcome: Outcome) -> None:
+        """Learn from a round, after its drafter was given the emitted tokens."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Always the same arm: `--speculation off`, a forced drafter in a test, one arm of a bench."""
+    """Always the same arm: `--speculation off`, a forced drafter in a test, one arm of a benchmark."""
 
     arm: Arm = NONE
     plain_s: float = 0.0
 
-    def choose(self, context: Tokens, limit: int) -> Arm:
-        del context
+    def choose(self, limit: int) -> Arm:
         return Arm(self.arm.name, min(self.arm.depth, limit)) if limit > 0 and self.arm.depth else NONE
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""Which arm a round takes: the one with the most expected tokens per second, plain decoding included."""
+"""Chooses the arm of a round: the offer with the most expected tokens per second, plain decoding included."""
 
 from __future__ import annotations
 
@@ -8,116 +8,118 @@ from typing import Final, Literal, TypeAlias
 
 from edgeinfer.decode.policy.arms import NONE, Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs
-from edgeinfer.decode.policy.offers import Bid, Bidder
-from edgeinfer.types import Tokens
+from edgeinfer.decode.policy.offers import Estimator, Offer
 
-_MARGIN: Final = 1.02  # a bid must beat plain by this, as estimates are noisy
-_SPARE: Final = 0.005  # share of all time that trials of losing arms may lose
-_CREDIT: Final = 2.0  # plain rounds that trials may lose in a row
-_HOPELESS: Final = 0.4  # a bid of this pace or less is never tried
-_SLOW: Final = 2.0  # a round that takes more than so many times what it should was held up
+# Chosen on the simulated devices of tests/unit/test_controller.py; docs/speculation.md shows what they give on a real
+# one. Trials let a losing drafter show that it has become better.
+MIN_SPEEDUP: Final = 1.02  # estimates are noisy: a smaller gain over plain decoding is not taken
+MAX_TRIAL_TIME_SHARE: Final = 0.005
+MAX_TRIAL_LOSS: Final = 2.0  # plain rounds that trials may lose before they have earned their share
+MIN_TRIAL_SPEEDUP: Final = 0.4
+MAX_OVERRUN: Final = 2.0  # a trial that takes longer was interrupted: the rest is not counted as its loss
 
-# A plain round is due now and then, as all costs are measured against it.
-_LOOK_FIRST: Final = 2  # after so many others at first, then after twice as many each time,
-_LOOK_AGAIN: Final = 64  # up to so many;
-_LOOK_SOON: Final = 8  # already after so many where
-_DRIFT: Final = 0.08  # costs have drifted by this much.
+# Re-measure a plain round periodically, because all times are relative to it: after 2 drafted rounds, then 4, 8 ... up
+# to 64; after 8 if the measured drift exceeds 8 %. Chosen on the same simulated devices.
+RECHECK_FIRST: Final = 2
+RECHECK_MAX: Final = 64
+RECHECK_ON_DRIFT: Final = 8
+DRIFT_THRESHOLD: Final = 0.08
 
-# Asking costs a hundredth of a quick round.
-_QUICK_S: Final = 0.01  # a plain round below this is quick:
-_IDLE: Final = 8  # when so many questions in a row brought no bid worth taking,
-_REST: Final = 3  # so many rounds after each are plain without one.
+# Asking for offers takes about 1 % of a quick round. After 8 questions without an offer worth taking, ask only before
+# every fourth round. See the `none` rows of the small models in docs/speculation.md.
+QUICK_ROUND_S: Final = 0.01
+QUESTIONS_BEFORE_REST: Final = 8
+REST_ROUNDS: Final = 3
 
-Worth: TypeAlias = Literal["take", "try", "leave"]
+Decision: TypeAlias = Literal["take", "try", "leave"]
 
 
 @dataclass(slots=True)
-class Ledger:
+class TrialBudget:
     """Time in plain rounds: all of it, and what trials lost against plain decoding."""
 
     spent: float = 0.0
     lost: float = 0.0
 
     def spend(self, rounds: float) -> None:
-        """Time passes. What was not lost is not saved up: a long good time must not pay for a long bad one."""
+        """Time passes. The budget does not accumulate: a long fast phase must not pay for a long slow one."""
         self.spent += rounds
-        self.lost = max(self.lost, _SPARE * self.spent - _CREDIT)
+        self.lost = max(self.lost, MAX_TRIAL_TIME_SHARE * self.spent - MAX_TRIAL_LOSS)
 
-    def affords(self, bid: Bid) -> bool:
-        return self.lost + max(0.0, bid.cost - bid.tokens) <= _SPARE * self.spent
+    def affords(self, offer: Offer) -> bool:
+        loss = max(0.0, offer.expected_time - offer.expected_tokens)
+        return self.lost + loss <= MAX_TRIAL_TIME_SHARE * self.spent
 
 
-def worth(bid: Bid, ledger: Ledger) -> Worth:
-    """Whether to take the best bid, and if it loses, whether to try it all the same."""
-    if bid.pace >= _MARGIN:
+def decide(offer: Offer, budget: TrialBudget) -> Decision:
+    """Whether to take the best offer, and if it is slower than plain decoding, whether to try it anyway."""
+    if offer.speedup >= MIN_SPEEDUP:
         return "take"
-    return "try" if bid.pace > _HOPELESS and ledger.affords(bid) else "leave"
+    return "try" if offer.speedup > MIN_TRIAL_SPEEDUP and budget.affords(offer) else "leave"
 
 
 class Auto:
-    """Chooses between plain decoding and what the bidders offer. The same observations give the same choices.
+    """Chooses between plain decoding and the drafters' offers. The same observations give the same choices.
 
-    All of it runs before a round, with the processor's caches full of weights: what it touches is what it costs.
+    This runs between rounds, when the CPU caches hold weights, so its cost is the memory it touches.
     """
 
-    def __init__(self, bidders: Sequence[Bidder], costs: Costs) -> None:
-        self._bidders = tuple(bidders)
-        self._by_name = {bidder.name: bidder for bidder in bidders}
+    def __init__(self, estimators: Sequence[Estimator], costs: Costs) -> None:
+        self._estimators = {estimator.name: estimator for estimator in estimators}
         self._costs = costs
-        self._ledger = Ledger()
-        self._trial: Bid | None = None  # taken though it loses, in the round that runs
+        self._budget = TrialBudget()
+        self._trial: Offer | None = None  # the losing offer that the running round tries
         self._since_plain = 0
-        self._look_after = _LOOK_FIRST
-        self._idle = 0  # questions since a bid was taken
-        self._rest = 0  # rounds in which none is asked for
+        self._recheck_after = RECHECK_FIRST
+        self._declined = 0  # questions since an offer was taken
+        self._rest = 0  # rounds left without a question
 
     @property
     def plain_s(self) -> float:
-        """Seconds of a plain round now, as measured."""
         return self._costs.unit_s
 
-    @property
-    def _drifted(self) -> bool:
-        return self._since_plain >= _LOOK_SOON and abs(self._costs.drift) > _DRIFT
-
-    def choose(self, context: Tokens, limit: int) -> Arm:
+    def choose(self, limit: int) -> Arm:
         self._trial = None
-        if limit < 1 or self._since_plain >= self._look_after or self._drifted:
+        if limit < 1 or self._needs_plain():
             return NONE
         if self._rest:
             self._rest -= 1
             return NONE
-        best = self._best(context, min(limit, self._costs.max_rows - 1))
-        verdict = worth(best, self._ledger) if best else "leave"
-        if best is None or verdict == "leave":
-            self._idle += 1
-            if self._idle > _IDLE and self._costs.unit_s < _QUICK_S:
-                self._rest = _REST
+        offer = self._best(min(limit, self._costs.max_rows - 1))
+        decision = decide(offer, self._budget) if offer else "leave"
+        if offer is None or decision == "leave":
+            self._declined += 1
+            if self._declined > QUESTIONS_BEFORE_REST and self._costs.unit_s < QUICK_ROUND_S:
+                self._rest = REST_ROUNDS
             return NONE
-        self._idle = 0
-        if verdict == "try":
-            self._trial = best
-        return best.arm
-
-    def _best(self, context: Tokens, limit: int) -> Bid | None:
-        best: Bid | None = None
-        for bidder in self._bidders:
-            bid = bidder.bid(context, limit)
-            if bid is not None and (best is None or bid.pace > best.pace):
-                best = bid
-        return best
+        self._declined = 0
+        if decision == "try":
+            self._trial = offer
+        return offer.arm
 
     def observe(self, arm: Arm, outcome: Outcome) -> None:
-        seconds = outcome.draft_s + outcome.verify_s
-        rounds = seconds / self._costs.unit_s
-        self._ledger.spend(rounds)
+        rounds = outcome.seconds / self._costs.unit_s
+        self._budget.spend(rounds)
         if not arm.depth:
-            if self._since_plain >= self._look_after:
-                self._look_after = min(2 * self._look_after, _LOOK_AGAIN)
+            if self._since_plain >= self._recheck_after:
+                self._recheck_after = min(2 * self._recheck_after, RECHECK_MAX)
             self._since_plain = 0
-            self._costs.observe_plain(seconds)
+            self._costs.observe_plain(outcome.seconds)
             return
         self._since_plain += 1
-        if self._trial:  # a hiccup of the machine is not the trial's fault
-            self._ledger.lost += max(0.0, min(rounds, _SLOW * self._trial.cost) - outcome.emitted)
-        self._by_name[arm.name].settle(arm, outcome)
+        if self._trial:
+            time = min(rounds, MAX_OVERRUN * self._trial.expected_time)
+            self._budget.lost += max(0.0, time - outcome.emitted)
+        self._estimators[arm.name].observe(outcome)
+
+    def _needs_plain(self) -> bool:
+        drifted = self._since_plain >= RECHECK_ON_DRIFT and abs(self._costs.drift) > DRIFT_THRESHOLD
+        return drifted or self._since_plain >= self._recheck_after
+
+    def _best(self, limit: int) -> Offer | None:
+        best: Offer | None = None
+        for estimator in self._estimators.values():
+            offer = estimator.offer(limit)
+            if offer is not None and (best is None or offer.speedup > best.speedup):
+                best = offer
+        return best

@@ -1,18 +1,22 @@
-"""When to go on drafting with the early exit: only while it is sure, by a rate learned from its own hits and misses."""
+"""Whether to draft one more token: acceptance rates by the drafter's confidence, learned from accepted drafts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-EDGES: Final = (0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # of the drafted token's probability at the exit
-COLD: Final = len(EDGES) + 1  # the state before the first draft of a round
-_PRIOR_WEIGHT: Final = 4.0
-_PRIOR: Final = (0.1, 0.25, 0.4, 0.55, 0.68, 0.78, 0.87, 0.94, 0.97, 0.985, 0.995)
-_MEMORY: Final = 200.0  # tokens that a rate remembers
+# Probability of the drafted token, by the drafter's own softmax. Below the first edge is bucket 0.
+BUCKET_EDGES: Final = (0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+UNKNOWN: Final = len(BUCKET_EDGES) + 1  # the state before the first draft, and after a rejected one
+
+# A well-calibrated drafter is accepted as often as it is confident, so each prior is about the middle of its bucket.
+# Four accepted or rejected drafts weigh as much as the prior. No report set these values.
+PRIOR_ACCEPTANCE: Final = (0.1, 0.25, 0.4, 0.55, 0.68, 0.78, 0.87, 0.94, 0.97, 0.985, 0.995)
+PRIOR_WEIGHT: Final = 4.0
+MEMORY_TOKENS: Final = 200.0
 
 
 def confidence(row: Logits, token: int) -> float:
@@ -24,79 +28,60 @@ def confidence(row: Logits, token: int) -> float:
 
 
 def bucket(probability: float) -> int:
-    return sum(edge <= probability for edge in EDGES)
+    return sum(edge <= probability for edge in BUCKET_EDGES)
 
 
 class Gate:
-    """Acceptance by how sure the exit was, and how sure it will be next. States are buckets, or COLD."""
+    """Acceptance rate of each confidence bucket, and which bucket follows which. States are buckets, or UNKNOWN."""
 
     def __init__(self) -> None:
-        n = len(EDGES) + 1
-        self._hits = [rate * _PRIOR_WEIGHT for rate in _PRIOR]
-        self._tries = [_PRIOR_WEIGHT] * n
-        # a sure draft is mostly followed by a sure one; before the first draft nothing is known
+        n = len(PRIOR_ACCEPTANCE)
+        self._accepted = [rate * PRIOR_WEIGHT for rate in PRIOR_ACCEPTANCE]
+        self._tries = [PRIOR_WEIGHT] * n
+        # Prior: every bucket may follow, the same bucket three times as often.
         self._next = [[1.0 + 2.0 * (state == after) for after in range(n)] for state in range(n + 1)]
 
-    def rate(self, state: int) -> float:
-        """The chance that a draft of this bucket is accepted, given those before it."""
-        return self._hits[state] / self._tries[state]
+    def acceptance(self, state: int) -> float:
+        """Probability that a draft of this bucket is accepted, given that those before it were."""
+        return self._accepted[state] / self._tries[state]
 
     def learn(self, state: int, accepted: bool) -> None:
-        if self._tries[state] >= _MEMORY:
-            self._hits[state] *= 1 - 1 / _MEMORY
-            self._tries[state] *= 1 - 1 / _MEMORY
-        self._hits[state] += accepted
+        if self._tries[state] >= MEMORY_TOKENS:
+            self._accepted[state] *= 1 - 1 / MEMORY_TOKENS
+            self._tries[state] *= 1 - 1 / MEMORY_TOKENS
+        self._accepted[state] += accepted
         self._tries[state] += 1.0
 
-    def saw(self, before: int, after: int) -> None:
+    def learn_transition(self, before: int, after: int) -> None:
         """The draft after one of state `before` was of bucket `after`."""
         counts = self._next[before]
         total = sum(counts)
-        if total >= _MEMORY:
-            self._next[before] = counts = [count * (1 - 1 / _MEMORY) for count in counts]
+        if total >= MEMORY_TOKENS:
+            self._next[before] = counts = [count * (1 - 1 / MEMORY_TOKENS) for count in counts]
         counts[after] += 1.0
 
-    def surplus(self, state: int, price: float) -> float:
-        """Expected gain in tokens of one more draft after `state`: what it adds where that is more than `price`."""
+    def expected_gain(self, state: int, row_price: float) -> float:
+        """Tokens gained by one more draft after `state`. It is verified only if its acceptance exceeds `row_price`."""
         counts = self._next[state]
-        gain = sum(count * max(0.0, self.rate(after) - price) for after, count in enumerate(counts))
+        gain = sum(count * max(0.0, self.acceptance(after) - row_price) for after, count in enumerate(counts))
         return gain / sum(counts)
 
 
-def best_length(
-    chances: Sequence[float], cost: Callable[[int], float], lengths: Container[int] = range(1 << 30)
-) -> tuple[int, float, float]:
-    """How many drafts, of `lengths`, give the most tokens per cost: (drafts, expected tokens, cost).
-
-    `chances` are those of each draft given the ones before; `cost(n)` is that of a round of n drafts, 0 included.
-    """
-    tokens, reach = 1.0, 1.0
-    best = (0, 1.0, cost(0))
-    for n, chance in enumerate(chances, start=1):
-        reach *= chance
-        tokens += reach
-        if n not in lengths:
-            continue
-        price = cost(n)
-        if tokens * best[2] > best[1] * price:
-            best = (n, tokens, price)
-    return best
-
-
-def worth_keeping(chances: Sequence[float], pace: float, cost: Callable[[int], float]) -> int:
-    """How many of the drafts, already paid for, to verify: most expected tokens less `pace` times their cost."""
-    tokens, reach = 1.0, 1.0
-    best, best_value = 0, 1.0 - pace * cost(0)
-    for n, chance in enumerate(chances, start=1):
-        reach *= chance
-        tokens += reach
-        value = tokens - pace * cost(n)
+def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time: Callable[[int], float]) -> int:
+    """How many of the drafts to verify: the most expected tokens, less `tokens_per_time` for the time of the verify."""
+    tokens, reached = 1.0, 1.0
+    best, best_value = 0, 1.0 - tokens_per_time * time(0)
+    for n, rate in enumerate(acceptance, start=1):
+        reached *= rate
+        tokens += reached
+        value = tokens - tokens_per_time * time(n)
         if value > best_value:
             best, best_value = n, value
     return best
 
 
-def row_price(cost: Callable[[int], float], rows: int, most: int) -> float:
-    """What the row after `rows` costs, where rows come cheaper in lots: the least average over those up to `most`."""
-    now = cost(rows)
-    return min((cost(more) - now) / (more - rows) for more in range(rows + 1, max(most, rows + 1) + 1))
+def marginal_row_time(time: Callable[[int], float], rows: int, max_rows: int) -> float:
+    """Time of the row after `rows`: the lowest average over the counts up to `max_rows`, because kernels process rows
+    in tiles and the rows that fill a tile are nearly free."""
+    now = time(rows)
+    return min((time(more) - now) / (more - rows) for more in range(rows + 1, max(max_rows, rows + 1) + 1))

@@ -1,0 +1,124 @@
+"""From a plan to the drafters of a conversation: costs once per loaded model, all else once per conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from edgeinfer.decode import drafters
+from edgeinfer.decode.drafters.kind import DrafterKind, Opened, OpenedDraftModel
+from edgeinfer.decode.policy.arms import Controller, Fixed
+from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
+from edgeinfer.decode.policy.controller import Auto
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Drafter, Model, Tokenizer
+
+__all__ = ["Drafting", "OpenedDraftModel", "check_same_tokens", "measure", "new_drafting", "opened_draft_model"]
+
+DRAFT_BUDGET_S: Final = 0.2  # for the draft model, of which only the plain round is timed
+TOKEN_SAMPLE_STEP: Final = 997  # compare every 997th token; a prime, so that no regular vocabulary hides between
+SLOW_TO_READ: Final = frozenset({"mlx"})  # backends where reading a row on the host stalls the device
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """What one conversation drafts with. `close` frees what the drafters own; twice is harmless."""
+
+    controller: Controller = field(default_factory=Fixed)
+    drafters: Mapping[str, Drafter] = field(default_factory=dict)
+    _owned: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        self._owned.close()
+
+
+def opened_draft_model(model: Model, plan: Plan) -> OpenedDraftModel:
+    """A model that switches RoPE factors for long contexts (Phi) stays within its short limit."""
+    return OpenedDraftModel(model, plan, plan.model.shape.short_limit or plan.window.limit)
+
+
+def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) -> Costs | None:
+    """What the parts of a round take on this device, stored or measured now. One per loaded model: its conversations
+    share it. None where the plan decodes plainly.
+
+    Raises UsageError for a draft model with another tokenizer.
+    """
+    max_rows = min(plan.speculation.max_rows, model.exact_rows or plan.speculation.max_rows)
+    if max_rows < 2 or not usable_drafters(model, plan, draft):
+        return None
+    measured = _row_costs(model, plan, max_rows, BUDGET_S)
+    if draft is not None:
+        measured = replace(measured, model_draft_s=_row_costs(draft.model, draft.plan, 1, DRAFT_BUDGET_S).plain_s)
+    return Costs(measured, max_rows)
+
+
+def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: OpenedDraftModel | None = None) -> Drafting:
+    """Drafters and a controller for a new conversation, which have learned nothing yet. `costs` come from `measure`."""
+    if costs is None:
+        return Drafting()
+    opened = Opened(costs, plan.window, plan.backend not in SLOW_TO_READ, draft)
+    with ExitStack() as stack:
+        built = []
+        for kind in usable_drafters(model, plan, draft):
+            built.append(kind.build(opened))
+            stack.callback(built[-1].close)
+        return Drafting(
+            Auto([one.estimator for one in built], costs),
+            {one.drafter.name: one.drafter for one in built},
+            stack.pop_all(),
+        )
+
+
+def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) -> list[DrafterKind]:
+    """The plan's drafters that this model can run. A file may lack an early exit that the plan expected.
+
+    Raises UsageError when the draft model is missing or has another tokenizer.
+    """
+    planned = [kind for kind in drafters.DRAFTERS if kind.name in plan.speculation.drafters]
+    needs = {kind.facts.needs for kind in planned}
+    if "draft model" in needs:
+        if draft is None:
+            raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
+        check_same_tokens(model.tokenizer, draft.model.tokenizer)
+    return [kind for kind in planned if kind.facts.needs != "early exit" or model.exit_layer is not None]
+
+
+def check_same_tokens(model: Tokenizer, draft: Tokenizer) -> None:
+    """Raises UsageError when a token id means different text in the two tokenizers."""
+    hint = "the draft model must have the tokenizer of the model"
+    if model.n_vocab != draft.n_vocab:
+        raise UsageError(f"the draft model has {draft.n_vocab} tokens, the model has {model.n_vocab}", hint=hint)
+    different = [
+        token for token in (*range(min(512, model.n_vocab)), *range(512, model.n_vocab, TOKEN_SAMPLE_STEP))
+        if model.piece(token) != draft.piece(token)
+    ]  # fmt: skip
+    if different or model.stop_tokens != draft.stop_tokens:
+        what = f"token {different[0]} differs" if different else "the stop tokens differ"
+        raise UsageError(f"the draft model has another tokenizer: {what}", hint=hint)
+
+
+def _row_costs(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowCosts:
+    store = CostStore()
+    key = cost_key(
+        plan.artifact.source, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
+        plan.backend, engine_version(plan.backend), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
+        model.exit_layer,
+    )  # fmt: skip
+    costs = store.load(key)
+    if costs is None:
+        costs = calibrate(model, max_rows=max_rows, budget_s=budget_s)
+        store.save(key, costs)
+    return costs
+
+
+def engine_version(backend: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version({"gguf": "llama-cpp-python", "mlx": "mlx"}.get(backend, "edgeinfer"))
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,111 @@
+"""The list of drafters: a drafter that is added to it reaches the flag, the plan, the decoder and the stats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import edgeinfer
+from edgeinfer.cli.main import parser_of
+from edgeinfer.cli.options import request_from, take_name
+from edgeinfer.decode import drafters
+from edgeinfer.decode.drafting import new_drafting
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.errors import UsageError
+from edgeinfer.plan import Plan, Request, explain, make_plan
+from edgeinfer.plan.speculation import DrafterFacts
+from edgeinfer.types import Prompt, Sampling
+from tests.tiny_gguf import Tiny, write_tiny
+from tests.unit.plan_things import GGUF, artifact, catalog, device, model
+from tests.unit.toy_drafter import ECHO
+
+
+@pytest.fixture
+def with_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafters, "DRAFTERS", (*drafters.DRAFTERS, ECHO))
+
+
+def plan_of(tier: str = "Q4_0", **how: object) -> Plan:
+    entry = replace(model("tiny", 1, artifact(0.5, tier)), exit_layer=3)
+    small = model("small", 2, artifact(0.1, tier))
+    request = Request(model="tiny", **how)  # type: ignore[arg-type]
+    return make_plan(device(), catalog(entry, small), [GGUF], request, drafters=drafters.drafter_facts())
+
+
+def test_names_differ_and_the_modes_are_not_among_them() -> None:
+    modes = drafters.speculation_modes()
+    assert len(set(modes)) == len(modes)
+    assert modes == ("auto", "off", "lookup", "early-exit", "draft")
+
+
+def test_an_added_drafter_is_a_choice_of_the_flag(with_echo: None) -> None:
+    args = parser_of("chat").parse_args(["--speculation", "echo"])
+    take_name(args)
+    assert request_from(args).speculation == "echo"
+    assert "draft or echo" in " ".join(parser_of("chat").format_help().split())
+
+
+def test_without_it_the_flag_has_no_such_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((SystemExit, UsageError)):
+        parser_of("chat").parse_args(["--speculation", "echo"])
+
+
+def test_an_added_drafter_is_in_the_plan_and_its_note(with_echo: None) -> None:
+    plan = plan_of()
+    assert plan.speculation.drafters == ("lookup", "early-exit", "echo")
+    assert "the last token of Tiny again" in "\n".join(explain(plan))
+    assert plan_of(speculation="echo").speculation.drafters == ("echo",)
+
+
+@pytest.mark.parametrize("mode", ["auto", "echo"])
+def test_an_added_drafter_drafts_and_is_in_the_stats(with_echo: None, tmp_path: Path, mode: str) -> None:
+    from edgeinfer.backends.reference import load_gguf
+
+    loaded = load_gguf(write_tiny(tmp_path / "tiny.gguf", Tiny()))
+    plan = plan_of(speculation=mode)
+    costs = Costs(RowCosts({1: 0.01, 16: 0.02}, {1: 0.01, 16: 0.02}, {1: 0.01, 16: 0.02}, 1.0), 16)
+    drafting = new_drafting(loaded, plan, costs)
+    decoder = Decoder(loaded, plan.window, controller=drafting.controller, drafters=drafting.drafters)
+    plain = Decoder(loaded, plan.window)
+    told = [
+        list(one.stream(Prompt((5, 6, 7)), Sampling(), max_tokens=40, stop_tokens=frozenset()))
+        for one in (decoder, plain)
+    ]
+    assert told[0] == told[1]
+    assert decoder.stats.arms["echo"].drafted > 0
+    for one in (decoder, plain, drafting, loaded):
+        one.close()
+
+
+def test_the_choice_of_a_request_has_the_whole_list(monkeypatch: pytest.MonkeyPatch, with_echo: None) -> None:
+    assert "echo" in edgeinfer.choose("demo", device="macbook-air-m2-16gb").speculation.drafters
+
+
+def test_the_note_says_what_is_tried_and_what_it_may_gain() -> None:
+    assert plan_of().speculation.note == (
+        "prompt lookup for repeated text (about 1.3x on copied text), early exit after layer 3 of 10 while it is "
+        "confident; plain decoding where that is faster; same tokens as plain decoding"
+    )
+    drafted = plan_of(speculation="draft", draft_model="small", kv_type="f16").speculation.note
+    assert drafted == (
+        "drafts from small while it is confident; plain decoding where that is faster; same tokens up to rounding"
+    )
+
+
+def test_no_gain_is_claimed_that_was_not_measured() -> None:
+    named = replace(device(), cpu_features=frozenset())
+    entry = model("tiny", 1, artifact(0.5, "Q4_0"))
+    plan = make_plan(named, catalog(entry), [GGUF], Request(), drafters=drafters.drafter_facts())
+    assert plan.speculation.drafters == ("lookup",)
+    assert "copied" not in plan.speculation.note
+
+
+def test_without_a_possible_drafter_the_note_says_so() -> None:
+    facts = DrafterFacts("other", lambda _: "other", needs="draft model")
+    plan = make_plan(device(), catalog(model("tiny", 1, artifact(0.5))), [GGUF], Request(), drafters=[facts])
+    assert (plan.speculation.drafters, plan.speculation.note) == ((), "no drafter is possible: plain decoding")
+    with pytest.raises(UsageError, match="no drafter named echo"):
+        plan_of(speculation="echo")
