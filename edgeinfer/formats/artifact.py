@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.gguf_checks import check_model
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
+from edgeinfer.formats.gguf_split import join_parts, n_parts
 from edgeinfer.formats.paths import refuse_pickle
 from edgeinfer.formats.safetensors_header import SafetensorsFolder, check_folder
 
@@ -14,8 +15,9 @@ __all__ = ["check_artifact"]
 
 
 def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
-    """The checked header of a `.gguf` file, or of a folder with `config.json` and `.safetensors`.
+    """The checked header of a `.gguf` file or of a folder with `config.json` and `.safetensors`.
 
+    For one part of a split file it is the header of all parts.
     Cheap: headers only, no weights. Raises ArtifactBad for anything else, pickles by name or content among it.
     """
     if path.is_dir():
@@ -33,5 +35,7 @@ def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
     if path.suffix == ".safetensors":
         raise ArtifactBad(f"{path} is one weight file", hint="name its folder, which holds config.json too")
     header = read_header(path)
+    if n_parts(header) > 1:
+        header = join_parts(path, header)
     check_model(header, str(path))
     return header

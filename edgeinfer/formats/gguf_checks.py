@@ -41,8 +41,6 @@ _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 def check_model(header: GgufHeader, name: str) -> None:
     """Raise ArtifactBad, with the key and its value, when `header` cannot be that of a working language model."""
     facts = _Facts(header, name)
-    if "split.count" in header.metadata and facts.whole("split.count", 0, 1 << 16) > 1:
-        raise ArtifactBad(f"{name}: this is one part of a split model", hint="choose a tier that is one file")
     _check_purpose(facts)
     if not header.tensors:
         raise facts.bad("the file holds no tensors")

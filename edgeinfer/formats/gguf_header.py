@@ -105,7 +105,8 @@ class GgufHeader:
     metadata: Mapping[str, Value]
     tensors: tuple[TensorInfo, ...]  # in the order of the file
     data_offset: int
-    file_bytes: int
+    file_bytes: int  # of all parts
+    parts: tuple[Path, ...] = ()  # the files of a split model, the first of which this header is; else empty
 
     @cached_property
     def by_name(self) -> Mapping[str, TensorInfo]:

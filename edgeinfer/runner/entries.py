@@ -1,4 +1,4 @@
-"""Models that are in no catalogue: an entry made from what the file itself says."""
+"""Models that are in no catalog: an entry made from what the file itself says."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
-from edgeinfer.errors import DownloadFailed
+from edgeinfer.errors import ArtifactBad, DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
+from edgeinfer.formats.gguf_split import n_parts
 from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
@@ -25,7 +26,9 @@ def entry_of_path(path: Path) -> ModelEntry:
     """The entry of a local `.gguf` file or folder. Raises ArtifactBad for one that is not what it says."""
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader):
-        return entry_of_header(path.stem, checked, File("", str(path.resolve())))
+        first = checked.parts[0] if checked.parts else path
+        whole = first.absolute() if checked.parts else first.resolve()  # links lead to blobs, whose names show no part
+        return entry_of_header(first.stem, checked, File("", str(whole)))
     artifact = Artifact("mlx", tier_of(checked.config), checked.n_bytes, repo="", file=str(path.resolve()))
     return entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
 
@@ -57,6 +60,11 @@ def entry_of_repo(repo: str, tier: str, *, file: str = "", offline: bool) -> Mod
     if chosen is None:
         return entry_of_remote_folder(listing)
     header = remote_header(repo, chosen.file, listing.revision)
+    if (n := n_parts(header)) > 1:
+        raise ArtifactBad(
+            f"{repo}/{chosen.file} is one of {n} parts, and parts are not downloaded",
+            hint="download all of them into one folder and name one of them; or choose a tier that is one file",
+        )
     entry = entry_of_header(name_of(repo), header, File(repo, chosen.file, listing.revision, chosen.sha256))
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
 
@@ -88,7 +96,7 @@ def name_of(repo: str) -> str:
 
 def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
     facts = facts_from_gguf(header)
-    everywhere = facts.shape.architecture in READ_EVERYWHERE
+    everywhere = facts.shape.architecture in READ_EVERYWHERE and not header.parts
     artifacts = tuple(
         Artifact(backend, facts.tier or "unknown", facts.n_bytes, file.repo, file.file, file.revision, file.sha256)
         for backend in (("gguf", "mlx", "reference") if everywhere else ("gguf",))

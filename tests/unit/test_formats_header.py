@@ -160,13 +160,13 @@ def test_bad_tensors(raw: bytes, message: str) -> None:
         ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' is there twice"),
         ({"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))}, "token_type"),
         ({"general.architecture": (g.STRING, "../x")}, "general.architecture is '../x'"),
-        ({"split.count": (g.U32, 3)}, "one part of a split model"),
+        ({"split.count": (g.U32, 3)}, "is one of 3 parts of a model, and is not called like one"),
     ],
 )
 def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file({**g.KEYS, **keys}))
-    with pytest.raises(ArtifactBad, match=r"x\.gguf: ") as caught:
+    with pytest.raises(ArtifactBad, match=r"x\.gguf(: | is)") as caught:
         check_artifact(path)
     assert message in str(caught.value)
 

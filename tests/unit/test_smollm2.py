@@ -66,7 +66,7 @@ def test_the_template_writes_turns_and_a_system_prompt_of_its_own(engine: Engine
     renderer = Renderer()
     try:
         template = Template(renderer, engine.chat_template, bos=engine.bos_text, eos=engine.eos_text)
-        text = template.render([Message("user", "Hi")]).text
+        text = template.render([Message("user", "Hi")])
     finally:
         renderer.close()
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
@@ -77,7 +77,7 @@ def test_one_answer(smollm2: Path) -> None:
     import edgeinfer
     from edgeinfer.types import Sampling
 
-    with edgeinfer.open(edgeinfer.Request(model=str(smollm2), context=1024, min_tokens_per_s=0.001)) as session:
-        greedy = Sampling(temperature=0.0)
-        answer = "".join(session.stream("hello", sampling=greedy, max_tokens=32))
-    assert answer == "Hello! How can I assist you today?", "it ends by itself, without the text of <|im_end|>"
+    request = edgeinfer.Request(model=str(smollm2), context=1024, min_tokens_per_s=0.001)
+    with edgeinfer.load(request) as model:
+        answer = model.chat(sampling=Sampling(temperature=0.0), max_tokens=32).ask("hello")
+    assert answer.text == "Hello! How can I assist you today?", "it ends by itself, without the text of <|im_end|>"

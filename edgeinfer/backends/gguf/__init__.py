@@ -57,7 +57,7 @@ class GgufBackend:
         from edgeinfer.backends.gguf.threads import fastest_threads
 
         n_gpu_layers = -1 if plan.device.accelerators else 0
-        loaded = llama.load(path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
+        loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
         try:
             if loaded.refusal:
                 raise ArtifactBad(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")

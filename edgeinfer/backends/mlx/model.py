@@ -18,8 +18,9 @@ from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import ArtifactBad, EngineFailed
 from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.formats.gguf_split import n_parts
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.plan.types import Plan
@@ -75,6 +76,8 @@ def load(plan: Plan, path: Path) -> MlxModel:
         tokenizer: Tokenizer = HfTokenizer(path)
     else:
         header = read_header(path)
+        if (n := n_parts(header)) > 1:
+            raise ArtifactBad(f"{path} is a model in {n} parts", hint="use --backend gguf")
         module, _ = load_gguf(path, header, mx.float32 if plan.kv_type == "f32" else mx.float16)
         tokenizer = GgufTokenizer(header)
         named = header.metadata.get("edgeinfer.exit_layer")

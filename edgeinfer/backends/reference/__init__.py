@@ -58,6 +58,8 @@ def load_gguf(path: Path, *, kv_type: KvType = "f32") -> ReferenceModel:
     header = check_artifact(path)
     if not isinstance(header, GgufHeader):
         raise ArtifactBad(f"{path} is a folder; the reference loads one .gguf file")
+    if header.parts:
+        raise ArtifactBad(f"{path} is a model in {len(header.parts)} parts", hint="use --backend gguf")
     shape = read_shape(header, str(path))
     exit_layer = header.metadata.get("edgeinfer.exit_layer")
     if exit_layer is not None and not (isinstance(exit_layer, int) and 0 < exit_layer < shape.n_layers):
