@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.exit.switch import may_patch
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import ArtifactBad, BackendUnavailable
@@ -21,6 +22,7 @@ __all__ = ["BACKEND", "GgufBackend"]
 _INSTALL = "pip install 'edgeinfer[gguf]' (needs a C++ compiler)"
 
 
+@maps_engine_errors("llama.cpp")
 class GgufBackend:
     """See protocols.Backend."""
 

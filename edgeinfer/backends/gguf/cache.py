@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ContextRow", "GgufCache", "HeldRow", "PlainRound"]
 
 
+@maps_engine_errors("llama.cpp")
 class ContextRow:
     """A row of the newest decode, still in llama.cpp's buffer."""
 
@@ -34,6 +36,7 @@ class ContextRow:
         return self._context.logits(self._index)
 
 
+@maps_engine_errors("llama.cpp")
 class HeldRow:
     """A row that was copied before a later decode overwrote it."""
 
@@ -67,6 +70,7 @@ def pieces(n_tokens: int, n_rows: int, n_batch: int, n_outputs: int) -> Iterator
         at += size
 
 
+@maps_engine_errors("llama.cpp")
 class GgufCache:
     """One conversation: a context of `policy.slots` cells, and the number of positions that count."""
 
@@ -163,6 +167,7 @@ class GgufCache:
         self._uncounted = False
 
 
+@maps_engine_errors("llama.cpp")
 class PlainRound:
     """A round that verifies only: this model does not draft by itself."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
@@ -99,6 +100,7 @@ class EngineSettings:
         )
 
 
+@maps_engine_errors("llama.cpp")
 class GgufModel:
     """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else ""."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import NoPlanFits
 from edgeinfer.plan.types import Capabilities, Plan
@@ -14,6 +15,7 @@ TIERS = frozenset({"mlx-4bit-g64", "mlx-6bit-g64", "mlx-8bit-g64", "mlx-bf16", "
 INSTALL = "pip install 'edgeinfer[mlx]'"
 
 
+@maps_engine_errors("MLX")
 class MlxBackend:
     name = "mlx"
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from edgeinfer.backends import engine_errors
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.adapter import Stages
 from edgeinfer.backends.mlx.kernels import Head, Kernels
 from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
@@ -24,13 +26,7 @@ _PLAIN = Kernels()
 
 
 def engine_error(error: Exception) -> EdgeInferError:
-    """MLX's exception as ours; Metal's out-of-memory names what to lower."""
-    if isinstance(error, EdgeInferError):
-        return error
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    memory = "OutOfMemory" in text or "memory" in text.lower()
-    hint = "lower --context, choose a smaller --tier, or close other programs" if memory else ""
-    return EngineFailed(f"MLX: {text}", hint=hint)
+    return engine_errors.engine_error("MLX", error)
 
 
 class Pending:
@@ -47,6 +43,7 @@ class Pending:
             raise engine_error(error) from error
 
 
+@maps_engine_errors("MLX")
 class MlxRow:
     """logits [V] and their argmax, both still on the device. What nobody asks for is never computed."""
 
@@ -79,6 +76,7 @@ def as_array(tokens: Sequence[TokenLike], n_vocab: int) -> mx.array:
     return mx.stack(parts)[None]
 
 
+@maps_engine_errors("MLX")
 class MlxCache:
     """One ring per layer that keeps K/V, and the one `length` that they all follow."""
 
@@ -171,6 +169,7 @@ class MlxCache:
             raise EngineFailed("a round is open on this cache; commit or roll it back first")
 
 
+@maps_engine_errors("MLX")
 class MlxRound:
     """Drafted positions keep their hidden state on the device; `verify` starts the late layers from it."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.adapter import Stages, find_inner, own_windows, refusal
 from edgeinfer.backends.mlx.cache import MlxCache, engine_error
 from edgeinfer.backends.mlx.joined import join_projections
@@ -30,6 +31,7 @@ from edgeinfer.window import WindowPolicy
 KV_BITS: dict[str, KvBits] = {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}
 
 
+@maps_engine_errors("MLX")
 class MlxModel:
     """`note` says why the model does not draft when it was asked to; "" otherwise."""
 

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.plan.types import Capabilities, Plan
@@ -20,6 +21,7 @@ TIERS = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
 _LIBRARIES = ("numpy", "gguf", "tokenizers")
 
 
+@maps_engine_errors("reference")
 class ReferenceBackend:
     """See protocols.Backend."""
 

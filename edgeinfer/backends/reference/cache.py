@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
@@ -41,6 +42,7 @@ class LayerKv:
         return self._k.read(n_slots), self._v.read(n_slots)
 
 
+@maps_engine_errors("reference")
 class ReferenceRow:
     """See protocols.Row."""
 
@@ -54,6 +56,7 @@ class ReferenceRow:
         return self._logits
 
 
+@maps_engine_errors("reference")
 class ReferenceCache:
     """See protocols.Cache."""
 
@@ -111,6 +114,7 @@ class ReferenceCache:
             raise EngineFailed("a round is open on this cache")
 
 
+@maps_engine_errors("reference")
 class ReferenceRound:
     """See protocols.Round. Drafted tokens and their states at the exit layer are kept for `verify`."""
 

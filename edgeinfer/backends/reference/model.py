@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.cache import LayerKv, ReferenceCache
 from edgeinfer.backends.reference.weights import Floats, LayerWeights, Shape, Weights
 from edgeinfer.backends.rounds import run_in_turn
@@ -25,6 +26,7 @@ BLOCK_ROWS = 8  # rows of every product; more would make a single row dearer
 _SLOT_STEP = 64  # attention reads the slots in use rounded up to this
 
 
+@maps_engine_errors("reference")
 class ReferenceModel:
     """See protocols.Model."""
 

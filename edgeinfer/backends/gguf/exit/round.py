@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
 from edgeinfer.backends.gguf.exit.contexts import ExitContexts
 from edgeinfer.backends.rounds import RoundGuard
@@ -21,6 +22,7 @@ class CountedCache(Protocol):
     def finish(self, n_kept: int, n_run: int) -> None: ...
 
 
+@maps_engine_errors("llama.cpp")
 class ExitRound:
     """See protocols.Round. The memory holds drafted positions in the early layers only, until `verify`."""
 
