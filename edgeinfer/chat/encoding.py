@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from edgeinfer.protocols import Tokenizer
 
-__all__ = ["Encoder", "unused_mark"]
+__all__ = ["CONTEXT_CHARS", "MARK_LIKE", "Encoder", "encode_continuation", "unused_mark"]
 
 NONCHARACTERS = ("\ufdd0", "\ufdd1")  # Unicode promises that no text needs them
 MARK_LIKE = re.compile(r"[<\[◁{][^\s<>\[\]◁▷{}'\"]{1,60}[>\]▷}]")  # how templates spell their tokens
@@ -29,7 +29,6 @@ class Encoder:
         self._always_parsed = frozenset(word for word in words if len(tokenizer.encode(word, special=False)) == 1)
         control = {word for word in tokenizer.control_texts | self._always_parsed if len(word) > 1}
         self._control = one_of(control)
-        self._adds_space = b"".join(map(tokenizer.piece, tokenizer.encode("x", special=False))) == b" x"
 
     def hide(self, content: str, mark: str) -> str:
         """`content` with `mark` after the first character of every control token in it."""
@@ -47,7 +46,7 @@ class Encoder:
         for piece in self._pieces(text, mark):
             is_literal = mark in piece
             for part in self._parts(piece, mark) if is_literal else (piece,):
-                tokens += self._continue(after, part, special=not is_literal)
+                tokens += encode_continuation(self._tokenizer, part, after=after, special=not is_literal)
                 after = (after + part)[-CONTEXT_CHARS:]
         return tokens
 
@@ -74,20 +73,25 @@ class Encoder:
             return [part for part in piece.split(mark) if part]
         return (whole,)
 
-    def _continue(self, after: str, text: str, *, special: bool) -> list[int]:
-        """SentencePiece may put a space before a text. That space belongs where the whole text would have it."""
-        encode = self._tokenizer.encode
-        if not (self._adds_space and after):
-            return encode(text, special=special)
-        before = encode(after, special=True)
-        if special:
-            both = encode(after + text, special=True)
-            if both[: len(before)] == before:
-                return both[len(before) :]
-        elif not self._tokenizer.piece(before[-1]):
-            return encode(text, special=False)  # after a control token
-        anchor = encode(BYTE_ANCHOR, special=False)
-        return encode(BYTE_ANCHOR + text, special=special)[len(anchor) :]
+
+def encode_continuation(tokenizer: Tokenizer, text: str, *, after: str, special: bool) -> list[int]:
+    """The tokens of `text` where it follows `after`.
+
+    SentencePiece may put a space before a text. That space belongs where the whole text would have it.
+    """
+    encode = tokenizer.encode
+    adds_space = b"".join(map(tokenizer.piece, encode("x", special=False))) == b" x"
+    if not (adds_space and after):
+        return encode(text, special=special)
+    before = encode(after, special=True)
+    if special:
+        both = encode(after + text, special=True)
+        if both[: len(before)] == before:
+            return both[len(before) :]
+    elif not tokenizer.piece(before[-1]):
+        return encode(text, special=False)  # after a control token
+    anchor = encode(BYTE_ANCHOR, special=False)
+    return encode(BYTE_ANCHOR + text, special=special)[len(anchor) :]
 
 
 def one_of(words: Iterable[str]) -> re.Pattern[str] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeinfer.chat.template import Template
+from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message
 
 __all__ = ["Frame", "Frames", "learn_frames", "n_same", "shared_start"]
@@ -49,6 +50,16 @@ class Frames:
     system: SystemPrompt
     user: Frame | None
     assistant: Frame | None
+
+    def stops(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """The text between an answer and the next question, where no control token of the vocabulary is in it."""
+        if self.user is None or self.assistant is None:
+            return ()
+        after, before = self.assistant.after, self.user.before
+        if not all(map(tokenizer.piece, tokenizer.encode(after + before, special=True))):
+            return ()
+        text = after.strip() or before.strip()
+        return (text,) if text else ()
 
     def of(self, message: Message) -> Frame | None:
         return {"user": self.user, "assistant": self.assistant}.get(message.role)

@@ -53,6 +53,7 @@ class PromptBuilder:
 
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         self._template = template
+        self._tokenizer = tokenizer
         self._encoder = Encoder(tokenizer, template.source)
         self._writer = ConversationWriter(template)
         self._mark = unused_mark(())
@@ -60,6 +61,7 @@ class PromptBuilder:
         self._tokens = compact()
         self._marks = Marks()
         self.opening = ""  # what the template wrote after the last message, to open the answer
+        self.stops: tuple[str, ...] = ()  # texts that end an answer, where no token of the vocabulary does
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
         """The prompt of the whole conversation. Its system prompt is all that the template writes before the first
@@ -87,6 +89,7 @@ class PromptBuilder:
                 "the place of the system prompt in this template's text cannot be found, so a long chat would lose it",
                 hint="`--template chatml` uses a plain template instead",
             )
+        self.stops = self._writer.frames(variables).stops(self._tokenizer)
         self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
         self.opening = self._opening(written)
         n_system = (self._marks.tokens_at(lead) or 0) if lead >= 0 else 0

@@ -1,11 +1,12 @@
-"""The trace of a thinking model, told apart from its answer while both stream."""
+"""The reasoning of a model, separated from its answer while both stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeinfer.chat.stop import tail_that_may_become
+from edgeinfer.chat.trace_formats import TraceFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,43 +15,73 @@ class Segment:
     thinking: bool
 
 
-def begins_inside(rendered: str, tags: tuple[str, str]) -> bool:
-    """Whether a prompt ends inside a trace, as templates do that write the opening tag themselves."""
-    opening, closing = tags
-    return rendered.rfind(opening) > rendered.rfind(closing)
-
-
 class ThinkingSplitter:
-    """Feed text, get segments; the tags are in none of them, nor is the space that follows a trace."""
+    """Feed text, get segments; the tags are in none of them, nor is the space that follows a trace.
 
-    def __init__(self, tags: tuple[str, str], *, inside: bool) -> None:
-        self._tags = tags
+    A trace begins only before the first words of the answer. After that, a tag is part of what the model says.
+    `inside` is the trace that runs now.
+    """
+
+    def __init__(self, formats: Sequence[TraceFormat], *, inside: TraceFormat | None = None) -> None:
+        self._formats = tuple(formats)
+        self._not_shown = tuple(mark for known in formats for mark in (*known.before_answer, *known.closings))
+        self._starts = tuple(known.opening for known in formats) + self._not_shown
         self._held = ""
-        self._skip_space = False
+        self._begun = False  # the trace that runs has words
+        self._marked = inside is not None  # a mark came before the answer
+        self._answering = False
         self.inside = inside
 
     def feed(self, text: str) -> Iterator[Segment]:
-        text = self._held + text
-        self._held = ""
+        text, self._held = self._held + text, ""
         while text:
-            tag = self._tags[1] if self.inside else self._tags[0]
-            before, found, text = text.partition(tag)
-            if not found:
-                n_held = tail_that_may_become(before, (tag,))
-                self._held = before[len(before) - n_held :]
-                before = before[: len(before) - n_held]
-            yield from self._segment(before)
-            if found:
-                self.inside = not self.inside
-                self._skip_space = True
+            if self._answering:
+                yield Segment(text, thinking=False)
+                return
+            if self.inside:
+                before, text = self._until_closing(text, self.inside)
+                yield from self._trace(before)
+            else:
+                text = self._before_answer(text)
 
     def finish(self) -> Iterator[Segment]:
         held, self._held = self._held, ""
-        yield from self._segment(held)
+        if self.inside:
+            yield from self._trace(held)
+        elif text := held.lstrip() if self._marked else held:
+            yield Segment(text, thinking=False)
 
-    def _segment(self, text: str) -> Iterator[Segment]:
-        if self._skip_space:
-            text = text.lstrip()
+    def _until_closing(self, text: str, trace: TraceFormat) -> tuple[str, str]:
+        """The part of the trace that is certain, and the text after it."""
+        found = [(at, -len(mark)) for mark in trace.closings if (at := text.find(mark)) >= 0]
+        if found:
+            at, length = min(found)
+            self.inside = None
+            return text[:at], text[at - length :]
+        n_held = tail_that_may_become(text, trace.closings)
+        self._held = text[len(text) - n_held :]
+        return text[: len(text) - n_held], ""
+
+    def _before_answer(self, text: str) -> str:
+        """The text left to read, after a mark was taken from it or the answer was found to begin."""
+        words = text.lstrip()
+        for known in self._formats:
+            if words.startswith(known.opening):
+                self.inside = known
+                self._begun, self._marked = False, True
+                return words[len(known.opening) :]
+        for mark in self._not_shown:
+            if words.startswith(mark):
+                self._marked = True
+                return words[len(mark) :]
+        if not words or any(start.startswith(words) for start in self._starts):
+            self._held = text
+            return ""
+        self._answering = True
+        return words if self._marked else text
+
+    def _trace(self, text: str) -> Iterator[Segment]:
+        text = text if self._begun else text.lstrip()
         if text:
-            self._skip_space = False
-            yield Segment(text, self.inside)
+            self._begun = True
+            yield Segment(text, thinking=True)

@@ -75,7 +75,7 @@ class GgufTokenizer:
     @cached_property
     def control_texts(self) -> frozenset[str]:
         kinds = (TokenType.CONTROL, TokenType.UNKNOWN)
-        return frozenset(self._texts[token] for token, kind in enumerate(self._types) if kind in kinds) - {""}
+        return frozenset(self._texts[token] for token, kind in self._types.items() if kind in kinds) - {""}
 
     @cached_property
     def _engine(self) -> tokenizers.Tokenizer:

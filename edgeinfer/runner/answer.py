@@ -7,8 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypedDict
 
+from edgeinfer.chat.encoding import CONTEXT_CHARS, MARK_LIKE, encode_continuation
 from edgeinfer.chat.stop import StopStrings
 from edgeinfer.chat.thinking import Segment, ThinkingSplitter
+from edgeinfer.chat.trace_formats import TraceFormat
 from edgeinfer.chat.utf8 import Utf8Stream
 from edgeinfer.decode.stats import AnswerStats, ArmStats, FinishReason
 from edgeinfer.errors import UsageError
@@ -43,7 +45,7 @@ class Settings:
     sampling: Sampling | None = None  # None: as the model's makers advise
     max_tokens: int = 2048  # a small model can repeat itself without end
     stop: Sequence[str] = ()  # the answer ends before any of these strings
-    thinking: bool = True  # False: ask the template for no reasoning
+    thinking: bool = True  # False: ask the template for no reasoning, and end at once what begins all the same
     think_budget: int | None = None  # tokens of reasoning; None: no limit
 
     def __post_init__(self) -> None:
@@ -125,18 +127,20 @@ class Writer:
         tokenizer: Tokenizer,
         *,
         settings: Settings,
-        tags: tuple[str, str] | None,
-        inside: bool,
+        traces: Sequence[TraceFormat] = (),
+        inside: TraceFormat | None = None,
     ) -> None:
+        """`traces` are the ways in which the model may mark its reasoning; the prompt has begun the one in `inside`."""
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._settings = settings
-        self._tags = tags
-        self._tag_text = tag_tokens(tokenizer, tags)
+        self._mark_text = silent_marks(tokenizer, traces)
         self._utf8 = Utf8Stream()
-        self._splitter = ThinkingSplitter(tags, inside=inside) if tags else None
+        self._splitter = ThinkingSplitter(traces, inside=inside)
         self._stop = StopStrings(tuple(settings.stop))
+        self._think_budget = settings.think_budget if settings.thinking else 0
         self._n_thought = 0
+        self._budget_used = False
         self._stats = AnswerStats()
         self._earlier: AnswerStats | None = None  # of the part before the budget closed the trace
         self.stopped = False  # set from outside; checked after every token
@@ -185,21 +189,22 @@ class Writer:
             yield Segment(rest, thinking=False)
 
     def _split_segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
-        yield from self._run(prompt, sampling)
-        if self._over_budget() and not self.stopped:
-            assert self._tags is not None
-            closing_text = f"\n{self._tags[1]}\n\n"
+        if not self._over_budget():
+            yield from self._run(prompt, sampling)
             self._earlier = self._stats
+        trace = self._splitter.inside
+        if trace and self._over_budget() and not self.stopped:
+            self._budget_used = True
             self._stats.finish = "length"
-            self._take_all(self._tokenizer.encode(closing_text, special=True))
-            yield from self._split(closing_text)
+            after = self.text[-CONTEXT_CHARS:] or trace.opening
+            self._take_all(encode_continuation(self._tokenizer, trace.ending, after=after, special=True))
+            yield from self._splitter.feed(trace.ending)
             if len(self.tokens) < self._settings.max_tokens:
                 yield from self._run(replace(prompt, tokens=compact([*prompt.tokens, *self.tokens])), sampling)
         text = self._utf8.finish()
         self.text += text
-        yield from self._split(text)
-        if self._splitter:
-            yield from self._splitter.finish()
+        yield from self._splitter.feed(text)
+        yield from self._splitter.finish()
 
     def _run(self, prompt: Prompt, sampling: Sampling) -> Iterator[Segment]:
         n_before = len(self.tokens)
@@ -221,47 +226,33 @@ class Writer:
 
     def _take(self, token: int) -> Iterator[Segment]:
         self.tokens.append(token)
-        if self._splitter and self._splitter.inside:
+        if self._splitter.inside:
             self._n_thought += 1
-        data = self._tag_text.get(token) or self._tokenizer.piece(token)
+        data = self._mark_text.get(token) or self._tokenizer.piece(token)
         text = self._utf8.feed(data)
         self.text += text
-        yield from self._split(text)
+        yield from self._splitter.feed(text)
 
     def _take_all(self, tokens: list[int]) -> None:
         for token in tokens:
             self.tokens.append(token)
-            self.text += self._utf8.feed(self._tag_text.get(token) or self._tokenizer.piece(token))
-
-    def _split(self, text: str) -> Iterator[Segment]:
-        if self._splitter:
-            yield from self._splitter.feed(text)
-        elif text:
-            yield Segment(text, thinking=False)
+            self.text += self._utf8.feed(self._mark_text.get(token) or self._tokenizer.piece(token))
 
     def _over_budget(self) -> bool:
-        budget = self._settings.think_budget
+        budget = self._think_budget
         return (
-            self._splitter is not None
-            and self._splitter.inside
-            and self._earlier is None
-            and budget is not None
-            and self._n_thought >= budget
+            bool(self._splitter.inside) and budget is not None and self._n_thought >= budget and not self._budget_used
         )
 
 
-def tag_tokens(tokenizer: Tokenizer, tags: tuple[str, str] | None) -> Mapping[int, bytes]:
-    """The control tokens in the tags, whose pieces are empty, with the text to read in their place.
-
-    A tag may be one (`</think>`), or begin with one (`<|channel>thought`).
-    """
+def silent_marks(tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> Mapping[int, bytes]:
+    """The control tokens in the marks of traces, whose pieces are empty, with the text to read in their place."""
     texts: dict[int, bytes] = {}
-    for tag in tags or ():
-        tokens = tokenizer.encode(tag, special=True)
-        silent = [token for token in tokens if not tokenizer.piece(token)]
-        rest = b"".join(tokenizer.piece(token) for token in tokens)
-        if len(silent) == 1 and tokens[0] == silent[0]:
-            texts[silent[0]] = tag.encode().removesuffix(rest)
+    for trace in traces:
+        for mark in MARK_LIKE.findall("".join((trace.opening, *trace.closings, *trace.before_answer))):
+            tokens = tokenizer.encode(mark, special=True)
+            if len(tokens) == 1 and not tokenizer.piece(tokens[0]):
+                texts[tokens[0]] = mark.encode()
     return texts
 
 

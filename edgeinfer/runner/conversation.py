@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import Template
-from edgeinfer.chat.thinking import Segment, begins_inside
+from edgeinfer.chat.thinking import Segment
+from edgeinfer.chat.trace_formats import may_use, open_trace
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
@@ -19,6 +20,9 @@ from edgeinfer.types import Message, Prompt
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 RawPrompt: TypeAlias = str | Sequence[int]
+
+NO_THINKING = {"enable_thinking": False, "thinking": False, "reasoning": False, "thinking_budget": 0}
+"""The names under which templates read that a person wants no reasoning."""
 
 
 def _ignore(answer: Answer) -> None:
@@ -41,6 +45,7 @@ class Conversation:
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._builder = PromptBuilder(template, tokenizer)
+        self._traces = may_use(template.source, tokenizer, plan.model.thinking)
         self._running: weakref.ref[AnswerStream] | None = None
 
     def answer(self, messages: Messages, settings: Settings, ended: Callable[[Answer], None] = _ignore) -> AnswerStream:
@@ -51,12 +56,12 @@ class Conversation:
         conversation = as_messages(messages)
         self.end_answer()
         builder = self._builder
-        prompt = builder.build(conversation, {"enable_thinking": settings.thinking})
+        prompt = builder.build(conversation, {"enable_thinking": True} if settings.thinking else NO_THINKING)
         if conversation[0].role != "system" and prompt.n_system > self._plan.window.sink:
             prompt = replace(prompt, n_system=0)  # the template's own default: it may leave the window
-        tags = self._plan.model.thinking
-        inside = tags is not None and begins_inside(builder.opening, tags)
-        writer = Writer(self._decoder, self._tokenizer, settings=settings, tags=tags, inside=inside)
+        settings = replace(settings, stop=(*settings.stop, *builder.stops))
+        inside = open_trace(builder.opening, self._traces)
+        writer = Writer(self._decoder, self._tokenizer, settings=settings, traces=self._traces, inside=inside)
 
         def keep() -> None:
             builder.answered(writer.tokens, writer.text)
@@ -75,7 +80,7 @@ class Conversation:
         if wrong is not None:
             raise UsageError(f"token {wrong} is not in the vocabulary: ids are 0 to {self._tokenizer.n_vocab - 1}")
         self.end_answer()
-        writer = Writer(self._decoder, self._tokenizer, settings=settings, tags=None, inside=False)
+        writer = Writer(self._decoder, self._tokenizer, settings=settings)
         return self._stream(writer, Prompt(tuple(prompt)), settings, lambda: None)
 
     def end_answer(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.errors import ArtifactBad, DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -18,7 +19,6 @@ from edgeinfer.types import Sampling
 
 RANK_SOURCE = "not ranked: it is in no catalogue"
 USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file gives no advice
-THINK = ("<think>", "</think>")
 READ_EVERYWHERE = frozenset({"llama", "qwen3"})  # architectures whose GGUF files every backend reads
 
 
@@ -112,7 +112,7 @@ def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
         sampling=usual_sampling(header),
         artifacts=artifacts,
         exit_layer=facts.exit_layer,
-        thinking=THINK if thinks(header) else None,
+        thinking=tags_of_template(header),
     )
 
 
@@ -138,6 +138,7 @@ def title_of(facts: GgufFacts) -> str:
     return "".join(character for character in named if character.isprintable())[:120]
 
 
-def thinks(header: GgufHeader) -> bool:
+def tags_of_template(header: GgufHeader) -> tuple[str, str] | None:
     template = header.metadata.get("tokenizer.chat_template", "")
-    return isinstance(template, str) and THINK[1] in template
+    trace = next(mentioned_in(template), None) if isinstance(template, str) else None
+    return (trace.opening, trace.closings[0]) if trace else None

@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinfer.chat.stop import StopStrings, tail_that_may_become
-from edgeinfer.chat.thinking import Segment, ThinkingSplitter, begins_inside
+from edgeinfer.chat.thinking import Segment, ThinkingSplitter
+from edgeinfer.chat.trace_formats import THINK
 from edgeinfer.chat.utf8 import Utf8Stream
 from edgeinfer.errors import UsageError
-
-TAGS = ("<think>", "</think>")
 
 
 def cut(text: str, places: list[int]) -> list[str]:
@@ -80,7 +79,7 @@ def test_any_cut_stops_at_the_same_place(text: str, places: list[int]) -> None:
 
 
 def split(pieces: list[str], *, inside: bool = False) -> tuple[str, str]:
-    splitter = ThinkingSplitter(TAGS, inside=inside)
+    splitter = ThinkingSplitter((THINK,), inside=THINK if inside else None)
     segments = [segment for piece in pieces for segment in splitter.feed(piece)] + list(splitter.finish())
     thought = "".join(segment.text for segment in segments if segment.thinking)
     return thought, "".join(segment.text for segment in segments if not segment.thinking)
@@ -91,6 +90,23 @@ def test_a_trace_is_told_from_the_answer() -> None:
     assert split(["<th", "ink>a</thi", "nk>b"]) == ("a", "b")
     assert split(["hm</think>4"], inside=True) == ("hm", "4")
     assert split(["1 < 2 and <thin air"]) == ("", "1 < 2 and <thin air")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "thought", "said"),
+    [
+        (["Use ", "<think>", " tags in XML, and </think>."], "", "Use <think> tags in XML, and </think>."),
+        (["  \n", "<think>a</think> <think>b</think> c"], "ab", "c"),
+        (["</think>\n\n4 and <think>"], "", "4 and <think>"),
+        (["  4"], "", "  4"),
+        (["\n"], "", "\n"),
+        (["<thin"], "", "<thin"),
+        (["<think>why</think>yes <think>no</think>"], "why", "yes <think>no</think>"),
+    ],
+)
+def test_a_trace_begins_only_before_the_first_words(pieces: list[str], thought: str, said: str) -> None:
+    assert split(pieces) == (thought, said)
+    assert split(list("".join(pieces))) == (thought, said)
 
 
 def test_a_trace_that_never_ends_is_all_trace() -> None:
@@ -106,13 +122,5 @@ def test_any_cut_tells_them_apart(places: list[int]) -> None:
 
 
 def test_segments_name_their_kind() -> None:
-    splitter = ThinkingSplitter(TAGS, inside=False)
+    splitter = ThinkingSplitter((THINK,))
     assert list(splitter.feed("<think>x</think>y")) == [Segment("x", thinking=True), Segment("y", thinking=False)]
-
-
-@pytest.mark.parametrize(
-    ("opening", "inside"),
-    [("<|im_start|>assistant\n", False), ("assistant\n<think>\n", True), ("<think>\n\n</think>\n\n", False)],
-)
-def test_a_template_may_open_the_trace_itself(opening: str, inside: bool) -> None:
-    assert begins_inside(opening, TAGS) is inside

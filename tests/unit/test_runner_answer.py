@@ -2,10 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from edgeinfer.chat.trace_formats import THINK, TraceFormat, may_use
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
 from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings, Writer, joined
@@ -13,6 +14,7 @@ from edgeinfer.types import GREEDY, Prompt, Sampling
 
 STOP, OPEN, CLOSE = 0, 1, 2
 TAGS = ("<think>", "</think>")
+TRACES = (THINK,)
 DEFAULTS = Settings()
 
 
@@ -79,9 +81,13 @@ def text(words: str) -> list[int]:
 
 
 def run(
-    decoder: Scripted, settings: Settings = DEFAULTS, *, tags: tuple[str, str] | None = None, inside: bool = False
+    decoder: Scripted,
+    settings: Settings = DEFAULTS,
+    *,
+    traces: Sequence[TraceFormat] = (),
+    inside: TraceFormat | None = None,
 ) -> tuple[str, str, Writer]:
-    writer = Writer(decoder, Bytes(), settings=settings, tags=tags, inside=inside)
+    writer = Writer(decoder, Bytes(), settings=settings, traces=traces, inside=inside)
     segments = list(writer.segments(Prompt((7,)), GREEDY))
     answer = writer.answer
     assert answer.text == "".join(segment.text for segment in segments if not segment.thinking)
@@ -115,7 +121,7 @@ def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
 def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
     """The text is held back, as it may begin the stop string."""
     decoder = Scripted([*text("aaaaaaaa"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings(stop=("aaaaaaaaaa",)), tags=None, inside=False)
+    writer = Writer(decoder, Bytes(), settings=Settings(stop=("aaaaaaaaaa",)))
     decoder.at(3, lambda: setattr(writer, "stopped", True))
     assert [segment.text for segment in writer.segments(Prompt((7,)), GREEDY)] == ["aaa"]
     assert writer.tokens == text("aaa")
@@ -124,7 +130,7 @@ def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
 
 def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
     decoder = Scripted([OPEN, *text("hm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings(), tags=TAGS, inside=False)
+    writer = Writer(decoder, Bytes(), settings=Settings(), traces=TRACES)
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
     assert stream.answer == Answer("", (), "", stream.stats)
     assert list(stream) == ["4"]
@@ -146,7 +152,7 @@ def test_the_options_are_the_fields_of_the_settings() -> None:
 
 
 def test_tags_that_are_control_tokens_are_seen() -> None:
-    said, thought, answer = run(Scripted([OPEN, *text("\nhm\n"), CLOSE, *text("\n\n4"), STOP]), tags=TAGS)
+    said, thought, answer = run(Scripted([OPEN, *text("\nhm\n"), CLOSE, *text("\n\n4"), STOP]), traces=TRACES)
     assert (said, thought) == ("4", "hm\n")
     assert answer.text == "<think>\nhm\n</think>\n\n4"
 
@@ -155,13 +161,14 @@ class Channels(Bytes):
     """Gemma 4's tags: the opening one is a control token and a word."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        return {"<|channel>thought": [OPEN, *[256 + byte for byte in b"thought"]], "<channel|>": [CLOSE]}[text]
+        marks = {"<|channel>": [OPEN], "<channel|>": [CLOSE]}
+        return marks.get(text) or [256 + byte for byte in text.encode()]
 
 
 def test_a_tag_may_begin_with_a_control_token() -> None:
-    tags = ("<|channel>thought", "<channel|>")
+    gemma = TraceFormat("<|channel>thought", ("<channel|>",))
     decoder = Scripted([OPEN, *text("thought\nhm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Channels(), settings=Settings(), tags=tags, inside=False)
+    writer = Writer(decoder, Channels(), settings=Settings(), traces=(gemma,))
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking.strip()) == ("4", "hm")
 
@@ -172,13 +179,13 @@ def test_without_tags_nothing_is_a_trace() -> None:
 
 
 def test_a_template_may_have_opened_the_trace() -> None:
-    said, thought, _ = run(Scripted([*text("hm"), CLOSE, *text("4"), STOP]), tags=TAGS, inside=True)
+    said, thought, _ = run(Scripted([*text("hm"), CLOSE, *text("4"), STOP]), traces=TRACES, inside=THINK)
     assert (said, thought) == ("4", "hm")
 
 
 def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP], [*text("4"), STOP])
-    said, thought, answer = run(decoder, Settings(think_budget=4), tags=TAGS)
+    said, thought, answer = run(decoder, Settings(think_budget=4), traces=TRACES)
     assert (said, thought) == ("4", "abcd\n")  # the tag is not counted
     first, second = decoder.prompts
     closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
@@ -191,21 +198,67 @@ def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
 
 def test_a_budget_that_is_not_used_up_changes_nothing() -> None:
     decoder = Scripted([OPEN, *text("ab"), CLOSE, *text("4"), STOP])
-    said, thought, _ = run(decoder, Settings(think_budget=4), tags=TAGS)
+    said, thought, _ = run(decoder, Settings(think_budget=4), traces=TRACES)
     assert (said, thought, len(decoder.prompts)) == ("4", "ab", 1)
 
 
 def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP])
-    said, _, answer = run(decoder, Settings(max_tokens=6, think_budget=4), tags=TAGS)
+    said, _, answer = run(decoder, Settings(max_tokens=6, think_budget=4), traces=TRACES)
     assert said == ""
     assert answer.stats.finish == "length"
     assert answer.stats.emitted == 5
 
 
+def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> None:
+    decoder = Scripted([*text("4"), STOP])
+    said, thought, answer = run(decoder, Settings(thinking=False), traces=TRACES, inside=THINK)
+    assert (said, thought) == ("4", "")
+    assert list(decoder.prompts[0].tokens) == [7, 256 + ord("\n"), CLOSE, *text("\n\n")]
+    assert answer.answer.stats.finish == "stop"
+
+
+def test_without_thinking_a_trace_that_the_model_begins_is_ended_at_once() -> None:
+    decoder = Scripted([OPEN, *text("hm"), STOP], [*text("4"), STOP])
+    assert run(decoder, Settings(thinking=False), traces=TRACES)[:2] == ("4", "")
+    assert len(decoder.prompts) == 2
+
+
+class Harmony(Bytes):
+    """Every mark is a control token without a text of its own."""
+
+    marks = ("<|end|>", "<|start|>", "<|channel|>", "<|message|>")
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        words = re.findall(r"<\|(?:end|start|channel|message)\|>|[\s\S]", text) if special else list(text)
+        return [10 + self.marks.index(word) if word in self.marks else 256 + ord(word) for word in words]
+
+
+@pytest.mark.parametrize("budget", [None, 100])
+def test_channels_of_silent_tokens(budget: int | None) -> None:
+    tokenizer = Harmony()
+    harmony = may_use("", tokenizer, None)
+    wire = "<|channel|>analysis<|message|>We need.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
+    decoder = Scripted([*tokenizer.encode(wire, special=True), STOP])
+    writer = Writer(decoder, tokenizer, settings=Settings(think_budget=budget), traces=harmony)
+    list(writer.segments(Prompt((7,)), GREEDY))
+    assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need.")
+
+
+def test_a_budget_ends_a_channel() -> None:
+    tokenizer = Harmony()
+    wire = tokenizer.encode("<|channel|>analysis<|message|>We need and need", special=True)
+    decoder = Scripted([*wire, STOP], [*text("Hello"), STOP])
+    writer = Writer(decoder, tokenizer, settings=Settings(think_budget=8), traces=may_use("", tokenizer, None))
+    list(writer.segments(Prompt((7,)), GREEDY))
+    assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need ")
+    ending = tokenizer.encode("<|end|><|start|>assistant<|channel|>final<|message|>", special=True)
+    assert list(decoder.prompts[1].tokens)[-len(ending) :] == ending
+
+
 def test_a_reader_who_walks_away_ends_the_decoder() -> None:
     decoder = Scripted([*text("abc"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings(), tags=None, inside=False)
+    writer = Writer(decoder, Bytes(), settings=Settings())
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
     assert next(stream) == "a"
     stream.close()
