@@ -83,6 +83,7 @@ class Decoder:
         self._controller = controller
         self._drafters = drafters
         self._timeline = Timeline()
+        self._interrupted = False
         self._answer: _Answer | None = None
         self._round: Round | None = None  # open, from `begin` to `end`
         self._step: _Chunk | _Round | None = None
@@ -118,6 +119,7 @@ class Decoder:
         self._timeline.settle(self.cache.length)
         entry = reuse(self._timeline, self.cache.length, prompt, self._policy)
         gone = max(0, min(self._gone(), entry.shared - prompt.n_system))  # nothing yet in another conversation
+        self._interrupted = False
         self._answer = _Answer(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index, entry, gone)
 
     def begin(self, max_rows: int | None = None) -> Ask:
@@ -170,6 +172,10 @@ class Decoder:
         if self._answer is not None:
             self._finish("canceled")
 
+    def interrupt(self) -> None:
+        """End the stream before its next step, also inside a long prompt. A signal handler or a thread may call it."""
+        self._interrupted = True
+
     def close(self) -> None:
         """Free the cache. Safe to call twice."""
         self.cache.close()
@@ -179,6 +185,9 @@ class Decoder:
         try:
             self._check_current(stats)
             while self.running:
+                if self._interrupted:
+                    self.stop()
+                    return
                 tokens = self.end(self._model.run([self.begin()])[0])
                 n_unread = len(tokens)
                 for token in tokens:

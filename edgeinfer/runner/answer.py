@@ -23,6 +23,7 @@ class Decodes(Protocol):
 
     stats: AnswerStats
 
+    def interrupt(self) -> None: ...
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
     ) -> Iterator[int]: ...
@@ -94,8 +95,8 @@ class AnswerStream:
         return self.answer
 
     def stop(self) -> None:
-        """End the answer after the current token."""
-        self._writer.stopped = True
+        """End the answer after the current token, or inside its prompt."""
+        self._writer.stop()
 
     def close(self) -> None:
         """End the answer now. Safe to call twice. Raises UsageError while another thread reads it."""
@@ -143,10 +144,15 @@ class Writer:
         self._budget_used = False
         self._stats = AnswerStats()
         self._earlier: AnswerStats | None = None  # of the part before the budget closed the trace
-        self.stopped = False  # set from outside; checked after every token
+        self._stopped = False
         self.tokens: list[int] = []
         self.text = ""
         self._shown: list[Segment] = []
+
+    def stop(self) -> None:
+        """End the answer; the flag is checked after every token, the decoder's before every step."""
+        self._stopped = True
+        self._decoder.interrupt()
 
     @property
     def answer(self) -> Answer:
@@ -193,7 +199,7 @@ class Writer:
             yield from self._run(prompt, sampling)
             self._earlier = self._stats
         trace = self._splitter.inside
-        if trace and self._over_budget() and not self.stopped:
+        if trace and self._over_budget() and not self._stopped:
             self._budget_used = True
             self._stats.finish = "length"
             after = self.text[-CONTEXT_CHARS:] or trace.opening
@@ -207,6 +213,9 @@ class Writer:
         yield from self._splitter.finish()
 
     def _run(self, prompt: Prompt, sampling: Sampling) -> Iterator[Segment]:
+        if self._stopped:
+            self._stats.finish = "canceled"
+            return
         n_before = len(self.tokens)
         stream = self._decoder.stream(
             prompt,
@@ -221,7 +230,7 @@ class Writer:
                 if token in self._tokenizer.stop_tokens:
                     continue  # the decoder ends by itself, and says why
                 yield from self._take(token)
-                if self._over_budget() or self.stopped:
+                if self._over_budget() or self._stopped:
                     return
 
     def _take(self, token: int) -> Iterator[Segment]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
 from edgeinfer.prefill import prefill
-from edgeinfer.protocols import Round, TokenLike
+from edgeinfer.protocols import Ask, Round, Row, TokenLike
 from edgeinfer.types import GREEDY, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.unit.fake_model import N_VOCAB, FakeModel
@@ -329,6 +331,25 @@ def test_an_engine_that_gives_up_while_reanchoring() -> None:
     held = to.cache.tokens  # type: ignore[attr-defined]
     assert held == [*prompt.tokens[:3], *prompt.tokens[24:]]
     assert got == plainly(held, prompt, GREEDY, 1)
+
+
+def test_an_interrupt_inside_a_long_prompt_ends_the_answer_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel(chunk_rows=2)
+    to = Decoder(model, POLICY)
+    n_run = 0
+
+    def interrupted_run(asks: Sequence[Ask]) -> list[Sequence[Row]]:
+        nonlocal n_run
+        n_run += 1
+        if n_run == 3:
+            to.interrupt()
+        return run_in_turn(asks)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "run", interrupted_run)
+        assert answer(to, Prompt(numbers(15)), 20) == []
+    assert (n_run, to.stats.finish, to.stats.emitted) == (3, "canceled", 0)
+    assert answer(to, Prompt(numbers(15)), 20) == answer(decoder(), Prompt(numbers(15)), 20)
 
 
 def test_chunks_of_a_prompt_end_at_multiples_of_their_size_wherever_it_began() -> None:

@@ -49,6 +49,9 @@ class Scripted:
         self._events: dict[int, Callable[[], None]] = {}
         self.stats = AnswerStats()
 
+    def interrupt(self) -> None:
+        pass
+
     def at(self, n: int, event: Callable[[], None]) -> None:
         """Call `event` when token `n` is emitted."""
         self._events[n] = event
@@ -122,10 +125,19 @@ def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
     """The text is held back, as it may begin the stop string."""
     decoder = Scripted([*text("aaaaaaaa"), STOP])
     writer = Writer(decoder, Bytes(), settings=Settings(stop=("aaaaaaaaaa",)))
-    decoder.at(3, lambda: setattr(writer, "stopped", True))
+    decoder.at(3, writer.stop)
     assert [segment.text for segment in writer.segments(Prompt((7,)), GREEDY)] == ["aaa"]
     assert writer.tokens == text("aaa")
     assert writer.answer.finish_reason == "canceled"
+
+
+def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
+    decoder = Scripted([*text("abc"), STOP])
+    writer = Writer(decoder, Bytes(), settings=Settings())
+    writer.stop()
+    assert list(writer.segments(Prompt((7,)), GREEDY)) == []
+    assert decoder.prompts == []
+    assert writer.answer == Answer("", (), "canceled", writer.stats)
 
 
 def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
