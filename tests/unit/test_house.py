@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(path for folder in ("edgeinfer", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(path for folder in ("edgeinfer", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py"))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
