@@ -178,7 +178,7 @@ def _speed(turns: Sequence[Turn]) -> float:
 
 
 def markdown(report: Report, plan: Plan, turns: Sequence[Turn], command: list[str]) -> str:
-    versions = backends.get(plan.backend).probe(plan.device).versions
+    versions = backends.get(plan.backend).probe().versions
     every = max(1, len(turns) // 20)
     rows = [
         [

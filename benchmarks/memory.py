@@ -145,7 +145,7 @@ def report(rows: Sequence[Row]) -> str:
     from edgeinfer.device import detect
 
     worst = max(abs(row.error) for row in rows)
-    versions = backends.get(rows[0].backend).probe(detect()).versions
+    versions = backends.get(rows[0].backend).probe().versions
     command = ["python", "-m", "benchmarks", "memory", "--model", "demo", "--model", "wide.Q4_0.gguf"]
     lines = [
         head("Estimated against measured memory", command, detect(), versions),

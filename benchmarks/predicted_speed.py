@@ -14,7 +14,7 @@ from edgeinfer.catalog.entry import Artifact, LayerKv, ModelShape
 from edgeinfer.device.devices import Chip, Devices, load_devices
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.formats.tables import Table, read_toml
-from edgeinfer.plan.speed import expected_tokens_per_s
+from edgeinfer.plan.fit import expected_tokens_per_s
 
 __all__ = ["Row", "add_arguments", "read_rows", "report", "run"]
 

@@ -253,7 +253,7 @@ def markdown(path: Path, results: Sequence[Result], *, quick: bool) -> str:
         for key, group in rows.items()
     ]
     return (
-        head("The window on llama.cpp against the reference", command, device, BACKEND.probe(device).versions)
+        head("The window on llama.cpp against the reference", command, device, BACKEND.probe().versions)
         + "\nEach cell: |logit difference| to the NumPy reference with K and V in the same type (and "
         "llama.cpp's rotation of quantized ones off, which the reference does not have): the largest of each row, and "
         "the 99th percentile of all rows from the first eviction on, with half of the rounds rolled back in part; in "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from edgeinfer.device.profile import DeviceProfile
-from edgeinfer.plan.types import Capabilities, Plan
+from edgeinfer.plan.facts import Probe
+from edgeinfer.plan.types import Plan
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -141,8 +141,16 @@ class Model(Protocol):
 class Backend(Protocol):
     name: str
 
-    def probe(self, device: DeviceProfile) -> Capabilities:
-        """What this backend can do here. Never raises; `unavailable` says why it cannot run."""
+    def probe(self) -> Probe:
+        """What of it is installed here. Never raises; `unavailable` says why it cannot run."""
+        ...
+
+    def report(self) -> Mapping[str, str]:
+        """What `doctor` prints about an available engine. It may be imported for this."""
+        ...
+
+    def forget(self, path: Path) -> None:
+        """Delete what is kept between runs about the model file at `path`, which is about to be removed."""
         ...
 
     def load(self, plan: Plan, path: Path) -> Model:

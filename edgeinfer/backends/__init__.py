@@ -1,20 +1,37 @@
-"""The engines, one folder each, imported only when asked for."""
+"""The engines. A backend is one folder and one line in FACTS; its engine is imported when a plan asks for it."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, cast
 
+from edgeinfer.backends.gguf.facts import FACTS as GGUF
+from edgeinfer.backends.mlx.facts import FACTS as MLX
+from edgeinfer.backends.reference.facts import FACTS as REFERENCE
 from edgeinfer.errors import BackendUnavailable
 
 if TYPE_CHECKING:
+    from edgeinfer.plan.facts import BackendFacts
     from edgeinfer.protocols import Backend
 
-NAMES = ("gguf", "mlx", "reference")
+__all__ = ["FACTS", "facts_of", "get"]
+
+FACTS: tuple[BackendFacts, ...] = (
+    GGUF,
+    MLX,
+    REFERENCE,
+)
+
+
+def facts_of(name: str) -> BackendFacts:
+    """Raises BackendUnavailable for a name that no backend of this program has."""
+    for facts in FACTS:
+        if facts.name == name:
+            return facts
+    names = ", ".join(facts.name for facts in FACTS)
+    raise BackendUnavailable(f"there is no backend `{name}`", hint=f"backends: {names}")
 
 
 def get(name: str) -> Backend:
-    """The backend of this name. Raises BackendUnavailable for one that is not in this program."""
-    if name not in NAMES:
-        raise BackendUnavailable(f"there is no backend `{name}`", hint="backends: " + ", ".join(NAMES))
-    return cast("Backend", importlib.import_module(f"edgeinfer.backends.{name}").BACKEND)
+    """The backend of this name. Raises BackendUnavailable for a name that no backend of this program has."""
+    return cast("Backend", importlib.import_module(facts_of(name).package).BACKEND)

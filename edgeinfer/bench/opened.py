@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from edgeinfer.types import KV_CHOICES
 class Opened:
     plan: Plan
     model: Model
-    versions: dict[str, str]
+    versions: Mapping[str, str]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def opened(request: Request) -> Iterator[Opened]:
     backend = backends.get(plan.backend)
     model = backend.load(plan, path_of(plan))
     try:
-        yield Opened(plan, model, backend.probe(plan.device).versions)
+        yield Opened(plan, model, backend.probe().versions)
     finally:
         model.close()
 

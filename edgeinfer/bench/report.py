@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from edgeinfer.device import DeviceProfile
 
 
-def head(title: str, command: Sequence[str], device: DeviceProfile, versions: dict[str, str]) -> str:
+def head(title: str, command: Sequence[str], device: DeviceProfile, versions: Mapping[str, str]) -> str:
     """The first lines of a Markdown report. `command` is what a person types to repeat it."""
     known = ", ".join(f"{name} {version}" for name, version in versions.items())
     python = ".".join(str(part) for part in sys.version_info[:3])

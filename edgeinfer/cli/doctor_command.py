@@ -1,21 +1,23 @@
-"""`edgeinfer doctor`: what is here, what each backend found, where files lie."""
+"""`edgeinfer doctor`: this machine, its backends, and where files are."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer import __version__
 from edgeinfer.cli.options import add_json_option
 from edgeinfer.cli.output import show, show_json, size
+from edgeinfer.plan.facts import installed_version
 
 if TYPE_CHECKING:
     from edgeinfer.device import DeviceProfile
-    from edgeinfer.plan import Capabilities
+    from edgeinfer.plan import BackendFacts, Capabilities
 
 HELP = "say what this machine is, what each backend found, and where files are"
 USAGE = "doctor [--json]"
@@ -35,27 +37,55 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer import backends
     from edgeinfer.device import detect
     from edgeinfer.errors import BackendUnavailable
-    from edgeinfer.plan.as_json import device_to_json
+    from edgeinfer.plan.report import device_to_json
 
     device = detect()
-    probes = [backends.get(name).probe(device) for name in backends.NAMES]
+    found = [find(facts, device) for facts in backends.FACTS]
     facts = {
         "version": __version__,
         "python": platform.python_version(),
         "libraries": {name: installed_version(name) for name in LIBRARIES},
         "device": device_to_json(device),
-        "backends": [probe_facts(probe) for probe in probes],
+        "backends": [backend_to_json(one) for one in found],
         "files": places(),
     }
     if args.json:
         show_json(facts)
     else:
-        show("\n".join(lines(device, probes)))
-    usable = [probe for probe in probes if not probe.unavailable and probe.backend != "reference"]
+        show("\n".join(lines(device, found)))
+    usable = any(not one.unavailable and not one.facts.on_request_only for one in found)
     return 0 if usable else BackendUnavailable.exit_code
 
 
-def lines(device: DeviceProfile, probes: list[Capabilities]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A backend on this machine."""
+
+    facts: BackendFacts
+    capabilities: Capabilities
+    versions: Mapping[str, str]
+    unavailable: str
+    hint: str
+    report: Mapping[str, str]
+
+
+def find(facts: BackendFacts, device: DeviceProfile) -> Found:
+    from edgeinfer import backends
+
+    backend = backends.get(facts.name)
+    capabilities, probe = facts.capabilities(device), backend.probe()
+    unavailable = probe.unavailable or capabilities.unavailable
+    return Found(
+        facts,
+        capabilities,
+        probe.versions,
+        unavailable,
+        probe.hint or capabilities.hint,
+        backend.report() if not unavailable else {},
+    )
+
+
+def lines(device: DeviceProfile, found: list[Found]) -> list[str]:
     libraries = ", ".join(f"{name} {installed_version(name) or 'missing'}" for name in LIBRARIES)
     text = [
         f"edgeinfer {__version__}, Python {platform.python_version()}",
@@ -71,45 +101,29 @@ def lines(device: DeviceProfile, probes: list[Capabilities]) -> list[str]:
         "",
         "backends:",
     ]
-    for probe in probes:
-        versions = ", ".join(f"{name} {version}" for name, version in probe.versions.items())
-        text.append(f"  {probe.backend:<11} {probe.unavailable or 'ready'}{f' ({versions})' if versions else ''}")
-        if kernels := metal_kernels(probe):
-            text.append(f"  {'':<11} Metal kernels: {kernels}")
-        if probe.hint:
-            text.append(f"  {'':<11} hint: {probe.hint}")
+    for one in found:
+        versions = ", ".join(f"{name} {version}" for name, version in one.versions.items())
+        text.append(f"  {one.facts.name:<11} {one.unavailable or 'ready'}{f' ({versions})' if versions else ''}")
+        text += [f"  {'':<11} {name}: {value}" for name, value in one.report.items()]
+        if one.hint:
+            text.append(f"  {'':<11} hint: {one.hint}")
     text += ["", "files:"]
     text += [f"  {name:<11} {path}" for name, path in places().items()]
     return text
 
 
-def metal_kernels(probe: Capabilities) -> str:
-    if probe.backend != "mlx" or probe.unavailable:
-        return ""
-    from edgeinfer.backends.mlx import kernels_in_use
-
-    return kernels_in_use()
-
-
-def probe_facts(probe: Capabilities) -> dict[str, object]:
+def backend_to_json(found: Found) -> dict[str, object]:
     return {
-        "name": probe.backend,
-        "available": not probe.unavailable,
-        "unavailable": probe.unavailable,
-        "hint": probe.hint,
-        "versions": probe.versions,
-        "tiers": sorted(probe.tiers),
-        "kv_types": list(probe.kv_types),
-        "early_exit": probe.early_exit,
-        "metal_kernels": metal_kernels(probe),
+        "name": found.facts.name,
+        "available": not found.unavailable,
+        "unavailable": found.unavailable,
+        "hint": found.hint,
+        "versions": dict(found.versions),
+        "tiers": sorted(found.capabilities.tiers),
+        "kv_types": list(found.capabilities.kv_types),
+        "early_exit": found.capabilities.early_exit,
+        "report": dict(found.report),
     }
-
-
-def installed_version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def places() -> dict[str, str]:

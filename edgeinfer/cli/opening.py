@@ -12,7 +12,7 @@ import edgeinfer
 from edgeinfer.cli.options import request_from
 from edgeinfer.cli.output import say, size, whisper
 from edgeinfer.errors import Canceled, DownloadFailed, UsageError
-from edgeinfer.plan import SLOW
+from edgeinfer.plan.report import too_slow
 
 if TYPE_CHECKING:
     from edgeinfer.plan import Plan
@@ -46,10 +46,8 @@ def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
             f"warning: --force: {plan.model.title} takes {size(plan.estimate.total_bytes)}, "
             f"and this machine can give {size(plan.budget_bytes)}"
         )
-    if args.model:  # a choice made unasked was said with all its reasons
-        for reason in plan.reasons:
-            if reason.startswith(SLOW):
-                whisper(reason)
+    if args.model and plan.slow:  # a choice that was not asked for came with all its reasons
+        whisper(too_slow(plan.expected_tokens_per_s, plan.min_tokens_per_s))
     try:
         with downloads_from(args) as downloads:
             model = edgeinfer.load(plan, draft=args.draft_model, template=args.template, downloads=downloads)

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from edgeinfer.plan import Request
     from edgeinfer.types import Sampling
 
-BACKENDS = ("gguf", "mlx", "reference")
-
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    from edgeinfer import backends
     from edgeinfer.decode.drafters import speculation_modes
 
     modes = speculation_modes()
@@ -34,7 +33,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
     )
     group.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
-    group.add_argument("--backend", default="", choices=BACKENDS, metavar="NAME", help=", ".join(BACKENDS))
+    names = tuple(facts.name for facts in backends.FACTS)
+    group.add_argument("--backend", default="", choices=names, metavar="NAME", help=", ".join(names))
     group.add_argument("-c", "--context", type=count, metavar="N", help="tokens that the window holds, sinks included")
     group.add_argument("--sink", type=count0, metavar="N", help="first tokens that are never evicted (128)")
     group.add_argument(

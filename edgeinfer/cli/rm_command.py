@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer.backends.gguf.exit import self_test_cache
+    from edgeinfer import backends
     from edgeinfer.catalog import load_catalog
     from edgeinfer.errors import ModelNotFound, UsageError
     from edgeinfer.hub import installed, installed_packages, is_of_tier, parse_name, remove, remove_package
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} is not on this machine", hint=near(args.model, names) or "`edgeinfer list` shows what is"
         )
     for model in [*here, *packed]:
-        self_test_cache.remove(model.path)
+        for facts in backends.FACTS:
+            backends.get(facts.name).forget(model.path)
     for repo, file in dict.fromkeys((model.repo, model.file) for model in here):
         freed = remove(repo, file)
         whisper(f"removed {repo}{'/' if file else ''}{file}: {size(freed)} free again")

@@ -21,7 +21,6 @@ __all__ = ["Drafting", "OpenedDraftModel", "check_same_tokens", "measure", "new_
 
 DRAFT_BUDGET_S: Final = 0.2  # for the draft model, of which only the plain round is timed
 TOKEN_SAMPLE_STEP: Final = 997  # compare every 997th token; a prime, so that no regular vocabulary hides between
-SLOW_TO_READ: Final = frozenset({"mlx"})  # backends where reading a row on the host stalls the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: Opened
     """Drafters and a controller for a new conversation, which have learned nothing yet. `costs` come from `measure`."""
     if costs is None:
         return Drafting()
-    opened = Opened(costs, plan.window, plan.backend not in SLOW_TO_READ, draft)
+    opened = Opened(costs, plan.window, plan.facts.rows_cheap_to_read, draft)
     with ExitStack() as stack:
         built = []
         for kind in usable_drafters(model, plan, draft):
@@ -105,7 +104,7 @@ def _row_costs(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowC
     store = CostStore()
     key = cost_key(
         plan.artifact.source, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
-        plan.backend, engine_version(plan.backend), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
+        plan.backend, plan.facts.engine_version(), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
         model.exit_layer,
     )  # fmt: skip
     costs = store.load(key)
@@ -113,12 +112,3 @@ def _row_costs(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowC
         costs = calibrate(model, max_rows=max_rows, budget_s=budget_s)
         store.save(key, costs)
     return costs
-
-
-def engine_version(backend: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version({"gguf": "llama-cpp-python", "mlx": "mlx"}.get(backend, "edgeinfer"))
-    except PackageNotFoundError:
-        return ""

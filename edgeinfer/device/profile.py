@@ -41,3 +41,11 @@ class DeviceProfile:
     accelerators: frozenset[str]  # "metal", "cuda"
     named: bool = False  # True: planning for another device
     speeds: tuple[EngineSpeed, ...] = ()
+
+    @property
+    def has_avx2(self) -> bool:
+        return "avx2" in self.cpu_features
+
+    @property
+    def has_metal(self) -> bool:
+        return "metal" in self.accelerators

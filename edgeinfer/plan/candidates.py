@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from edgeinfer.catalog.catalog import Catalog
-from edgeinfer.catalog.entry import Artifact, ModelEntry, ModelShape, Tier
+from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.context import DEFAULT_CONTEXT, make_policy
-from edgeinfer.plan.estimate import estimate
-from edgeinfer.plan.speed import expected_tokens_per_s
-from edgeinfer.plan.types import Capabilities, Estimate, Rejection, Request
-from edgeinfer.types import MIXED, KvType
+from edgeinfer.plan.facts import BackendFacts, Capabilities, Probe
+from edgeinfer.plan.fit import DEFAULT_CONTEXT, expected_tokens_per_s, make_policy
+from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Request
+from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["Candidate", "budget_bytes", "candidates", "reserve_bytes", "wanted_context"]
+__all__ = ["Backend", "Candidate", "candidates", "on_device", "wanted_context"]
 
 _LONG_CONTEXT = 32768  # what `--prefer context` asks for
-_KV_BLOCK = 32  # values that share a scale in q8_0 and q4_0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend on one device, with what was found installed there."""
+
+    facts: BackendFacts
+    capabilities: Capabilities
+    unavailable: str  # why it cannot run there; "" when it can
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that this machine's backends can run, with what it costs at the wanted context."""
+    """Something that can run on the device, with what it costs at the wanted context."""
 
     model: ModelEntry
     artifact: Artifact
-    capabilities: Capabilities
+    facts: BackendFacts
+    exit_layer: int | None  # where it may stop for a draft; None: nowhere
     tier_order: int
     kv_type: KvType
     window: WindowPolicy
     estimate: Estimate
     tokens_per_s: float
+    n_conversations: int
+    draft: Plan | None
 
     @property
     def key(self) -> tuple[int, bool, int, float]:
         """Quality first, then a file of the package index (within reach wherever edgeinfer was), the tier, speed."""
         return (self.model.rank, bool(self.artifact.package), self.tier_order, self.tokens_per_s)
 
-    def rejected(self, reason: str, over_bytes: int = 0) -> Rejection:
-        return Rejection(
-            self.model.name, self.artifact.tier, self.artifact.backend, reason, over_bytes, self.model.rank
-        )
+    def with_window(self, window: WindowPolicy) -> Candidate:
+        kv_bytes = self.n_conversations * self.facts.kv_bytes(self.model.shape, window, self.kv_type)
+        return replace(self, window=window, estimate=replace(self.estimate, kv_bytes=kv_bytes))
+
+    def rejected(self, kind: RejectionKind, reason: str, over_bytes: int = 0) -> Rejection:
+        artifact = self.artifact
+        return Rejection(self.model.name, artifact.tier, artifact.backend, kind, reason, over_bytes, self.model.rank)
 
 
-def reserve_bytes(device: DeviceProfile) -> int:
-    """What a plan leaves free: a twelfth.
-
-    On a 24 GB Mac a plan 0.8 GB below Metal's ceiling ran out of memory, and one 1.6 GB below it ran.
-    """
-    return max(256 << 20, min(device.ceiling_bytes, device.available_bytes) // 12)
-
-
-def budget_bytes(device: DeviceProfile) -> int:
-    return max(0, min(device.ceiling_bytes, device.available_bytes) - reserve_bytes(device))
+def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> Backend:
+    found = facts.capabilities(device)
+    found = replace(found, early_exit=found.early_exit and probe.early_exit)
+    return Backend(facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint)
 
 
 def wanted_context(model: ModelEntry, request: Request) -> int:
@@ -67,66 +75,71 @@ def wanted_context(model: ModelEntry, request: Request) -> int:
 
 
 def candidates(
-    device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Capabilities], request: Request
+    device: DeviceProfile,
+    catalog: Catalog,
+    backends: Sequence[Backend],
+    request: Request,
+    drafts: Mapping[str, Plan] | None,
 ) -> Iterator[Candidate | Rejection]:
-    """Each artifact of each wanted model that `request` does not exclude by name, tier or backend."""
-    by_backend = {found.backend: found for found in capabilities}
+    """Each artifact of each wanted model that `request` does not exclude by name, tier or backend.
+
+    `drafts` has the plan of the draft model for each backend that can run it; None: there is no draft model.
+    """
+    by_name = {backend.facts.name: backend for backend in backends}
     for model in reversed(catalog.models):
         if request.model and model.name != request.model:
             continue
         for artifact in model.artifacts:
-            if (request.tier and artifact.tier != request.tier) or artifact.backend not in by_backend:
+            if (request.tier and artifact.tier != request.tier) or artifact.backend not in by_name:
                 continue
             if not request.backend or artifact.backend == request.backend:
-                tier = catalog.tiers.get(artifact.tier)
-                yield _judge(device, model, artifact, by_backend[artifact.backend], tier, request)
+                yield _judge(device, catalog, model, artifact, by_name[artifact.backend], request, drafts)
 
 
 def _judge(
     device: DeviceProfile,
+    catalog: Catalog,
     model: ModelEntry,
     artifact: Artifact,
-    found: Capabilities,
-    tier: Tier | None,
+    backend: Backend,
     request: Request,
+    drafts: Mapping[str, Plan] | None,
 ) -> Candidate | Rejection:
-    def refuse(reason: str) -> Rejection:
-        return Rejection(model.name, artifact.tier, artifact.backend, reason, rank=model.rank)
+    def refuse(kind: RejectionKind, reason: str) -> Rejection:
+        return Rejection(model.name, artifact.tier, artifact.backend, kind, reason, rank=model.rank)
 
-    if found.unavailable:
-        return refuse(f"{found.backend} cannot run here: {found.unavailable}")
-    if tier and artifact.tier not in found.tiers:  # of a tier that nobody knows, the engine has the last word
-        return refuse(f"{found.backend} does not load {artifact.tier}")
-    kv_type = request.kv_type or _preferred_kv_type(device, found, model.shape)
+    facts, found, tier = backend.facts, backend.capabilities, catalog.tiers.get(artifact.tier)
+    if backend.unavailable:
+        return refuse("unavailable", f"{facts.name} cannot run here: {backend.unavailable}")
+    if tier and artifact.tier not in found.tiers:  # a tier that is in no table is left to the engine
+        return refuse("unavailable", f"{facts.name} does not load {artifact.tier}")
+    kv_type = request.kv_type or facts.preferred_kv_type(device, model.shape)
     if kv_type not in found.kv_types:
-        return refuse(f"{found.backend} does not keep K and V as {kv_type}")
+        return refuse("kv", f"{facts.name} does not keep K and V as {kv_type}")
+    if drafts is not None and facts.name not in drafts:
+        return refuse("unavailable", f"{facts.name} cannot run the draft model {request.draft_model}")
     try:
         window = make_policy(model.shape, wanted_context(model, request), request.sink)
     except UsageError as error:
-        return refuse(str(error))
+        return refuse("context", str(error))
+    draft = drafts[facts.name] if drafts is not None else None
+    may_exit = found.early_exit and (facts.early_exit_in_batches or request.conversations == 1)
+    exit_layer = model.exit_layer if may_exit and request.speculation in ("auto", "early-exit") else None
     return Candidate(
         model=model,
         artifact=artifact,
-        capabilities=found,
+        facts=facts,
+        exit_layer=exit_layer,
         tier_order=tier.order if tier else 0,
         kv_type=kv_type,
         window=window,
-        estimate=estimate(model.shape, artifact, window, kv_type, exits=may_exit(model, found, request)),
+        estimate=Estimate(
+            weight_bytes=artifact.n_bytes,
+            kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
+            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None),
+            draft_bytes=draft.estimate.weight_bytes + draft.estimate.kv_bytes if draft else 0,
+        ),
         tokens_per_s=expected_tokens_per_s(device, model.shape, artifact),
+        n_conversations=request.conversations,
+        draft=draft,
     )
-
-
-def may_exit(model: ModelEntry, found: Capabilities, request: Request) -> bool:
-    """Whether the model may draft with its early layers."""
-    return found.early_exit and model.exit_layer is not None and request.speculation in ("auto", "early-exit")
-
-
-def _preferred_kv_type(device: DeviceProfile, found: Capabilities, shape: ModelShape) -> KvType:
-    """The backend's first choice whose blocks fit the heads; f16 for llama.cpp on Metal, where other types are slow."""
-    if found.backend == "gguf" and "metal" in device.accelerators and "f16" in found.kv_types:
-        return "f16"
-    whole = all(group.head_dim % _KV_BLOCK == 0 for group in shape.kv)
-    able = [kind for kind in found.kv_types if whole or kind in ("f16", "f32")] or [*found.kv_types]
-    if "avx2" not in device.cpu_features and able[0] == MIXED and len(able) > 1:
-        return able[1]  # elsewhere its gain is not measured, and its bytes are
-    return able[0]

@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
-from edgeinfer.plan.as_json import rejection_to_json
-from edgeinfer.plan.candidates import Candidate, budget_bytes, candidates, may_exit
-from edgeinfer.plan.context import check_context, make_policy, steps
-from edgeinfer.plan.estimate import estimate
-from edgeinfer.plan.reasons import reasons
+from edgeinfer.plan.candidates import Backend, Candidate, candidates, on_device
+from edgeinfer.plan.facts import BackendFacts, Probe
+from edgeinfer.plan.fit import (
+    DEFAULT_CONTEXT,
+    budget_bytes,
+    check_context,
+    expected_tokens_per_s,
+    make_policy,
+    steps,
+)
+from edgeinfer.plan.report import reasons, rejection_to_json
 from edgeinfer.plan.speculation import DrafterFacts, plan_speculation
-from edgeinfer.plan.speed import expected_tokens_per_s
-from edgeinfer.plan.types import Capabilities, Plan, Rejection, Request
+from edgeinfer.plan.types import Plan, Rejection, Request
 
 __all__ = ["make_plan"]
 
 _FULL_WINDOW_SPEED = 0.8  # a window is not grown so far that, full, it decodes below this share of a short chat's speed
+_NOTHING_PROBED: Mapping[str, Probe] = {}
+_MAX_CONVERSATIONS = 256
 
 
 def make_plan(
     device: DeviceProfile,
     catalog: Catalog,
-    capabilities: Sequence[Capabilities],
+    facts: Sequence[BackendFacts],
     request: Request,
     *,
     drafters: Sequence[DrafterFacts] = (),
+    probes: Mapping[str, Probe] = _NOTHING_PROBED,
 ) -> Plan:
     """The best model, tier, backend and window for `device`, with the reason and with everything that was refused.
 
     Quality (`rank`) comes first among what fits the budget with the wanted context and decodes at a usable speed; then
     the tier; then the faster backend. `drafters` are those that the decoder has; without any it decodes plainly.
+    `probes` says, by backend, what is installed; without a probe, as for a named device, a backend counts as installed.
     Raises ModelNotFound, UsageError, BackendUnavailable, NoPlanFits.
     """
-    request = _checked(catalog, capabilities, request)
-    draft_bytes = _draft_bytes(device, catalog, capabilities, request)
-    budget = max(0, budget_bytes(device) - draft_bytes)
-    judged = list(candidates(device, catalog, capabilities, request))
+    request = _checked(catalog, facts, request)
+    backends = [on_device(device, one, probes.get(one.name, Probe())) for one in facts]
+    drafts = _drafts(device, catalog, backends, probes, request)
+    budget = budget_bytes(device)
+    judged = list(candidates(device, catalog, backends, request, drafts))
     able = [one for one in judged if isinstance(one, Candidate)]
     refused = [one for one in judged if isinstance(one, Rejection)]
     if not able:
-        raise _nothing_can_run(request, capabilities, refused)
+        raise _nothing_can_run(request, backends, refused)
     fitting = [one for one in able if one.estimate.total_bytes <= budget]
     floor = _floor(fitting, request)
     usable = [one for one in fitting if one.tokens_per_s >= floor]
@@ -63,30 +73,32 @@ def make_plan(
         budget_bytes=budget,
         model=chosen.model,
         artifact=chosen.artifact,
-        backend=chosen.artifact.backend,
+        facts=chosen.facts,
         window=chosen.window,
         kv_type=chosen.kv_type,
         n_threads=device.n_cores if device.named else 0,
         speculation=plan_speculation(device, chosen, request, drafters),
         estimate=chosen.estimate,
         expected_tokens_per_s=chosen.tokens_per_s,
-        reasons=(
-            *reasons(device, catalog, chosen, able, budget, floor, request),
-            *(
-                [f"{draft_bytes / 1e6:,.0f} MB are set aside for the draft model {request.draft_model}"]
-                * bool(draft_bytes)
-            ),
-        ),
+        min_tokens_per_s=floor,
+        reasons=reasons(device, catalog, chosen, able, budget, floor, request),
         rejected=tuple(rejected),
         forced=forced,
+        n_conversations=request.conversations,
+        draft=chosen.draft,
     )
 
 
-def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Request) -> Request:
-    """`request` with the model's own name, after a look at each name that the person gave."""
-    if request.backend and request.backend not in {found.backend for found in capabilities}:
-        known = ", ".join(found.backend for found in capabilities)
+def _checked(catalog: Catalog, facts: Sequence[BackendFacts], request: Request) -> Request:
+    """`request` with the names as the catalog spells them. Raises UsageError, ModelNotFound."""
+    if request.backend and request.backend not in {one.name for one in facts}:
+        known = ", ".join(one.name for one in facts)
         raise UsageError(f"unknown backend: {request.backend}", hint=f"backends here: {known}")
+    if not 1 <= request.conversations <= _MAX_CONVERSATIONS:
+        raise UsageError(
+            f"conversations must be from 1 to {_MAX_CONVERSATIONS}; received {request.conversations}",
+            hint="1 is a single chat",
+        )
     if request.context is not None:
         check_context(request.context, request.sink)
     if not request.model:
@@ -97,6 +109,43 @@ def _checked(catalog: Catalog, capabilities: Sequence[Capabilities], request: Re
     if request.context is not None:
         make_policy(model.shape, request.context, request.sink)
     return replace(request, model=model.name, tier=tier)
+
+
+def _drafts(
+    device: DeviceProfile,
+    catalog: Catalog,
+    backends: Sequence[Backend],
+    probes: Mapping[str, Probe],
+    request: Request,
+) -> Mapping[str, Plan] | None:
+    """The plan of the draft model on each backend that can run it, as it is opened beside the target; None without one.
+
+    Raises what `make_plan` raises for a draft model that no backend can run.
+    """
+    if not request.draft_model or request.speculation not in ("auto", "draft"):
+        return None
+    model = _known_model(catalog, request.draft_model)
+    drafts = {}
+    failed: NoPlanFits | BackendUnavailable | None = None
+    for backend in backends:
+        name = backend.facts.name
+        if backend.unavailable or request.backend not in ("", name):
+            continue
+        alone = Request(
+            model=model.name,
+            tier=request.draft_tier,
+            backend=name,
+            context=min(DEFAULT_CONTEXT, model.shape.limit),  # the decoder gives a draft model a short window
+            speculation="off",
+            conversations=request.conversations,
+        )
+        try:
+            drafts[name] = make_plan(device, catalog, [backend.facts], alone, probes=probes)
+        except (NoPlanFits, BackendUnavailable) as error:
+            failed = failed or error
+    if not drafts and failed is not None:
+        raise failed
+    return drafts
 
 
 def _known_model(catalog: Catalog, name: str) -> ModelEntry:
@@ -126,18 +175,6 @@ def _check_context_of_any(catalog: Catalog, request: Request) -> None:
         raise UsageError(f"no model has {request.context} positions", hint=f"--context {longest} is the largest")
 
 
-def _draft_bytes(
-    device: DeviceProfile, catalog: Catalog, capabilities: Sequence[Capabilities], request: Request
-) -> int:
-    """Weights and K/V of the draft model, as it would be opened beside the target; 0 without one."""
-    if not request.draft_model or request.speculation == "off":
-        return 0
-    draft = _known_model(catalog, request.draft_model)
-    alone = Request(model=draft.name, tier=request.draft_tier, backend=request.backend, speculation="off")
-    cost = make_plan(device, catalog, capabilities, alone).estimate
-    return cost.weight_bytes + cost.kv_bytes
-
-
 def _floor(fitting: Sequence[Candidate], request: Request) -> float:
     """Tokens per second below which a model is not picked unasked."""
     least = request.min_tokens_per_s
@@ -152,13 +189,11 @@ def _grown(device: DeviceProfile, best: Candidate, budget: int, floor: float, re
     """`best` with the largest window that fits the budget and does not slow decoding much when it is full."""
     shape = best.model.shape
     for context in reversed([size for size in steps(shape) if size > best.window.slots]):
-        window = make_policy(shape, context, request.sink)
-        exits = may_exit(best.model, best.capabilities, request)
-        cost = estimate(shape, best.artifact, window, best.kv_type, exits=exits)
-        full = expected_tokens_per_s(device, shape, best.artifact, cost.kv_bytes)
+        grown = best.with_window(make_policy(shape, context, request.sink))
+        full = expected_tokens_per_s(device, shape, best.artifact, grown.estimate.kv_bytes / request.conversations)
         slow = full < max(floor, _FULL_WINDOW_SPEED * best.tokens_per_s) and request.prefer != "context"
-        if cost.total_bytes <= budget and not slow:
-            return replace(best, window=window, estimate=cost)
+        if grown.estimate.total_bytes <= budget and not slow:
+            return grown
     return best
 
 
@@ -171,32 +206,32 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
         if one is best:
             continue
         if over > 0:
-            rejected.append(one.rejected(f"needs {over / 1e6:,.0f} MB more than the budget", over))
+            rejected.append(one.rejected("memory", f"needs {over / 1e6:,.0f} MB more than the budget", over))
         elif one.tokens_per_s < floor:
-            rejected.append(one.rejected(f"too slow: {one.tokens_per_s:.1f} tokens/s, below {floor:g}"))
+            rejected.append(one.rejected("speed", f"too slow: {one.tokens_per_s:.1f} tokens/s, below {floor:g}"))
         elif best is None or one.model.rank != best.model.rank:
-            rejected.append(one.rejected("fits, but ranks lower"))
+            rejected.append(one.rejected("rank", "fits, but ranks lower"))
         elif best.artifact.package and not one.artifact.package:
-            rejected.append(one.rejected(f"fits, but {best.artifact.tier} needs no model hub; --tier takes this one"))
+            reason = f"fits, but {best.artifact.tier} needs no model hub; --tier takes this one"
+            rejected.append(one.rejected("tier", reason))
         elif one.tier_order != best.tier_order:
-            rejected.append(one.rejected(f"fits, but {best.artifact.tier} keeps more of the model"))
+            rejected.append(one.rejected("tier", f"fits, but {best.artifact.tier} keeps more of the model"))
         else:
-            rejected.append(one.rejected(f"fits, but {best.artifact.backend} is faster"))
+            rejected.append(one.rejected("backend", f"fits, but {best.artifact.backend} is faster"))
     return rejected
 
 
 def _nothing_can_run(
-    request: Request, capabilities: Sequence[Capabilities], refused: Sequence[Rejection]
+    request: Request, backends: Sequence[Backend], refused: Sequence[Rejection]
 ) -> BackendUnavailable | NoPlanFits:
-    missing = [found for found in capabilities if found.unavailable]
+    absent = {backend.facts.name: backend for backend in backends if backend.unavailable}
     needed = {one.backend for one in refused}
-    if needed and needed <= {found.backend for found in missing}:
-        hint = next((found.hint for found in missing if found.backend in needed and found.hint), "")
+    if needed and needed <= absent.keys():
+        hint = next((absent[name].hint for name in sorted(needed) if absent[name].hint), "")
         return BackendUnavailable("; ".join(sorted({one.reason for one in refused})), hint=hint)
     wanted = " ".join(word for word in (request.model, request.tier, request.backend) if word) or "any model"
-    absent = {found.backend for found in missing}
     reason = next((f": {one.reason}" for one in reversed(refused) if one.backend not in absent), "")
-    hint = next((found.hint for found in missing if found.hint), "") if not reason else ""
+    hint = next((backend.hint for backend in absent.values() if backend.hint), "") if not reason else ""
     if request.kv_type and not hint:
         hint = "without --kv-type each backend takes its own"
     return NoPlanFits(
@@ -232,10 +267,9 @@ def _nothing_fits(
 
 def _smaller(one: Candidate, budget: int) -> str:
     """What would make it fit: the largest smaller context that does, else another model."""
-    shape = one.model.shape
     for context in (2048, 1024, 512):
         if context < one.window.slots:
-            window = make_policy(shape, context, None)
-            if estimate(shape, one.artifact, window, one.kv_type).total_bytes <= budget:
+            smaller = one.with_window(make_policy(one.model.shape, context, None))
+            if smaller.estimate.total_bytes <= budget:
                 return f"--context {context}"
     return "a smaller model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
@@ -13,9 +13,6 @@ from edgeinfer.plan.candidates import Candidate
 from edgeinfer.plan.types import Request, SpeculationPlan
 
 __all__ = ["DrafterFacts", "Need", "Target", "plan_speculation"]
-
-MAX_ROWS: Final = 16
-_EXACT_ON_X86: Final = {"Q4_0": MAX_ROWS, "Q8_0": MAX_ROWS, "Q4_K_M": 3}  # llama.cpp's kernels, flash attention on
 
 Need: TypeAlias = Literal["early exit", "draft model"]
 
@@ -54,24 +51,19 @@ def plan_speculation(
     mode = request.speculation
     if mode == "off":
         return SpeculationPlan("off", (), note="turned off")
-    on_x86 = _on_x86(device, chosen)
-    target = Target(
-        chosen.model,
-        chosen.artifact.backend,
-        chosen.model.exit_layer if chosen.capabilities.early_exit else None,
-        request.draft_model,
-        chosen.artifact.tier if on_x86 else "",
-    )
-    wanted = [facts for facts in drafters if mode in ("auto", facts.name)]
+    facts, tier = chosen.facts, chosen.artifact.tier
+    measured_tier = tier if facts.is_measured_on(device) else ""
+    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, measured_tier)
+    wanted = [drafter for drafter in drafters if mode in ("auto", drafter.name)]
     if mode != "auto":
         _check_possible(mode, wanted, target)
-    possible = [facts for facts in wanted if not target.lacks(facts.needs)]
-    exact_rows = _exact_rows(device, chosen)
+    possible = [drafter for drafter in wanted if not target.lacks(drafter.needs)]
+    exact_rows = facts.exact_rows(device, tier, chosen.kv_type)
     return SpeculationPlan(
         mode,
-        tuple(facts.name for facts in possible),
-        exit_layer=target.exit_layer if any(facts.needs == "early exit" for facts in possible) else None,
-        max_rows=exact_rows or MAX_ROWS,
+        tuple(drafter.name for drafter in possible),
+        exit_layer=target.exit_layer if any(drafter.needs == "early exit" for drafter in possible) else None,
+        max_rows=exact_rows or facts.max_rows,
         exact=exact_rows is not None,
         note=_note(possible, target, exact=exact_rows is not None),
     )
@@ -97,16 +89,3 @@ def _note(possible: Sequence[DrafterFacts], target: Target, *, exact: bool) -> s
     tried = ", ".join(facts.note(target) for facts in possible)
     tokens = "same tokens as plain decoding" if exact else "same tokens up to rounding"
     return f"{tried}; plain decoding where that is faster; {tokens}"
-
-
-def _exact_rows(device: DeviceProfile, chosen: Candidate) -> int | None:
-    """Most rows of one forward whose logits equal those of single rows; None: equal up to rounding only."""
-    if chosen.artifact.backend == "reference":
-        return MAX_ROWS
-    if chosen.kv_type in ("f16", "f32"):
-        return None  # llama.cpp splits the keys of a single row among its threads
-    return _EXACT_ON_X86.get(chosen.artifact.tier) if _on_x86(device, chosen) else None
-
-
-def _on_x86(device: DeviceProfile, chosen: Candidate) -> bool:
-    return chosen.artifact.backend == "gguf" and "avx2" in device.cpu_features and not device.accelerators

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.plan.facts import BackendFacts
 from edgeinfer.types import KvType, SpeculationMode
 from edgeinfer.window import WindowPolicy
 
 Prefer = Literal["balanced", "speed", "quality", "context"]
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do on this device, as its probe found it."""
-
-    backend: str
-    tiers: frozenset[str]
-    kv_types: tuple[KvType, ...]  # the backend's first choice first
-    early_exit: bool
-    versions: dict[str, str] = field(default_factory=dict)
-    unavailable: str = ""  # why it cannot run; "" when it can
-    hint: str = ""  # what installs it
+FileRole = Literal["weights", "draft"]
+RejectionKind = Literal["memory", "speed", "rank", "tier", "backend", "kv", "context", "unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +32,19 @@ class Request:
     draft_model: str = ""
     draft_tier: str = ""
     force: bool = False
+    conversations: int = 1  # open at once on one model
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     weight_bytes: int
-    kv_bytes: int
+    kv_bytes: int  # of all conversations
     workspace_bytes: int
+    draft_bytes: int = 0  # weights and K/V of the draft model
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes + self.workspace_bytes
+        return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.draft_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +55,30 @@ class SpeculationPlan:
     drafters: tuple[str, ...]  # names; empty: none
     exit_layer: int | None = None
     max_rows: int = 1  # rows of one verify, at most
-    exact: bool = True  # whether so many rows of this tier equal plain ones bit for bit
+    exact: bool = True  # whether that many rows of this tier equal plain ones bit for bit
     note: str = ""  # what it expects and why, for people
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
+    """A kind of "rank", "tier" or "backend" fits, but something else was better. Other kinds cannot be used."""
+
     model: str
     tier: str
     backend: str
-    reason: str
+    kind: RejectionKind
+    reason: str  # for people; nothing reads it
     over_bytes: int = 0  # how far over the budget; 0 when memory is not the reason
     rank: int = 0  # of the model
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file (or folder) that the plan opens."""
+
+    role: FileRole
+    model: ModelEntry
+    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,34 @@ class Plan:
     device: DeviceProfile
     budget_bytes: int
     model: ModelEntry
-    artifact: Artifact
-    backend: str
-    window: WindowPolicy
+    artifact: Artifact  # of the weights
+    facts: BackendFacts  # of the backend
+    window: WindowPolicy  # of each conversation
     kv_type: KvType
     n_threads: int  # 0: the backend measures how many are fastest here
     speculation: SpeculationPlan
     estimate: Estimate
     expected_tokens_per_s: float
+    min_tokens_per_s: float  # what a choice should reach
     reasons: tuple[str, ...]
     rejected: tuple[Rejection, ...]
     forced: bool = False
+    n_conversations: int = 1
+    draft: Plan | None = None  # how the draft model is opened
+
+    @property
+    def backend(self) -> str:
+        return self.facts.name
+
+    @property
+    def slow(self) -> bool:
+        """Whether it was taken although it decodes more slowly than a choice should."""
+        return self.expected_tokens_per_s < self.min_tokens_per_s
+
+    @property
+    def files(self) -> tuple[PlannedFile, ...]:
+        """Everything that is opened."""
+        weights = PlannedFile("weights", self.model, self.artifact)
+        if self.draft is None:
+            return (weights,)
+        return (weights, PlannedFile("draft", self.draft.model, self.draft.artifact))

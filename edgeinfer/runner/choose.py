@@ -1,43 +1,37 @@
-"""From a request to the plan: what is here, what is known, and the one function that decides."""
+"""From a request to the plan: what is installed, what is known, and the one function that decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
-from edgeinfer.device import DeviceProfile, detect, named
+from edgeinfer.device import detect, named
 from edgeinfer.errors import ModelNotFound
 from edgeinfer.hub.names import parse_name
-from edgeinfer.plan import Capabilities, Plan, Request, default_capabilities, make_plan
+from edgeinfer.plan import Plan, Request, make_plan
 
-__all__ = ["capabilities_here", "choose", "resolve"]
+__all__ = ["choose", "resolve"]
 
 
 def choose(request: Request | str = "", *, device: str = "", offline: bool = False) -> Plan:
     """The plan for this machine, or for a device of `devices.toml`. `request` may be a model's name alone.
 
-    Loads no engine; asks the network only for the header of an `org/repo` that is in no catalogue, and not with
+    Loads no engine; asks the network only for the header of an `org/repo` that is in no catalog, and not with
     `offline`. Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad, DownloadFailed.
     """
     if isinstance(request, str):
         request = Request(model=request)
     profile = named(device) if device else detect()
-    capabilities = default_capabilities(profile) if device else capabilities_here(profile, request.backend)
+    facts = [one for one in backends.FACTS if not one.on_request_only or one.name == request.backend]
+    probes = {} if device else {one.name: backends.get(one.name).probe() for one in facts}
     catalog, request = resolve(load_catalog(), request, offline=offline)
-    return make_plan(profile, catalog, capabilities, request, drafters=drafter_facts())
-
-
-def capabilities_here(device: DeviceProfile, wanted: str = "") -> Sequence[Capabilities]:
-    """What each backend's probe finds. The oracle only counts when it is asked for by name."""
-    names = [name for name in backends.NAMES if name != "reference" or wanted == "reference"]
-    return [backends.get(name).probe(device) for name in names]
+    return make_plan(profile, catalog, facts, request, drafters=drafter_facts(), probes=probes)
 
 
 def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:
-    """The request with catalogue names; a model that is in no catalogue is added to it from its own header."""
+    """The request with catalog names; a model that is in no catalog is added to it from its own header."""
     if request.model:
         named_by, tier = _named(catalog, request.model, request.tier, offline=offline)
         if isinstance(named_by, ModelEntry):
@@ -56,7 +50,7 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
 
 
 def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> tuple[str | ModelEntry, str]:
-    """A catalogue name, or the entry of what is in no catalogue; and the tier that it was asked for in."""
+    """A catalog name, or the entry of what is in no catalog; and the tier that it was asked for in."""
     try:
         name = parse_name(text, [model.name for model in catalog.models])
     except ModelNotFound as error:

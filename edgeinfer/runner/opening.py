@@ -69,26 +69,24 @@ def load(
     """
     source = read_template(template) if template else None
     if isinstance(what, Plan):
-        plan, small = what, Request(model=draft)
+        plan, small = what, draft
     else:
         request = Request(model=what) if isinstance(what, str) else what
         request = replace(request, draft_model=draft or request.draft_model)
         plan = choose(request, offline=downloads.offline)
-        small = Request(model=request.draft_model, tier=request.draft_tier)
-    if small.model and "draft" not in plan.speculation.drafters:
+        small = request.draft_model
+    if small and plan.draft is None:
         raise UsageError(
-            f"the plan does not draft with {small.model}: speculation is {plan.speculation.mode}",
+            f"the plan does not draft with {small}: speculation is {plan.speculation.mode}",
             hint='choose it with the draft model, and speculation "auto" or "draft"',
         )
     path = bring(plan, downloads)
+    draft_path = bring(plan.draft, downloads) if plan.draft else path
     with ExitStack() as stack:
         renderer = Renderer()
         stack.callback(renderer.close)
         model = open_file(plan, path, stack)
-        draft_model = None
-        if small.model:
-            draft_plan = choose(replace(small, backend=plan.backend, speculation="off"), offline=downloads.offline)
-            draft_model = opened_draft_model(open_file(draft_plan, bring(draft_plan, downloads), stack), draft_plan)
+        draft_model = opened_draft_model(open_file(plan.draft, draft_path, stack), plan.draft) if plan.draft else None
         costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template

@@ -13,11 +13,11 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 
+from edgeinfer.backends import facts_of
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
 from edgeinfer.formats import read_header, shape_from_gguf
-from edgeinfer.plan import kv_bytes
 from edgeinfer.prefill import prefill
 from edgeinfer.types import Prompt, Sampling
 from edgeinfer.window import WindowPolicy
@@ -241,7 +241,7 @@ def check_bytes(case: Case) -> None:
         cache = case.model.new_cache(policy)
         assert cache.n_bytes == tiny.n_layers * tiny.n_kv_heads * slots * (row[k] + row[v or k])
         backend = case.subject.name.split("-")[0]
-        assert cache.n_bytes == kv_bytes(shape, backend, policy, case.subject.kv_type)  # type: ignore[arg-type]
+        assert cache.n_bytes == facts_of(backend).kv_bytes(shape, policy, case.subject.kv_type)  # type: ignore[arg-type]
         cache.close()
 
 

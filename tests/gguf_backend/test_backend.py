@@ -12,8 +12,9 @@ pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends.gguf import BACKEND, llama
 from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.facts import FACTS
 from edgeinfer.backends.gguf.logs import EngineLog
-from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, kv_bytes
+from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
 from edgeinfer.backends.gguf.quantize import quantize
 from edgeinfer.backends.gguf.threads import fastest_threads
 from edgeinfer.errors import ArtifactBad, EngineFailed, RewindError, UsageError
@@ -157,7 +158,7 @@ def test_bytes_are_those_that_llama_cpp_allocates(
         said = [float(found[1]) for line in lines if (found := re.search(r"KV buffer size = +([\d.]+) MiB", line))]
         assert said
         assert cache.n_bytes / 2**20 == pytest.approx(sum(said), abs=0.01 * len(said))
-        assert cache.n_bytes == kv_bytes(shape_from_gguf(read_header(path)).kv, kv_type, cache.policy.slots)
+        assert cache.n_bytes == FACTS.kv_bytes(shape_from_gguf(read_header(path)), cache.policy, kv_type)
     finally:
         model.close()
 
@@ -255,15 +256,11 @@ def test_threads_are_measured_within_the_bound(path: Path) -> None:
 
 
 def test_probe_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeinfer.device import detect
-
-    device = detect()
-    found = BACKEND.probe(device)
+    found = BACKEND.probe()
     assert not found.unavailable
     assert found.versions["llama-cpp-python"]
-    assert found.kv_types[:2] == ("q8_0/f16", "q8_0")
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    gone = BACKEND.probe(device)
+    gone = BACKEND.probe()
     assert gone.unavailable.startswith("llama-cpp-python cannot be used")
     assert "edgeinfer[gguf]" in gone.hint
 

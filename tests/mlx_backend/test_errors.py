@@ -12,10 +12,11 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 from edgeinfer.backends.mlx import BACKEND  # noqa: E402
 from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
 from edgeinfer.backends.mlx.cache import MlxCache, engine_error  # noqa: E402
+from edgeinfer.backends.mlx.facts import FACTS  # noqa: E402
 from edgeinfer.catalog import load_catalog  # noqa: E402
 from edgeinfer.device import named  # noqa: E402
 from edgeinfer.errors import EngineFailed, NoPlanFits, RewindError, UsageError  # noqa: E402
-from edgeinfer.plan import Request, default_capabilities, make_plan  # noqa: E402
+from edgeinfer.plan import Request, make_plan  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
@@ -46,7 +47,7 @@ def test_other_errors_keep_their_first_line() -> None:
 
 def test_a_plan_over_its_budget_is_never_loaded(tmp_path: object) -> None:
     device = named("macbook-air-m1-8gb")
-    plan = make_plan(device, load_catalog(), default_capabilities(device), Request(backend="mlx"))
+    plan = make_plan(device, load_catalog(), [FACTS], Request(backend="mlx"))
     over = dataclasses.replace(plan, budget_bytes=plan.estimate.total_bytes - 5_000_000)
     with pytest.raises(NoPlanFits, match="5 MB over"):
         BACKEND.load(over, tmp_path)  # type: ignore[arg-type]
@@ -76,9 +77,9 @@ def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
 
 
 def test_doctor_names_the_kernels_and_those_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeinfer.backends.mlx import kernels, kernels_in_use
+    from edgeinfer.backends.mlx import kernels
 
-    assert kernels_in_use() == "none"  # no Metal here
+    assert BACKEND.report()["Metal kernels"] == "none"  # no Metal here
     chosen = kernels.Kernels(frozenset({"attend"}), failed={"pack_rows": "differs from its twin"})
     monkeypatch.setattr(kernels, "choose_kernels", lambda: chosen)
-    assert kernels_in_use() == "attend; pack_rows left out: differs from its twin"
+    assert BACKEND.report()["Metal kernels"] == "attend; pack_rows left out: differs from its twin"

@@ -1,7 +1,9 @@
 """Devices, models and backends of chosen sizes, for tests of the planner."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from edgeinfer.backends.gguf.facts import LlamaCppFacts
+from edgeinfer.backends.mlx.facts import MlxFacts
 from edgeinfer.catalog import Artifact, Catalog, LayerKv, ModelEntry, ModelShape, Tier
 from edgeinfer.device import DeviceProfile, EngineSpeed
 from edgeinfer.plan import Capabilities
@@ -14,9 +16,18 @@ TIERS = {
     "Q8_0": Tier("Q8_0", 8.5, 80),
     "mlx-4bit-g64": Tier("mlx-4bit-g64", 4.5, 42),
 }
-GGUF = Capabilities("gguf", frozenset({"Q4_0", "Q4_K_M", "Q8_0"}), ("q8_0", "f16", "q4_0"), early_exit=True)
-MLX = Capabilities("mlx", frozenset({"mlx-4bit-g64", "Q4_0"}), ("f16", "q8_0"), early_exit=True)
 
+
+@dataclass(frozen=True)
+class MlxAnywhere(MlxFacts):
+    """MLX as on a Mac, also on the machine below."""
+
+    def capabilities(self, device: DeviceProfile) -> Capabilities:
+        return replace(MlxFacts.capabilities(self, device), unavailable="", hint="")
+
+
+GGUF = LlamaCppFacts()
+MLX = MlxAnywhere()
 SHAPE = ModelShape(
     architecture="llama",
     n_layers=10,

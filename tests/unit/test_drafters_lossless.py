@@ -20,14 +20,14 @@ from edgeinfer.decode.policy.arms import Arm, Controller, Fixed
 from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.errors import EngineFailed, UsageError
 from edgeinfer.plan import make_plan
-from edgeinfer.plan.types import Capabilities, Plan, Request, SpeculationPlan
+from edgeinfer.plan.types import Plan, Request, SpeculationPlan
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Drafter, Model
 from edgeinfer.types import GREEDY, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.conformance.forced import Breaking
 from tests.tiny_gguf import Tiny, write_tiny
-from tests.unit.plan_things import artifact, catalog, device
+from tests.unit.plan_things import GGUF, artifact, catalog, device
 from tests.unit.plan_things import model as an_entry
 
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
@@ -183,8 +183,7 @@ def test_a_draft_model_with_other_tokens_is_refused(other: Words, what: str) -> 
 
 
 def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
-    here = Capabilities("gguf", frozenset({"Q4_K_M"}), ("f16",), early_exit=True)
-    full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [here], Request(model="tiny"))
+    full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [GGUF], Request(model="tiny"))
     return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))  # type: ignore[arg-type]
 
 

@@ -1,14 +1,17 @@
 """What make_plan picks and what it says of the rest."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
+from edgeinfer.backends.mlx.facts import FACTS
 from edgeinfer.catalog import LayerKv
 from edgeinfer.decode.drafters import drafter_facts
+from edgeinfer.device import named
 from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
-from edgeinfer.plan import Capabilities, Request, explain, make_plan
-from edgeinfer.plan.defaults import GGUF_KV_TYPES
+from edgeinfer.plan import Plan, Probe, Request, explain, make_plan
+from edgeinfer.types import KvType
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
 
 ANY = Request()
@@ -104,18 +107,18 @@ def test_unknown_names() -> None:
 
 
 def test_a_backend_that_cannot_run() -> None:
-    gone = Capabilities("gguf", GGUF.tiers, GGUF.kv_types, True, unavailable="not installed", hint="pip install it")
+    gone = {"gguf": Probe(unavailable="not installed", hint="pip install it")}
     with pytest.raises(BackendUnavailable, match="not installed") as caught:
-        make_plan(device(), catalog(SMALL), [gone], Request())
+        make_plan(device(), catalog(SMALL), [GGUF], Request(), probes=gone)
     assert caught.value.hint == "pip install it"
 
 
 def test_the_backend_that_was_asked_for_cannot_run() -> None:
-    gone = Capabilities("mlx", MLX.tiers, MLX.kv_types, True, unavailable="no Metal GPU")
+    gone = {"mlx": Probe(unavailable="no Metal GPU")}
     both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
     with pytest.raises(BackendUnavailable, match="mlx cannot run here: no Metal GPU"):
-        make_plan(device(), catalog(both), [GGUF, gone], Request(backend="mlx"))
-    plan = make_plan(device(), catalog(both), [GGUF, gone], Request())
+        make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="mlx"), probes=gone)
+    plan = make_plan(device(), catalog(both), [GGUF, MLX], Request(), probes=gone)
     assert plan.backend == "gguf" and plan.rejected[0].reason == "mlx cannot run here: no Metal GPU"
 
 
@@ -130,21 +133,77 @@ def test_the_hint_names_a_context_only_where_it_helps() -> None:
 
 
 def test_room_is_kept_for_the_draft_model() -> None:
-    plain = make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large"))
-    plan = make_plan(
-        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small"), drafters=drafter_facts()
-    )
+    def planned(**more: object) -> Plan:
+        request = Request(model="large", **more)  # type: ignore[arg-type]
+        return make_plan(device(), catalog(SMALL, LARGE), [GGUF], request, drafters=drafter_facts())
+
+    plain, plan = planned(), planned(draft_model="small")
     assert "draft" in plan.speculation.drafters
-    assert plain.budget_bytes - plan.budget_bytes > 900_000_000  # small at Q8_0, and its K/V
+    assert plan.budget_bytes == plain.budget_bytes
+    assert plan.draft is not None and plan.draft.artifact.tier == "Q8_0"
+    assert plan.estimate.draft_bytes == 900_000_000 + plan.draft.estimate.kv_bytes
+    assert plan.estimate.total_bytes <= plan.budget_bytes
+    assert [(one.role, one.model.name, one.artifact.tier) for one in plan.files] == [
+        ("weights", "large", "Q4_K_M"),
+        ("draft", "small", "Q8_0"),
+    ]
     assert plan.reasons[-1].endswith("MB are set aside for the draft model small")
-    off = make_plan(
-        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small", speculation="off")
-    )
-    assert off.budget_bytes == plain.budget_bytes
-    tier = make_plan(
-        device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="small", draft_tier="q4_k_m")
-    )
-    assert 350_000_000 < tier.budget_bytes - plan.budget_bytes < 450_000_000  # 0.5 GB in place of 0.9
+    off = planned(draft_model="small", speculation="off")
+    assert (off.estimate.draft_bytes, off.draft) == (0, None)
+    tier = planned(draft_model="small", draft_tier="q4_k_m")
+    assert plan.estimate.draft_bytes - tier.estimate.draft_bytes == 400_000_000  # 0.5 GB in place of 0.9
+
+
+def test_a_draft_model_takes_room_from_the_target() -> None:
+    assert pick(Request(model="large"), free_gb=8.5) == ("large", "Q8_0")
+    assert pick(Request(model="large", draft_model="small"), free_gb=8.5) == ("large", "Q4_K_M")
+
+
+def test_the_draft_model_runs_on_the_backend_of_the_target() -> None:
+    both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
+    plan = make_plan(device(), catalog(SMALL, both), [GGUF, MLX], Request(model="both"))
+    assert plan.backend == "mlx"  # the faster one
+    plan = make_plan(device(), catalog(SMALL, both), [GGUF, MLX], Request(model="both", draft_model="small"))
+    assert plan.draft is not None and plan.backend == plan.draft.backend == "gguf"  # small has no file for mlx
+    assert [(one.backend, one.kind, one.reason) for one in plan.rejected] == [
+        ("mlx", "unavailable", "mlx cannot run the draft model small")
+    ]
+
+
+def test_every_conversation_has_its_own_keys_and_values() -> None:
+    def planned(n: int) -> Plan:
+        exits, request = replace(SMALL, exit_layer=3), Request(context=4096, conversations=n)
+        return make_plan(device(), catalog(exits), [GGUF], request, drafters=drafter_facts())
+
+    one, four = planned(1), planned(4)
+    assert four.n_conversations == 4
+    assert four.window == one.window
+    assert four.estimate.kv_bytes == 4 * one.estimate.kv_bytes
+    # llama.cpp drafts with early layers in one conversation only, and then needs no room for it
+    assert (one.speculation.exit_layer, four.speculation.exit_layer) == (3, None)
+    assert four.estimate.workspace_bytes < one.estimate.workspace_bytes
+    with pytest.raises(UsageError, match="conversations must be from 1 to 256; received 0"):
+        planned(0)
+
+
+@pytest.mark.parametrize("tier", ["Q4_0", "Q8_0", "mlx-4bit-g64"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0", "q8_0/f16", "f32"])
+def test_a_named_mac_and_that_mac_itself_have_one_plan(tier: str, kv_type: KvType) -> None:
+    mac = named("macbook-air-m2-16gb")
+    backend = "mlx" if tier.startswith("mlx") else "gguf"
+    files = (artifact(0.5, tier, backend), artifact(0.5, tier, "mlx"))
+    installed = {"gguf": Probe({"llama.cpp": "1"}), "mlx": Probe({"mlx": "1"})}
+
+    def outcome(**found: Mapping[str, Probe]) -> object:
+        try:
+            plan = make_plan(
+                mac, catalog(model("m", 1, *files)), [GGUF, FACTS], Request(kv_type=kv_type, force=True), **found
+            )
+        except NoPlanFits as error:
+            return str(error), error.rejected
+        return plan
+
+    assert outcome() == outcome(probes=installed)
 
 
 def test_a_draft_model_that_nobody_knows_is_refused() -> None:
@@ -154,24 +213,22 @@ def test_a_draft_model_that_nobody_knows_is_refused() -> None:
 
 
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
-    with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q4_0"):
-        make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q4_0"))
+    with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q8_0/f16"):
+        make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q8_0/f16"))
 
 
 def test_llama_cpp_keeps_f16_on_metal() -> None:
     mac = replace(device(), os="macos", accelerators=frozenset({"metal"}))
     assert make_plan(mac, catalog(SMALL), [GGUF], Request()).kv_type == "f16"
-    assert make_plan(device(), catalog(SMALL), [GGUF], Request()).kv_type == GGUF.kv_types[0] == "q8_0"
     assert make_plan(mac, catalog(SMALL), [GGUF], Request(kv_type="q4_0")).kv_type == "q4_0"
 
 
 def test_v_in_16_bits_is_the_first_choice_where_its_gain_was_measured() -> None:
-    here = replace(GGUF, kv_types=GGUF_KV_TYPES)
     arm = replace(device(), cpu_features=frozenset({"neon"}))
-    assert make_plan(device(), catalog(SMALL), [here], Request()).kv_type == "q8_0/f16"
-    assert make_plan(arm, catalog(SMALL), [here], Request()).kv_type == "q8_0"
+    assert make_plan(device(), catalog(SMALL), [GGUF], Request()).kv_type == "q8_0/f16"
+    assert make_plan(arm, catalog(SMALL), [GGUF], Request()).kv_type == "q8_0"
     odd = replace(SMALL, shape=with_shape(kv=(LayerKv(10, 4, 80),)))  # no whole blocks of 32
-    assert {make_plan(one, catalog(odd), [here], Request()).kv_type for one in (device(), arm)} == {"f16"}
+    assert {make_plan(one, catalog(odd), [GGUF], Request()).kv_type for one in (device(), arm)} == {"f16"}
 
 
 def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
@@ -195,12 +252,14 @@ def test_speculation() -> None:
 
 
 def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:
-    absent = Capabilities("mlx", MLX.tiers, MLX.kv_types, early_exit=True, unavailable="no Metal GPU")
+    absent = {"mlx": Probe(unavailable="no Metal GPU")}
     both = model("both", 2, artifact(6, "mlx-4bit-g64", "mlx"), artifact(7, "Q4_K_M"), artifact(9, "Q8_0"))
     small = model("small", 1, artifact(0.5, "Q4_0"))
 
     def told(free_gb: float, gb_per_s: float) -> list[str]:
-        plan = make_plan(device(free_gb, gb_per_s), catalog(small, both), [GGUF, absent], Request(context=4096))
+        plan = make_plan(
+            device(free_gb, gb_per_s), catalog(small, both), [GGUF, MLX], Request(context=4096), probes=absent
+        )
         return [line for line in explain(plan) if line.startswith("refused: ")]
 
     (line,) = told(4, 200)
@@ -224,9 +283,9 @@ def test_a_tier_or_a_context_that_no_model_has_is_a_mistake_of_the_request() -> 
 
 
 def test_an_absent_engine_is_not_blamed_for_what_the_others_refuse() -> None:
-    absent = Capabilities("mlx", MLX.tiers, MLX.kv_types, early_exit=True, unavailable="no Metal GPU", hint="buy a Mac")
+    absent = {"mlx": Probe(unavailable="no Metal GPU", hint="buy a Mac")}
     both = model("both", 3, artifact(0.5, "Q4_0"), artifact(0.5, "mlx-4bit-g64", "mlx"))
     with pytest.raises(NoPlanFits, match="nothing here can run both: gguf does not keep K and V as f32") as caught:
-        make_plan(device(), catalog(both), [GGUF, absent], Request(model="both", kv_type="f32"))
+        make_plan(device(), catalog(both), [GGUF, MLX], Request(model="both", kv_type="f32"), probes=absent)
     assert caught.value.hint == "without --kv-type each backend takes its own"
     assert len(caught.value.rejected) == 2

@@ -2,12 +2,17 @@
 
 import pytest
 
-from edgeinfer.catalog import LayerKv, load_catalog
-from edgeinfer.plan import kv_bytes
+from edgeinfer.backends import FACTS, facts_of
+from edgeinfer.catalog import LayerKv, ModelShape, load_catalog
+from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests.unit.plan_things import with_shape
 
 POLICY = WindowPolicy(window=3968, sink=128, block=496, limit=131072)  # 4096 slots
+
+
+def kv_bytes(shape: ModelShape, backend: str, policy: WindowPolicy, kv_type: KvType) -> int:
+    return facts_of(backend).kv_bytes(shape, policy, kv_type)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +62,10 @@ def test_a_layer_with_its_own_window_holds_no_more_than_the_cache() -> None:
 def test_the_26b_file_does_not_fit_a_16_gb_machine() -> None:
     """All of its experts count: 16,947,541,728 bytes against what Metal gives of 16 GB, 12,713 MB."""
     from edgeinfer.device import load_devices
-    from edgeinfer.plan import Request, default_capabilities, make_plan
+    from edgeinfer.plan import Request, make_plan
 
     device = load_devices().profile("macbook-air-m2-16gb")
-    plan = make_plan(device, load_catalog(), default_capabilities(device), Request())
+    plan = make_plan(device, load_catalog(), FACTS[:2], Request())
     (moe,) = [one for one in plan.rejected if (one.model, one.tier) == ("gemma-4-26b-a4b", "Q4_K_M")]
     assert moe.over_bytes > 16_947_541_728 - 12_713_120_000
     assert plan.model.name != "gemma-4-26b-a4b"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgeinfer.errors import NoPlanFits, UsageError
 from edgeinfer.plan import Request, make_plan
-from edgeinfer.plan.context import make_policy
+from edgeinfer.plan.fit import make_policy
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model, with_shape
 
 

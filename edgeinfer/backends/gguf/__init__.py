@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.exit.switch import may_patch
-from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.backends.gguf.facts import FACTS
 from edgeinfer.errors import ArtifactBad, BackendUnavailable
-from edgeinfer.formats.gguf_types import FILE_TYPES
-from edgeinfer.plan.defaults import GGUF_KV_TYPES
-from edgeinfer.plan.types import Capabilities, Plan
+from edgeinfer.plan.facts import Probe
+from edgeinfer.plan.types import Plan
 
 if TYPE_CHECKING:
     from edgeinfer.backends.gguf.model import GgufModel
@@ -26,25 +26,25 @@ _INSTALL = "pip install 'edgeinfer[gguf]' (needs a C++ compiler)"
 class GgufBackend:
     """See protocols.Backend."""
 
-    name = "gguf"
+    name = FACTS.name
 
-    def probe(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002
+    def probe(self) -> Probe:
         """Looks at the installed library without importing the binding, which takes a quarter of a second."""
         from edgeinfer.backends.gguf.probe import library_versions
 
         try:
-            versions, unavailable = library_versions(), ""
+            return Probe(library_versions(), early_exit=may_patch())
         except (OSError, ImportError, AttributeError, ValueError) as error:
-            versions, unavailable = {}, f"llama-cpp-python cannot be used: {error}"
-        return Capabilities(
-            backend=self.name,
-            tiers=frozenset(FILE_TYPES.values()),
-            kv_types=GGUF_KV_TYPES,
-            early_exit=may_patch(),
-            versions=versions,
-            unavailable=unavailable,
-            hint=_INSTALL if unavailable else "",
-        )
+            return Probe(unavailable=f"llama-cpp-python cannot be used: {error}", hint=_INSTALL)
+
+    def report(self) -> Mapping[str, str]:
+        return {}
+
+    def forget(self, path: Path) -> None:
+        """Deletes the outcomes of self-tests."""
+        from edgeinfer.backends.gguf.exit import self_test_cache
+
+        self_test_cache.remove(path)
 
     def load(self, plan: Plan, path: Path) -> GgufModel:
         """Raises BackendUnavailable, ArtifactBad (also for architectures that cannot roll back) and EngineFailed."""

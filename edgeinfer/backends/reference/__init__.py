@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.backends.reference.facts import FACTS
 from edgeinfer.errors import ArtifactBad
-from edgeinfer.plan.types import Capabilities, Plan
-from edgeinfer.types import KV_CHOICES, KvType
+from edgeinfer.plan.facts import Probe, installed_version
+from edgeinfer.plan.types import Plan
+from edgeinfer.types import KvType
 
 if TYPE_CHECKING:
     from edgeinfer.backends.reference.model import ReferenceModel
 
 __all__ = ["BACKEND", "ReferenceBackend", "load_gguf"]
 
-TIERS = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
 _LIBRARIES = ("numpy", "gguf", "tokenizers")
 
 
@@ -25,25 +25,18 @@ _LIBRARIES = ("numpy", "gguf", "tokenizers")
 class ReferenceBackend:
     """See protocols.Backend."""
 
-    name = "reference"
+    name = FACTS.name
 
-    def probe(self, device: DeviceProfile) -> Capabilities:
-        del device  # NumPy runs wherever Python does
-        versions, unavailable = {}, ""
-        for library in _LIBRARIES:
-            try:
-                versions[library] = version(library)
-            except PackageNotFoundError:
-                unavailable = f"{library} is not installed"
-        return Capabilities(
-            backend=self.name,
-            tiers=TIERS,
-            kv_types=KV_CHOICES,
-            early_exit=True,
-            versions=versions,
-            unavailable=unavailable,
-            hint="pip install edgeinfer" if unavailable else "",
-        )
+    def probe(self) -> Probe:
+        versions = {name: installed_version(name) for name in _LIBRARIES}
+        missing = " and ".join(name for name, found in versions.items() if not found)
+        return Probe(versions, f"{missing} not installed", "pip install edgeinfer") if missing else Probe(versions)
+
+    def report(self) -> Mapping[str, str]:
+        return {}
+
+    def forget(self, path: Path) -> None:
+        """Nothing is kept about a model."""
 
     def load(self, plan: Plan, path: Path) -> ReferenceModel:
         return load_gguf(path, kv_type=plan.kv_type)

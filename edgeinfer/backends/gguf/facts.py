@@ -1,0 +1,153 @@
+"""What is known of llama.cpp without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.formats.gguf_types import FILE_TYPES
+from edgeinfer.plan.facts import (
+    TOKENIZER_BYTES_PER_ENTRY,
+    Capabilities,
+    Scaling,
+    forward_bytes,
+    installed_version,
+    kv_row_bytes,
+    round_up,
+)
+from edgeinfer.shape import LayerKv, ModelShape
+from edgeinfer.types import MIXED, KvType
+from edgeinfer.window import WindowPolicy
+
+__all__ = [
+    "FACTS",
+    "N_OUTPUTS",
+    "PREFILL_ROWS",
+    "LlamaCppFacts",
+    "exact_rows_of",
+    "is_repacked",
+    "splits_keys",
+]
+
+PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
+N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
+_KV_TYPES: Final[tuple[KvType, ...]] = (MIXED, "q8_0", "f16", "q4_0")
+
+_CELLS: Final = 256  # llama.cpp rounds the cells of a context up to a multiple of this
+_BLOCK: Final = Scaling(n_values=32, n_bytes=2)  # block_q8_0 and block_q4_0
+_ENGINE_BYTES: Final = 72_000_000  # docs/memory.md: the interpreter with its imports, llama.cpp's code and tables
+_EXIT_BYTES: Final = 7_000_000  # docs/memory.md: two contexts that draft and verify, without their K/V
+
+# Rows of a batch that round as single rows do, by the types of the file's matrices. Measured with the x86 kernels of
+# ggml 0.25, flash attention on.
+_EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
+    (frozenset({"Q8_0"}), 16),
+    (frozenset({"Q4_0"}), 16),
+    (frozenset({"Q4_1", "Q8_0"}), 8),
+    (frozenset({"Q4_0", "Q6_K"}), 5),
+    (frozenset({"Q4_K", "Q6_K"}), 3),
+)
+_TYPES_OF_TIER: Final[Mapping[str, frozenset[str]]] = {
+    "Q8_0": frozenset({"Q8_0"}),
+    "Q4_0": frozenset({"Q4_0"}),
+    "Q4_K_M": frozenset({"Q4_K", "Q6_K"}),
+}
+
+_REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
+_REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
+
+
+def exact_rows_of(tensor_types: Set[str]) -> int | None:
+    """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86."""
+    return next((rows for types, rows in _EXACT_ROWS if tensor_types <= types), None)
+
+
+def splits_keys(kv_type: KvType) -> bool:
+    """Whether several threads share the keys of a lone row, and so sum them in another order than those of a batch.
+
+    ggml does so from 512 cells on where both K and V are floats (ops.cpp, use_split_kv_path).
+    """
+    return kv_type in ("f16", "f32")
+
+
+def is_repacked(tensor_types: Set[str], *, arm: bool) -> bool:
+    """Whether llama.cpp copies tensors into another layout: a mapped file would then be in memory twice."""
+    return bool(tensor_types & (_REPACKED_ARM if arm else _REPACKED_X86))
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppFacts:
+    """See plan.facts.BackendFacts."""
+
+    name: str = "gguf"
+    package: str = "edgeinfer.backends.gguf"
+    on_request_only: bool = False
+    rows_cheap_to_read: bool = True
+    prefill_rows: int = PREFILL_ROWS
+    max_rows: int = N_OUTPUTS
+    early_exit_in_batches: bool = False
+
+    def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # it runs wherever there is a CPU
+        return Capabilities(frozenset(FILE_TYPES.values()), _KV_TYPES, early_exit=True)
+
+    def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
+        """f16 on Metal, where other types are slow, and for heads that are no whole blocks.
+
+        On x86 with AVX2, V in 16 bits makes four rows of the demo cost 2.0 plain ones instead of 2.3, and several rows
+        still round as one. Elsewhere that was not measured, and 8 bits take less memory.
+        """
+        whole = all(group.head_dim % _BLOCK.n_values == 0 for group in shape.kv)
+        if device.has_metal or not whole:
+            return "f16"
+        return MIXED if device.has_avx2 else "q8_0"
+
+    def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
+        return sum(
+            _cells(group, policy.slots)
+            * group.n_layers
+            * kv_row_bytes(kv_type, group.n_kv_heads * group.head_dim, _BLOCK)
+            for group in shape.kv
+        )
+
+    def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:
+        base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
+        return base + forward_bytes(shape, PREFILL_ROWS, N_OUTPUTS) + (_exit_bytes(shape) if early_exit else 0)
+
+    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:
+        if splits_keys(kv_type) or not _runs_on_x86(device):
+            return None
+        types = _TYPES_OF_TIER.get(tier)
+        return exact_rows_of(types) if types else None
+
+    def is_measured_on(self, device: DeviceProfile) -> bool:
+        return _runs_on_x86(device)
+
+    def engine_version(self) -> str:
+        return installed_version("llama-cpp-python")
+
+    def reads_gguf(self, architecture: str) -> bool:  # noqa: ARG002  # what it does not know, it refuses as it loads
+        return True
+
+    def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
+        return False
+
+
+def _cells(group: LayerKv, slots: int) -> int:
+    """K/V cells of one layer. A layer with a window of its own keeps that and the rows of one decode."""
+    cells = round_up(slots, _CELLS)
+    return min(cells, round_up(group.window + PREFILL_ROWS, _CELLS)) if group.window else cells
+
+
+def _exit_bytes(shape: ModelShape) -> int:
+    """Two more contexts, each with the smallest K/V that llama.cpp allocates."""
+    cell = sum(group.n_layers * kv_row_bytes("q4_0", group.n_kv_heads * group.head_dim, _BLOCK) for group in shape.kv)
+    return _EXIT_BYTES + 2 * _CELLS * cell
+
+
+def _runs_on_x86(device: DeviceProfile) -> bool:
+    return device.has_avx2 and not device.accelerators
+
+
+FACTS: Final = LlamaCppFacts()

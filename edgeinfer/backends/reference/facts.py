@@ -1,0 +1,73 @@
+"""What is known of the reference without importing NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.plan.facts import (
+    TOKENIZER_BYTES_PER_ENTRY,
+    Capabilities,
+    Scaling,
+    forward_bytes,
+    installed_version,
+    kv_row_bytes,
+)
+from edgeinfer.shape import ModelShape
+from edgeinfer.types import KV_CHOICES, KvType
+from edgeinfer.window import WindowPolicy
+
+__all__ = ["FACTS", "ReferenceFacts"]
+
+_TIERS: Final = frozenset({"F32", "F16", "BF16", "Q8_0", "Q4_0"})
+_ARCHITECTURES: Final = frozenset({"llama", "qwen3"})
+_PREFILL_ROWS: Final = 256
+_MAX_ROWS: Final = 16
+_BLOCK: Final = Scaling(n_values=32, n_bytes=2)
+_ENGINE_BYTES: Final = 60_000_000  # docs/memory.md
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFacts:
+    """See plan.facts.BackendFacts."""
+
+    name: str = "reference"
+    package: str = "edgeinfer.backends.reference"
+    on_request_only: bool = True
+    rows_cheap_to_read: bool = True
+    prefill_rows: int = _PREFILL_ROWS
+    max_rows: int = _MAX_ROWS
+    early_exit_in_batches: bool = True
+
+    def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # NumPy runs wherever Python does
+        return Capabilities(_TIERS, KV_CHOICES, early_exit=True)
+
+    def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
+        return "f32"
+
+    def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
+        rows = (group.n_layers * group.n_kv_heads * kv_row_bytes(kv_type, group.head_dim, _BLOCK) for group in shape.kv)
+        return policy.slots * sum(rows)
+
+    def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:  # noqa: ARG002  # no memory of its own
+        base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
+        return base + forward_bytes(shape, _PREFILL_ROWS, _MAX_ROWS)
+
+    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:  # noqa: ARG002
+        return _MAX_ROWS
+
+    def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
+        return False
+
+    def engine_version(self) -> str:
+        return installed_version("edgeinfer")
+
+    def reads_gguf(self, architecture: str) -> bool:
+        return architecture in _ARCHITECTURES
+
+    def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
+        return False
+
+
+FACTS: Final = ReferenceFacts()

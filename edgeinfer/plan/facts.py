@@ -1,0 +1,159 @@
+"""What the rest of the program may know of a backend. `backends/<name>/facts.py` states it as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.shape import ModelShape
+from edgeinfer.types import KvType, ValueType, of_k_and_v
+from edgeinfer.window import WindowPolicy
+
+__all__ = [
+    "TOKENIZER_BYTES_PER_ENTRY",
+    "BackendFacts",
+    "Capabilities",
+    "Probe",
+    "Scaling",
+    "forward_bytes",
+    "installed_version",
+    "kv_row_bytes",
+    "round_up",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do on a device, named or present, when its engine is installed."""
+
+    tiers: frozenset[str]
+    kv_types: tuple[KvType, ...]
+    early_exit: bool
+    unavailable: str = ""  # why the device cannot run it; "" when it can
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is installed on this machine. It can take away what a backend could do, and add nothing."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    unavailable: str = ""  # why the engine cannot be used; "" when it can
+    hint: str = ""  # what installs it
+    early_exit: bool = True  # False: drafting with early layers is switched off
+
+
+class BackendFacts(Protocol):
+    """Pure values and functions: asking for a fact imports no engine and looks at no machine."""
+
+    @property
+    def name(self) -> str:
+        """As people and catalogs write it."""
+        ...
+
+    @property
+    def package(self) -> str:
+        """The Python package whose `BACKEND` is the protocols.Backend."""
+        ...
+
+    @property
+    def on_request_only(self) -> bool:
+        """Whether it is never chosen unless it was asked for by name."""
+        ...
+
+    @property
+    def rows_cheap_to_read(self) -> bool:
+        """Whether looking at a drafted row costs little; False where it stops a GPU."""
+        ...
+
+    @property
+    def prefill_rows(self) -> int:
+        """Rows of one forward, at most."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """Rows with logits of one forward, at most."""
+        ...
+
+    @property
+    def early_exit_in_batches(self) -> bool:
+        """Whether conversations can draft with early layers while others are open on the same model."""
+        ...
+
+    def capabilities(self, device: DeviceProfile) -> Capabilities: ...
+
+    def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
+        """The type of K and V where none was asked for."""
+        ...
+
+    def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
+        """Bytes of K and V of one conversation, counted as they are stored."""
+        ...
+
+    def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:
+        """The interpreter, the engine, the tokenizer, the activations of one forward and its logits, in bytes."""
+        ...
+
+    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:
+        """Most rows of one forward that equal single rows bit for bit, judged by the tier; None: within rounding."""
+        ...
+
+    def is_measured_on(self, device: DeviceProfile) -> bool:
+        """Whether the speeds in docs/speculation.md were measured with this backend on a device of this kind."""
+        ...
+
+    def engine_version(self) -> str:
+        """The installed engine's version; "" without one."""
+        ...
+
+    def reads_gguf(self, architecture: str) -> bool:
+        """Whether it loads GGUF files of this architecture."""
+        ...
+
+    def reads_folder(self, architecture: str) -> bool:
+        """Whether it loads folders of safetensors files of this architecture."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How quantized K and V are scaled: values that share a scale, and the bytes of that scale."""
+
+    n_values: int
+    n_bytes: int
+
+
+_VALUE_BITS: Final[Mapping[ValueType, int]] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
+TOKENIZER_BYTES_PER_ENTRY: Final = 200
+
+
+def kv_row_bytes(kv_type: KvType, n_values: int, scaling: Scaling) -> int:
+    """Bytes of `n_values` of K and as many of V, stored together, with their scales."""
+    return sum(_row_bytes(kind, n_values, scaling) for kind in of_k_and_v(kv_type))
+
+
+def _row_bytes(kind: ValueType, n_values: int, scaling: Scaling) -> int:
+    scales = -(-n_values // scaling.n_values) * scaling.n_bytes if kind in ("q8_0", "q4_0") else 0
+    return n_values * _VALUE_BITS[kind] // 8 + scales
+
+
+def forward_bytes(shape: ModelShape, n_rows: int, n_outputs: int) -> int:
+    """Activations of a forward of `n_rows`, and `n_outputs` rows of logits: in the graph, and as they are returned."""
+    return n_rows * (7 * shape.hidden + 5 * shape.n_ffn) * 4 + 2 * n_outputs * shape.n_vocab * 4
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def installed_version(package: str) -> str:
+    """The version of a Python package; "" where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # asking is rare, and the import is slow
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
