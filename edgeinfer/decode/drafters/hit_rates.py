@@ -1,7 +1,7 @@
-"""How often what followed earlier follows again, by what the text does now: it copies, or it is new.
+"""Acceptance rates for prompt lookup, as a two-state mixture: the model is copying, or it is writing new text.
 
-Two tables of rates, and the odds of being in the first, moved by every match that came true or not. A model that
-repeats a text nearly always goes on as the text does; in new text the same match says little.
+Each state has a table of rates. Every match that succeeds or fails moves the probability of the states: a model that
+repeats a text nearly always continues as the text does, while in new text the same match says little.
 """
 
 from __future__ import annotations
@@ -10,27 +10,51 @@ from collections.abc import Iterable
 from math import exp, log
 from typing import Final
 
-_LENGTHS: Final = (1, 2, 4, 8, 16)  # match lengths from which a row of rates counts
-_ROW: Final = tuple(max(0, sum(least <= length for least in _LENGTHS) - 1) for length in range(_LENGTHS[-1] + 1))
-# By length, then by fork (see TextIndex). Counted in the demo's answers to the bench's prompts: in copies and
-# summaries, and in the others. What a model does itself is learned from there on.
-_COPIED: Final = ((0.95, 0.35, 0.35), (0.94, 0.78, 0.55), (0.97, 0.86, 0.72), (0.98, 0.90, 0.73), (0.985, 0.88, 0.87))
-_NEW: Final = ((0.25, 0.19, 0.19), (0.52, 0.46, 0.38), (0.78, 0.73, 0.48), (0.90, 0.80, 0.65), (0.97, 0.92, 0.88))
-_FIRST_ODDS: Final = log(0.06 / 0.94)  # of copying, before anything is seen
-_MOST_ODDS: Final = 4.0  # nothing is ever surer than this, so that a change shows soon
-_FADE: Final = 0.98  # of the odds, with every match
-_LEARN: Final = 0.02  # how far a rate moves with a match
-_LOW: Final = 0.01  # where it ends when all fail,
-_HIGH: Final = 0.99  # and when none does
-_KEPT: Final = 0.3  # of the odds, and of what rates have learned, in another conversation
-_FAR: Final = 0.1  # what is reached less often is not worth a thought
+MATCH_LENGTHS: Final = (1, 2, 4, 8, 16)  # the shortest match of each row of a table
+
+# Rates by row, then by fork (see TextIndex). `python -m benchmarks lookup_priors` counted them.
+COPYING_RATES: Final = (
+    (0.95, 0.35, 0.35),
+    (0.94, 0.78, 0.55),
+    (0.97, 0.86, 0.72),
+    (0.98, 0.90, 0.73),
+    (0.985, 0.88, 0.87),
+)
+NEW_TEXT_RATES: Final = (
+    (0.25, 0.19, 0.19),
+    (0.52, 0.46, 0.38),
+    (0.78, 0.73, 0.48),
+    (0.90, 0.80, 0.65),
+    (0.97, 0.92, 0.88),
+)
+
+# Log odds that the model is copying. The limit lets a change show within a few matches.
+PRIOR_LOG_ODDS: Final = log(0.06 / 0.94)
+MAX_LOG_ODDS: Final = 4.0
+LOG_ODDS_DECAY: Final = 0.98  # towards the prior, with every match
+
+LEARNING_RATE: Final = 0.02  # of the tables, with every match
+MIN_RATE: Final = 0.01
+MAX_RATE: Final = 0.99
+KEPT_IN_NEW_CONVERSATION: Final = 0.3  # of the log odds and of what the tables have learned
+MIN_REACHED: Final = 0.1  # a draft that is reached less often is not considered
+
+
+def length_class(length: int) -> int:
+    """The row of a table for a match of `length` tokens."""
+    return _ROW[min(length, MATCH_LENGTHS[-1])]
+
+
+_ROW: Final = tuple(
+    max(0, sum(shortest <= length for shortest in MATCH_LENGTHS) - 1) for length in range(MATCH_LENGTHS[-1] + 1)
+)
 
 
 def _evidence(hit: bool) -> tuple[tuple[float, ...], ...]:
-    """What a match that came true or failed says for copying: logarithms, by length and fork."""
+    """Log likelihood ratio of copying against new text for a match that succeeded or failed, by row and fork."""
     return tuple(
         tuple(log(a / b if hit else (1 - a) / (1 - b)) for a, b in zip(copied, new, strict=True))
-        for copied, new in zip(_COPIED, _NEW, strict=True)
+        for copied, new in zip(COPYING_RATES, NEW_TEXT_RATES, strict=True)
     )
 
 
@@ -38,38 +62,43 @@ _EVIDENCE: Final = (_evidence(False), _evidence(True))
 
 
 class HitRates:
+    """What one conversation has shown about matches."""
+
     def __init__(self) -> None:
-        self._odds = _FIRST_ODDS  # logarithm
-        self._copied = [list(row) for row in _COPIED]
-        self._new = [list(row) for row in _NEW]
+        self._log_odds = PRIOR_LOG_ODDS
+        self._copying = [list(row) for row in COPYING_RATES]
+        self._new_text = [list(row) for row in NEW_TEXT_RATES]
 
     def begin_conversation(self) -> None:
-        """Another conversation."""
-        self._odds = _FIRST_ODDS + _KEPT * (self._odds - _FIRST_ODDS)
-        for rates, first in ((self._copied, _COPIED), (self._new, _NEW)):
-            for row, first_row in zip(rates, first, strict=True):
-                row[:] = [prior + _KEPT * (rate - prior) for rate, prior in zip(row, first_row, strict=True)]
+        """Another conversation begins: move most of the way back to the priors."""
+        kept = KEPT_IN_NEW_CONVERSATION
+        self._log_odds = PRIOR_LOG_ODDS + kept * (self._log_odds - PRIOR_LOG_ODDS)
+        for rates, priors in ((self._copying, COPYING_RATES), (self._new_text, NEW_TEXT_RATES)):
+            for row, prior_row in zip(rates, priors, strict=True):
+                row[:] = [prior + kept * (rate - prior) for rate, prior in zip(row, prior_row, strict=True)]
 
     def learn(self, length: int, fork: int, hit: bool) -> None:
         """The token after a match of `length` was the expected one, or was not."""
-        row = _ROW[min(length, _LENGTHS[-1])]
-        rates = self._copied[row] if self._odds > 0.0 else self._new[row]
-        rates[fork] += _LEARN * ((_HIGH if hit else _LOW) - rates[fork])
-        odds = _FIRST_ODDS + _FADE * (self._odds - _FIRST_ODDS) + _EVIDENCE[hit][row][fork]
-        self._odds = min(max(odds, -_MOST_ODDS), _MOST_ODDS)
+        row = length_class(length)
+        rates = self._copying[row] if self._log_odds > 0.0 else self._new_text[row]
+        rates[fork] += LEARNING_RATE * ((MAX_RATE if hit else MIN_RATE) - rates[fork])
+        decayed = PRIOR_LOG_ODDS + LOG_ODDS_DECAY * (self._log_odds - PRIOR_LOG_ODDS)
+        self._log_odds = min(max(decayed + _EVIDENCE[hit][row][fork], -MAX_LOG_ODDS), MAX_LOG_ODDS)
 
     def acceptance(self, length: int, forks: Iterable[int]) -> list[float]:
-        """The chance of a hit at each of the places after a match of `length`, given hits at those before; cut where
-        hardly anything arrives."""
-        copied = 1 / (1 + exp(-self._odds))
-        new = 1 - copied
-        reached, found = 1.0, []
+        """Acceptance rate of each draft after a match of `length`, given that those before it are accepted.
+
+        `forks` has the fork of each draft. The list ends where hardly any round arrives.
+        """
+        copying = 1 / (1 + exp(-self._log_odds))
+        new_text = 1 - copying
+        reached, rates = 1.0, []
         for at, fork in enumerate(forks, length):
-            row = _ROW[min(at, _LENGTHS[-1])]
-            copied *= self._copied[row][fork]
-            new *= self._new[row][fork]
-            found.append((copied + new) / reached)
-            reached = copied + new
-            if reached < _FAR:
+            row = length_class(at)
+            copying *= self._copying[row][fork]
+            new_text *= self._new_text[row][fork]
+            rates.append((copying + new_text) / reached)
+            reached = copying + new_text
+            if reached < MIN_REACHED:
                 break
-        return found
+        return rates

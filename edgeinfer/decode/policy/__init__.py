@@ -1,1 +1,1 @@
-"""Which drafter a round uses, and how far it drafts. README.md has the formula."""
+"""When to draft, with what, and how far. README.md has the formula."""

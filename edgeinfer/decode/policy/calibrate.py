@@ -1,4 +1,4 @@
-"""The first costs of a model on this device: a second of rounds on a scratch cache, kept for the next start."""
+"""Measures what the parts of a round take, on a scratch cache before the first answer, and keeps it on disk."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
 __all__ = ["CostStore", "calibrate", "cost_key"]
 
+# Time that a start may take. No report set these values.
 BUDGET_S: Final = 0.5
-_QUICK_S: Final = 0.01  # where a plain round takes less than this, building a graph shows
-_KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, what else it runs
-_LATE: Final = 1.4  # times the budget, when it ends with what it has
-_CONTEXT: Final = range(24, 240, 24)  # tokens in the scratch cache: as many of these as fit in _FILL_S
-_FILL_S: Final = 0.25  # attention over quantized K/V makes several rows dearer the longer the context is
-_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
-_DRAFTS: Final = (1, 2, 4, 8)
-_ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
-_FORMAT: Final = 3
+MAX_OVERRUN: Final = 1.4  # times the budget; then incomplete measurements are enough
+QUICK_ROUND_S: Final = 0.01  # the engine's graph building is visible in a plain round faster than this
+
+# The scratch cache is filled up to one of these lengths, as far as the time allows: over quantized K/V, attention for
+# several rows takes longer in a long context.
+CONTEXT_LENGTHS: Final = range(24, 240, 24)
+MAX_FILL_S: Final = 0.25
+
+# Rows that are timed, and in which order: a run that is cut short has seen the most useful ones.
+ROW_COUNTS: Final = (1, 2, 3, 4, 6, 8, 12, 16)
+DRAFTED_ROW_COUNTS: Final = (1, 2, 4, 8)
+ROW_ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
+
+KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, other programs
+FORMAT_VERSION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +52,11 @@ _PLAIN: Final = _Trial(1, 0)
 def calibrate(
     model: Model, *, max_rows: int, budget_s: float = BUDGET_S, clock: Callable[[], float] = perf_counter
 ) -> RowCosts:
-    """Time plain, verify and drafted rounds in turn until `budget_s` has passed; of each the lower quartile, as what
-    neighbors take comes on top.
+    """Time plain, verify and drafted rounds in turn until `budget_s` has passed. Keep the lower quartile of each: other
+    processes can only make a round slower.
 
-    On a slow model or a busy machine it stops soon after, once a round of each kind was seen: about twelve tokens'
-    time. What was not seen is taken from its neighbors.
+    On a slow model or a busy machine it continues until every kind of round was timed once with one and with several
+    rows, which takes about twelve tokens. Numbers of rows that were not timed are interpolated.
     """
     policy = WindowPolicy(window=4 * MIN_BLOCK, sink=0, block=MIN_BLOCK, limit=4 * MIN_BLOCK)
     cache = model.new_cache(policy)
@@ -64,11 +71,13 @@ def calibrate(
         while True:
             for trial in trials:
                 plain = verify_s[_PLAIN]
-                drafted, verified = _time_rounds(cache, trial, clock, warm=not plain or plain[0] < _QUICK_S)
+                drafted, verified = _time_rounds(cache, trial, clock, warm=not plain or plain[0] < QUICK_ROUND_S)
                 draft_s += drafted
                 verify_s[trial] += verified
                 spent = clock() - began
-                if (spent > budget_s and all(verify_s.values())) or (spent > _LATE * budget_s and _enough(verify_s)):
+                if (spent > budget_s and all(verify_s.values())) or (
+                    spent > MAX_OVERRUN * budget_s and _enough(verify_s)
+                ):
                     return _costs(verify_s, draft_s)
     finally:
         cache.close()
@@ -76,28 +85,30 @@ def calibrate(
 
 def _fill(cache: Cache, n_vocab: int, clock: Callable[[], float]) -> None:
     began = clock()
-    for length in _CONTEXT:
+    for length in CONTEXT_LENGTHS:
         prefill(cache, [index * 37 % n_vocab for index in range(cache.length, length)])
-        if clock() - began > _FILL_S:
+        if clock() - began > MAX_FILL_S:
             return
 
 
 def _trials(max_rows: int, *, drafts: bool) -> list[_Trial]:
-    """The most telling first, so that a cut-short run has seen them."""
-    rounds = [_Trial(rows, 0) for rows in _up_to(max_rows, _COUNTS) if rows > 1]
+    """The most useful first."""
+    rounds = [_Trial(rows, 0) for rows in _up_to(max_rows, ROW_COUNTS) if rows > 1]
     if drafts:
-        counts = _up_to(max_rows, _DRAFTS)
+        counts = _up_to(max_rows, DRAFTED_ROW_COUNTS)
         rounds += [_Trial(rows, rows - short) for rows in counts for short in (0, 1) if rows > short]
-    return sorted(rounds, key=lambda trial: (_ORDER.index(trial.rows) if trial.rows in _ORDER else 2, trial.drafts))
+    return sorted(
+        rounds, key=lambda trial: (ROW_ORDER.index(trial.rows) if trial.rows in ROW_ORDER else 2, trial.drafts)
+    )
 
 
 def _up_to(max_rows: int, counts: Sequence[int]) -> list[int]:
-    """Those of `counts` that are allowed, and the most that is: it is not guessed from the others."""
+    """The `counts` that are allowed, and the largest allowed one, which is not extrapolated."""
     return sorted({*(rows for rows in counts if rows <= max_rows), min(max_rows, counts[-1])})
 
 
 def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:
-    """Whether costs of one and of several rows are known of every kind of round."""
+    """Whether every kind of round was timed with one and with several rows."""
     seen = {(trial.rows > 1, trial.rows - trial.drafts if trial.drafts else None) for trial in verify_s}
     return seen == {
         (trial.rows > 1, trial.rows - trial.drafts if trial.drafts else None)
@@ -109,8 +120,8 @@ def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:
 def _time_rounds(
     cache: Cache, trial: _Trial, clock: Callable[[], float], *, warm: bool
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each draft, and of the verify, after another round like it if `warm`: engines reuse a graph of as many
-    rows. A plain round, which all others are measured by, is timed twice."""
+    """Seconds of each draft, and of the verify. With `warm`, an untimed round goes first, because engines reuse the
+    graph for a number of rows. A plain round is timed twice, because all others are relative to it."""
     times = [_time(cache, trial, clock) for _ in range(warm + 1 + (trial == _PLAIN))]
     timed = times[warm:]
     return [second for drafted, _ in timed for second in drafted], [verified for _, verified in timed]
@@ -135,7 +146,7 @@ def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list
 
 def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float]) -> RowCosts:
     def of(missing: int | None) -> dict[int, float]:
-        """Seconds by rows, for rounds whose drafts fell short of the rows by `missing`; None: without drafts."""
+        """Seconds by rows, for rounds with `missing` fewer drafts than rows; None: rounds without drafts."""
         return {
             trial.rows: _quartile(times)
             for trial, times in verify_s.items()
@@ -153,12 +164,12 @@ def _quartile(times: Sequence[float]) -> float:
 
 
 def cost_key(*facts: object) -> str:
-    """A name for the costs of one model file, engine version, machine and cache setting."""
-    return hashlib.sha256(json.dumps([_FORMAT, *map(str, facts)]).encode()).hexdigest()[:24]
+    """The key of the costs of one model file, engine version, machine and cache setting."""
+    return hashlib.sha256(json.dumps([FORMAT_VERSION, *map(str, facts)]).encode()).hexdigest()[:24]
 
 
 class CostStore:
-    """Costs on disk, one small file each; they can be deleted at any time."""
+    """Costs on disk, one small file each. They can be deleted at any time."""
 
     def __init__(self, folder: Path | None = None) -> None:
         base = cache_folder()
@@ -168,10 +179,10 @@ class CostStore:
         return self._folder / f"{key}.json" if self._folder else None
 
     def load(self, key: str) -> RowCosts | None:
-        """None where nothing usable is stored: unreadable, of another format, or a week old."""
+        """None where nothing usable is stored: missing, unreadable, or older than a week."""
         try:
             stored = read_kept(self._file(key))
-            if time() - float(stored["measured"]) > _KEEP_S:
+            if time() - float(stored["measured"]) > KEEP_S:
                 return None
             tables = [{int(n): float(s) for n, s in stored[name].items()} for name in ("verify", "back", "back_short")]
             costs = RowCosts(tables[0], tables[1], tables[2], float(stored["exit_draft"]), float(stored["model_draft"]))
