@@ -1,0 +1,37 @@
+// Attention of a few queries over listed slots of a ring: the arithmetic, without ExecuTorch.
+//
+// The result for one query depends on that query and its keys only, bit for bit: every product and every sum is formed
+// in the same order, however many queries run together. So rows of a verify equal plain ones.
+#pragma once
+
+#include <cstdint>
+
+namespace edgeinfer {
+
+constexpr int kLanes = 8;  // head_dim must be a multiple
+
+struct AttentionTile {
+  const float* queries;   // [n_queries, head_dim], turned by RoPE and scaled
+  const int* n_keys;      // [n_queries]: query i sees the first n_keys[i] of `slots`, not fewer than the query before
+  int n_queries;
+  const int32_t* slots;   // slots by position
+  const float* keys;      // of this head in slot 0
+  const float* values;
+  int64_t slot_stride;    // floats from one slot to the next
+  int head_dim;
+  float* scores;          // scratch [n_queries, score_stride]
+  int64_t score_stride;   // a multiple of kLanes, at least the largest n_keys
+  float* const* outputs;  // [n_queries]: head_dim floats each
+};
+
+using AttendTile = void (*)(const AttentionTile&);
+
+void attend_tile_portable(const AttentionTile& tile);
+#if defined(__x86_64__)
+void attend_tile_avx2(const AttentionTile& tile);
+#endif
+
+// The fastest that this processor runs.
+AttendTile attend_tile();
+
+}  // namespace edgeinfer

@@ -1,0 +1,69 @@
+// K and V of one conversation: in each layer a ring of `window + sink` slots, as edgeinfer/window.py places positions.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "engine.h"
+
+namespace edgeinfer {
+
+// The first `sink` positions keep their slot; later ones share `window` slots.
+struct Window {
+  int64_t window;
+  int64_t sink;
+  int64_t block;
+
+  int64_t slots() const { return window + sink; }
+  int64_t slot(int64_t position) const { return position < sink ? position : sink + position % window; }
+  int64_t oldest(int64_t query) const { return std::max<int64_t>(0, query / block * block - (window - block)); }
+  int64_t room(int64_t length) const { return length < window ? window - length : block - length % block; }
+};
+
+class Rings {
+ public:
+  Rings(const ei_policy& policy, const ei_info& info)
+      : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), layers_(info.n_layers) {
+    const size_t n = static_cast<size_t>(window().slots() * slot_floats());
+    for (Layer& layer : layers_) {
+      layer.keys.resize(n);
+      layer.values.resize(n);
+    }
+  }
+
+  struct Layer {
+    std::vector<float> keys;  // [slots, n_kv_heads, head_dim]
+    std::vector<float> values;
+  };
+
+  Window window() const { return {policy.window, policy.sink, policy.block}; }
+  int64_t slot_floats() const { return n_kv_heads * head_dim; }
+  int64_t n_layers() const { return static_cast<int64_t>(layers_.size()); }
+  int64_t n_bytes() const { return 2 * n_layers() * window().slots() * slot_floats() * int64_t{sizeof(float)}; }
+  Layer& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
+
+  const ei_policy policy;
+  const int64_t n_kv_heads;
+  const int64_t head_dim;
+
+ private:
+  std::vector<Layer> layers_;
+};
+
+// The rings that operators of this thread read and write while a method runs.
+class RunningRings {
+ public:
+  explicit RunningRings(Rings& rings) : before_(current_) { current_ = &rings; }
+  ~RunningRings() { current_ = before_; }
+  RunningRings(const RunningRings&) = delete;
+  RunningRings& operator=(const RunningRings&) = delete;
+
+  static Rings* current() { return current_; }
+
+ private:
+  static thread_local Rings* current_;
+  Rings* before_;
+};
+
+}  // namespace edgeinfer
