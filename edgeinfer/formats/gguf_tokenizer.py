@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from edgeinfer.errors import ArtifactBad
@@ -71,6 +72,13 @@ class GgufTokenizer:
         if kind == TokenType.USER_DEFINED:
             return text.encode("utf-8")
         return b"".join(BYTES.get(character) or character.encode("utf-8") for character in text)
+
+    def save(self, path: Path) -> None:
+        """Write it as a `tokenizer.json`, which `HfTokenizer` and the `tokenizers` library read."""
+        from tokenizers import decoders
+
+        self._engine.decoder = decoders.ByteLevel()
+        self._engine.save(str(path))
 
     @cached_property
     def control_texts(self) -> frozenset[str]:

@@ -70,6 +70,15 @@ class Table:
             raise UsageError(f"{self.where}: `{key}` must be a list of whole numbers; received {values!r}")
         return values
 
+    def numbers(self, key: str) -> list[float]:
+        """Finite numbers of any sign."""
+        values = self._take(key, list, "a list of numbers", None)
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            raise UsageError(f"{self.where}: `{key}` must be a list of numbers; received {values!r}")
+        if not all(abs(value) < 1e30 for value in values):  # also refuses nan
+            raise UsageError(f"{self.where}: `{key}` must be a list of finite numbers; received {values!r}")
+        return [float(value) for value in values]
+
     def table(self, key: str) -> Table:
         return Table(self._take(key, dict, "a table", None), f"{self.where}, {key}")
 
