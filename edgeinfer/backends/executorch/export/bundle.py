@@ -1,0 +1,121 @@
+"""Writes a phone bundle from a GGUF file or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeinfer.backends.executorch.export.source import Source, open_source
+from edgeinfer.backends.executorch.golden import record
+from edgeinfer.errors import ArtifactBad, BackendUnavailable, UsageError
+from edgeinfer.formats.artifact import check_artifact
+from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, Manifest, file_of, write_manifest
+from edgeinfer.formats.gguf_header import GgufHeader
+from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.formats.paths import sha256_of
+from edgeinfer.formats.shape import facts_from_gguf
+from edgeinfer.protocols import Tokenizer
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.executorch.export.program import Exported
+    from edgeinfer.backends.executorch.export.quantize import Tier
+
+_PACKAGES = ("torch", "executorch", "torchao")
+_INSTALL = "pip install 'edgeinfer[export]'"
+
+
+def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
+    """Export `model` into the new folder `out`: all of it, or nothing.
+
+    Raises UsageError when `out` exists, ArtifactBad for a model that is not exported, BackendUnavailable without the
+    extra `[export]`.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="choose another folder, or remove it")
+    source = open_source(model)
+    write_program = _exporter()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / out.name
+        folder.mkdir()
+        tokenizer = _write_tokenizer(model, folder)
+        exported = write_program(source, tier, folder / PROGRAM)
+        manifest = _manifest(source, tier, tokenizer, exported, folder)
+        write_manifest(folder, manifest)
+        manifest = record(folder, manifest)
+        write_manifest(folder, manifest)
+        folder.rename(out)
+    return manifest
+
+
+def _exporter() -> Any:
+    try:
+        from edgeinfer.backends.executorch.export.program import write_program
+    except ImportError as error:
+        raise BackendUnavailable(f"exporting needs more packages: {error}", hint=_INSTALL) from error
+    return write_program
+
+
+def _manifest(source: Source, tier: Tier, tokenizer: Tokenizer, exported: Exported, folder: Path) -> Manifest:
+    shape, names = source.shape, sorted(path.name for path in folder.iterdir())
+    said = _claims(source.path)
+    return Manifest(
+        name=said["name"],
+        base_model=said["base_model"],
+        license=said["license"],
+        source_sha256=sha256_of(_weights_file(source.path)),
+        tier=tier,
+        architecture=shape.architecture,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        hidden=shape.hidden,
+        n_ffn=shape.n_ffn,
+        n_vocab=shape.n_vocab,
+        limit=shape.limit,
+        exit_layer=shape.exit_layer or 0,
+        exact_rows=0,
+        arena_bytes=exported.arena_bytes,
+        bos_text=tokenizer.bos_text,
+        eos_text=tokenizer.eos_text,
+        stop_tokens=tuple(sorted(tokenizer.stop_tokens)),
+        runtime=version("executorch"),
+        methods=tuple(exported.methods),
+        operators=exported.operators,
+        exporter={package: version(package) for package in _PACKAGES},
+        files={name: file_of(folder / name) for name in names if name != MANIFEST},
+    )
+
+
+def _claims(path: Path) -> dict[str, str]:
+    """What the model's file says of its name, origin and license."""
+    checked = check_artifact(path)
+    if isinstance(checked, GgufHeader):
+        facts = facts_from_gguf(checked)
+        return {"name": facts.name, "base_model": facts.base_model, "license": facts.license}
+    return {"name": path.name, "base_model": str(checked.config.get("_name_or_path", ""))[:200], "license": ""}
+
+
+def _weights_file(path: Path) -> Path:
+    """The file whose digest names the source; of a folder with several, the first."""
+    return path if path.is_file() else min(path.glob("*.safetensors"))
+
+
+def _write_tokenizer(model: Path, folder: Path) -> Tokenizer:
+    if model.is_dir():
+        tokenizer: Tokenizer = HfTokenizer(model)
+        shutil.copyfile(model / "tokenizer.json", folder / TOKENIZER)
+    else:
+        header = check_artifact(model)
+        if not isinstance(header, GgufHeader):
+            raise ArtifactBad(f"{model} is no GGUF file")
+        tokenizer = GgufTokenizer(header)
+        tokenizer.save(folder / TOKENIZER)
+    if tokenizer.chat_template is not None:
+        (folder / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
+    return tokenizer

@@ -1,0 +1,122 @@
+"""Exports and lowers the methods of a decoder, and writes them as one file.
+
+With an exit layer the file holds `front`, `exit_head` and `verify`: each layer is lowered once, and the engine makes
+drafts, verifies and plain forwards of them. Without one it holds `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import executorch.kernels.quantized  # noqa: F401  # registers the embedding of 8-bit weights
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir.passes import MemoryPlanningPass
+from torch.export import Dim, ExportedProgram, export
+
+from edgeinfer.backends.executorch.export.decoder import Decoder, ExitHead, Forward, Front, Verify
+from edgeinfer.backends.executorch.export.quantize import Tier
+from edgeinfer.backends.executorch.export.shape import DecoderShape
+from edgeinfer.backends.executorch.export.source import Source
+
+PROGRAM_VERSION = 1
+MAX_TOKENS = 128  # of one forward
+MAX_ROWS = 16  # of logits that one forward gives
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, for the manifest and for tests."""
+
+    methods: tuple[str, ...]
+    operators: tuple[str, ...]  # that the runtime must have
+    n_delegates: int
+    arena_bytes: int  # activations, shared by all methods
+
+
+def write_program(source: Source, tier: Tier, path: Path) -> Exported:
+    """Lower the model and write it to `path`, which is only replaced when everything went well."""
+    torch.manual_seed(0)
+    decoder = Decoder(source, tier).eval()
+    with torch.no_grad(), _quiet():
+        methods = _exported(decoder, source.shape)
+        lowered = to_edge_transform_and_lower(
+            methods,
+            partitioner={name: [XnnpackPartitioner()] for name in methods},
+            constant_methods=_constants(source.shape),
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        )
+        program = lowered.to_executorch(
+            ExecutorchBackendConfig(
+                do_quant_fusion_and_const_prop=tier != "fp32",
+                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+                extract_delegate_segments=True,
+            )
+        )
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("wb") as file:
+        program.write_to_file(file)
+    unfinished.replace(path)
+    graphs = [program.exported_program(name) for name in methods]
+    calls = [str(node.target) for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
+    return Exported(
+        methods=tuple(methods),
+        operators=tuple(sorted({call for call in calls if call.endswith((".out", "_out"))})),
+        n_delegates=sum("delegate" in call for call in calls),
+        arena_bytes=max(sum(graph.graph_module.meta["non_const_buffer_sizes"]) for graph in graphs),
+    )
+
+
+def _exported(decoder: Decoder, shape: DecoderShape) -> dict[str, ExportedProgram]:
+    n_tokens, n_rows = Dim("n_tokens", min=1, max=MAX_TOKENS), Dim("n_rows", min=1, max=MAX_ROWS)
+    tokens, rows = torch.zeros(1, 5, dtype=torch.long), torch.tensor([2, 3, 4])
+    place = torch.tensor([0, 512, 8, 64])
+    if not shape.exit_layer:
+        forward = export(
+            Forward(decoder), (tokens, place, rows), dynamic_shapes=({1: n_tokens}, None, {0: n_rows}), strict=False
+        )
+        return {"forward": forward}
+    states = torch.zeros(1, 5, shape.hidden)
+    return {
+        "front": export(Front(decoder), (tokens, place), dynamic_shapes=({1: n_tokens}, None), strict=False),
+        "exit_head": export(ExitHead(decoder), (states[:, :1],), strict=False),
+        "verify": export(
+            Verify(decoder), (states, place, rows), dynamic_shapes=({1: n_tokens}, None, {0: n_rows}), strict=False
+        ),
+    }
+
+
+def _constants(shape: DecoderShape) -> dict[str, int]:
+    """What the engine must know before it runs a method, as methods that return a number."""
+    return {
+        "program_version": PROGRAM_VERSION,
+        "n_layers": shape.n_layers,
+        "n_kv_heads": shape.n_kv_heads,
+        "head_dim": shape.head_dim,
+        "hidden": shape.hidden,
+        "n_vocab": shape.n_vocab,
+        "limit": shape.limit,
+        "exit_layer": shape.exit_layer or 0,
+        "max_tokens": MAX_TOKENS,
+        "max_rows": MAX_ROWS,
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch and ExecuTorch warn about their own internals; none of it is news for the person who exports."""
+    import logging
+    import warnings
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

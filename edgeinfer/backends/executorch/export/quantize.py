@@ -1,0 +1,68 @@
+"""Tiers: how matrices are stored, and how activations meet them.
+
+    8da4w   4-bit weights with a scale for 32 values, activations rounded to 8 bits as they come, 8-bit embedding
+    8da8w   8-bit weights with a scale for each row, the same activations and embedding
+    fp32    nothing is rounded
+
+8da4w stores what Q4_0 stores, except that XNNPACK takes positive scales only. A Q4_0 file is taken over as it is, and
+other weights are rounded by Q4_0's rule. In a block whose scale is negative, the largest value shrinks by an eighth.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torchao.quantization import IntxUnpackedToInt8Tensor
+
+from edgeinfer.backends.executorch.export.source import GROUP, Q4Weight, Source, q4_0_of, with_positive_scales
+from edgeinfer.errors import ArtifactBad
+
+Tier = Literal["8da4w", "8da8w", "fp32"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+_DYNAMIC = "int8_asym_per_token"
+
+
+def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
+    """[out, in], quantized as `tier` says. Raises ArtifactBad where rows do not divide into groups."""
+    if tier == "fp32":
+        return _floats(source, name)
+    if tier == "8da8w":
+        return _in_rows(_floats(source, name), _DYNAMIC)
+    weight = with_positive_scales(source.q4_0(name) or _rounded(source, name))
+    return IntxUnpackedToInt8Tensor(
+        torch.from_numpy(weight.values),
+        torch.from_numpy(weight.scales),
+        torch.zeros(weight.scales.shape, dtype=torch.int8),
+        torch.int4,
+        (1, GROUP),
+        torch.float32,
+        _DYNAMIC,
+    )
+
+
+def embedding_weight(source: Source, tier: Tier) -> torch.Tensor:
+    values = _floats(source, "token_embd")
+    return values if tier == "fp32" else _in_rows(values, None)
+
+
+def _rounded(source: Source, name: str) -> Q4Weight:
+    values = source.floats(name)
+    if values.shape[1] % GROUP:
+        raise ArtifactBad(
+            f"{source.path}: rows of {name} have {values.shape[1]} values; 8da4w needs a multiple of {GROUP}",
+            hint="--tier 8da8w",
+        )
+    return q4_0_of(values)
+
+
+def _floats(source: Source, name: str) -> torch.Tensor:
+    return torch.from_numpy(np.array(source.floats(name), np.float32))
+
+
+def _in_rows(values: torch.Tensor, activations: str | None) -> torch.Tensor:
+    """8 bits with one scale for each row."""
+    return IntxUnpackedToInt8Tensor.from_hp(
+        values, (1, values.shape[1]), torch.int8, activation_quantization=activations
+    )
