@@ -16,6 +16,7 @@ from pathlib import Path
 from edgeinfer.protocols import Model
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
+from tests.executorch.exported import missing as missing_executorch
 from tests.tiny_gguf import Tiny, write_tiny
 
 LLAMA = Tiny(tier="F32")
@@ -93,6 +94,16 @@ def missing_mlx() -> str:
     return f"{' and '.join(missing)} not installed" if missing else ""
 
 
+def executorch(tier: str) -> Callable[[Path], Model]:
+    def load(path: Path) -> Model:
+        from edgeinfer.backends.executorch.bundle import load_bundle
+        from tests.executorch.exported import bundle_of
+
+        return load_bundle(bundle_of(path, tier), n_threads=1)
+
+    return load
+
+
 as_chat_opens_it = gguf("q8_0/f16", drafts=True, n_threads=2)
 
 SUBJECTS = (
@@ -109,12 +120,18 @@ MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),
     Subject("mlx-qwen3-q8", QWEN, mlx("q8_0"), "q8_0", oracle_tolerance=1.2, tolerance=2e-3, kv_group=(64, 4)),
 )
+EXECUTORCH_SUBJECTS = (
+    Subject("executorch-llama-fp32", LLAMA, executorch("fp32"), "f32", oracle_tolerance=1e-3),
+    Subject("executorch-qwen3-8da8w", QWEN, executorch("8da8w"), "f32", oracle_tolerance=1.2),
+    Subject("executorch-q4_0-8da4w", LLAMA_Q4, executorch("8da4w"), "f32", oracle_tolerance=4.0),
+)
 
 
 @cache
 def available() -> tuple[Subject, ...]:
     found = SUBJECTS + (() if missing_gguf() else GGUF_SUBJECTS)
-    return found + (() if missing_mlx() else MLX_SUBJECTS)
+    found += () if missing_mlx() else MLX_SUBJECTS
+    return found + (() if missing_executorch() else EXECUTORCH_SUBJECTS)
 
 
 def write_model(subject: Subject, folder: Path) -> Path:

@@ -1,0 +1,59 @@
+"""Opens a phone bundle: its program in the engine, its tokenizer, its packed weights in the cache folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeinfer.backends.executorch.build import built_library
+from edgeinfer.backends.executorch.engine import Program
+from edgeinfer.backends.executorch.model import ExecutorchModel
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.bundle import PROGRAM, Bundle, Manifest, check_bundle
+from edgeinfer.formats.hf_tokenizer import HfTokenizer
+
+__all__ = ["BundleTokenizer", "load_bundle"]
+
+
+class BundleTokenizer:
+    """See protocols.Tokenizer. `tokenizer.json` gives the vocabulary, the manifest what ends a turn."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        inner = HfTokenizer(folder)
+        self.n_vocab = inner.n_vocab
+        self.chat_template = inner.chat_template
+        self.control_texts = inner.control_texts
+        self.stop_tokens = frozenset(manifest.stop_tokens)
+        self.bos_text = manifest.bos_text
+        self.eos_text = manifest.eos_text
+        self.encode = inner.encode
+        self.piece = inner.piece
+
+
+def load_bundle(folder: Path, *, n_threads: int = 0) -> ExecutorchModel:
+    """Raises ArtifactBad for a bundle whose files do not fit together, and EngineFailed as the engine does."""
+    bundle = check_bundle(folder)
+    program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle))
+    try:
+        _check_shape(bundle, program)
+        tokenizer = BundleTokenizer(folder, bundle.manifest)
+        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None)
+    except BaseException:
+        program.close()
+        raise
+
+
+def packed_cache(bundle: Bundle) -> Path | None:
+    """Where XNNPACK keeps this program's packed weights: they differ with the program and with the engine."""
+    digest = bundle.manifest.files[PROGRAM].sha256.removeprefix("sha256:")
+    path = built_library().parent / f"{digest[:32]}.packed"
+    return path if len(str(path).encode()) <= 255 else None
+
+
+def _check_shape(bundle: Bundle, program: Program) -> None:
+    manifest, info = bundle.manifest, program.info
+    for name in ("n_layers", "n_kv_heads", "head_dim", "hidden", "n_vocab", "limit", "exit_layer"):
+        if getattr(manifest, name) != getattr(info, name):
+            raise ArtifactBad(
+                f"{bundle.path}: the manifest says {name} {getattr(manifest, name)}, the program {getattr(info, name)}",
+                hint="export the model again",
+            )

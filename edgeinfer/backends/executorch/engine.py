@@ -1,0 +1,191 @@
+"""The C interface of mobile/runtime/engine/engine.h, by ctypes. Arrays in, arrays out, errors as ours."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinfer.backends.executorch.build import engine_library
+from edgeinfer.errors import ArtifactBad, EdgeInferError, EngineFailed, UsageError
+from edgeinfer.window import WindowPolicy
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+_ERRORS: dict[int, type[EdgeInferError]] = {2: UsageError, 4: ArtifactBad, 70: EngineFailed}
+
+
+_INFO = (
+    "n_layers",
+    "n_kv_heads",
+    "head_dim",
+    "hidden",
+    "n_vocab",
+    "limit",
+    "exit_layer",
+    "max_tokens",
+    "max_rows",
+    "n_threads",
+)
+
+
+class _Error(ctypes.Structure):
+    _fields_ = (("message", c_char * 512),)
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (("size", c_size_t), ("n_threads", c_int32), ("packed_cache_path", c_char_p))
+
+
+class _Info(ctypes.Structure):
+    _fields_ = tuple((name, c_int64) for name in _INFO)
+
+
+class _Policy(ctypes.Structure):
+    _fields_ = (("window", c_int64), ("sink", c_int64), ("block", c_int64), ("limit", c_int64))
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What a program says of itself. `exit_layer` is 0 where it does not draft."""
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    hidden: int
+    n_vocab: int
+    limit: int
+    exit_layer: int
+    max_tokens: int
+    max_rows: int
+    n_threads: int
+
+
+class Program:
+    """A loaded program. `packed_cache` is a file for XNNPACK's packed weights: the next load maps it."""
+
+    def __init__(self, path: Path, *, n_threads: int = 0, packed_cache: Path | None = None) -> None:
+        self._library = _library()
+        handle = c_void_p()
+        options = _Options(ctypes.sizeof(_Options), n_threads, str(packed_cache).encode() if packed_cache else None)
+        self._call("ei_open", str(path).encode(), byref(options), byref(handle))
+        self._handle: c_void_p | None = handle
+        info = _Info()
+        self._library.ei_describe(handle, byref(info))
+        self.info = ProgramInfo(*(int(getattr(info, name)) for name in _INFO))
+
+    def new_rings(self, policy: WindowPolicy) -> Rings:
+        if self._handle is None:
+            raise EngineFailed("the model is closed")
+        handle = c_void_p()
+        fields = _Policy(policy.window, policy.sink, policy.block, policy.limit)
+        self._call("ei_cache_new", self._handle, byref(fields), byref(handle))
+        return Rings(self._library, handle, self.info)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._library.ei_close(self._handle)
+            self._handle = None
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        _checked(self._library, function, *arguments)
+
+
+class Rings:
+    """K and V of one conversation, and the forwards over them. `start` is the position of the first token."""
+
+    def __init__(self, library: ctypes.CDLL, handle: c_void_p, info: ProgramInfo) -> None:
+        self._library = library
+        self._handle: c_void_p | None = handle
+        self._info = info
+        self.n_bytes = int(library.ei_cache_bytes(handle))
+
+    @property
+    def is_open(self) -> bool:
+        return self._handle is not None
+
+    def forward(self, tokens: Sequence[int], start: int, n_rows: int) -> Floats:
+        """All layers. Logits of the last `n_rows` tokens, [n_rows, V]."""
+        logits = np.empty((n_rows, self._info.n_vocab), np.float32)
+        ids = np.asarray(tokens, np.int64)
+        self._call("ei_forward", _at(ids), len(ids), start, n_rows, _at(logits))
+        return logits
+
+    def draft(self, token: int, start: int) -> tuple[Floats, Floats]:
+        """The early layers and the head for one token: logits [V], state [hidden]."""
+        logits, state = np.empty(self._info.n_vocab, np.float32), np.empty(self._info.hidden, np.float32)
+        self._call("ei_draft", token, start, _at(logits), _at(state))
+        return logits, state
+
+    def front(self, tokens: Sequence[int], start: int) -> Floats:
+        """The early layers: states [T, hidden]."""
+        states = np.empty((len(tokens), self._info.hidden), np.float32)
+        ids = np.asarray(tokens, np.int64)
+        self._call("ei_front", _at(ids), len(ids), start, _at(states))
+        return states
+
+    def verify(self, states: Floats, start: int, n_rows: int) -> Floats:
+        """The late layers for `states` [T, hidden]. Logits of the last `n_rows`, [n_rows, V]."""
+        logits = np.empty((n_rows, self._info.n_vocab), np.float32)
+        states = np.ascontiguousarray(states)
+        self._call("ei_verify", _at(states), len(states), start, n_rows, _at(logits))
+        return logits
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._library.ei_cache_free(self._handle)
+            self._handle = None
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        if self._handle is None:
+            raise EngineFailed("the cache is closed")
+        _checked(self._library, function, self._handle, *arguments)
+
+
+def _at(array: npt.NDArray[Any]) -> c_void_p:
+    return c_void_p(array.ctypes.data)
+
+
+def _checked(library: ctypes.CDLL, function: str, *arguments: Any) -> None:
+    error = _Error()
+    code = library[function](*arguments, byref(error))
+    if code:
+        raise _ERRORS.get(code, EngineFailed)(error.message.decode(errors="replace"))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The engine, compiled on first use."""
+    path = engine_library()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineFailed(f"the compiled engine does not load: {error}", hint=f"delete {path.parent}") from error
+    signatures: dict[str, tuple[Any, ...]] = {
+        "ei_open": (c_char_p, POINTER(_Options), POINTER(c_void_p), POINTER(_Error)),
+        "ei_cache_new": (c_void_p, POINTER(_Policy), POINTER(c_void_p), POINTER(_Error)),
+        "ei_forward": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(_Error)),
+        "ei_draft": (c_void_p, c_int64, c_int64, c_void_p, c_void_p, POINTER(_Error)),
+        "ei_front": (c_void_p, c_void_p, c_int64, c_int64, c_void_p, POINTER(_Error)),
+        "ei_verify": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(_Error)),
+    }
+    for name, arguments in signatures.items():
+        library[name].argtypes = arguments
+        library[name].restype = c_int
+    for name, nothing in {
+        "ei_describe": (c_void_p, POINTER(_Info)),
+        "ei_close": (c_void_p,),
+        "ei_cache_free": (c_void_p,),
+    }.items():
+        library[name].argtypes = nothing
+        library[name].restype = None
+    library.ei_cache_bytes.argtypes = (c_void_p,)
+    library.ei_cache_bytes.restype = c_int64
+    return library

@@ -1,0 +1,74 @@
+"""What an exported program says here, recorded at export and compared by `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeinfer.backends.executorch.build import check_buildable
+from edgeinfer.backends.executorch.model import ExecutorchModel
+from edgeinfer.errors import BackendUnavailable
+from edgeinfer.formats.bundle import Golden, Manifest
+from edgeinfer.prefill import prefill
+from edgeinfer.window import WindowPolicy
+
+TEXTS = ("Once upon a time there was a little dog who", "The capital of France is", "def add(a, b):\n    return")
+N_ANSWER = 48  # with a prompt, past two evictions under POLICY
+POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
+MAX_EXACT_ROWS = 16
+
+
+def record(folder: Path, manifest: Manifest) -> Manifest:
+    """`manifest` with `exact_rows` and golden answers, where the engine can run on this machine."""
+    from edgeinfer.backends.executorch.bundle import load_bundle
+
+    try:
+        check_buildable()
+    except BackendUnavailable:
+        return manifest
+    model = load_bundle(folder)
+    try:
+        golden = tuple(answer(model, tuple(model.tokenizer.encode(text, special=False))) for text in TEXTS)
+        return replace(manifest, golden=golden, exact_rows=exact_rows(model))
+    finally:
+        model.close()
+
+
+def answer(model: ExecutorchModel, prompt: tuple[int, ...]) -> Golden:
+    """The greedy answer to `prompt`, one token at a time."""
+    cache = model.new_cache(POLICY)
+    row = prefill(cache, prompt)
+    ids: list[int] = []
+    logits: list[float] = []
+    while len(ids) < N_ANSWER:
+        ids.append(row.argmax())
+        logits.append(round(float(row.numpy().max()), 4))
+        row = prefill(cache, ids[-1:])
+    cache.close()
+    return Golden(prompt, tuple(ids), tuple(logits))
+
+
+def exact_rows(model: ExecutorchModel) -> int:
+    """The largest n up to 16 for which verifies of 2 to n rows, drafted or not, equal plain rows bit for bit."""
+    rng = np.random.default_rng(0)
+    tokens = [int(token) for token in rng.integers(0, model.tokenizer.n_vocab, POLICY.window)]
+    cache = model.new_cache(POLICY)
+    plain = [prefill(cache, [token]).numpy().copy() for token in tokens]
+    n_exact = 1
+    for n in range(2, MAX_EXACT_ROWS + 1):
+        for n_drafted in (0, n - 1) if model.exit_layer else (0,):
+            cache.rewind(0)
+            for at in range(0, len(tokens) - n, n):
+                step = cache.begin(n)
+                for token in tokens[at : at + n_drafted]:
+                    step.draft(token)
+                rows = step.verify(tokens[at : at + n])
+                step.commit(n)
+                if not all(np.array_equal(row.numpy(), plain[at + index]) for index, row in enumerate(rows)):
+                    cache.close()
+                    return n_exact
+        n_exact = n
+    cache.close()
+    return n_exact

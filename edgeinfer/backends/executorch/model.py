@@ -1,0 +1,37 @@
+"""A loaded bundle behind the seam: the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from edgeinfer.backends.engine_errors import maps_engine_errors
+from edgeinfer.backends.executorch.cache import ExecutorchCache
+from edgeinfer.backends.executorch.engine import Program
+from edgeinfer.backends.rounds import run_in_turn
+from edgeinfer.protocols import Ask, Row, Tokenizer
+from edgeinfer.window import WindowPolicy
+
+
+@maps_engine_errors("ExecuTorch")
+class ExecutorchModel:
+    """See protocols.Model. `exact_rows` was measured when the program was exported."""
+
+    note = ""
+    n_caches = sys.maxsize
+
+    def __init__(self, program: Program, tokenizer: Tokenizer, *, exact_rows: int | None) -> None:
+        self.tokenizer = tokenizer
+        self.exit_layer = program.info.exit_layer or None
+        self.exact_rows = exact_rows
+        self.n_threads = program.info.n_threads
+        self._program = program
+
+    def new_cache(self, policy: WindowPolicy) -> ExecutorchCache:
+        return ExecutorchCache(self._program.new_rings(policy), self._program.info, policy)
+
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        return run_in_turn(asks)
+
+    def close(self) -> None:
+        self._program.close()

@@ -1,0 +1,63 @@
+"""Bundles for tests, exported once: kept in pytest's cache folder by what they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_EXPORT = (
+    "import sys; from pathlib import Path; from edgeinfer.backends.executorch.export.bundle import export_bundle; "
+    "export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
+)
+KEPT = ROOT / ".pytest_cache/executorch"
+
+
+@cache
+def missing() -> str:
+    """Why bundles cannot be exported and run here; "" when they can."""
+    absent = [name for name in ("torch", "torchao", "executorch") if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed: pip install 'edgeinfer[export]'"
+    from edgeinfer.backends.executorch.build import check_buildable
+    from edgeinfer.errors import BackendUnavailable
+
+    try:
+        check_buildable()
+    except BackendUnavailable as error:
+        return str(error)
+    return ""
+
+
+def bundle_of(model: Path, tier: str) -> Path:
+    """The bundle of `model`, exported again only when the model or the exporter changed."""
+    keep_compiled_engine()
+    out = KEPT / f"{model.stem}-{tier}-{_digest(model)}"
+    if not out.exists():
+        # a process of its own: importing torch warns, and warnings fail tests
+        subprocess.run([sys.executable, "-c", _EXPORT, str(model), str(out), tier], check=True, cwd=ROOT)
+    return out
+
+
+def keep_compiled_engine() -> None:
+    """Tests have a cache folder of their own each time; the compiled engine is kept beside the bundles."""
+    kept = KEPT / "engine"
+    kept.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "edgeinfer/executorch"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(kept)
+
+
+def _digest(model: Path) -> str:
+    from importlib.metadata import version
+
+    state = hashlib.sha256(model.read_bytes() + version("executorch").encode() + version("torch").encode())
+    for source in sorted((ROOT / "edgeinfer/backends/executorch/export").glob("*.py")):
+        state.update(source.read_bytes())
+    return state.hexdigest()[:16]
