@@ -13,7 +13,7 @@ from edgeinfer.chat.rendering import ConversationWriter, Written, n_before_quest
 from edgeinfer.chat.template import Template
 from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.types import Message, Prompt, compact
+from edgeinfer.types import Message, Prompt, common_prefix, compact
 
 __all__ = ["PromptBuilder"]
 
@@ -92,7 +92,9 @@ class PromptBuilder:
         self.stops = self._writer.frames(variables).stops(self._tokenizer)
         self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
         self.opening = self._opening(written)
-        n_system = (self._marks.tokens_at(lead) or 0) if lead >= 0 else 0
+        n_system = 0 if lead < 0 else self._marks.tokens_at(lead)
+        if n_system is None:  # its last token holds the first characters of the question, too
+            n_system = common_prefix(self._encoder.encode(written.text[:lead], after="", mark=self._mark), self._tokens)
         starts = {tokens for end in written.ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
         return Prompt(self._tokens, n_system, tuple(sorted(starts)))
 

@@ -132,3 +132,11 @@ def test_the_opening_is_what_follows_the_last_message(renderer: Renderer) -> Non
     build = builder(renderer, CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}")
     build.build([SYSTEM, FIRST])
     assert build.opening == "<|im_start|>assistant\n<think>\n"
+
+
+def test_a_system_prompt_that_ends_within_a_token(renderer: Renderer) -> None:
+    """`a` and `b` are one token here, so the question's `b` leaves with what can leave."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    build = PromptBuilder(Template(renderer, source), Letters())
+    prompt = build.build([Message("system", "Rule a"), Message("user", "b then")])
+    assert list(prompt.tokens[: prompt.n_system]) == Letters().encode("Rule ", special=True)
