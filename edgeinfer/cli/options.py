@@ -90,7 +90,11 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this text; may be repeated"
     )
     group.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
-    group.add_argument("--no-thinking", action="store_true", help="ask the model for no trace, and hide one that comes")
+    group.add_argument(
+        "--no-thinking",
+        action="store_true",
+        help="ask the model for no reasoning, and end at once what begins all the same",
+    )
     group.add_argument(
         "--think-budget", type=count, default=1024, metavar="N", help="tokens that a thinking trace may take (1024)"
     )

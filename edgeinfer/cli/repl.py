@@ -76,7 +76,7 @@ class Repl:
     def ask(self, text: str) -> None:
         self.chat.system = self.settings.system
         try:
-            answer = print_answer(self.chat, text, self.settings)
+            answer = print_answer(lambda: self.chat.stream(text, **self.settings.options), self.settings)
         except KeyboardInterrupt:  # the second one
             self.leaving = True
             return

@@ -23,12 +23,14 @@ EXAMPLES = """\
   edgeinfer run --model demo --temp 0 "Hi"      the likeliest answer, the same every time
   git diff | edgeinfer run "Sum this up:"       what is piped in follows the prompt
   edgeinfer run --model demo - < question.txt   `-` is all of stdin
+  edgeinfer run --raw demo "Once upon a time"   continue a text, without a chat template
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="[MODEL] PROMPT", help="the prompt; `-` reads it from stdin")
     parser.add_argument("-p", "--prompt", default="", metavar="TEXT", help="the prompt as a flag")
+    parser.add_argument("--raw", action="store_true", help="continue the text, without a chat template")
     add_json_option(parser)
     add_plan_options(parser)
     add_open_options(parser)
@@ -39,13 +41,15 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.opening import load_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
 
+    if args.raw and (args.system or args.template):
+        raise UsageError("--raw uses no chat template, so it takes no --system and no --template", hint="leave one out")
     prompt = prompt_from(args)
     plan = plan_from(args)
     if not args.model:
         say_choice(plan)
     settings = settings_from(args, plan.model.sampling)
     with load_from(args, plan) as model:
-        return answer(model, prompt, settings, as_json=args.json)
+        return answer(model, prompt, settings, raw=args.raw, as_json=args.json)
 
 
 def prompt_from(args: argparse.Namespace) -> str:
@@ -69,12 +73,16 @@ def prompt_from(args: argparse.Namespace) -> str:
     return prompt
 
 
-def answer(model: LoadedModel, prompt: str, settings: Settings, *, as_json: bool) -> int:
+def answer(model: LoadedModel, prompt: str, settings: Settings, *, raw: bool, as_json: bool) -> int:
     from edgeinfer.cli.stats_lines import stats_json
     from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
 
     plan = model.plan
-    said = print_answer(model.chat(system=settings.system), prompt, settings, quiet=as_json)
+    if raw:
+        said = print_answer(lambda: model.complete(prompt, **settings.options), settings, quiet=as_json)
+    else:
+        chat = model.chat(system=settings.system)
+        said = print_answer(lambda: chat.stream(prompt, **settings.options), settings, quiet=as_json)
     if as_json:
         show_json(
             {

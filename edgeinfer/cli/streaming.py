@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from edgeinfer.cli.settings import Settings
     from edgeinfer.decode.stats import AnswerStats
     from edgeinfer.runner.answer import Answer, AnswerStream
-    from edgeinfer.runner.chat import Chat
     from edgeinfer.window import WindowPolicy
 
 LIVE_S = 0.1  # between two drawings of the live line
@@ -144,13 +143,13 @@ def column_after(text: str, column: int, width: int) -> int:
     return column
 
 
-def print_answer(chat: Chat, question: str, settings: Settings, *, quiet: bool = False) -> Answer:
-    """Ask and print the answer while it comes. Raises what `Chat.stream` raises, KeyboardInterrupt for two Ctrl-C."""
+def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet: bool = False) -> Answer:
+    """Print an answer while it comes. Raises what `begin` raises, KeyboardInterrupt for two Ctrl-C."""
     screen = Screen(show_trace=settings.thinking, quiet=quiet)
     with interruptible() as interrupt:
         live = LiveLine() if settings.stats else None
         try:
-            stream = chat.stream(question, **settings.options)
+            stream = begin()
             interrupt.stops(stream)
             with closing(stream):
                 for segment in stream.segments():

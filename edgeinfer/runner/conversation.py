@@ -70,10 +70,13 @@ class Conversation:
         return self._stream(writer, prompt, settings, keep)
 
     def complete(self, prompt: RawPrompt, settings: Settings) -> AnswerStream:
-        """What follows `prompt`, without a chat template. Raises UsageError for an empty prompt."""
+        """What follows `prompt`, without a chat template. Control tokens can be given as ids; in text they are text.
+
+        Raises UsageError for an empty prompt.
+        """
         if isinstance(prompt, str):
-            text = prompt if prompt.startswith(self._tokenizer.bos_text) else self._tokenizer.bos_text + prompt
-            prompt = self._tokenizer.encode(text, special=True)
+            encode, bos = self._tokenizer.encode, self._tokenizer.bos_text
+            prompt = [*encode(bos, special=True), *encode(prompt.removeprefix(bos), special=False)]
         if not prompt:
             raise UsageError("the prompt is empty")
         wrong = next((token for token in prompt if not 0 <= token < self._tokenizer.n_vocab), None)

@@ -86,8 +86,15 @@ class LoadedModel:
         return self._shared().answer(messages, Settings(**options))
 
     def generate(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> Answer:
-        """What follows `prompt`, text or token ids, without a chat template. Raises what `stream` raises."""
-        return self._shared().complete(prompt, Settings(**options)).finish()
+        """What `complete` gives, whole."""
+        return self.complete(prompt, **options).finish()
+
+    def complete(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> AnswerStream:
+        """What follows `prompt`, text or token ids, without a chat template. In text, control tokens are text.
+
+        Raises what `stream` raises.
+        """
+        return self._shared().complete(prompt, Settings(**options))
 
     def close(self) -> None:
         """Free everything."""

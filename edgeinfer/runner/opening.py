@@ -28,7 +28,10 @@ MIXED_TENSORS = (
     "this file mixes quantizations, so the engine rounds a batch differently from a single token: with speculation, a "
     "token may differ when the two best candidates are nearly tied; --speculation off is plain decoding"
 )
-NO_TEMPLATE = "this file has no chat template: ChatML is used, which may not be what the model was trained on"
+NO_TEMPLATE = (
+    "this file has no chat template: ChatML is used, which may not be what the model was trained on; "
+    "`edgeinfer run --raw` continues a text without a template"
+)
 
 
 def local_path(artifact: Artifact) -> Path | None:

@@ -32,6 +32,18 @@ def test_a_prompt_may_come_in_many_ways(cli: Cli, on_tiny: list[str], tiny: Path
     assert cli("run", *on_tiny, "the", stdin=b"rain").out == cli("run", *on_tiny, "the\n\nrain").out
 
 
+def test_a_text_is_continued_without_a_template(cli: Cli, on_tiny: list[str]) -> None:
+    raw = cli("run", *on_tiny, "--raw", "--stats", "the rain")
+    chat = cli("run", *on_tiny, "--stats", "the rain")
+    assert raw.code == 0
+    assert raw.out != chat.out
+    assert "prompt 2:" in raw.err  # `the`, ` rain`
+    assert cli("run", *on_tiny, "--raw", stdin=b"the rain").out == raw.out
+    refused = cli("run", *on_tiny, "--raw", "--system", "Be brief.", "the rain")
+    assert refused.code == 2
+    assert "--raw uses no chat template" in refused.err
+
+
 def test_run_as_json(cli: Cli, on_tiny: list[str]) -> None:
     plain = cli("run", *on_tiny, "the rain")
     ran = cli("run", *on_tiny, "--json", "the rain")

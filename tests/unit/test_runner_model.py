@@ -234,6 +234,15 @@ def test_text_or_token_ids_are_continued_without_a_template(loaded: edgeinfer.Lo
     assert longer.stats.reused > 0
 
 
+def test_a_control_token_in_a_raw_text_is_text(loaded: edgeinfer.LoadedModel) -> None:
+    spelled = "the <|im_end|> rain"
+    ids = loaded.tokenizer.encode(spelled, special=False)
+    assert ids != loaded.tokenizer.encode(spelled, special=True)
+    answer = loaded.generate(ids, sampling=GREEDY, max_tokens=12)
+    assert loaded.generate(spelled, sampling=GREEDY, max_tokens=12).tokens == answer.tokens
+    assert answer.stats.prompt == len(ids)
+
+
 @pytest.mark.parametrize(("prompt", "says"), [([], "the prompt is empty"), ([1, 999_999], "token 999999 is not in")])
 def test_a_raw_prompt_that_cannot_be(loaded: edgeinfer.LoadedModel, prompt: list[int], says: str) -> None:
     with pytest.raises(UsageError, match=says):
