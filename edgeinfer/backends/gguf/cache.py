@@ -16,7 +16,7 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-__all__ = ["ContextRow", "GgufCache", "HeldRow", "PlainRound"]
+__all__ = ["ContextRow", "GgufCache", "HeldRow", "PlainRound", "cache_alone"]
 
 
 @maps_engine_errors("llama.cpp")
@@ -72,21 +72,34 @@ def pieces(n_tokens: int, n_rows: int, n_batch: int, n_outputs: int) -> Iterator
 
 @maps_engine_errors("llama.cpp")
 class GgufCache:
-    """One conversation: a context of `policy.slots` cells, and the number of positions that count."""
+    """One conversation: a stream of a context, with `policy.slots` cells, and the number of positions that count.
 
-    def __init__(self, model: LoadedModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> None:
+    `close` is called once, with the cache. What it frees is the caller's choice: the context, or the stream.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        batch: Batch,
+        policy: WindowPolicy,
+        n_bytes: int,
+        close: Callable[[], None],
+        stream: int = 0,
+    ) -> None:
         self.policy = policy
+        self.stream = stream
+        self.context = context
         self.n_bytes = n_bytes
         self._length = 0
         self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
         self._uncounted = False  # the memory may hold positions >= length
         self._round: Round | None = None
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
-        self._close_more: Callable[[], None] = lambda: None
-        self.chunk_rows = options.n_batch
-        self._batch = Batch(options.n_batch)
-        self.context = Context(model, options)
-        self._own_window = model.own_window
+        self._close: list[Callable[[], None]] = [close]
+        self._closed = False
+        self.chunk_rows = batch.capacity
+        self._batch = batch
+        context.remove(0, stream=stream)  # of the conversation that had the stream before
 
     @property
     def length(self) -> int:
@@ -94,11 +107,12 @@ class GgufCache:
 
     @property
     def is_open(self) -> bool:
-        return self.context.handle is not None
+        return not self._closed and self.context.handle is not None
 
     def draft_by(self, open_round: Callable[[int], Round], close: Callable[[], None]) -> None:
         """Rounds are opened by `open_round(max_rows)` from now on; `close` frees what they use."""
-        self._open_round, self._close_more = open_round, close
+        self._open_round = open_round
+        self._close.append(close)
 
     def begin(self, max_rows: int) -> Round:
         self._be_ready("a round")
@@ -113,18 +127,19 @@ class GgufCache:
         self._be_ready("rewind")
         if not self.policy.can_rewind(self._length, length):
             raise RewindError(f"cannot go back from position {self._length} to {length}: its keys have left the window")
-        if self._own_window and 0 < length < self._length and self.context.oldest() > max(0, length - self._own_window):
+        own = self.context.own_window
+        if own and 0 < length < self._length and self.context.oldest(stream=self.stream) > max(0, length - own):
             raise RewindError(f"cannot go back to position {length}: its keys have left the model's own sliding window")
         self._length = length
         if length == 0:
-            self.context.clear()
             self._evicted_to = self.policy.sink
-        else:
-            self.context.remove(length)
+        self.context.remove(length, stream=self.stream)
 
     def close(self) -> None:
-        self._close_more()
-        self.context.close()
+        if not self._closed:
+            self._closed = True
+            for close in reversed(self._close):  # lanes before the context whose memory they share
+                close()
 
     def run(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
         """All layers for `tokens` at `length`, the last `n_rows` rows. For the open round: `finish` counts them."""
@@ -142,23 +157,28 @@ class GgufCache:
         self._round = None
         self._keep(n_kept)
         if n_kept < n_run and self.is_open:
-            self.context.remove(self._length)
+            self.context.remove(self._length, stream=self.stream)
+
+    def be_open(self) -> None:
+        if not self.is_open:
+            raise EngineFailed("the cache is closed")
 
     def _be_ready(self, what: str) -> None:
+        self.be_open()
         if self._round is not None:
             raise EngineFailed(f"{what} while a round is open: commit or roll back first")
         if self._uncounted:  # the engine failed inside a round that was not rolled back
-            self.context.remove(self._length)
+            self.context.remove(self._length, stream=self.stream)
             self._uncounted = False
 
     def _evict(self) -> None:
         evicted_to = self.policy.evicted(self._length).stop
         if evicted_to > self._evicted_to:
-            self.context.remove(self._evicted_to, evicted_to)
+            self.context.remove(self._evicted_to, evicted_to, stream=self.stream)
             self._evicted_to = evicted_to
 
     def _forward(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
-        self._batch.fill(tokens, position, n_wanted=n_wanted)
+        self._batch.fill(tokens, position, n_wanted=n_wanted, stream=self.stream)
         self._uncounted = True
         self.context.decode(self._batch)
 
@@ -167,14 +187,20 @@ class GgufCache:
         self._uncounted = False
 
 
+def cache_alone(model: LoadedModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> GgufCache:
+    """A cache with a context of its own."""
+    context = Context(model, options)
+    return GgufCache(context, Batch(options.n_batch), policy, n_bytes, context.close)
+
+
 @maps_engine_errors("llama.cpp")
 class PlainRound:
     """A round that verifies only: this model does not draft by itself."""
 
-    __slots__ = ("_cache", "_guard", "_n_run")
+    __slots__ = ("_guard", "_n_run", "cache")
 
     def __init__(self, cache: GgufCache, max_rows: int) -> None:
-        self._cache = cache
+        self.cache = cache
         self._guard = RoundGuard(max_rows)
         self._n_run = 0
 
@@ -182,17 +208,26 @@ class PlainRound:
         raise EngineFailed("this model does not draft: its file names no exit layer, or speculation is off")
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
+        ids, n_wanted = self.asked(tokens, n_rows)
+        rows = self.cache.run(ids, n_wanted)
+        self.has_run()
+        return rows
+
+    def asked(self, tokens: Sequence[TokenLike], n_rows: int | None) -> tuple[list[int], int]:
+        """The ids to run, and how many rows are wanted. From now on a rollback removes what the engine may have run."""
         n_wanted = self._guard.verify(len(tokens), n_rows)
         ids = [as_id(token) for token in tokens]
-        self._n_run = len(ids)  # also when the engine fails half way: rollback must remove what it ran
-        rows = self._cache.run(ids, n_wanted)
-        self._guard.n_verified = len(ids)
-        return rows
+        self.cache.be_open()
+        self._n_run = len(ids)
+        return ids, n_wanted
+
+    def has_run(self) -> None:
+        self._guard.n_verified = self._n_run
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)
-        self._cache.finish(n, self._n_run)
+        self.cache.finish(n, self._n_run)
 
     def rollback(self) -> None:
         if self._guard.end():
-            self._cache.finish(0, self._n_run)
+            self.cache.finish(0, self._n_run)

@@ -166,8 +166,8 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
 
 
 class Batch:
-    """Up to `capacity` rows of sequence 0. Filled in place, never freed while in use: llama.cpp reads these arrays only
-    inside `decode`."""
+    """Up to `capacity` rows. Filled in place, never freed while in use: llama.cpp reads these arrays only inside
+    `decode`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -177,9 +177,10 @@ class Batch:
         self._wanted = np.zeros(capacity, np.int8)
         self._steps = np.arange(capacity, dtype=np.int32)
         self._n_sequences = np.ones(capacity, np.int32)
-        self._sequence = (ctypes.c_int32 * 1)(0)
-        pointer = ctypes.cast(self._sequence, ctypes.POINTER(ctypes.c_int32))
-        self._sequences = (ctypes.POINTER(ctypes.c_int32) * capacity)(*[pointer] * capacity)
+        self._streams = np.zeros(capacity, np.int32)
+        self._sequences = (ctypes.POINTER(ctypes.c_int32) * capacity)(
+            *[ctypes.cast(self._streams[row:].ctypes.data, ctypes.POINTER(ctypes.c_int32)) for row in range(capacity)]
+        )
         self.struct = C.llama_batch()
         self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -188,7 +189,8 @@ class Batch:
         self.struct.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
     def place(self, n: int, position: int, *, n_wanted: int) -> None:
-        """Use the first `n` rows at `position`, `position` + 1, ...; only the last `n_wanted` give logits."""
+        """Use the first `n` rows at `position`, `position` + 1, ... of one stream, that of the last `fill`; only the
+        last `n_wanted` give logits."""
         if n == 1:  # the plain decode step
             self._positions[0] = position
             self._wanted[0] = n_wanted
@@ -199,18 +201,33 @@ class Batch:
         self.struct.n_tokens = n
         self.n_wanted = n_wanted
 
-    def fill(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
+    def fill(self, tokens: Tokens, position: int, *, n_wanted: int, stream: int = 0) -> None:
         n = len(tokens)
         if n == 1:
             self.tokens[0] = tokens[0]
+            self._streams[0] = stream
         else:
             self.tokens[:n] = tokens
+            self._streams[:n] = stream
         self.place(n, position, n_wanted=n_wanted)
+
+    def add(self, tokens: Tokens, position: int, *, n_wanted: int, stream: int) -> None:
+        """Rows of another stream, after those that `fill` and `add` have placed."""
+        start: int = self.struct.n_tokens
+        stop = start + len(tokens)
+        self.tokens[start:stop] = tokens
+        self._streams[start:stop] = stream
+        np.add(self._steps[: len(tokens)], position, out=self._positions[start:stop])
+        self._wanted[start : stop - n_wanted] = 0
+        self._wanted[stop - n_wanted : stop] = 1
+        self.struct.n_tokens = stop
+        self.n_wanted += n_wanted
 
 
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """`slots` K/V positions (rounded up to 256 cells); at most `n_batch` rows a decode, `n_outputs` with logits."""
+    """`slots` K/V positions (rounded up to 256 cells) in each of `n_streams`; at most `n_batch` rows a decode,
+    `n_outputs` with logits."""
 
     slots: int
     n_batch: int
@@ -219,20 +236,26 @@ class ContextOptions:
     kv_type: KvType = "f16"
     flash_attention: bool = True
     n_gpu_layers: int = 0
+    n_streams: int = 1
     cb_eval: NodeCallback | None = None  # called for graph nodes; see NodeCallback
 
 
 class Context:
-    """A llama_context: the K/V of a conversation and the buffers of its graph. `close` may be called twice."""
+    """A llama_context: the K/V of `n_streams` conversations and the buffers of its graph. `close` may be called twice.
+
+    Several streams are not unified in one set of cells: the order of a conversation's cells, and so the rounding of its
+    rows, would then depend on its neighbors.
+    """
 
     def __init__(self, model: LoadedModel, options: ContextOptions) -> None:
         self.handle: Any = None
         params = C.llama_context_default_params()
-        params.n_ctx = options.slots
+        params.n_ctx = options.slots if options.n_streams == 1 else padded(options.slots) * options.n_streams
         params.n_batch = params.n_ubatch = options.n_batch
-        params.n_seq_max = 1
-        params.n_outputs_max = self.n_outputs = min(options.n_outputs or options.n_batch, options.n_batch)
-        params.kv_unified = True
+        params.n_seq_max = options.n_streams
+        self.n_outputs = min(options.n_outputs or options.n_batch, options.n_batch)
+        params.n_outputs_max = max(self.n_outputs, options.n_streams)  # llama.cpp asks for a row of each stream
+        params.kv_unified = options.n_streams == 1
         params.n_threads = params.n_threads_batch = options.n_threads
         params.flash_attn_type = int(options.flash_attention)
         params.type_k, params.type_v = (KV_TYPES[kind][0] for kind in of_k_and_v(options.kv_type))
@@ -248,6 +271,7 @@ class Context:
         if not self.handle:
             raise EngineFailed(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
         self.n_vocab = model.n_vocab
+        self.own_window = model.own_window
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
         self._address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
         self._views: dict[int, Logits] = {}
@@ -281,20 +305,16 @@ class Context:
             self._views[address] = view
         return view
 
-    def remove(self, start: int, stop: int = -1) -> None:
-        """Forget positions [start, stop); to the end with -1. Raises EngineFailed when this memory cannot."""
+    def remove(self, start: int, stop: int = -1, *, stream: int = 0) -> None:
+        """Forget positions [start, stop) of a stream, -1: to the end. Raises EngineFailed when this memory cannot."""
         self.be_open()
-        if not _seq_rm(self._memory, 0, start, stop):
+        if not _seq_rm(self._memory, stream, start, stop):
             raise EngineFailed(f"llama.cpp cannot forget positions {start} to {stop} of this model")
 
-    def oldest(self) -> int:
-        """The first position that every layer still holds, sinks aside; -1 when the memory is empty."""
+    def oldest(self, *, stream: int = 0) -> int:
+        """The first position of a stream that every layer still holds, sinks aside; -1 when it is empty."""
         self.be_open()
-        return int(C.llama_memory_seq_pos_min(self._memory, 0))
-
-    def clear(self) -> None:
-        self.be_open()
-        C.llama_memory_clear(self._memory, False)
+        return int(C.llama_memory_seq_pos_min(self._memory, stream))
 
     def be_open(self) -> None:
         """Raises EngineFailed where llama.cpp would read freed memory."""

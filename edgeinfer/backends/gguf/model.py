@@ -10,13 +10,14 @@ from pathlib import Path
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf import facts
-from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.cache import GgufCache, cache_alone
 from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
 from edgeinfer.backends.gguf.exit.self_test import self_test
 from edgeinfer.backends.gguf.exit.support import ExitSupport, Refused, find_support
 from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
 from edgeinfer.backends.gguf.probe import library_versions
+from edgeinfer.backends.gguf.streams import Streams
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
 from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineFailed
@@ -71,9 +72,21 @@ class EngineSettings:
 
 @maps_engine_errors("llama.cpp")
 class GgufModel:
-    """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else ""."""
+    """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else "".
 
-    def __init__(self, loaded: LoadedModel, header: GgufHeader, settings: EngineSettings) -> None:
+    With `n_caches` over 1, that many caches of `policy` share one context, whose memory is allocated with the first of
+    them. A cache of another policy has a context of its own.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        header: GgufHeader,
+        settings: EngineSettings,
+        *,
+        n_caches: int = 1,
+        policy: WindowPolicy | None = None,
+    ) -> None:
         self.tokenizer = GgufTokenizer(loaded)
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
@@ -82,7 +95,9 @@ class GgufModel:
         self._caches: list[GgufCache] = []
         self._exit: ExitSupport | None = None
         self.note = ""
-        self.n_caches = 1
+        self.n_caches = n_caches
+        self._policy = policy
+        self._streams: Streams | None = None
 
     @property
     def n_threads(self) -> int:
@@ -97,6 +112,9 @@ class GgufModel:
 
         The test takes about twelve tokens; its outcome is kept for the file at `path` and this engine.
         """
+        if self.n_caches > 1:
+            self.note = "no drafts from early layers: that is for one conversation"
+            return
         found = find_support(self.loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._shape.kv)
         if isinstance(found, Refused):
             self.note = f"no drafts from early layers: {found.reason}"
@@ -123,15 +141,23 @@ class GgufModel:
             cache.close()
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        streams = self._streams
+        if streams is not None and len(asks) > 1 and all(streams.holds(ask) for ask in asks):
+            return streams.run(asks)
         return run_in_turn(asks)
 
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = facts.FACTS.kv_bytes(self._shape, policy, self.settings.kv_type)
         options = self.settings.options(policy)
+        if self.n_caches > 1 and policy == self._policy:
+            if self._streams is None:
+                options = replace(options, n_streams=self.n_caches)
+                self._streams = Streams(self.loaded, options, n_together=self.exact_rows)
+            return self._streams.new_cache(policy, n_bytes)
         if self._exit is None:
-            cache = GgufCache(self.loaded, options, policy, n_bytes)
+            cache = cache_alone(self.loaded, options, policy, n_bytes)
         else:  # several rows run in a context of their own
-            cache = GgufCache(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
+            cache = cache_alone(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
             try:
                 self._exit.attach(cache, self.loaded, options)
             except EngineFailed:
@@ -144,4 +170,6 @@ class GgufModel:
     def close(self) -> None:
         for cache in self._caches:
             cache.close()
+        if self._streams is not None:
+            self._streams.close()
         self.loaded.close()

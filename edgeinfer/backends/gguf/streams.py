@@ -1,0 +1,113 @@
+"""Conversations in the streams of one context, and the decodes that run them together.
+
+llama.cpp computes sequences in one forward where their ids follow each other and they have equally many rows. So asks
+are grouped by their number of rows, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import groupby
+
+from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, HeldRow, PlainRound, pieces
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.errors import EngineFailed
+from edgeinfer.protocols import Ask, Row
+from edgeinfer.window import WindowPolicy
+
+__all__ = ["Part", "Streams", "decodes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of one ask in one decode: `ids` at `position` of `stream`. The rows of the last `n_wanted` are wanted."""
+
+    ask: int
+    stream: int
+    ids: Sequence[int]
+    position: int
+    n_wanted: int
+
+    def split(self, n_batch: int, n_outputs: int) -> Iterator[Part]:
+        for start, stop, n_wanted in pieces(len(self.ids), self.n_wanted, n_batch, n_outputs):
+            yield Part(self.ask, self.stream, self.ids[start:stop], self.position + start, n_wanted)
+
+
+def decodes(asked: Sequence[Part], *, n_batch: int, n_outputs: int, n_together: int) -> Iterator[Sequence[Part]]:
+    """The parts of each decode. Parts of at most `n_together` rows run together; longer ones alone, and first.
+
+    `n_together` also bounds the rows of a decode of several parts: more would be rounded otherwise than one.
+    """
+    most = min(n_together, n_outputs)
+    for part in asked:
+        if len(part.ids) > most:
+            for piece in part.split(n_batch, n_outputs):
+                yield [piece]
+    short = sorted((part for part in asked if len(part.ids) <= most), key=lambda part: (len(part.ids), part.stream))
+    for n_rows, alike in groupby(short, key=lambda part: len(part.ids)):
+        parts = list(alike)
+        at_once = max(1, most // n_rows)
+        for at in range(0, len(parts), at_once):
+            yield parts[at : at + at_once]
+
+
+class Streams:
+    """A context of `options.n_streams` streams. `n_together`: the most rows that a decode rounds like single ones."""
+
+    def __init__(self, model: LoadedModel, options: ContextOptions, *, n_together: int | None) -> None:
+        self._context = Context(model, options)
+        self._batch = Batch(options.n_batch)
+        self._n_together = n_together or options.n_batch
+        self._free = list(range(options.n_streams))
+
+    def new_cache(self, policy: WindowPolicy, n_bytes: int) -> GgufCache:
+        """Takes the lowest stream that is free. Raises EngineFailed when there is none."""
+        if not self._free:
+            raise EngineFailed("every conversation that was planned is open", hint="close one, or plan more of them")
+        stream = heappop(self._free)
+
+        def give_back() -> None:
+            heappush(self._free, stream)
+
+        try:
+            return GgufCache(self._context, self._batch, policy, n_bytes, give_back, stream)
+        except BaseException:
+            give_back()
+            raise
+
+    def holds(self, ask: Ask) -> bool:
+        return isinstance(ask.round, PlainRound) and ask.round.cache.context is self._context
+
+    def run(self, asks: Sequence[Ask]) -> list[Sequence[Row]]:
+        """See Model.run. All asks must be ones that `holds` accepts."""
+        rounds = [ask.round for ask in asks if isinstance(ask.round, PlainRound)]
+        asked: list[Part] = []
+        for index, (step, ask) in enumerate(zip(rounds, asks, strict=True)):
+            ids, n_wanted = step.asked(ask.tokens, ask.n_rows)
+            asked.append(Part(index, step.cache.stream, ids, step.cache.length, n_wanted))
+        rows: list[list[Row]] = [[] for _ in asks]
+        newest: list[Part] = []
+        for parts in decodes(
+            asked, n_batch=self._batch.capacity, n_outputs=self._context.n_outputs, n_together=self._n_together
+        ):
+            for part in newest:  # the next decode overwrites them
+                rows[part.ask] = [HeldRow(row.numpy().copy()) for row in rows[part.ask]]
+            self._decode(parts, rows)
+            newest = list(parts)
+        for step in rounds:
+            step.has_run()
+        return list(rows)
+
+    def _decode(self, parts: Sequence[Part], rows: Sequence[list[Row]]) -> None:
+        end = 0
+        for part in parts:
+            place = self._batch.add if end else self._batch.fill
+            place(part.ids, part.position, n_wanted=part.n_wanted, stream=part.stream)
+            end += len(part.ids)
+            rows[part.ask] += [ContextRow(self._context, row) for row in range(end - part.n_wanted, end)]
+        self._context.decode(self._batch)
+
+    def close(self) -> None:
+        self._context.close()
