@@ -48,13 +48,14 @@ def reference(kv_type: KvType) -> Callable[[Path], Model]:
     return load
 
 
-def gguf(kv_type: KvType, *, drafts: bool = False, n_threads: int = 1) -> Callable[[Path], Model]:
+def gguf(kv_type: KvType, *, drafts: bool = False, n_threads: int = 1, n_caches: int = 1) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.gguf import llama
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
         from edgeinfer.formats.gguf_header import read_header
 
-        model = GgufModel(llama.load(path), read_header(path), EngineSettings(n_threads, kv_type))
+        settings = EngineSettings(n_threads, kv_type)
+        model = GgufModel(llama.load(path), read_header(path), settings, n_caches=n_caches, policy=POLICY)
         if drafts:
             model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
         return model
@@ -104,6 +105,7 @@ def executorch(tier: str) -> Callable[[Path], Model]:
     return load
 
 
+several_conversations = gguf("q8_0/f16", n_caches=4)
 as_chat_opens_it = gguf("q8_0/f16", drafts=True, n_threads=2)
 
 SUBJECTS = (
@@ -115,6 +117,8 @@ GGUF_SUBJECTS = (
     Subject("gguf-qwen3", QWEN, gguf("f16"), "f16", oracle_tolerance=1.2, tolerance=0.3, pad_slots=256),
     Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts=True), "f16", 1.2, tolerance=0.3, pad_slots=256),
     Subject("gguf-exit-q4_0", LLAMA_Q4, as_chat_opens_it, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
+    Subject("gguf-streams-llama", LLAMA, gguf("f16", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256),
+    Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
 )
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from edgeinfer.types import Sampling
-from tests.conformance import checks
+from tests.conformance import checks, together
 from tests.conformance.backends import available, write_model
 from tests.conformance.forced import Piecewise
 from tests.conformance.plain import GREEDY, SAMPLED, Case, Check
@@ -60,6 +60,21 @@ def test_plain(exact: Case, how: Sampling) -> None:
 
 
 @SETTINGS
+def test_decoders_in_step(exact: Case, how: Sampling) -> None:
+    together.check_decoders(exact, how)
+
+
+def test_decoders_in_step_but_for_ties(case: Case) -> None:
+    if case.model.exact_rows is not None:
+        pytest.skip("held to equal tokens")
+    together.check_decoders(case, GREEDY)
+
+
+def test_a_decoder_that_stops(exact: Case) -> None:
+    together.check_a_decoder_that_stops(exact)
+
+
+@SETTINGS
 def test_stop_inside_an_accepted_draft(exact: Case, how: Sampling) -> None:
     checks.check_stop(exact, how)
 
@@ -94,6 +109,10 @@ def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
         checks.check_misuse,
         checks.check_bad_token,
         checks.check_close,
+        together.check_together,
+        together.check_rows_in_step,
+        together.check_failing_neighbor,
+        together.check_closing_neighbor,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
