@@ -348,7 +348,8 @@ def check_walk_away(case: Case, how: Sampling) -> None:
 
 def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
     """The engine gives up inside a round: one error, and the next answer is exact."""
-    prompt, truth, _ = rounds_of_six(case, how)
+    prompt, truth, unbroken = rounds_of_six(case, how)
+    unbroken.close()
     forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.exit_layer))
     for at in (1, 4):
         broken = Breaking(case.model, verb, at)
