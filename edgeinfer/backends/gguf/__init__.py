@@ -65,7 +65,7 @@ class GgufBackend:
                 raise ArtifactBad(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
             settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers=n_gpu_layers)
-            model = GgufModel(loaded, header, settings)
+            model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)
             return model
