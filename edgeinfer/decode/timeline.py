@@ -1,4 +1,4 @@
-"""The tokens behind a cache, and the pure decision what of them a new prompt can reuse."""
+"""The tokens held by a cache, and how much of a new prompt can reuse them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_GAP = range(0)
 
 @dataclass(slots=True)
 class Timeline:
-    """All tokens of a conversation, and the `gap` of them that a re-anchoring left out of the cache.
+    """All tokens of a conversation, and the `gap` of tokens that a re-anchoring left out of the cache.
 
     The cache's length is the only truth about what was run: `tokens` may run ahead of it, until `settle`.
     """
@@ -40,7 +40,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """How a prompt meets the cache: keep `length` positions, leave `gap` out, run the other tokens."""
+    """What a prompt takes from the cache: keep `length` positions, leave `gap` out, run the other tokens."""
 
     length: int
     gap: range
@@ -55,10 +55,10 @@ class Reuse:
 
 
 def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy) -> Reuse:
-    """What a cache of `length` positions gives to `prompt`. At least the last token is always run, for its row.
+    """How much of a cache of `length` positions `prompt` can reuse. The last token is always run, for its row.
 
-    Where the keys for the shared tokens are gone, or the prompt does not fit below the limit, it starts again at 0:
-    with all of its tokens if it fits the window or is another conversation, else re-anchored.
+    Starts again at position 0 where the keys of the shared tokens are evicted, or the prompt does not fit below the
+    limit: with all tokens if they fit the window or are another conversation, else re-anchored.
     Raises UsageError when the system prompt passes the sink, or the last two messages pass the limit.
     """
     n = len(prompt.tokens)
@@ -79,7 +79,7 @@ def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy)
 
 
 def afresh(prompt: Prompt, shared: int, policy: WindowPolicy) -> Reuse:
-    """Start again at 0, though `shared` tokens were run before. Raises UsageError as `reuse`."""
+    """Start again at position 0, although `shared` tokens were run before. Raises UsageError like `reuse`."""
     n = len(prompt.tokens)
     another = not any(prompt.n_system < start <= shared for start in prompt.starts)
     if n <= policy.window or (another and n <= policy.limit):
@@ -99,9 +99,9 @@ def anchor(prompt: Prompt, n_tokens: int, policy: WindowPolicy) -> range:
 
 
 def _sees_enough(gap: range, prompt: Prompt, shared: int, policy: WindowPolicy) -> bool:
-    """Whether a new anchoring would leave out as much: an edit may have taken what came after the gap."""
-    goes_on = not prompt.starts or shared == len(prompt.tokens) - 1
-    whole = goes_on or gap.stop <= _newest(prompt)
+    """Whether enough tokens follow the gap. After an edit there may be fewer than a new re-anchoring would keep."""
+    continues = not prompt.starts or shared == len(prompt.tokens) - 1
+    whole = continues or gap.stop <= _newest(prompt)
     return whole and len(prompt.tokens) - gap.stop >= policy.window // 2 - policy.block
 
 
@@ -111,7 +111,7 @@ def _newest(prompt: Prompt) -> int:
 
 
 def _anchor_prompt(prompt: Prompt, policy: WindowPolicy) -> range:
-    """As `anchor`, but the last two messages stay whole."""
+    """Like `anchor`, but the last two messages stay whole."""
     n, newest = len(prompt.tokens), _newest(prompt)
     needed = n - newest + min(prompt.n_system, newest)
     if needed > policy.limit:

@@ -1,6 +1,7 @@
-"""A text by its endings: where it ended before as it ends now, and where it went on in several ways.
+"""Finds earlier occurrences of the newest tokens of a growing text, and marks where the text forked.
 
-Hash chains as in LZ77, by the last token and by the last two. A place is the number of tokens before it.
+Hash chains as in LZ77, one by the last token and one by the last two. A position is the number of tokens before it. It
+forks when tokens like those before it were followed by different tokens.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Final, NamedTuple, TypeVar
 
 from edgeinfer.types import compact
 
-_SLOTS: Final = 1 << 15  # of each table; besides these an index takes 13 bytes a token
-_SPREAD: Final = 40503  # odd, about 2**16 over the golden ratio: pairs spread over the slots
-_CHAIN: Final = 12  # places of a slot looked at, the newest ones
-LONGEST: Final = 48  # a longer match is as good
+# The tables have a fixed size; the rest of an index takes 13 bytes a token.
+SLOTS: Final = 1 << 15
+HASH_MULTIPLIER: Final = 40503  # odd, about 2**16 over the golden ratio, so that pairs spread over the slots
+MAX_CHAIN: Final = 12  # positions of a slot that are searched, newest first
+LONGEST: Final = 48  # longer matches are not told apart
 
 
 class Match(NamedTuple):
@@ -25,18 +27,21 @@ class Match(NamedTuple):
 
 
 class TextIndex:
-    """Grows by a token at a time, which costs microseconds whatever the length. Only where a text forks for the first
-    time, all places that end alike are told: each token and each pair does so once."""
+    """Adding a token costs microseconds, whatever the length of the text.
+
+    The first time a context continues in a second way, every earlier occurrence is marked as a fork. This happens at
+    most once per token and per pair, so adding a token is amortized O(1).
+    """
 
     def __init__(self) -> None:
         self.tokens = compact()
-        # Of each place. 0: after the token before it always the same one came; 1: others came too, but not after the
-        # last two; 2: also after the last two.
+        # Fork of each position. 0: the token before it was always followed by the same token; 1: by different tokens,
+        # but the last two tokens were not; 2: the last two were, too.
         self.forks = bytearray(1)
-        # Where the newest of a slot is, or -1; and for each place, the one before it in its slot.
-        self._singles, self._pairs = array("i", [-1]) * _SLOTS, array("i", [-1]) * _SLOTS
+        # The newest position of each slot, or -1; and for each position, the previous one of its slot.
+        self._singles, self._pairs = array("i", [-1]) * SLOTS, array("i", [-1]) * SLOTS
         self._earlier_single, self._earlier_pair = compact(), compact()
-        self._single = self._pair = -1  # the newest place before the end with the same last token, and last two
+        self._single = self._pair = -1  # newest earlier position with the same last token; last two
 
     def add(self, token: int) -> None:
         tokens, forks = self.tokens, self.forks
@@ -45,43 +50,44 @@ class TextIndex:
         last = tokens[-1] if tokens else 0
         tokens.append(token)
         end = len(tokens)
-        slot = token % _SLOTS
+        slot = token % SLOTS
         single, self._singles[slot] = self._singles[slot], end
         self._earlier_single.append(single)
         if single > 0 and tokens[single - 1] != token:
-            single = self._newest_alike(1)
-        slot = (last * _SPREAD + token) % _SLOTS
+            single = self._newest_equal(1)
+        slot = (last * HASH_MULTIPLIER + token) % SLOTS
         pair, self._pairs[slot] = self._pairs[slot], end
         self._earlier_pair.append(pair)
         if pair < 2:  # no token stands before the first one
             pair = -1
         elif tokens[pair - 1] != token or tokens[pair - 2] != last:
-            pair = self._newest_alike(2)
+            pair = self._newest_equal(2)
         self._single, self._pair = single, pair
         fork = forks[pair] if pair > 0 else 0
         forks.append(1 if not fork and single > 0 and forks[single] else fork)
 
     def longest_match(self) -> Match | None:
-        """The longest at the newest places of the last two tokens, the newest of several; else one token."""
-        best, source, place = 0, 0, self._pair
-        for _ in range(_CHAIN):
-            if place < 0:
+        """The longest match among the newest occurrences of the last two tokens, the newest of equally long ones; else
+        an occurrence of the last token."""
+        best, source, position = 0, 0, self._pair
+        for _ in range(MAX_CHAIN):
+            if position < 0:
                 break
-            length = self._common(place)
+            length = self._common(position)
             if length > best:
-                best, source = length, place
-            place = self._earlier_pair[place - 1]
+                best, source = length, position
+            position = self._earlier_pair[position - 1]
         if best > 1:
             return Match(source, best)
         return Match(self._single, 1) if self._single > 0 else None
 
     def after(self, match: Match, limit: int) -> list[int]:
-        """`limit` tokens at `match`; a match that overlaps the end goes on with its own tokens."""
+        """The `limit` tokens predicted from `match`. Beyond the end of the text, they repeat with its period."""
         part = self.tokens[match.source : match.source + limit].tolist()
         return _repeated(part, limit, len(self.tokens) - match.source)
 
     def forks_after(self, match: Match, limit: int) -> bytearray:
-        """Of the places of `limit` tokens at `match`. Behind the end, those that the text had so far."""
+        """Forks of the `limit` positions predicted from `match`, repeated like the tokens."""
         part = self.forks[match.source : match.source + limit]
         forks = _repeated(part, limit, len(self.tokens) - match.source)
         forks[0] = self.fork_at(match)
@@ -89,11 +95,13 @@ class TextIndex:
 
     def fork_at(self, match: Match) -> int:
         fork = self.forks[match.source]
-        return fork if match.length > 1 else min(fork, 1)  # the two tokens there are not those at the end
+        return (
+            fork if match.length > 1 else min(fork, 1)
+        )  # only one token is the same, so a fork after two says nothing
 
     def _note_fork(self, token: int) -> None:
-        """`token` comes next: if another one came where the text ended alike, all those places fork. They do so once,
-        as a place takes over the fork of the newest one that is like it."""
+        """`token` comes next. If a different token followed an earlier occurrence of this context, mark all occurrences
+        as forks. New occurrences inherit the mark."""
         forks, end = self.forks, len(self.tokens)
         fork = forks[end]
         if fork == 2:
@@ -101,30 +109,29 @@ class TextIndex:
         for n, newest in ((1, self._single), (2, self._pair)):
             if fork < n and newest > 0 and self.tokens[newest] != token:
                 forks[end] = n
-                for place in self._ending_alike(n, end):
-                    forks[place] = n
+                for position in self._equal_positions(n, end):
+                    forks[position] = n
 
-    def _newest_alike(self, n: int) -> int:
-        return next(self._ending_alike(n, _CHAIN), -1)
+    def _newest_equal(self, n: int) -> int:
+        return next(self._equal_positions(n, MAX_CHAIN), -1)
 
-    def _ending_alike(self, n: int, most: int) -> Iterator[int]:
-        """Of the `most` places before the end in its slot's chain, newest first, those that end with the same `n`
-        tokens (1 or 2)."""
-        tokens, place = self.tokens, len(self.tokens)
+    def _equal_positions(self, n: int, most: int) -> Iterator[int]:
+        """Earlier positions after the same `n` tokens (1 or 2), newest first, out of the `most` newest of the chain."""
+        tokens, position = self.tokens, len(self.tokens)
         earlier = self._earlier_single if n == 1 else self._earlier_pair
         end = tokens[-n:]
         for _ in range(most):
-            place = earlier[place - 1]
-            if place < n:
+            position = earlier[position - 1]
+            if position < n:
                 return
-            if tokens[place - n : place] == end:
-                yield place
+            if tokens[position - n : position] == end:
+                yield position
 
-    def _common(self, place: int) -> int:
-        """How many tokens before `place` equal the newest ones."""
-        tokens, length, most = self.tokens, 0, min(place, LONGEST)
+    def _common(self, position: int) -> int:
+        """How many tokens before `position` equal the newest ones."""
+        tokens, length, most = self.tokens, 0, min(position, LONGEST)
         end = len(tokens)
-        while length < most and tokens[place - 1 - length] == tokens[end - 1 - length]:
+        while length < most and tokens[position - 1 - length] == tokens[end - 1 - length]:
             length += 1
         return length
 
@@ -133,7 +140,7 @@ _Part = TypeVar("_Part", list[int], bytearray)
 
 
 def _repeated(part: _Part, limit: int, period: int) -> _Part:
-    """`part`, which ends with the text where it is shorter than `limit`, then again and again its last `period`."""
+    """`part`, extended to `limit` by repeating its last `period` elements."""
     while len(part) < limit:
         part.append(part[-period])
     return part
