@@ -9,10 +9,11 @@ from edgeinfer.cli.output import show, show_json
 from edgeinfer.errors import UsageError
 
 HELP = "say which model fits a device, why, and what was refused"
-USAGE = "plan [MODEL] [--device SLUG] [--context N] [--prefer WHAT] [--json] [...]"
+USAGE = "plan [MODEL] [--device SLUG] [--context N] [--all] [--sources] [--json] [...]"
 EXAMPLES = """\
   edgeinfer plan                                the choice for this machine
   edgeinfer plan --device iphone-15-pro --json  the choice for a phone, for a program
+  edgeinfer plan --all --sources                every refusal, and where the figures come from
   edgeinfer plan --devices                      the devices that are known by name
   edgeinfer plan --model llama-3.1-8b --context 8192
 """
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
     parser.add_argument("--device", default="", metavar="SLUG", help="plan for this device in place of the one here")
     parser.add_argument("--devices", action="store_true", help="list the devices that are known by name")
+    parser.add_argument("--sources", action="store_true", help="also say where the figures come from")
+    parser.add_argument("--all", action="store_true", help="also list everything that was not chosen")
     add_json_option(parser)
     add_plan_options(parser)
 
@@ -33,13 +36,19 @@ def run(args: argparse.Namespace) -> int:
         return list_devices(as_json=args.json)
     import edgeinfer
     from edgeinfer.plan import explain, to_json
+    from edgeinfer.plan.report import list_refusals, list_sources
 
     take_name(args)
     plan = edgeinfer.choose(request_from(args), device=args.device)
     if args.json:
         show_json(to_json(plan))
     else:
-        show("\n".join(explain(plan)))
+        lines = explain(plan)
+        if args.sources:
+            lines += ["", *(f"source: {line}" for line in list_sources(plan))]
+        if args.all:
+            lines += ["", *(f"not chosen: {line}" for line in list_refusals(plan))]
+        show("\n".join(lines))
     return 0
 
 
