@@ -43,7 +43,7 @@ def reference(kv_type: KvType) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.reference import load_gguf
 
-        return load_gguf(path, kv_type=kv_type)
+        return load_gguf(path, kv_type=kv_type, exit_layer=2)
 
     return load
 

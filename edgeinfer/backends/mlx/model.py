@@ -72,7 +72,6 @@ class MlxModel:
 
 
 def load(plan: Plan, path: Path) -> MlxModel:
-    exit_layer = plan.speculation.exit_layer
     if path.is_dir():
         module, _ = load_folder(path)
         tokenizer: Tokenizer = HfTokenizer(path)
@@ -82,13 +81,9 @@ def load(plan: Plan, path: Path) -> MlxModel:
             raise ArtifactBad(f"{path} is a model in {n} parts", hint="use --backend gguf")
         module, _ = load_gguf(path, header, mx.float32 if plan.kv_type == "f32" else mx.float16)
         tokenizer = GgufTokenizer(header)
-        named = header.metadata.get("edgeinfer.exit_layer")
-        exit_layer = exit_layer if exit_layer is not None or not isinstance(named, int) else named
-    if plan.speculation.mode in ("off", "lookup", "draft"):
-        exit_layer = None
     try:
         join_projections(list(find_inner(module)[2]["layers"]))
         mx.eval(module.parameters())
     except Exception as error:
         raise engine_error(error) from error
-    return MlxModel(module, tokenizer, exit_layer=exit_layer, kv_bits=KV_BITS[plan.kv_type])
+    return MlxModel(module, tokenizer, exit_layer=plan.speculation.exit_layer, kv_bits=KV_BITS[plan.kv_type])

@@ -39,11 +39,15 @@ class ReferenceBackend:
         """Nothing is kept about a model."""
 
     def load(self, plan: Plan, path: Path) -> ReferenceModel:
-        return load_gguf(path, kv_type=plan.kv_type)
+        return load_gguf(path, kv_type=plan.kv_type, exit_layer=plan.speculation.exit_layer)
 
 
-def load_gguf(path: Path, *, kv_type: KvType = "f32") -> ReferenceModel:
-    """Raises ArtifactBad for a file that is damaged, hostile, or of an architecture that is not computed here."""
+def load_gguf(path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = None) -> ReferenceModel:
+    """A model that drafts with layers [0, `exit_layer`), or not at all.
+
+    Raises ArtifactBad for a file that is damaged, hostile, or of an architecture that is not computed here, and for an
+    exit layer that it does not have.
+    """
     from edgeinfer.backends.reference.model import ReferenceModel
     from edgeinfer.backends.reference.weights import read_shape, read_weights
     from edgeinfer.formats.artifact import check_artifact
@@ -56,9 +60,8 @@ def load_gguf(path: Path, *, kv_type: KvType = "f32") -> ReferenceModel:
     if header.parts:
         raise ArtifactBad(f"{path} is a model in {len(header.parts)} parts", hint="use --backend gguf")
     shape = read_shape(header, str(path))
-    exit_layer = header.metadata.get("edgeinfer.exit_layer")
-    if exit_layer is not None and not (isinstance(exit_layer, int) and 0 < exit_layer < shape.n_layers):
-        raise ArtifactBad(f"{path}: edgeinfer.exit_layer is {exit_layer!r}; the model has {shape.n_layers} layers")
+    if exit_layer is not None and not 0 < exit_layer < shape.n_layers:
+        raise ArtifactBad(f"{path} has {shape.n_layers} layers; it cannot exit after layer {exit_layer}")
     weights = read_weights(header, path, shape)
     return ReferenceModel(shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer)
 
