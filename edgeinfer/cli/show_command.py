@@ -118,22 +118,13 @@ def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str
             "n_bytes": facts.n_bytes,
         }
     else:
-        said = {"template": folder_template(path)}
+        from edgeinfer.formats.hf_folder import chat_template
+
+        said = {"template": chat_template(path)}
     if verify_it and path.is_file():
         known = known_digest(path, artifact.sha256)
         said |= {"sha256": verify(path, artifact.sha256), "verified": bool(known)}
     return said
-
-
-def folder_template(folder: Path) -> str | None:
-    from edgeinfer.runner.folders import read_config
-
-    apart = folder / "chat_template.jinja"
-    if apart.is_file():
-        return apart.read_text(encoding="utf-8", errors="replace")[:1_000_000]
-    config = folder / "tokenizer_config.json"
-    template = read_config(config).get("chat_template") if config.is_file() else None
-    return template if isinstance(template, str) else None
 
 
 def lines(facts: dict[str, object]) -> list[str]:

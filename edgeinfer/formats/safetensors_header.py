@@ -19,7 +19,7 @@ from edgeinfer.formats.paths import is_pickle_name, safe_join
 __all__ = ["SafetensorsFolder", "SafetensorsHeader", "SafetensorsTensor", "check_folder", "read_header"]
 
 MAX_HEADER_BYTES = 4 << 20  # JSON grows about thirtyfold in memory
-MAX_JSON_BYTES = 4 << 20
+MAX_JSON_BYTES = 64 << 20  # an index names each tensor: that of the largest models has 9 MB
 DTYPE_BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),

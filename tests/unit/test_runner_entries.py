@@ -72,6 +72,68 @@ def test_a_number_that_cannot_be_is_named(value: object) -> None:
         entry_of_config("x", CONFIG | {"num_hidden_layers": value}, FILE, USUAL)
 
 
+GEMMA3_4B = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0},
+    },
+    "vision_config": {"hidden_size": 1152, "num_hidden_layers": 27},
+}
+
+
+def test_what_a_short_text_config_leaves_out() -> None:
+    """Gemma 3's 4B and 1B as Google published them; layers and heads of their model cards."""
+    shape = entry_of_config("gemma", GEMMA3_4B, FILE, USUAL).shape
+    assert (shape.n_heads, shape.n_vocab, shape.limit, shape.n_ffn) == (8, 262208, 131072, 10240)
+    assert shape.kv == (LayerKv(29, 4, 256, 1024), LayerKv(5, 4, 256))
+    least = {"model_type": "gemma3", "text_config": {"num_hidden_layers": 34}}
+    assert entry_of_config("gemma", least, FILE, USUAL).shape.hidden == 2304
+    one_b = {
+        "model_type": "gemma3_text",
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "vocab_size": 262144,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    }
+    assert entry_of_config("gemma", one_b, FILE, USUAL).shape.kv == (LayerKv(22, 1, 256, 512), LayerKv(4, 1, 256))
+
+
+@pytest.mark.parametrize(
+    ("config", "kv"),
+    [
+        ({"model_type": "llava", "vocab_size": 9, "text_config": {"model_type": "llama"}}, LayerKv(32, 32, 128)),
+        ({"model_type": "mistral3", "text_config": {"model_type": "mistral", "head_dim": 128}}, LayerKv(32, 8, 128)),
+        ({"model_type": "x", "llm_config": CONFIG}, LayerKv(28, 8, 128)),
+        ({**CONFIG, "text_config": None}, LayerKv(28, 8, 128)),
+        ({**CONFIG, "num_hidden_layers": 28.0}, LayerKv(28, 8, 128)),
+        ({**CONFIG, "intermediate_size": [3072, 6144]}, LayerKv(28, 8, 128)),
+        ({**CONFIG, "sliding_window": 4096, "layer_types": ["full_attention"] * 28}, LayerKv(28, 8, 128)),
+        ({**CONFIG, "sliding_window": 64, "layer_types": ["sliding_attention"] * 28}, LayerKv(28, 8, 128, 64)),
+        ({**CONFIG, "sliding_window": None, "sliding_window_pattern": 6}, LayerKv(28, 8, 128)),
+        ({"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_inner": 3072, "n_positions": 1024,
+          "vocab_size": 50257}, LayerKv(12, 12, 64)),
+    ],
+)  # fmt: skip
+def test_shapes_of_configurations(config: dict[str, object], kv: LayerKv) -> None:
+    assert entry_of_config("x", config, FILE, USUAL).shape.kv == (kv,)
+
+
+def test_what_no_part_of_a_configuration_says_is_named() -> None:
+    with pytest.raises(ArtifactBad, match="no usable `hidden_size`"):
+        entry_of_config("x", {"model_type": "new", "text_config": {"num_hidden_layers": 2}}, FILE, USUAL)
+
+
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"{}"])
 def test_a_configuration_that_is_none(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.json"

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.hf_tokenizer import read_json
+from edgeinfer.formats.hf_folder import read_json
 
 GGUF_TYPES = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0"})  # what mx.load reads without a detour
 

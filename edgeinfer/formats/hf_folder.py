@@ -1,0 +1,95 @@
+"""The small JSON files of a Hugging Face folder, in all the shapes that their writers give them. Nothing is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeinfer.errors import ArtifactBad
+
+__all__ = ["chat_template", "end_ids", "end_texts", "nested_config", "read_json", "special_text"]
+
+MAX_JSON_BYTES = 64 << 20  # the largest known tokenizer_config.json has 1.2 MB
+MAX_TEMPLATE_BYTES = 1 << 20
+_NESTED = ("text_config", "llm_config", "language_config")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`, with or without a byte order mark; {} when there is no such file. Raises ArtifactBad."""
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ArtifactBad(f"{path} has {path.stat().st_size} bytes; {MAX_JSON_BYTES} are allowed")
+        value = json.loads(path.read_bytes())  # of bytes it finds UTF-8, -16 and -32 by itself, with a mark or without
+    except (ValueError, RecursionError, OSError) as error:
+        raise ArtifactBad(f"{path} is not JSON: {str(error)[:160]}") from error
+    if not isinstance(value, dict):
+        raise ArtifactBad(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def nested_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's own part of a `config.json` that describes several models; {} where there is none."""
+    return next((part for key in _NESTED if isinstance(part := config.get(key), dict)), {})
+
+
+def chat_template(folder: Path) -> str | None:
+    """The template of a conversation: chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
+    beside = folder / "chat_template.jinja"
+    if beside.is_file():
+        return beside.read_bytes()[:MAX_TEMPLATE_BYTES].decode("utf-8-sig", "replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = _one_template(read_json(folder / name).get("chat_template"))
+        if template is not None:
+            return template
+    return None
+
+
+def _one_template(template: object) -> str | None:
+    """The default one, where there are several: as a list of {name, template}, or as a table by name."""
+    if isinstance(template, list):
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        template = {str(entry.get("name")): entry.get("template") for entry in entries}
+    if isinstance(template, dict):
+        only = next(iter(template.values())) if len(template) == 1 else None
+        template = template.get("default", only)
+    return template if isinstance(template, str) else None
+
+
+def special_text(folder: Path, key: str) -> str:
+    """The text of `bos_token` or `eos_token`, by tokenizer_config.json or special_tokens_map.json; "" for none."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if texts := list(_texts(read_json(folder / name).get(key))):
+            return texts[0]
+    return ""
+
+
+def end_texts(folder: Path) -> set[str]:
+    """Every `eos_token` that the folder names by its text."""
+    files = ("tokenizer_config.json", "special_tokens_map.json")
+    return {text for name in files for text in _texts(read_json(folder / name).get("eos_token"))}
+
+
+def end_ids(folder: Path) -> set[int]:
+    """Every `eos_token_id` of config.json (its nested part too) and generation_config.json."""
+    config = read_json(folder / "config.json")
+    places = (config, nested_config(config), read_json(folder / "generation_config.json"))
+    return {token for place in places for token in _ids(place.get("eos_token_id"))}
+
+
+def _ids(value: object) -> Iterator[int]:
+    """One id or a list of them; some writers give 2.0 for 2, and null for none."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, int | float) and not isinstance(one, bool) and one == one // 1:
+            yield int(one)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """A text, an object with `content`, or a list of these."""
+    for one in value if isinstance(value, list) else [value]:
+        text = one.get("content") if isinstance(one, dict) else one
+        if isinstance(text, str) and text:
+            yield text

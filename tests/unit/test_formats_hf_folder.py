@@ -1,0 +1,136 @@
+"""The small files of a model folder, in the shapes that their writers give them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.hf_folder import chat_template, read_json, special_text
+from edgeinfer.formats.hf_tokenizer import HfTokenizer
+
+TEXTS = ("<pad>", "<a>", "<b>", "<c>", "hello")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tokenizer of five words, of which the first four are control tokens."""
+    tokenizers = pytest.importorskip("tokenizers")
+    engine = tokenizers.Tokenizer(tokenizers.models.WordLevel({text: n for n, text in enumerate(TEXTS)}, "<pad>"))
+    engine.add_special_tokens(list(TEXTS[:4]))
+    engine.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def write(folder: Path, **files: object) -> Path:
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "stops"),
+    [
+        ({"generation_config": {"eos_token_id": 1}}, {1}),
+        ({"generation_config": {"eos_token_id": [1, 2]}}, {1, 2}),
+        ({"generation_config": {"eos_token_id": 3.0}}, {3}),
+        ({"generation_config": {"eos_token_id": [1.0, None, 3]}}, {1, 3}),
+        ({"generation_config": {"eos_token_id": None}}, set()),
+        ({"generation_config": {"eos_token_id": [99, -1, True, "1", 1.5, float("inf")]}}, set()),
+        ({"config": {"eos_token_id": 2}}, {2}),
+        ({"config": {"eos_token_id": [2, 3]}, "generation_config": {"eos_token_id": None}}, {2, 3}),
+        ({"config": {"eos_token_id": 1, "text_config": {"eos_token_id": 2}}}, {1, 2}),
+        ({"tokenizer_config": {"eos_token": "<c>"}}, {3}),
+        ({"tokenizer_config": {"eos_token": {"content": "<c>", "lstrip": False}}}, {3}),
+        ({"tokenizer_config": {"eos_token": None}, "special_tokens_map": {"eos_token": "<b>"}}, {2}),
+        ({"special_tokens_map": {"eos_token": {"content": "<b>"}}}, {2}),
+        ({"special_tokens_map": {"eos_token": ["<a>", {"content": "<b>"}]}}, {1, 2}),
+        ({"tokenizer_config": {"eos_token": "<none>"}}, set()),
+        (
+            {
+                "config": {"eos_token_id": 0},
+                "generation_config": {"eos_token_id": 1},
+                "tokenizer_config": {"eos_token": "<b>"},
+                "special_tokens_map": {"eos_token": "<c>"},
+            },
+            {0, 1, 2, 3},
+        ),
+    ],
+)
+def test_the_end_is_found_in_each_of_its_places(folder: Path, files: dict[str, object], stops: set[int]) -> None:
+    assert HfTokenizer(write(folder, **files)).stop_tokens == stops
+
+
+def test_a_token_that_ends_turns_everywhere_needs_no_name(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"hello": 0, "<|im_end|>": 1, "<end_of_turn>": 2, "</s>": 3}
+    engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "hello"))
+    engine.add_special_tokens(["<|im_end|>", "<end_of_turn>"])
+    engine.save(str(tmp_path / "tokenizer.json"))
+    assert HfTokenizer(tmp_path).stop_tokens == {1, 2}, "</s> is a plain word in this vocabulary"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_byte_order_marks(folder: Path, encoding: str) -> None:
+    config = {"eos_token": "<c>", "chat_template": "ä"}
+    (folder / "tokenizer_config.json").write_bytes(json.dumps(config, ensure_ascii=False).encode(encoding))
+    (folder / "generation_config.json").write_bytes(json.dumps({"eos_token_id": 1}).encode(encoding))
+    found = HfTokenizer(folder)
+    assert (found.stop_tokens, found.chat_template) == ({1, 3}, "ä")
+
+
+def test_a_large_tokenizer_configuration(folder: Path) -> None:
+    added = {str(n): {"content": f"<unused{n}>", "special": True} for n in range(40_000)}
+    write(folder, tokenizer_config={"added_tokens_decoder": added, "eos_token": "<c>", "chat_template": "T"})
+    assert (folder / "tokenizer_config.json").stat().st_size > 1 << 20
+    assert chat_template(folder) == "T"
+    assert HfTokenizer(folder).stop_tokens == {3}
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("T", "T"),
+        (None, None),
+        ([{"name": "tool_use", "template": "U"}, {"name": "default", "template": "T"}], "T"),
+        ([{"name": "chat", "template": "T"}], "T"),
+        ([{"name": "a", "template": "A"}, {"name": "b", "template": "B"}], None),
+        ([], None),
+        ([None, 3, {"name": "default"}], None),
+        ({"default": "T", "rag": "R"}, "T"),
+        (3, None),
+    ],
+)
+def test_templates(tmp_path: Path, template: object, found: str | None) -> None:
+    for name in ("tokenizer_config", "chat_template"):
+        folder = tmp_path / name
+        folder.mkdir()
+        assert chat_template(write(folder, **{name: {"chat_template": template}})) == found
+
+
+def test_the_template_of_its_own_file_comes_first(tmp_path: Path) -> None:
+    write(tmp_path, tokenizer_config={"chat_template": "config"})
+    assert chat_template(tmp_path) == "config"
+    write(tmp_path, chat_template={"chat_template": "json"})
+    assert chat_template(tmp_path) == "json"
+    (tmp_path / "chat_template.jinja").write_bytes("\ufeffjinja".encode())
+    assert chat_template(tmp_path) == "jinja"
+
+
+@pytest.mark.parametrize("raw", [b"[1]", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b"", b"nothing"])
+def test_what_is_no_object_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(raw)
+    with pytest.raises(ArtifactBad) as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_the_bos_by_either_file(tmp_path: Path) -> None:
+    write(tmp_path, special_tokens_map={"bos_token": {"content": "<s>"}})
+    assert special_text(tmp_path, "bos_token") == "<s>"
+    write(tmp_path, tokenizer_config={"bos_token": "<bos>"})
+    assert special_text(tmp_path, "bos_token") == "<bos>"
+    assert read_json(tmp_path / "none.json") == {}
