@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     if name.kind == "catalog":
         raise UsageError(f"`{args.model}` is not a repository and not a path", hint="write org/repo, as on the hub")
     if name.path is not None:
-        entry = entry_of_path(name.path)
+        entry = entry_of_path(name.path, load_catalog().models)
     else:
-        entry = entry_of_repo(name.name, name.tier, file=name.file, offline=args.offline)
+        entry = entry_of_repo(name.name, name.tier, file=name.file, offline=args.offline, known=load_catalog().models)
     entry = replace(entry, name=name_of(args.name or entry.name))
     if load_catalog().find(entry.name) is not None:
         raise UsageError(f"there is a model called {entry.name} already", hint="choose another with --name")

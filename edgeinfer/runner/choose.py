@@ -15,8 +15,12 @@ from edgeinfer.plan import Plan, Request, make_plan
 __all__ = ["choose", "resolve"]
 
 
-def choose(request: Request | str = "", *, device: str = "", offline: bool = False) -> Plan:
+def choose(
+    request: Request | str = "", *, device: str = "", offline: bool = False, installed_only: bool = True
+) -> Plan:
     """The plan for this machine, or for a device of `devices.toml`. `request` may be a model's name alone.
+
+    `installed_only=False` plans as if every engine that this machine could have were installed.
 
     Loads no engine; asks the network only for the header of an `org/repo` that is in no catalog, and not with
     `offline`. Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad, DownloadFailed.
@@ -25,7 +29,7 @@ def choose(request: Request | str = "", *, device: str = "", offline: bool = Fal
         request = Request(model=request)
     profile = named(device) if device else detect()
     facts = [one for one in backends.FACTS if not one.on_request_only or one.name == request.backend]
-    probes = {} if device else {one.name: backends.get(one.name).probe() for one in facts}
+    probes = {} if device or not installed_only else {one.name: backends.get(one.name).probe() for one in facts}
     catalog, request = resolve(load_catalog(), request, offline=offline)
     return make_plan(profile, catalog, facts, request, drafters=drafter_facts(), probes=probes)
 
@@ -66,7 +70,7 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
     from edgeinfer.runner.entries import entry_of_path, entry_of_repo  # the readers of file formats take time to import
 
     if name.path is not None:
-        return entry_of_path(name.path), wanted_tier
+        return entry_of_path(name.path, catalog.models), wanted_tier
     known = (
         (model, file)
         for model in catalog.models
@@ -75,4 +79,4 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
     )
     for model, file in known:
         return model.name, file.tier if name.file else tier
-    return entry_of_repo(name.name, tier, file=name.file, offline=offline), ""
+    return entry_of_repo(name.name, tier, file=name.file, offline=offline, known=catalog.models), ""

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from edgeinfer import backends
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.errors import ArtifactBad, DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_split import n_parts
+from edgeinfer.formats.hf_folder import chat_template
 from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
+from edgeinfer.runner.recognize import recognized
 from edgeinfer.types import Sampling
 
-RANK_SOURCE = "not ranked: it is in no catalogue"
+RANK_SOURCE = "not ranked: it is in no catalog"
 USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file gives no advice
-READ_EVERYWHERE = frozenset({"llama", "qwen3"})  # architectures whose GGUF files every backend reads
 
 
-def entry_of_path(path: Path) -> ModelEntry:
-    """The entry of a local `.gguf` file or folder. Raises ArtifactBad for one that is not what it says."""
+def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
+    """The entry of a local `.gguf` file or folder. Raises ArtifactBad for one that is not what it says.
+
+    `known` are the models of the catalog, among which the file may be recognized.
+    """
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader):
         first = checked.parts[0] if checked.parts else path
         whole = first.absolute() if checked.parts else first.resolve()  # links lead to blobs, whose names show no part
-        return entry_of_header(first.stem, checked, File("", str(whole)))
+        return entry_of_header(first.stem, checked, File("", str(whole)), known)
     artifact = Artifact("mlx", tier_of(checked.config), checked.n_bytes, repo="", file=str(path.resolve()))
-    return entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
+    entry = entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
+    return recognized(entry, known if chat_template(path) else (), [entry.name])
 
 
-def entry_of_repo(repo: str, tier: str, *, file: str = "", offline: bool) -> ModelEntry:
+def entry_of_repo(
+    repo: str, tier: str, *, file: str = "", offline: bool, known: Sequence[ModelEntry] = ()
+) -> ModelEntry:
     """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`): if not here, what the hub says of it.
 
     Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
@@ -44,12 +53,12 @@ def entry_of_repo(repo: str, tier: str, *, file: str = "", offline: bool) -> Mod
 
     here = [model for model in installed() if model.repo == repo and wanted(model.file)]
     if here and not here[0].file:
-        return replace(entry_of_path(here[0].path), name=name_of(repo))
+        return replace(entry_of_path(here[0].path, known), name=name_of(repo))
     if here:
         found = here[0]
         header = check_artifact(found.path)
         assert isinstance(header, GgufHeader)  # only .gguf files have a `file`
-        return entry_of_header(name_of(repo), header, File(repo, found.file, found.revision, found.sha256))
+        return entry_of_header(name_of(repo), header, File(repo, found.file, found.revision, found.sha256), known)
     if offline:
         raise DownloadFailed(
             f"{repo} is not on this machine, and the network is not to be used",
@@ -65,7 +74,7 @@ def entry_of_repo(repo: str, tier: str, *, file: str = "", offline: bool) -> Mod
             f"{repo}/{chosen.file} is one of {n} parts, and parts are not downloaded",
             hint="download all of them into one folder and name one of them; or choose a tier that is one file",
         )
-    entry = entry_of_header(name_of(repo), header, File(repo, chosen.file, listing.revision, chosen.sha256))
+    entry = entry_of_header(name_of(repo), header, File(repo, chosen.file, listing.revision, chosen.sha256), known)
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
 
 
@@ -89,19 +98,20 @@ class File:
 
 
 def name_of(repo: str) -> str:
-    """A name as catalogues have it: `org/Some-Model-GGUF` is `some-model`."""
+    """A name as catalogs have it: `org/Some-Model-GGUF` is `some-model`."""
     words = re.sub(r"[^a-z0-9.]+", "-", repo.rpartition("/")[2].lower()).strip("-.")
     return words.removesuffix("-gguf") or "model"
 
 
-def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
+def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[ModelEntry] = ()) -> ModelEntry:
     facts = facts_from_gguf(header)
-    everywhere = facts.shape.architecture in READ_EVERYWHERE and not header.parts
+    able = [one.name for one in backends.FACTS if one.reads_gguf(facts.shape.architecture)]
     artifacts = tuple(
         Artifact(backend, facts.tier or "unknown", facts.n_bytes, file.repo, file.file, file.revision, file.sha256)
-        for backend in (("gguf", "mlx", "reference") if everywhere else ("gguf",))
+        for backend in able
+        if backend == "gguf" or not header.parts  # only llama.cpp takes a model in parts
     )
-    return ModelEntry(
+    entry = ModelEntry(
         name=name,
         title=title_of(facts) or name,
         license=facts.license or "not stated",
@@ -114,6 +124,8 @@ def entry_of_header(name: str, header: GgufHeader, file: File) -> ModelEntry:
         exit_layer=facts.exit_layer,
         thinking=tags_of_template(header),
     )
+    names = [name, PurePosixPath(file.file).stem, facts.name, facts.base_model]
+    return recognized(entry, known if facts.has_template else (), names)
 
 
 def usual_sampling(header: GgufHeader) -> Sampling:
