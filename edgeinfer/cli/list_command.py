@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import add_json_option
@@ -56,7 +57,7 @@ def catalog_rows(catalog: Catalog) -> list[dict[str, object]]:
 
 
 def here_rows(catalog: Catalog) -> list[dict[str, object]]:
-    """The embedded models and what the cache holds; a file that the catalogue knows has its name."""
+    """The embedded models, a person's own files, and the cache; a file that the catalog knows has its name."""
     from edgeinfer.hub import installed, installed_packages
 
     known = {(file.repo, file.file): (model.name, file.tier) for model in catalog.models for file in model.artifacts}
@@ -67,6 +68,15 @@ def here_rows(catalog: Catalog) -> list[dict[str, object]]:
         {"name": name, "tier": tier, "n_bytes": n_bytes, "where": "inside edgeinfer"}
         for (name, tier), n_bytes in embedded.items()
     ]
+    own = {
+        (model.name, file.tier): file
+        for model in catalog.models
+        for file in model.artifacts
+        if not (file.source or file.embedded)
+    }
+    for (name, tier), file in own.items():
+        gone = "" if Path(file.file).exists() else " (not there any more)"
+        rows.append({"name": name, "tier": tier, "n_bytes": file.n_bytes, "where": f"{file.file}{gone}"})
     for model in installed_packages():
         named = (
             (entry.name, file.tier)

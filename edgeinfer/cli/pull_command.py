@@ -27,11 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import edgeinfer
     from edgeinfer.cli.opening import downloads_from
+    from edgeinfer.errors import BackendUnavailable, NoPlanFits
     from edgeinfer.runner.opening import bring
 
     args.yes = args.yes or not sys.stdin.isatty()  # `pull` was said: in a script that is the answer
     request = edgeinfer.Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
-    plan = edgeinfer.choose(request, offline=args.offline)
+    try:
+        plan = edgeinfer.choose(request, offline=args.offline)
+    except (BackendUnavailable, NoPlanFits) as error:
+        plan = edgeinfer.choose(request, offline=args.offline, installed_only=False)
+        whisper(f"(to run it, something is missing here: {error})")
     if plan.forced:
         whisper("(this machine has not the memory for it)")
     with downloads_from(args) as downloads:

@@ -54,7 +54,7 @@ def make_plan(
     able = [one for one in judged if isinstance(one, Candidate)]
     refused = [one for one in judged if isinstance(one, Rejection)]
     if not able:
-        raise _nothing_can_run(request, backends, refused)
+        raise _nothing_can_run(catalog, request, backends, refused)
     fitting = [one for one in able if one.estimate.total_bytes <= budget]
     floor = _floor(fitting, request)
     usable = [one for one in fitting if one.tokens_per_s >= floor]
@@ -222,7 +222,7 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
 
 
 def _nothing_can_run(
-    request: Request, backends: Sequence[Backend], refused: Sequence[Rejection]
+    catalog: Catalog, request: Request, backends: Sequence[Backend], refused: Sequence[Rejection]
 ) -> BackendUnavailable | NoPlanFits:
     absent = {backend.facts.name: backend for backend in backends if backend.unavailable}
     needed = {one.backend for one in refused}
@@ -231,6 +231,10 @@ def _nothing_can_run(
         return BackendUnavailable("; ".join(sorted({one.reason for one in refused})), hint=hint)
     wanted = " ".join(word for word in (request.model, request.tier, request.backend) if word) or "any model"
     reason = next((f": {one.reason}" for one in reversed(refused) if one.backend not in absent), "")
+    if not refused and (model := catalog.find(request.model)):
+        has = ", ".join(dict.fromkeys(file.backend for file in model.artifacts))
+        reason = f": it has files for {has}; {request.backend} reads no {model.shape.architecture} from them"
+        return NoPlanFits(f"nothing here can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
     hint = next((backend.hint for backend in absent.values() if backend.hint), "") if not reason else ""
     if request.kv_type and not hint:
         hint = "without --kv-type each backend takes its own"

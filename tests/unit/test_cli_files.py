@@ -1,0 +1,58 @@
+"""pull, list and plan where the machine or the file is not as usual."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgeinfer.backends.gguf import GgufBackend
+from edgeinfer.cli.main import main
+from edgeinfer.plan import Probe
+from tests.hub_server import FakeRepo, Hub
+from tests.tiny_gguf import Tiny, write_tiny
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    model = write_tiny(tmp_path / "tiny.gguf").read_bytes()
+    with Hub({"some/tiny-GGUF": FakeRepo({"tiny-F32.gguf": model})}).running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+def test_pull_needs_no_engine(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(GgufBackend, "probe", lambda _: Probe(unavailable="it is not installed", hint="install it"))
+    assert main(["plan", "--model", "some/tiny-GGUF"]) == 3
+    assert "it is not installed" in capsys.readouterr().err
+    for backend in ([], ["--backend", "gguf"]):
+        assert main(["pull", "some/tiny-GGUF", *backend]) == 0
+        said = capsys.readouterr()
+        assert Path(said.out.strip()).name == "tiny-F32.gguf"
+        assert "something is missing here" in said.err
+
+
+def test_list_shows_files_of_ones_own(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny(tmp_path / "My Model.gguf", Tiny(tier="Q8_0"))
+    assert main(["models", "add", str(path)]) == 0
+    capsys.readouterr()
+    assert main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name": "my-model", "tier": "Q8_0", "n_bytes": path.stat().st_size, "where": str(path)} in rows
+    path.unlink()
+    assert main(["list"]) == 0
+    assert f"{path} (not there any more)" in capsys.readouterr().out
+
+
+def test_a_backend_that_does_not_read_the_file_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny(tmp_path / "g.gguf", Tiny(architecture="gemma3", own_window=64))
+    for backend in ("mlx", "reference"):
+        assert main(["plan", "--model", str(path), "--backend", backend]) == 3
+        said = capsys.readouterr().err
+        assert f"it has files for gguf; {backend} reads no gemma3 from them" in said
+        assert "--backend gguf" in said
