@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgeinfer.chat.thinking import Segment
     from edgeinfer.decode.stats import AnswerStats, ArmStats
     from edgeinfer.device.profile import DeviceProfile, EngineSpeed
-    from edgeinfer.plan.types import Estimate, Plan, Rejection, Request, SpeculationPlan
+    from edgeinfer.plan.facts import BackendFacts, Capabilities
+    from edgeinfer.plan.types import Estimate, Plan, PlannedFile, Rejection, Request, SpeculationPlan
     from edgeinfer.protocols import Tokenizer
     from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream
     from edgeinfer.runner.chat import Chat
@@ -40,6 +41,8 @@ __all__ = [
     "AnswerStream",
     "ArmStats",
     "Artifact",
+    "BackendFacts",
+    "Capabilities",
     "Chat",
     "DeviceProfile",
     "Downloads",
@@ -52,6 +55,7 @@ __all__ = [
     "ModelEntry",
     "ModelShape",
     "Plan",
+    "PlannedFile",
     "Rejection",
     "Request",
     "Sampling",
@@ -70,7 +74,8 @@ _HOMES = {
     "chat.thinking": ("Segment",),
     "decode.stats": ("AnswerStats", "ArmStats"),
     "device.profile": ("DeviceProfile", "EngineSpeed"),
-    "plan.types": ("Estimate", "Plan", "Rejection", "Request", "SpeculationPlan"),
+    "plan.facts": ("BackendFacts", "Capabilities"),
+    "plan.types": ("Estimate", "Plan", "PlannedFile", "Rejection", "Request", "SpeculationPlan"),
     "protocols": ("Tokenizer",),
     "runner.answer": ("Answer", "AnswerOptions", "AnswerStream"),
     "runner.chat": ("Chat",),

@@ -50,7 +50,7 @@ def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
         whisper(too_slow(plan.expected_tokens_per_s, plan.min_tokens_per_s))
     try:
         with downloads_from(args) as downloads:
-            model = edgeinfer.load(plan, draft=args.draft_model, template=args.template, downloads=downloads)
+            model = edgeinfer.load(plan, template=args.template, downloads=downloads)
     except DownloadFailed as error:
         raise DownloadFailed(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
     for note in model.notes:

@@ -8,7 +8,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import detect, named
-from edgeinfer.errors import ModelNotFound
+from edgeinfer.errors import ModelNotFound, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
 
@@ -31,7 +31,13 @@ def choose(
     facts = [one for one in backends.FACTS if not one.on_request_only or one.name == request.backend]
     probes = {} if device or not installed_only else {one.name: backends.get(one.name).probe() for one in facts}
     catalog, request = resolve(load_catalog(), request, offline=offline)
-    return make_plan(profile, catalog, facts, request, drafters=drafter_facts(), probes=probes)
+    plan = make_plan(profile, catalog, facts, request, drafters=drafter_facts(), probes=probes)
+    if request.draft_model and plan.draft is None:
+        raise UsageError(
+            f"the plan does not draft with {request.draft_model}: speculation is {plan.speculation.mode}",
+            hint='take speculation "auto" or "draft", or no draft model',
+        )
+    return plan
 
 
 def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:

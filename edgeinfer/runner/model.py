@@ -21,8 +21,6 @@ from edgeinfer.runner.chat import Chat
 from edgeinfer.runner.conversation import Conversation, Messages, RawPrompt
 from edgeinfer.types import Sampling
 
-N_PLANNED = 1  # conversations that the plan has memory for
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -122,9 +120,10 @@ class LoadedModel:
         if self._closed:
             raise UsageError("this model is closed")
         self._open = [close for close in self._open if close.alive]
-        if len(self._open) >= N_PLANNED:
+        n_planned = self.plan.n_conversations
+        if len(self._open) >= n_planned:
             raise UsageError(
-                f"{len(self._open)} of {N_PLANNED} planned conversations are open",
+                f"{len(self._open)} of {n_planned} planned conversations are open",
                 hint=f"close one, or plan more: Request(conversations={len(self._open) + 1})",
             )
         parts = self._parts

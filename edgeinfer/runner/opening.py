@@ -60,29 +60,15 @@ class Downloads:
 FREELY = Downloads()
 
 
-def load(
-    what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
-) -> LoadedModel:
+def load(what: Plan | Request | str = "", *, template: str = "", downloads: Downloads = FREELY) -> LoadedModel:
     """Load a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
 
-    Files that are not on this machine are downloaded as `downloads` says. `draft` names a small model with the same
-    tokenizer, as the request's `draft_model` does; `template` is a Jinja file in place of the model's own, or "chatml".
-    Raises what `choose` raises, UsageError for a plan that does not draft with `draft`, and DownloadFailed, Canceled,
-    EngineFailed; nothing stays open then.
+    Files that are not on this machine are downloaded as `downloads` says. `template` is a Jinja file in place of the
+    model's own, or "chatml". Raises what `choose` raises, and DownloadFailed, Canceled, EngineFailed; nothing stays
+    open then.
     """
     source = read_template(template) if template else None
-    if isinstance(what, Plan):
-        plan, small = what, draft
-    else:
-        request = Request(model=what) if isinstance(what, str) else what
-        request = replace(request, draft_model=draft or request.draft_model)
-        plan = choose(request, offline=downloads.offline)
-        small = request.draft_model
-    if small and plan.draft is None:
-        raise UsageError(
-            f"the plan does not draft with {small}: speculation is {plan.speculation.mode}",
-            hint='choose it with the draft model, and speculation "auto" or "draft"',
-        )
+    plan = what if isinstance(what, Plan) else choose(what, offline=downloads.offline)
     path = bring(plan, downloads)
     draft_path = bring(plan.draft, downloads) if plan.draft else path
     with ExitStack() as stack:
@@ -102,9 +88,17 @@ def load(
 def open(  # noqa: A001  # the name until 0.1
     what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
 ) -> LoadedModel:
-    """Deprecated: `load`, by its former name. It goes in the next minor version."""
+    """Deprecated: `load` with its former name. It goes in the next minor version.
+
+    `draft` is the `draft_model` of a request. Raises UsageError for `draft` with a plan that does not open it.
+    """
     warnings.warn("edgeinfer.open is now edgeinfer.load", DeprecationWarning, stacklevel=2)
-    return load(what, draft=draft, template=template, downloads=downloads)
+    if draft and not isinstance(what, Plan):
+        request = Request(model=what) if isinstance(what, str) else what
+        what = replace(request, draft_model=draft)
+    elif draft and isinstance(what, Plan) and what.draft is None:
+        raise UsageError("the plan opens no draft model", hint="choose it with Request(draft_model=...)")
+    return load(what, template=template, downloads=downloads)
 
 
 def rounding(plan: Plan, model: Model) -> str:

@@ -38,18 +38,46 @@ def say(loaded: edgeinfer.LoadedModel, messages: str | list[Message], max_tokens
 
 def test_a_draft_model_that_the_plan_has_no_use_for_is_refused(model: Path) -> None:
     plain = request_for(model)
-    asked = dataclasses.replace(plain, draft_model=str(model))
-    for what, draft in ((edgeinfer.choose(plain), str(model)), (plain, str(model)), (asked, "")):
-        with pytest.raises(UsageError, match="speculation is off"):
-            edgeinfer.load(what, draft=draft)
+    with pytest.raises(UsageError, match="speculation is off"):
+        edgeinfer.choose(dataclasses.replace(plain, draft_model=str(model)))
+    plan = edgeinfer.choose(plain)
+    with pytest.warns(DeprecationWarning), pytest.raises(UsageError, match="opens no draft model"):
+        edgeinfer.open(plan, draft=str(model))
 
 
-def test_a_draft_model_named_to_load_is_one_of_the_request(model: Path) -> None:
+def test_a_plan_opens_its_draft_model(model: Path) -> None:
     plain = request_for(model)
-    request = dataclasses.replace(plain, speculation="draft")
-    with edgeinfer.load(request, draft=str(model)) as drafted, edgeinfer.load(plain) as alone:
+    plan = edgeinfer.choose(dataclasses.replace(plain, speculation="draft", draft_model=str(model)))
+    assert [file.role for file in plan.files] == ["weights", "draft"]
+    with edgeinfer.load(plan) as drafted, edgeinfer.load(plain) as alone:
         assert drafted.plan.speculation.drafters == ("draft",)
-        assert say(drafted, "rain").text == say(alone, "rain").text
+        assert say(drafted, "rain").tokens == say(alone, "rain").tokens
+
+
+@pytest.mark.parametrize("backend", ["reference", "gguf"])
+def test_two_chats_over_one_model_say_what_each_says_alone(model: Path, backend: str) -> None:
+    """Interleaved piece by piece, past the window of each."""
+    request = dataclasses.replace(request_for(model), backend=backend, context=320, speculation="lookup")
+    questions = (["the rain " * 30, "and then?"], ["a story " * 40, "and then?"])
+    options = edgeinfer.AnswerOptions(sampling=Sampling(temperature=0.8, seed=5), max_tokens=220)
+    alone = []
+    for asked in questions:
+        with edgeinfer.load(request) as loaded:
+            chat = loaded.chat(**options)
+            alone.append([chat.ask(question).tokens for question in asked])
+            assert chat.answer is not None and chat.answer.stats.evicted > 0
+    with edgeinfer.load(dataclasses.replace(request, conversations=2)) as loaded:
+        chats = [loaded.chat(**options) for _ in questions]
+        with pytest.raises(UsageError, match="2 of 2 planned conversations"):
+            loaded.chat()
+        together: list[list[tuple[int, ...]]] = [[], []]
+        for turn in range(2):
+            streams = [chat.stream(asked[turn]) for chat, asked in zip(chats, questions, strict=True)]
+            for _ in zip(*streams, strict=False):
+                pass
+            for told, stream in zip(together, streams, strict=True):
+                told.append(stream.finish().tokens)
+    assert together == alone
 
 
 def test_it_loads_exactly_what_choose_chose(model: Path) -> None:
