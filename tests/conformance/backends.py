@@ -107,6 +107,7 @@ def executorch(tier: str) -> Callable[[Path], Model]:
 
 several_conversations = gguf("q8_0/f16", n_caches=4)
 as_chat_opens_it = gguf("q8_0/f16", drafts=True, n_threads=2)
+STREAMS = Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256)
 
 SUBJECTS = (
     Subject("reference-llama", LLAMA, reference("f32"), "f32", oracle_tolerance=1e-3),
@@ -118,7 +119,7 @@ GGUF_SUBJECTS = (
     Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts=True), "f16", 1.2, tolerance=0.3, pad_slots=256),
     Subject("gguf-exit-q4_0", LLAMA_Q4, as_chat_opens_it, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
     Subject("gguf-streams-llama", LLAMA, gguf("f16", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256),
-    Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
+    STREAMS,
 )
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),

@@ -18,7 +18,8 @@ from edgeinfer.decode import loop, sampler, timeline
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.types import Sampling
 from edgeinfer.window import WindowPolicy
-from tests.conformance import checks
+from tests.conformance import checks, together
+from tests.conformance.backends import STREAMS, SUBJECTS, Subject
 from tests.conformance.plain import GREEDY, SAMPLED, Check
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -29,6 +30,7 @@ class Mutant:
     name: str
     patch: Patch
     check: Check  # the one that must notice
+    subject: Subject = SUBJECTS[0]
 
 
 def window_one_longer(patch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def reanchor_early(patch: pytest.MonkeyPatch) -> None:
     true = Decoder._begin_round
 
     def begin_round(self: Any, answer: Any, began: float) -> Any:
-        if self._policy.limit - self.cache.length < 6 and self._controller.choose([], 5).depth:
+        if self._policy.limit - self.cache.length < 6 and self._controller.choose(5).depth:
             self._reanchor(answer)
             return self._begin_chunk(answer, began, None)
         return true(self, answer, began)
@@ -252,6 +254,38 @@ def reuse_one_too_many(patch: pytest.MonkeyPatch) -> None:
 
 def pending_token_believed_cached(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(timeline.Timeline, "settle", lambda self, length: None)
+
+
+def rows_of_another_ask(patch: pytest.MonkeyPatch) -> None:
+    """The rows of a step are handed out in the order of another sort."""
+    true = ReferenceModel.run
+    patch.setattr(ReferenceModel, "run", lambda self, asks: list(true(self, asks))[::-1])
+
+
+def eviction_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
+    """What one conversation evicts is removed from the streams of all."""
+    from edgeinfer.backends.gguf.llama import Context
+
+    true = Context.remove
+
+    def remove(self: Any, start: int, stop: int = -1, *, stream: int = 0) -> None:
+        for one in range(4) if stop >= 0 else (stream,):
+            true(self, start, stop, stream=one)
+
+    patch.setattr(Context, "remove", remove)
+
+
+def stream_reused_without_clearing(patch: pytest.MonkeyPatch) -> None:
+    from edgeinfer.backends.gguf.cache import GgufCache
+
+    true = GgufCache.__init__
+
+    def init(self: Any, context: Any, *rest: Any) -> None:
+        context.remove = lambda *arguments, **options: None
+        true(self, context, *rest)
+        del context.remove
+
+    patch.setattr(GgufCache, "__init__", init)
 
 
 true_prefix = timeline.common_prefix
@@ -292,4 +326,7 @@ MUTANTS = (
     Mutant("re-anchor drops one more", reanchor_drops_one_more, partial(checks.check_plain, how=GREEDY)),
     Mutant("reuse one too many", reuse_one_too_many, partial(checks.check_walk_away, how=GREEDY)),
     Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
+    Mutant("rows of another ask", rows_of_another_ask, together.check_together),
+    Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
+    Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
 )

@@ -8,25 +8,26 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.errors import EdgeInferError
-from tests.conformance.backends import SUBJECTS, write_model
+from tests.conformance.backends import available, missing_gguf, write_model
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain import Case
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    path = write_model(SUBJECTS[0], tmp_path_factory.mktemp("tiny"))
-    model = SUBJECTS[0].open(path)
-    yield Case(SUBJECTS[0], model, path)
+@pytest.fixture
+def case(mutant: Mutant, tmp_path: Path) -> Iterator[Case]:
+    if mutant.subject not in available():
+        pytest.skip(missing_gguf())
+    path = write_model(mutant.subject, tmp_path)
+    model = mutant.subject.open(path)
+    yield Case(mutant.subject, model, path)
     model.close()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_is_caught(case: Case, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.patch(monkeypatch)
-    case.answers.clear()
     with pytest.raises((AssertionError, EdgeInferError, pytest.fail.Exception)):
         mutant.check(case)
 
