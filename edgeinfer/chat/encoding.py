@@ -15,29 +15,46 @@ __all__ = ["CONTEXT_CHARS", "MARK_LIKE", "Encoder", "encode_continuation", "unus
 
 NONCHARACTERS = ("\ufdd0", "\ufdd1")  # Unicode promises that no text needs them
 MARK_LIKE = re.compile(r"[<\[◁{][^\s<>\[\]◁▷{}'\"]{1,60}[>\]▷}]")  # how templates spell their tokens
+HTML_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>")  # one token in some vocabularies, and no mark of a turn
+MOST_REMEMBERED = 4096
 CONTEXT_CHARS = 64  # read before a text, to encode it as a continuation
 BYTE_ANCHOR = "\x01"  # a byte token in SentencePiece, which merges with nothing
 
 
 class Encoder:
-    """A tokenizer for the texts of one template, whose Jinja source is `source`."""
+    """A tokenizer for the texts of one template. `written` is its Jinja source and samples of what it writes.
 
-    def __init__(self, tokenizer: Tokenizer, source: str) -> None:
+    Some tokens are parsed even with `special=False`: words that the model's author added. Those that the template
+    writes, and those that look like nothing else, are hidden in messages as control tokens are.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, written: str) -> None:
         self._tokenizer = tokenizer
-        words = set(MARK_LIKE.findall(source))
-        # Tokens of the vocabulary that are parsed even with `special=False`.
-        self._always_parsed = frozenset(word for word in words if len(tokenizer.encode(word, special=False)) == 1)
-        control = {word for word in tokenizer.control_texts | self._always_parsed if len(word) > 1}
-        self._control = one_of(control)
+        self._always_parsed = {word for word in set(MARK_LIKE.findall(written)) if self._is_parsed(word)}
+        self._not_parsed: set[str] = set()
+        self._control = one_of(tokenizer.control_texts | self._always_parsed)
 
     def hide(self, content: str, mark: str) -> str:
         """`content` with `mark` after the first character of every control token in it."""
+        self._learn_marks(content)
         if self._control is None:
             return content
         hidden = content
         while self._control.search(hidden):  # again, as one token may overlap the next
             hidden = self._control.sub(lambda found: found[0][0] + mark + found[0][1:], hidden)
         return hidden
+
+    def _learn_marks(self, content: str) -> None:
+        words = {word for word in MARK_LIKE.findall(content) if not HTML_TAG.fullmatch(word)}
+        parsed = {word for word in words - self._always_parsed - self._not_parsed if self._is_parsed(word)}
+        if len(self._not_parsed) < MOST_REMEMBERED:
+            self._not_parsed |= words - parsed
+        if parsed:
+            self._always_parsed |= parsed
+            self._control = one_of(self._tokenizer.control_texts | self._always_parsed)
+
+    def _is_parsed(self, word: str) -> bool:
+        return len(self._tokenizer.encode(word, special=False)) == 1
 
     def encode(self, text: str, *, after: str, mark: str) -> list[int]:
         """The tokens of `text` where it follows `after`. Text around a mark is encoded without control tokens."""
@@ -96,7 +113,7 @@ def encode_continuation(tokenizer: Tokenizer, text: str, *, after: str, special:
 
 def one_of(words: Iterable[str]) -> re.Pattern[str] | None:
     """The longest first, as a tokenizer reads them."""
-    ordered = sorted(words, key=lambda word: (-len(word), word))
+    ordered = sorted((word for word in words if len(word) > 1), key=lambda word: (-len(word), word))
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
 

@@ -54,7 +54,8 @@ class PromptBuilder:
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
         self._template = template
         self._tokenizer = tokenizer
-        self._encoder = Encoder(tokenizer, template.source)
+        sample = template.probe((Message("user", "x"), Message("assistant", "x"), Message("user", "x"))) or ""
+        self._encoder = Encoder(tokenizer, template.source + sample)
         self._writer = ConversationWriter(template)
         self._mark = unused_mark(())
         self._text = ""
