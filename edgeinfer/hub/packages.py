@@ -7,6 +7,7 @@ the hub's cache at `packages--<name>--<version>/<file>`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -171,13 +172,12 @@ def _downloader(work: Path) -> list[str]:
 
 
 def _n_bytes(folder: Path) -> int:
-    """Bytes of the files below; one that vanishes meanwhile counts as none."""
+    """Bytes of the files below. Files and folders may vanish meanwhile, and then count as none."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
+    for where, _, names in os.walk(folder):  # unlike rglob it passes over what is gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(where) / name).stat().st_size
     return total
 
 

