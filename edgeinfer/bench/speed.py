@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.bare import Timed, bare_run
 from edgeinfer.bench.memory_use import pss_bytes
 from edgeinfer.bench.opened import Opened, add_model_arguments, opened, request_of
@@ -91,7 +92,7 @@ def measure(subject: Opened, runs: int, n_prompt: int, n_tokens: int) -> Report:
             if which == "ours":
                 ours.append(_ours(subject, prompt, n_tokens))
                 memory = memory or pss_bytes()
-            elif subject.plan.backend == "gguf":
+            elif subject.plan.facts == LLAMA_CPP:
                 bare.append(_bare(subject, prompt, n_tokens))
     plan = subject.plan
     decode = [(n_tokens - 1) / one.decode_s for one, _ in ours]

@@ -14,7 +14,7 @@ __all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "Tier"]
 class Artifact:
     """One file (or folder) of one model: what is downloaded and loaded."""
 
-    backend: str  # "gguf", "mlx", "executorch"
+    backend: str  # its name, as in `backends.FACTS`
     tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
     n_bytes: int
     repo: str  # "org/name" on the hub; "" for every other source

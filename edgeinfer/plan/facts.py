@@ -109,8 +109,8 @@ class BackendFacts(Protocol):
         """The installed engine's version; "" without one."""
         ...
 
-    def reads_gguf(self, architecture: str) -> bool:
-        """Whether it loads GGUF files of this architecture."""
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:
+        """Whether it loads a GGUF model of this architecture that is split into `n_files`."""
         ...
 
     def reads_folder(self, architecture: str) -> bool:

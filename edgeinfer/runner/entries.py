@@ -35,8 +35,8 @@ def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
         first = checked.parts[0] if checked.parts else path
         whole = first.absolute() if checked.parts else first.resolve()  # links lead to blobs, whose names show no part
         return entry_of_header(first.stem, checked, File("", str(whole)), known)
-    artifact = Artifact("mlx", tier_of(checked.config), checked.n_bytes, repo="", file=str(path.resolve()))
-    entry = entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL)
+    artifact = Artifact("", tier_of(checked.config), checked.n_bytes, repo="", file=str(path.resolve()))
+    entry = for_readers_of_folders(entry_of_config(name_of(path.resolve().name), checked.config, artifact, USUAL))
     return recognized(entry, known if chat_template(path) else (), [entry.name])
 
 
@@ -82,9 +82,15 @@ def entry_of_remote_folder(listing: RemoteRepo) -> ModelEntry:
     """The entry of a repository that is one model folder; only its `config.json` is fetched."""
     config = read_config(pull(listing.repo, "config.json", listing.revision))
     n_bytes = sum(file.n_bytes for file in folder_files(listing) if file.file.endswith(".safetensors"))
-    artifact = Artifact("mlx", tier_of(config), n_bytes, listing.repo, "", listing.revision)
-    entry = entry_of_config(name_of(listing.repo), config, artifact, USUAL)
+    artifact = Artifact("", tier_of(config), n_bytes, listing.repo, "", listing.revision)
+    entry = for_readers_of_folders(entry_of_config(name_of(listing.repo), config, artifact, USUAL))
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
+
+
+def for_readers_of_folders(entry: ModelEntry) -> ModelEntry:
+    """`entry` with its folder as an artifact of each backend that loads it."""
+    names = [facts.name for facts in backends.FACTS if facts.reads_folder(entry.shape.architecture)]
+    return replace(entry, artifacts=tuple(replace(file, backend=name) for name in names for file in entry.artifacts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +111,11 @@ def name_of(repo: str) -> str:
 
 def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[ModelEntry] = ()) -> ModelEntry:
     facts = facts_from_gguf(header)
-    able = [one.name for one in backends.FACTS if one.reads_gguf(facts.shape.architecture)]
+    n_files = max(1, len(header.parts))
+    able = [one.name for one in backends.FACTS if one.reads_gguf(facts.shape.architecture, n_files=n_files)]
     artifacts = tuple(
         Artifact(backend, facts.tier or "unknown", facts.n_bytes, file.repo, file.file, file.revision, file.sha256)
         for backend in able
-        if backend == "gguf" or not header.parts  # only llama.cpp takes a model in parts
     )
     entry = ModelEntry(
         name=name,

@@ -127,7 +127,7 @@ class LlamaCppFacts:
     def engine_version(self) -> str:
         return installed_version("llama-cpp-python")
 
-    def reads_gguf(self, architecture: str) -> bool:  # noqa: ARG002  # what it does not know, it refuses as it loads
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:  # noqa: ARG002  # it refuses as it loads
         return True
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002

@@ -77,8 +77,8 @@ class MlxFacts:
     def engine_version(self) -> str:
         return installed_version("mlx")
 
-    def reads_gguf(self, architecture: str) -> bool:
-        return architecture in _GGUF_ARCHITECTURES
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:
+        return n_files == 1 and architecture in _GGUF_ARCHITECTURES
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002  # mlx-lm refuses what it does not know
         return True

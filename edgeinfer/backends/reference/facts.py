@@ -63,8 +63,8 @@ class ReferenceFacts:
     def engine_version(self) -> str:
         return installed_version("edgeinfer")
 
-    def reads_gguf(self, architecture: str) -> bool:
-        return architecture in _ARCHITECTURES
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:
+        return n_files == 1 and architecture in _ARCHITECTURES
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
         return False

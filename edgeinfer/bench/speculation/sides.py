@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final
 
 from edgeinfer import backends
+from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.opened import path_of
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Subject
 from edgeinfer.chat.prompt import PromptBuilder
@@ -152,7 +153,7 @@ class Sides:
         key = ("early-exit",) if "early-exit" in plan.speculation.drafters else ()
         if key not in self._models:
             first = self._models.get(())
-            if plan.backend == "gguf" and first is not None:
+            if plan.facts == LLAMA_CPP and first is not None:
                 self._models[key] = _over_the_same_weights(first, plan)
             else:
                 self._models[key] = model = backends.get(plan.backend).load(plan, path_of(plan))

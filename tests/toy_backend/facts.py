@@ -1,0 +1,7 @@
+"""What is known of the toy backend: the reference's facts under another name."""
+
+from dataclasses import replace
+
+from edgeinfer.backends.reference.facts import FACTS as REFERENCE
+
+FACTS = replace(REFERENCE, name="toy", package="tests.toy_backend", on_request_only=False)

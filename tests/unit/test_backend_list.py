@@ -1,0 +1,114 @@
+"""A backend that is added to the list appears wherever backends do, and nothing else knows backends by name."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import edgeinfer
+from edgeinfer import backends
+from edgeinfer.cli.main import main, parser_of
+from edgeinfer.hub import cache
+from edgeinfer.plan import Request
+from edgeinfer.protocols import Model
+from tests.conformance import checks
+from tests.conformance.backends import LLAMA, Subject
+from tests.conformance.plain import Case, Check
+from tests.tiny_gguf import Tiny, write_tiny
+from tests.toy_backend import BACKEND
+from tests.toy_backend.facts import FACTS as TOY
+
+PACKAGE = Path(backends.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def with_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "FACTS", (*backends.FACTS, TOY))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))
+
+
+def test_names_differ() -> None:
+    names = [facts.name for facts in backends.FACTS]
+    assert len(set(names)) == len(names)
+
+
+def test_it_is_a_choice_of_the_flag() -> None:
+    assert parser_of("plan").parse_args(["--backend", "toy"]).backend == "toy"
+    assert "reference, toy" in parser_of("plan").format_help()
+
+
+def test_it_is_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(path), "--backend", "toy", "--context", "512", "--force"]) == 0
+    assert "\nbackend  toy on " in capsys.readouterr().out
+
+
+def test_it_competes_with_the_others(path: Path) -> None:
+    plan = edgeinfer.choose(Request(model=str(path), context=512, force=True))
+    assert "toy" in {plan.backend, *(one.backend for one in plan.rejected)}
+    assert "reference" not in {plan.backend, *(one.backend for one in plan.rejected)}  # on request only
+
+
+def test_doctor_reports_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert re.search(r"toy +ready \(toy-engine 1\.2\)\n +toys: all in the box\n", text)
+    main(["doctor", "--json"])
+    (found,) = [one for one in json.loads(capsys.readouterr().out)["backends"] if one["name"] == "toy"]
+    assert found["available"] and found["kv_types"][0] == "f32"
+
+
+def test_it_answers(path: Path) -> None:
+    with edgeinfer.load(Request(model=str(path), backend="toy", context=512, force=True)) as model:
+        assert model.plan.backend == "toy"
+        assert model.chat().ask("one", max_tokens=4).tokens
+
+
+@pytest.mark.parametrize("check", [checks.check_bytes, checks.check_misuse, checks.check_close, checks.check_bad_token])
+def test_the_conformance_suite_takes_it(path: Path, check: Check) -> None:
+    def load(file: Path) -> Model:
+        plan = edgeinfer.choose(Request(model=str(file), backend="toy", context=512, force=True))
+        return BACKEND.load(plan, file)
+
+    subject = Subject("toy-llama", LLAMA, load, "f32", oracle_tolerance=1e-3)
+    model = load(path)
+    check(Case(subject, model, path))
+    model.close()
+
+
+def test_bench_speed_measures_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--runs", "1", "--prompt-tokens", "8", "--tokens", "4", "--context", "512"]
+    assert main(["bench", "speed", "--model", str(path), "--backend", "toy", *few, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["backend"] == "toy" and report["bare_decode"] is None
+
+
+def test_rm_lets_it_forget(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = SimpleNamespace(repo="org/repo", file="m-Q8_0.gguf", path=path)
+    monkeypatch.setattr(cache, "installed", lambda: [here])
+    monkeypatch.setattr(cache, "remove", lambda repo, file: 0)
+    monkeypatch.setattr(BACKEND, "forgotten", [])
+    assert main(["rm", "org/repo"]) == 0
+    assert BACKEND.forgotten == [path]
+
+
+PACKAGES = {"cli/doctor_command.py": 1, "bench/kernels.py": 1, "bench/speculation/text.py": 1}
+"""Files that name a Python package which is called like a backend, and how often."""
+
+
+def test_only_the_backends_know_their_names() -> None:
+    quoted = re.compile("[\"'](" + "|".join(facts.name for facts in backends.FACTS) + ")[\"']")
+    found = Counter(
+        {
+            str(file.relative_to(PACKAGE)): len(quoted.findall(file.read_text(encoding="utf-8")))
+            for file in PACKAGE.rglob("*.py")
+            if "backends" not in file.relative_to(PACKAGE).parts
+        }
+    )
+    assert {file: n for file, n in found.items() if n} == PACKAGES
