@@ -1,4 +1,4 @@
-"""The catalogue: the models of `models.toml`, with the person's own file laid over them."""
+"""The catalog: the models of `models.toml`, with the person's own file laid over them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Catalog:
     missing: Mapping[str, str]  # names that people ask for and nobody released -> what there is
 
     def find(self, name: str) -> ModelEntry | None:
-        """The entry of this catalogue name, in any case; None when there is none."""
+        """The entry of this catalog name, in any case; None when there is none."""
         wanted = name.strip().lower()
         return next((model for model in self.models if model.name.lower() == wanted), None)
 
     def near(self, name: str) -> list[str]:
-        """Up to three catalogue names that look like `name`, the nearest first."""
+        """Up to three catalog names that look like `name`, the nearest first."""
         import difflib  # `plan` should not pay for it
 
         wanted = _squeeze(name)
@@ -52,7 +52,7 @@ class Catalog:
         return next((text for known, text in self.missing.items() if _squeeze(known) in wanted), "")
 
     def with_model(self, entry: ModelEntry) -> Catalog:
-        """This catalogue with `entry` added; it replaces one of the same name."""
+        """This catalog with `entry` added; it replaces one of the same name."""
         others = [model for model in self.models if model.name != entry.name]
         return replace(self, models=tuple(sorted([*others, entry], key=lambda model: (model.rank, model.name))))
 

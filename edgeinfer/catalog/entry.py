@@ -33,7 +33,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    name: str  # the catalogue name: "qwen3-4b"
+    name: str  # the catalog name: "qwen3-4b"
     title: str  # the true base model: "Qwen3 4B"
     license: str
     gated: bool

@@ -142,7 +142,7 @@ def places() -> dict[str, str]:
 
     found = {
         "models": models,
-        "catalogue": builtin_file(),
+        "catalog": builtin_file(),
         "yours": user_models_file(),
         "history": history_file(),
         "measured": measured,

@@ -12,7 +12,7 @@ from edgeinfer.cli.output import show, show_json, size, table, whisper
 if TYPE_CHECKING:
     from edgeinfer.catalog import Catalog
 
-HELP = "list the models on this machine, or in the catalogue"
+HELP = "list the models on this machine, or in the catalog"
 USAGE = "list [--catalog] [--json]"
 EXAMPLES = """\
   edgeinfer list             what is here
@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--catalog", action="store_true", help="the models of the catalogue in place of those here")
+    parser.add_argument("--catalog", action="store_true", help="the models of the catalog in place of those here")
     add_json_option(parser)
 
 

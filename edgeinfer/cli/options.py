@@ -30,7 +30,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="",
         metavar="NAME",
-        help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
+        help="a catalog name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
     )
     group.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     names = tuple(facts.name for facts in backends.FACTS)

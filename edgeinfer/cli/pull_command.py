@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: which kind of file")
     parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is not here")

@@ -15,7 +15,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="only this tier")
 
 

@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalogue name, `org/repo`, `org/repo:TIER`, or a path")
+    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo`, `org/repo:TIER`, or a path")
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     parser.add_argument("--verify", action="store_true", help="read the whole file and check its digest")
     parser.add_argument("--offline", action="store_true", help="never use the network")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     catalog, request = resolve(load_catalog(), Request(model=args.model, tier=args.tier), offline=args.offline)
     entry = catalog.find(request.model)
-    assert entry is not None  # resolve gives a name of the catalogue
+    assert entry is not None  # resolve gives a name of the catalog
     artifacts = [artifact for artifact in entry.artifacts if request.tier.upper() in ("", artifact.tier.upper())]
     if not artifacts:
         tiers = ", ".join(dict.fromkeys(artifact.tier for artifact in entry.artifacts))
@@ -83,7 +83,7 @@ def describe(entry: ModelEntry, files: list[list[Artifact]], *, verify_files: bo
 
 
 def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]:
-    """What the catalogue and, when it is here, the file itself say."""
+    """What the catalog and, when it is here, the file itself say."""
     from edgeinfer.runner.opening import local_path
 
     artifact = same[0]

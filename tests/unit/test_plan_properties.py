@@ -1,4 +1,4 @@
-"""What holds for every device and every catalogue."""
+"""What holds for every device and every catalog."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Entries of models that are in no catalogue."""
+"""Entries of models that are in no catalog."""
 
 import json
 from pathlib import Path
