@@ -15,7 +15,7 @@ from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
 from edgeinfer.errors import EdgeInferError, NoPlanFits, UsageError
 
-COMMANDS = ("chat", "run", "plan", "pull", "list", "show", "rm", "models", "bench", "doctor")
+COMMANDS = ("chat", "run", "plan", "pull", "list", "show", "rm", "models", "export", "verify", "bench", "doctor")
 ALIASES = {"ls": "list"}
 TOP = """\
 edgeinfer runs a language model on the device in front of you

@@ -1,0 +1,79 @@
+"""Proves on this machine that a bundle is what its manifest says: files, answers, exactness and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from edgeinfer.backends.executorch.bundle import load_bundle
+from edgeinfer.backends.executorch.golden import POLICY, exact_rows
+from edgeinfer.backends.executorch.model import ExecutorchModel
+from edgeinfer.errors import ArtifactBad
+from edgeinfer.formats.bundle import Golden, Manifest, check_bundle, check_files
+from edgeinfer.prefill import prefill
+
+TOLERANCE = 0.5  # of a logit: processors round activations to 8 bits in ways of their own
+_ROUND_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    manifest: Manifest
+    n_tokens: int  # of golden answers compared, plain and in rounds
+    worst_difference: float  # of a logit
+    exact_rows: int  # here; the manifest says what it was where the bundle was made
+    resident_bytes: int  # that loading and answering added
+
+
+def verify_bundle(folder: Path) -> Verified:
+    """Raises ArtifactBad for a file that was changed, or an answer that is not the recorded one."""
+    bundle = check_bundle(folder)
+    check_files(bundle)  # before the engine sees a byte
+    before = psutil.Process().memory_info().rss
+    model = load_bundle(folder)
+    try:
+        differences = [
+            difference
+            for golden in bundle.manifest.golden
+            for n_rows in (1, _ROUND_ROWS)
+            for difference in _replay(model, golden, n_rows, folder)
+        ]
+        resident = psutil.Process().memory_info().rss - before
+        n_exact = exact_rows(model)
+    finally:
+        model.close()
+    return Verified(bundle.manifest, len(differences), max(differences, default=0.0), n_exact, max(0, resident))
+
+
+def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -> list[float]:
+    """Feed the golden answer in rounds of `n_rows`, drafted where the model drafts; each logit's difference.
+
+    Raises ArtifactBad where a logit differs by more than TOLERANCE, or where another token is clearly better.
+    """
+    cache = model.new_cache(POLICY)
+    rows = [prefill(cache, golden.prompt).numpy().copy()]
+    at = 0
+    while at < len(golden.answer) - 1:
+        n = min(n_rows, len(golden.answer) - 1 - at, POLICY.room(cache.length))
+        tokens = golden.answer[at : at + n]
+        step = cache.begin(n)
+        if model.exit_layer:
+            for token in tokens[: n - 1]:
+                step.draft(token)
+        rows += [row.numpy().copy() for row in step.verify(tokens)]
+        step.commit(n)
+        at += n
+    cache.close()
+    differences = []
+    for index, (row, token, logit) in enumerate(zip(rows, golden.answer, golden.logits, strict=True)):
+        difference = abs(float(row[token]) - logit)
+        if difference > TOLERANCE or float(row.max() - row[token]) > TOLERANCE:
+            raise ArtifactBad(
+                f"{folder}: the program answers differently from what was recorded: token {index} of a golden answer "
+                f"is {token} with logit {logit:.2f}, here {float(row[token]):.2f} and token {int(row.argmax())} first",
+                hint="export the model again",
+            )
+        differences.append(difference)
+    return differences

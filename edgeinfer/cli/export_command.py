@@ -1,0 +1,53 @@
+"""`edgeinfer export`: a model as one folder that an app can ship."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgeinfer.cli.output import say, show, size
+
+HELP = "make a phone bundle of a model"
+USAGE = "export MODEL --out FOLDER [--tier TIER]"
+EXAMPLES = """\
+  edgeinfer export demo --out demo-phone                        4-bit weights, as the demo's file has them
+  edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
+  edgeinfer chat --model ./demo-phone                           the bundle, run here
+"""
+TIERS = ("8da4w", "8da8w", "fp32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a catalog name, a .gguf file or a Hugging Face folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the bundle; must not exist yet")
+    parser.add_argument("--tier", default="8da4w", choices=TIERS, metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer.backends.executorch.export.bundle import export_bundle
+
+    model = model_path(args)
+    say(f"exporting {model.name} as {args.tier}: this takes minutes")
+    manifest = export_bundle(model, args.out, args.tier)
+    total = sum(file.n_bytes for file in manifest.files.values())
+    show(str(args.out))
+    say(f"{size(total)}; {manifest.kv_bytes_per_position:,} bytes of K and V for each position of context")
+    if not manifest.golden:
+        say("note: no golden answers are recorded: the engine cannot run here, so `edgeinfer verify` compares none")
+    return 0
+
+
+def model_path(args: argparse.Namespace) -> Path:
+    """The model's file, fetched when a catalog name is given."""
+    named = Path(args.model)
+    if named.exists():
+        return named
+    import edgeinfer
+    from edgeinfer.cli.opening import downloads_from
+    from edgeinfer.runner.opening import bring
+
+    request = edgeinfer.Request(model=args.model, backend="gguf", force=True)
+    with downloads_from(args) as downloads:
+        return bring(edgeinfer.choose(request, offline=args.offline), downloads)
