@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, cast
 
+from edgeinfer.backends.executorch.facts import FACTS as EXECUTORCH
 from edgeinfer.backends.gguf.facts import FACTS as GGUF
 from edgeinfer.backends.mlx.facts import FACTS as MLX
 from edgeinfer.backends.reference.facts import FACTS as REFERENCE
@@ -19,6 +20,7 @@ __all__ = ["FACTS", "facts_of", "get"]
 FACTS: tuple[BackendFacts, ...] = (
     GGUF,
     MLX,
+    EXECUTORCH,
     REFERENCE,
 )
 

@@ -18,10 +18,11 @@ from edgeinfer.errors import ArtifactBad, UsageError
 from edgeinfer.formats.paths import check_digest, sha256_of
 from edgeinfer.formats.tables import Table
 
-__all__ = ["MANIFEST", "PROGRAM", "Bundle", "Manifest", "check_bundle", "check_files", "is_bundle"]
+__all__ = ["BACKEND", "MANIFEST", "PROGRAM", "Bundle", "Manifest", "check_bundle", "check_files", "is_bundle"]
 
 MANIFEST, PROGRAM, TOKENIZER, TEMPLATE = "manifest.json", "model.pte", "tokenizer.json", "chat_template.jinja"
 SCHEMA_VERSION = 1
+BACKEND = "executorch"  # runs it
 MAX_MANIFEST_BYTES = 1 << 20
 _NEEDED = frozenset({PROGRAM, TOKENIZER})
 _KNOWN = _NEEDED | {TEMPLATE}
@@ -73,6 +74,12 @@ class Manifest:
     exporter: Mapping[str, str]  # package to version
     files: Mapping[str, BundleFile]
     golden: tuple[Golden, ...] = ()
+
+    @property
+    def n_params(self) -> int:
+        """Weights of matrices, those of the embedding and of the head counted apart."""
+        attention = 2 * self.hidden * self.head_dim * (self.n_heads + self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.hidden * self.n_ffn) + 2 * self.n_vocab * self.hidden
 
     @property
     def kv_bytes_per_position(self) -> int:

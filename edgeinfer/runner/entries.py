@@ -12,11 +12,13 @@ from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.errors import ArtifactBad, DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
+from edgeinfer.formats.bundle import check_bundle, is_bundle
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_split import n_parts
 from edgeinfer.formats.hf_folder import chat_template
 from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
+from edgeinfer.runner.bundles import entry_of_bundle
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
 from edgeinfer.runner.recognize import recognized
 from edgeinfer.types import Sampling
@@ -30,6 +32,8 @@ def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
 
     `known` are the models of the catalog, among which the file may be recognized.
     """
+    if is_bundle(path):
+        return entry_of_bundle(name_of(path.resolve().name), check_bundle(path), USUAL, RANK_SOURCE)
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader):
         first = checked.parts[0] if checked.parts else path

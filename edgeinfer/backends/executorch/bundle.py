@@ -29,14 +29,14 @@ class BundleTokenizer:
         self.piece = inner.piece
 
 
-def load_bundle(folder: Path, *, n_threads: int = 0) -> ExecutorchModel:
+def load_bundle(folder: Path, *, n_threads: int = 0, drafts: bool = True) -> ExecutorchModel:
     """Raises ArtifactBad for a bundle whose files do not fit together, and EngineFailed as the engine does."""
     bundle = check_bundle(folder)
     program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle))
     try:
         _check_shape(bundle, program)
         tokenizer = BundleTokenizer(folder, bundle.manifest)
-        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None)
+        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None, drafts=drafts)
     except BaseException:
         program.close()
         raise

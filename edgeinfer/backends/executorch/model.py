@@ -18,11 +18,12 @@ class ExecutorchModel:
     """See protocols.Model. `exact_rows` was measured when the program was exported."""
 
     note = ""
-    n_caches = sys.maxsize
+    n_caches = sys.maxsize  # a cache allocates its own rings
 
-    def __init__(self, program: Program, tokenizer: Tokenizer, *, exact_rows: int | None) -> None:
+    def __init__(self, program: Program, tokenizer: Tokenizer, *, exact_rows: int | None, drafts: bool = True) -> None:
+        """`drafts`: draft with the program's early layers, where it has an exit."""
         self.tokenizer = tokenizer
-        self.exit_layer = program.info.exit_layer or None
+        self.exit_layer = program.info.exit_layer or None if drafts else None
         self.exact_rows = exact_rows
         self.n_threads = program.info.n_threads
         self._program = program

@@ -1,0 +1,74 @@
+"""What is known of ExecuTorch without importing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.plan.facts import (
+    TOKENIZER_BYTES_PER_ENTRY,
+    Capabilities,
+    Scaling,
+    forward_bytes,
+    installed_version,
+    kv_row_bytes,
+)
+from edgeinfer.shape import ModelShape
+from edgeinfer.types import KvType
+from edgeinfer.window import WindowPolicy
+
+__all__ = ["FACTS", "ExecutorchFacts"]
+
+_TIERS: Final = frozenset({"8da4w", "8da8w", "fp32"})
+_PREFILL_ROWS: Final = 128  # MAX_TOKENS and MAX_ROWS of export/program.py
+_MAX_ROWS: Final = 16
+_UNSCALED: Final = Scaling(n_values=1, n_bytes=0)  # K and V are float32
+_ENGINE_BYTES: Final = 40_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorchFacts:
+    """See plan.facts.BackendFacts."""
+
+    name: str = "executorch"
+    package: str = "edgeinfer.backends.executorch"
+    on_request_only: bool = False
+    rows_cheap_to_read: bool = True
+    prefill_rows: int = _PREFILL_ROWS
+    max_rows: int = _MAX_ROWS
+    early_exit_in_batches: bool = True
+
+    def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # XNNPACK runs on every processor
+        return Capabilities(_TIERS, ("f32",), early_exit=True)
+
+    def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
+        return "f32"
+
+    def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
+        rows = (
+            group.n_layers * group.n_kv_heads * kv_row_bytes(kv_type, group.head_dim, _UNSCALED) for group in shape.kv
+        )
+        return policy.slots * sum(rows)
+
+    def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:  # noqa: ARG002  # the same program
+        base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
+        return base + forward_bytes(shape, _PREFILL_ROWS, _MAX_ROWS)
+
+    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:  # noqa: ARG002
+        return _MAX_ROWS  # 8da4w: on x86 and three emulated Arm cores; a bundle's manifest says what was measured
+
+    def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
+        return False
+
+    def engine_version(self) -> str:
+        return installed_version("executorch")
+
+    def reads_gguf(self, architecture: str) -> bool:  # noqa: ARG002  # `edgeinfer export` does
+        return False
+
+    def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
+        return False
+
+
+FACTS: Final = ExecutorchFacts()
