@@ -14,6 +14,7 @@ from typing import Any
 
 from edgeinfer.chat.frames import Frames, learn_frames, n_same
 from edgeinfer.chat.template import Template
+from edgeinfer.errors import ArtifactBad, UsageError
 from edgeinfer.types import Message, compact
 
 WHOLE = 64  # messages that are always rendered together, and the messages of a window
@@ -75,7 +76,10 @@ class ConversationWriter:
             if begin is None or end is None:
                 return None
             part = (*messages[:n_lead], *messages[begin:end])
-            window = self._located(part, self._template.render(part, variables), variables)
+            try:
+                window = self._located(part, self._template.render(part, variables), variables)
+            except (UsageError, ArtifactBad):  # what is wrong with a part need not be wrong with the whole
+                return None
             joined = join(known, window, messages[:end], begin, n_lead)
             if joined is None and known is self._last:
                 known = NOTHING  # the past was written otherwise, as with other variables: write it again

@@ -93,6 +93,14 @@ def test_a_template_that_looks_further_than_a_window_renders_the_whole(renderer:
         messages += [Message("assistant", "yes"), Message("user", "and?")]
 
 
+def test_a_template_that_refuses_a_window_renders_the_whole(renderer: Renderer) -> None:
+    later = "{% set first = messages[1].content %}{% if 'thing' in first and first != ' the 0th thing ' %}"
+    source = later + "{{ raise_exception('no') }}{% endif %}" + CHATML
+    template = Template(renderer, source)
+    messages = [RULE, *talk(WHOLE + 21)]
+    assert ConversationWriter(template).write(messages, {}).text == template.render(messages)
+
+
 def test_other_variables_change_the_past_too(renderer: Renderer) -> None:
     """As a template that says in its system prompt whether to think."""
     source = "{{ 'thinks' if enable_thinking else 'does not' }}\n" + CHATML
