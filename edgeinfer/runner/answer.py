@@ -142,6 +142,7 @@ class Writer:
         self._think_budget = settings.think_budget if settings.thinking else 0
         self._n_thought = 0
         self._budget_used = False
+        self._n_free = 0  # tokens that belong to the opening of the answer, and do not count as its own
         self._stats = AnswerStats()
         self._earlier: AnswerStats | None = None  # of the part before the budget closed the trace
         self._stopped = False
@@ -195,7 +196,8 @@ class Writer:
             yield Segment(rest, thinking=False)
 
     def _split_segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
-        if not self._over_budget():
+        began_inside = self._over_budget()
+        if not began_inside:
             yield from self._run(prompt, sampling)
             self._earlier = self._stats
         trace = self._splitter.inside
@@ -205,7 +207,8 @@ class Writer:
             after = self.text[-CONTEXT_CHARS:] or trace.opening
             self._take_all(encode_continuation(self._tokenizer, trace.ending, after=after, special=True))
             yield from self._splitter.feed(trace.ending)
-            if len(self.tokens) < self._settings.max_tokens:
+            self._n_free = len(self.tokens) if began_inside else 0
+            if len(self.tokens) - self._n_free < self._settings.max_tokens:
                 yield from self._run(replace(prompt, tokens=compact([*prompt.tokens, *self.tokens])), sampling)
         text = self._utf8.finish()
         self.text += text
@@ -220,7 +223,7 @@ class Writer:
         stream = self._decoder.stream(
             prompt,
             sampling,
-            max_tokens=self._settings.max_tokens - n_before,
+            max_tokens=self._settings.max_tokens - n_before + self._n_free,
             stop_tokens=self._tokenizer.stop_tokens,
             first_index=n_before,
         )

@@ -223,9 +223,9 @@ def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
 
 
 def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> None:
-    decoder = Scripted([*text("4"), STOP])
-    said, thought, answer = run(decoder, Settings(thinking=False), traces=TRACES, inside=THINK)
-    assert (said, thought) == ("4", "")
+    decoder = Scripted([*text("42"), STOP])
+    said, thought, answer = run(decoder, Settings(thinking=False, max_tokens=3), traces=TRACES, inside=THINK)
+    assert (said, thought) == ("42", "")
     assert list(decoder.prompts[0].tokens) == [7, 256 + ord("\n"), CLOSE, *text("\n\n")]
     assert answer.answer.stats.finish == "stop"
 
