@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.opening import load_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
 
-    if args.raw and (args.system or args.template):
-        raise UsageError("--raw uses no chat template, so it takes no --system and no --template", hint="leave one out")
+    if args.raw and (args.system or args.template or args.no_thinking):
+        raise UsageError(
+            "--raw uses no chat template, so --system, --template and --no-thinking cannot act", hint="leave them out"
+        )
     prompt = prompt_from(args)
     plan = plan_from(args)
     if not args.model:
