@@ -64,7 +64,7 @@ class ExecutorchFacts:
     def engine_version(self) -> str:
         return installed_version("executorch")
 
-    def reads_gguf(self, architecture: str) -> bool:  # noqa: ARG002  # `edgeinfer export` does
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:  # noqa: ARG002  # `edgeinfer export` does
         return False
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
