@@ -1,4 +1,4 @@
-"""Where the person's messages come from: a line editor with a history on a terminal, plain lines from a pipe."""
+"""Where messages come from: a line editor with history on a terminal, plain lines from a pipe."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def history() -> History:
 
 
 def messages(source: LineSource) -> Iterator[str]:
-    """Whole messages: a line, or what stands between two `\"\"\"`. Empty ones are left out."""
+    """Whole messages: a line, or the lines between two `\"\"\"`. Empty ones are skipped."""
     while (line := source.read(">>> ")) is not None:
         text = line.strip()
         if text.startswith(FENCE):
@@ -105,4 +105,4 @@ def fenced(first: str, source: LineSource) -> str:
             return "\n".join(lines).strip("\n")
         lines.append(line)
         line = source.read("... ")
-    raise UsageError(f"the message that {FENCE} began never ended: it was not sent", hint=f"end it with {FENCE}")
+    raise UsageError(f"a message that began with {FENCE} never ended, and was not sent", hint=f"end it with {FENCE}")

@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--catalog", action="store_true", help="the models of the catalog in place of those here")
+    parser.add_argument("--catalog", action="store_true", help="list the catalog, not the models on this machine")
     add_json_option(parser)
 
 

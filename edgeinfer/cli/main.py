@@ -28,7 +28,7 @@ commands:
 flags:
   -h, --help     this page; `edgeinfer COMMAND --help` has more
   --version      the version
-  --debug        with any command: a traceback besides the error
+  --debug        with any command: also print a traceback
 
 examples:
   edgeinfer chat                        choose a model for this machine, say why, and chat
@@ -61,7 +61,7 @@ def parser_of(name: str) -> Parser:
     module = load(name)
     parser = make_parser(name, module.HELP, module.USAGE, module.EXAMPLES)
     module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show a traceback besides an error")
+    parser.add_argument("--debug", action="store_true", help="also print a traceback")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`edgeinfer models`: the person's own catalog."""
+"""`edgeinfer models`: the user's own catalog."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from edgeinfer.cli.options import add_json_option
 from edgeinfer.cli.output import show, show_json, size, whisper
 
-HELP = "add a model of the hub to your own catalog"
+HELP = "add a model of the Hugging Face hub to your own catalog"
 USAGE = "models add MODEL [--name NAME] [--json]"
 EXAMPLES = """\
   edgeinfer models add bartowski/SmolLM2-360M-Instruct-GGUF:Q8_0   read its header and give it a name

@@ -1,4 +1,4 @@
-"""What `chat` and `run` do before the first answer: choose, say so, fetch what is missing, load."""
+"""What `chat` and `run` do before the first answer: choose, explain, download, load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Unasked(UsageError):
-    """A download that needs a yes, where there is nobody to say it."""
+    """A download needs consent, and stdin is not a terminal."""
 
 
 DEMO_HINT = "`--model demo` needs no download"
@@ -33,7 +33,7 @@ def plan_from(args: argparse.Namespace) -> Plan:
 
 
 def say_choice(plan: Plan) -> None:
-    """What was chosen unasked, and why."""
+    """Explain a choice that the user did not make."""
     say(f"{plan.model.title}, {plan.artifact.tier} on {plan.backend}: {size(plan.artifact.n_bytes)}")
     for reason in plan.reasons:
         whisper(f"  {reason}")
@@ -41,13 +41,13 @@ def say_choice(plan: Plan) -> None:
 
 
 def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
-    """Raises what a download, a check or an engine raises, with the way out in the hint."""
+    """Raises what `edgeinfer.load` raises; the hint of a failed download names the demo."""
     if plan.forced:
         say(
             f"warning: --force: {plan.model.title} takes {size(plan.estimate.total_bytes)}, "
             f"and this machine can give {size(plan.budget_bytes)}"
         )
-    if args.model and plan.slow:  # a choice that was not asked for came with all its reasons
+    if args.model and plan.slow:  # without --model, `say_choice` has said it
         whisper(too_slow(plan.expected_tokens_per_s, plan.min_tokens_per_s))
     try:
         with downloads_from(args) as downloads:
@@ -96,12 +96,12 @@ def announce(plan: Plan) -> None:
 
 
 def ask(plan: Plan) -> None:
-    """Ask on stderr. Raises Canceled for no, UsageError where nobody can answer."""
+    """Ask on stderr. Raises Canceled for no, Unasked where stdin is not a terminal."""
     artifact = plan.artifact
     what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {origin(artifact)}"
     if not sys.stdin.isatty():
         raise Unasked(
-            f"this would download {what}, and nobody is there to be asked",
+            f"this needs to download {what}, and stdin is not a terminal, so I cannot ask",
             hint=f"`--yes` downloads without asking; {DEMO_HINT}",
         )
     sys.stderr.write(f"Download {what}? [Y/n] ")

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and what they mean as values."""
+"""Flags that several commands share, and the values they become."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def add_open_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the answer (without these, as the model's makers advise)")
-    group.add_argument("--temp", type=nonnegative, metavar="T", help="temperature; 0 takes the likeliest token")
-    group.add_argument("--top-k", type=count0, metavar="K", help="only the K likeliest tokens; 0: all")
-    group.add_argument("--top-p", type=share, metavar="P", help="only the likeliest tokens that sum to P")
+    group = parser.add_argument_group("the answer (defaults: what the model's makers advise)")
+    group.add_argument("--temp", type=nonnegative, metavar="T", help="temperature; 0 takes the most likely token")
+    group.add_argument("--top-k", type=count0, metavar="K", help="only the K most likely tokens; 0: all")
+    group.add_argument("--top-p", type=share, metavar="P", help="only the most likely tokens that sum to P")
     group.add_argument(
-        "--min-p", type=share, metavar="P", help="only tokens at least P times as likely as the likeliest"
+        "--min-p", type=share, metavar="P", help="only tokens at least P times as likely as the most likely"
     )
     group.add_argument("--repeat-penalty", type=positive, metavar="R", help="above 1 makes recent tokens less likely")
     group.add_argument(
-        "--seed", type=count0, metavar="N", help="the same seed gives the same answer; without one, a new one each time"
+        "--seed", type=count0, metavar="N", help="the same seed gives the same answer; default: a new one each time"
     )
     group.add_argument("-n", "--max-tokens", type=count, default=2048, metavar="N", help="end an answer there (2048)")
     group.add_argument(
@@ -96,13 +96,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="ask the model for no reasoning, and end at once what begins all the same",
     )
     group.add_argument(
-        "--think-budget", type=count, default=1024, metavar="N", help="tokens that a thinking trace may take (1024)"
+        "--think-budget", type=count, default=1024, metavar="N", help="tokens of reasoning before it is ended (1024)"
     )
-    group.add_argument("--stats", action="store_true", help="say what each answer cost, on stderr")
+    group.add_argument("--stats", action="store_true", help="print speed and counts of each answer on stderr")
 
 
 def take_name(args: argparse.Namespace) -> None:
-    """The model may be a word or a flag, and not two models."""
+    """Take the model from the word or from --model. Raises UsageError for two different ones."""
     if args.name and args.model and args.name != args.model:
         raise UsageError(f"there are two models: `{args.name}` and `{args.model}`", hint="name one")
     args.model = args.model or args.name

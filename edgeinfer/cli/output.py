@@ -13,7 +13,7 @@ DIM, BOLD, RED, RESET = "\033[2m", "\033[1m", "\033[31m", "\033[0m"
 
 
 def colored(stream: TextIO) -> bool:
-    """Whether escapes may be written: a terminal that can, and nobody who said no (https://no-color.org)."""
+    """Whether escapes may be written: a terminal that can, and no NO_COLOR (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -31,7 +31,7 @@ def say(text: str = "") -> None:
 
 
 def whisper(text: str) -> None:
-    """Something good to know, dimmed."""
+    """A side note, dimmed."""
     say(style(text, DIM, sys.stderr))
 
 

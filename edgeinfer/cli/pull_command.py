@@ -1,4 +1,4 @@
-"""`edgeinfer pull`: bring a model's file into the Hugging Face cache."""
+"""`edgeinfer pull`: download a model's file into the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from edgeinfer.cli.output import show, whisper
 
-HELP = "download a model, with its size said before"
+HELP = "download a model, after saying its size"
 USAGE = "pull MODEL [--tier TIER] [--backend NAME] [--yes] [--offline]"
 EXAMPLES = """\
   edgeinfer pull qwen3-4b                       the tier that fits this machine best
@@ -19,8 +19,8 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
-    parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: which kind of file")
-    parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is not here")
+    parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: the kind of file")
+    parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is missing")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.errors import BackendUnavailable, NoPlanFits
     from edgeinfer.runner.opening import bring
 
-    args.yes = args.yes or not sys.stdin.isatty()  # `pull` was said: in a script that is the answer
+    args.yes = args.yes or not sys.stdin.isatty()  # in a script, the command itself is the consent
     request = edgeinfer.Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
     try:
         plan = edgeinfer.choose(request, offline=args.offline)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         plan = edgeinfer.choose(request, offline=args.offline, installed_only=False)
         whisper(f"(to run it, something is missing here: {error})")
     if plan.forced:
-        whisper("(this machine has not the memory for it)")
+        whisper("note: this model needs more memory than this machine has")
     with downloads_from(args) as downloads:
         show(str(bring(plan, downloads)))
     return 0

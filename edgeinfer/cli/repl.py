@@ -1,4 +1,4 @@
-"""The chat itself: messages in, answers out, slash commands in between."""
+"""The interactive chat: reads messages and slash commands, prints answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HELP = """\
   /show              the model and the settings; `/show stats` the last answer's counts
   /set NAME VALUE    change a setting; `/set` alone shows them all
   /save FILE         write the conversation
-  /load FILE         go on with one
+  /load FILE         continue a saved conversation
   /bye               leave; so does Ctrl-D, or Ctrl-C twice
   \"\"\"                begins a message of many lines, and ends it"""
 
@@ -40,12 +40,12 @@ class Repl:
     plan: Plan
     chat: Chat
     settings: Settings
-    warned: set[str] = field(default_factory=set)  # what was said once and need not be said again
+    warned: set[str] = field(default_factory=set)  # notices that are shown once
     leaving: bool = False
     exit_code: int = 0
 
     def run(self, source: LineSource) -> int:
-        """Until the person leaves. The exit code: of the last message that could not be sent, for a script."""
+        """Run until the user leaves. In a script, the exit code is that of the last message that failed."""
         interrupted = False
         while not self.leaving:
             try:
@@ -67,7 +67,7 @@ class Repl:
         return self.exit_code
 
     def take(self, text: str) -> None:
-        """One message or command. Raises UsageError for what cannot be done; the chat goes on."""
+        """Handle one message or command. Raises UsageError for one that cannot be handled; the chat continues."""
         if text.startswith("/") and not re.match(r"/\S*/", text):  # a path is a message, not a command
             self.command(*text[1:].split(None, 1))
         else:
@@ -86,7 +86,7 @@ class Repl:
         say_what_happened(answer.stats, self.settings)
 
     def warn(self, stats: AnswerStats) -> None:
-        """Say once that the window is full and what that means: nothing leaves it in silence."""
+        """Say once that the window is full, and what that means."""
         for count, news in window_news(stats, self.plan.window).items():
             if count not in self.warned:
                 self.warned.add(count)

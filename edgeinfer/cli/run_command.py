@@ -19,9 +19,9 @@ HELP = "answer one prompt on stdout"
 USAGE = "run [MODEL] PROMPT [--json] [--stats] [--temp T] [--max-tokens N] [...]"
 EXAMPLES = """\
   edgeinfer run "Why is the sky blue?"
-  edgeinfer run demo "Hi"                       the model first, as other programs have it
-  edgeinfer run --model demo --temp 0 "Hi"      the likeliest answer, the same every time
-  git diff | edgeinfer run "Sum this up:"       what is piped in follows the prompt
+  edgeinfer run demo "Hi"                       the model may come first
+  edgeinfer run --model demo --temp 0 "Hi"      the most likely answer, the same every time
+  git diff | edgeinfer run "Sum this up:"       piped text follows the prompt
   edgeinfer run --model demo - < question.txt   `-` is all of stdin
   edgeinfer run --raw demo "Once upon a time"   continue a text, without a chat template
 """

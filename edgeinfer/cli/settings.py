@@ -1,4 +1,4 @@
-"""What a person can change between two answers, and `/set`, which changes it."""
+"""Settings that can change between two answers, and `/set`, which changes them."""
 
 from __future__ import annotations
 

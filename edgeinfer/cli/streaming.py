@@ -1,4 +1,4 @@
-"""Printing an answer while it comes: the text on stdout, the trace and a live line on stderr, Ctrl-C in between."""
+"""Prints an answer while it is written: text on stdout, reasoning and the live line on stderr. Handles Ctrl-C."""
 
 from __future__ import annotations
 
@@ -54,45 +54,45 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 class Screen:
-    """Writes the answer on stdout and the trace on stderr, never one inside the other's line."""
+    """Writes the answer on stdout and the reasoning on stderr, on lines of their own."""
 
-    def __init__(self, *, show_trace: bool, quiet: bool) -> None:
-        self._show_trace = show_trace
-        self._quiet = quiet  # for a caller who prints the answer himself
-        self._in_trace = False
+    def __init__(self, *, show_thinking: bool, quiet: bool) -> None:
+        self._show_thinking = show_thinking
+        self._quiet = quiet  # the caller prints the answer
+        self._in_thinking = False
         self._last = "\n"
 
     def answer(self, text: str) -> None:
-        self._leave_trace()
+        self._leave_thinking()
         if self._quiet:
             return
         sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
         self._last = text[-1]
 
-    def trace(self, text: str) -> None:
-        if not self._show_trace:
+    def thinking(self, text: str) -> None:
+        if not self._show_thinking:
             return
         dim, reset = (DIM, RESET) if colored(sys.stderr) else ("", "")
         sys.stderr.write(f"{dim}{harmless(text)}{reset}")
         sys.stderr.flush()
-        self._in_trace = True
+        self._in_thinking = True
 
     def finish(self) -> None:
-        self._leave_trace()
+        self._leave_thinking()
         if self._last != "\n":
             sys.stdout.write("\n")
             sys.stdout.flush()
 
-    def _leave_trace(self) -> None:
-        if self._in_trace:
+    def _leave_thinking(self) -> None:
+        if self._in_thinking:
             sys.stderr.write("\n\n")
             sys.stderr.flush()
-            self._in_trace = False
+            self._in_thinking = False
 
 
 class LiveLine:
-    """Speed and arm on the terminal's last row, which the text does not scroll through while it is there."""
+    """Speed and drafter on the terminal's last row; the text scrolls above it."""
 
     def __init__(self) -> None:
         self._width, self._height = shutil.get_terminal_size()
@@ -145,7 +145,7 @@ def column_after(text: str, column: int, width: int) -> int:
 
 def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet: bool = False) -> Answer:
     """Print an answer while it comes. Raises what `begin` raises, KeyboardInterrupt for two Ctrl-C."""
-    screen = Screen(show_trace=settings.thinking, quiet=quiet)
+    screen = Screen(show_thinking=settings.thinking, quiet=quiet)
     with interruptible() as interrupt:
         live = LiveLine() if settings.stats else None
         try:
@@ -154,7 +154,7 @@ def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet
             with closing(stream):
                 for segment in stream.segments():
                     if segment.thinking:
-                        screen.trace(segment.text)
+                        screen.thinking(segment.text)
                         continue
                     screen.answer(segment.text)
                     if live:
@@ -167,23 +167,23 @@ def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet
 
 
 def window_news(stats: AnswerStats, window: WindowPolicy) -> dict[str, str]:
-    """What left the window during an answer and what that means, by the name of its count."""
+    """What left the window during an answer, by the name of its count."""
     news = {}
     if stats.evicted:
         news["evicted"] = (
-            f"(the window of {window.slots} tokens is full: from here on the oldest messages leave it, "
+            f"(the window of {window.slots} tokens is full: the oldest messages leave it from here on, "
             f"the first {window.sink} tokens stay; --context makes it larger)"
         )
     if stats.reanchored:
         news["reanchored"] = (
-            f"(the model's {window.limit} positions are used up: it goes on with the system prompt and the newest "
-            f"{window.window // 2} tokens; what is older is forgotten)"
+            f"(the model's {window.limit} positions are used up: the chat continues with the system prompt "
+            f"and the newest {window.window // 2} tokens; older ones are forgotten)"
         )
     return news
 
 
 def say_what_happened(stats: AnswerStats, settings: Settings) -> None:
-    """What a person would otherwise not see: an answer cut short, and with `--stats` the counts."""
+    """Say that an answer was cut short and, with `--stats`, its counts."""
     if stats.finish == "length":
         whisper(f"(stopped at --max-tokens {settings.max_tokens})")
     if settings.stats:

@@ -58,7 +58,7 @@ def test_usage(cli: Cli, args: list[str], message: str, hint: str) -> None:
 
 
 def test_a_download_that_nobody_agreed_to(cli: Cli) -> None:
-    refused(cli("run", "--model", "smollm2-135m", "Hi"), 2, "nobody is there to be asked", "--model demo")
+    refused(cli("run", "--model", "smollm2-135m", "Hi"), 2, "so I cannot ask", "--model demo")
 
 
 def test_no_network(cli: Cli) -> None:

