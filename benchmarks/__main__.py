@@ -11,7 +11,7 @@ from edgeinfer.errors import EdgeInferError
 
 MEASURES = {
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
-    "lookup_priors": "acceptance rates that prompt lookup starts from, counted on other prompts than the bench has",
+    "lookup_priors": "acceptance rates of prompt lookup on prompts that are not in the bench, against its priors",
     "memory": "the plan's estimate against measured peak memory",
     "perplexity": "perplexity of tiers, windows and K/V types",
     "predicted_speed": "the plan's expected speed against published runs",

@@ -1,4 +1,4 @@
-"""Counts the acceptance rates that prompt lookup starts from: the tables at the top of decode/drafters/hit_rates.py.
+"""Counts acceptance rates of prompt lookup, to compare with the priors at the top of decode/drafters/hit_rates.py.
 
 The prompts are written here or cut from a held-out text. None of them is a prompt of `edgeinfer bench speculation`,
 which judges the tables. The model answers greedily, without drafts.
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 count(prompt.tokens, list(answer), counts)
                 decoder.close()
             sys.stdout.write(f"{name}: {len(questions)} answers\n" + "\n".join(table(counts)) + "\n")
+            sys.stdout.flush()
     return 0
 
 
