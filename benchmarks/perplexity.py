@@ -174,13 +174,13 @@ def _losses(subject: Opened, kv_type: KvType, policy: WindowPolicy, tokens: Toke
     """-log p of tokens[1:], each predicted from those before it that the window shows."""
     import numpy as np
 
-    from edgeinfer.backends.gguf.cache import GgufCache
+    from edgeinfer.backends.gguf.cache import cache_alone
     from edgeinfer.backends.gguf.model import GgufModel
 
     model = subject.model
     assert isinstance(model, GgufModel)
     options = replace(model.settings.options(policy), kv_type=kv_type, n_outputs=0)
-    cache = GgufCache(model.loaded, options, policy, 0)
+    cache = cache_alone(model.loaded, options, policy, 0)
     losses: list[float] = []
     try:
         while cache.length < len(tokens) - 1:

@@ -37,12 +37,25 @@ def as_id(token: TokenLike) -> int:
 
 
 class Tokenizer(Protocol):
-    n_vocab: int
-    stop_tokens: frozenset[int]  # every id that ends a turn or the text
-    chat_template: str | None  # Jinja source from the file: data from a stranger
-    bos_text: str  # "" where the model takes none
-    eos_text: str
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Every id that ends a turn or the text."""
+        ...
 
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source from the file: data from a stranger."""
+        ...
+
+    @property
+    def bos_text(self) -> str:
+        """Text of the BOS token, "" where the model takes none."""
+        ...
+
+    @property
+    def eos_text(self) -> str: ...
     @property
     def control_texts(self) -> frozenset[str]:
         """What `encode` turns into control tokens with `special`, and into plain text without."""
@@ -111,14 +124,32 @@ class Cache(Protocol):
 
 
 class Model(Protocol):
-    tokenizer: Tokenizer
-    exit_layer: int | None  # drafting runs layers [0, exit_layer); None: this model does not draft by itself
-    exact_rows: (
-        int | None
-    )  # most rows of one verify that equal plain rows bit for bit; None: equal within a tolerance only
-    n_threads: int  # of the processor, as the engine was opened; 0: it chooses itself
-    note: str  # why it does not do all that the plan asked for, for people; "" when it does
-    n_caches: int  # conversations that may be open at once under the planned policy
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def exit_layer(self) -> int | None:
+        """Drafting runs layers [0, exit_layer). None: this model does not draft by itself."""
+        ...
+
+    @property
+    def exact_rows(self) -> int | None:
+        """Most rows of one verify that equal plain rows bit for bit. None: they equal within a tolerance only."""
+        ...
+
+    @property
+    def n_threads(self) -> int:
+        """Threads of the processor, as the engine was opened. 0: the engine chooses."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """Why it does not do all that the plan asked for, in words for the user; "" when it does."""
+        ...
+
+    @property
+    def n_caches(self) -> int:
+        """Conversations that may be open at once under the planned policy."""
+        ...
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         """All layers for the tokens of each ask, in as few forwards as the engine can; the rows that each wants.

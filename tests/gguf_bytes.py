@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
 CODES = {U32: "I", I32: "i", F32: "f", BOOL: "B", U64: "Q"}
@@ -54,12 +55,12 @@ def text(value: str | bytes) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def value(kind: int, content: object) -> bytes:
+def value(kind: int, content: Any) -> bytes:
     if kind == STRING:
-        return text(content)  # type: ignore[arg-type]
+        return text(content)
     if kind != ARRAY:
         return struct.pack("<" + CODES[kind], content)
-    element, items = content  # type: ignore[misc]
+    element, items = content
     return struct.pack("<IQ", element, len(items)) + b"".join(value(element, item) for item in items)
 
 

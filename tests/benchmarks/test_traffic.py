@@ -26,6 +26,6 @@ def test_row_bytes_are_those_of_the_layout() -> None:
 
     for head_dim in (64, 80, 96, 128, 256, 512):
         for bits in (4, 8, 16):
-            layout = RingLayout(head_dim, bits, mx.float16)  # type: ignore[arg-type]
+            layout = RingLayout(head_dim, bits, mx.float16)
             assert traffic.row_bytes(head_dim, bits) == layout.row_bytes
             assert layout.empty(2, 10).nbytes == 20 * layout.row_bytes

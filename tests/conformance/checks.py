@@ -6,7 +6,7 @@ guard: one that tests the wrap asserts that it wrapped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle, islice
 
@@ -241,7 +241,7 @@ def check_bytes(case: Case) -> None:
         cache = case.model.new_cache(policy)
         assert cache.n_bytes == tiny.n_layers * tiny.n_kv_heads * slots * (row[k] + row[v or k])
         backend = case.subject.name.split("-")[0]
-        assert cache.n_bytes == facts_of(backend).kv_bytes(shape, policy, case.subject.kv_type)  # type: ignore[arg-type]
+        assert cache.n_bytes == facts_of(backend).kv_bytes(shape, policy, case.subject.kv_type)
         cache.close()
 
 
@@ -251,33 +251,36 @@ def check_misuse(case: Case) -> None:
     expected = plain_rows(case, tokens[:61])
     cache = case.model.new_cache(case.policy)
     prefill(cache, tokens[:60])
-    for bad in (
+    idle: tuple[Callable[[], object], ...] = (
         lambda: cache.begin(5),  # room for 4
         lambda: cache.begin(0),
         lambda: prefill(cache, []),
         lambda: prefill(cache, tokens[:101]),  # past the limit
         lambda: cache.rewind(61),
         lambda: cache.rewind(-1),
-    ):
+    )
+    for bad in idle:
         with pytest.raises(EdgeInferError):
             bad()
         assert cache.length == 60
     step = cache.begin(2)
-    for bad in (
+    opened: tuple[Callable[[], object], ...] = (
         lambda: cache.begin(1),  # one round at a time
         lambda: prefill(cache, [5]),
         lambda: cache.rewind(0),
         lambda: step.verify(tokens[:3]),  # more than it was opened for
         lambda: step.commit(1),  # nothing is verified
-    ):
+    )
+    for bad in opened:
         with pytest.raises(EdgeInferError):
             bad()
     step.verify(tokens[60:62])
-    for bad in (
+    verified: tuple[Callable[[], object], ...] = (
         lambda: step.verify(tokens[60:62]),  # once a round
         lambda: step.draft(5),  # before it verifies
         lambda: step.commit(3),
-    ):
+    )
+    for bad in verified:
         with pytest.raises(EdgeInferError):
             bad()
     step.commit(0)

@@ -68,17 +68,19 @@ class Breaking:
 
     def __init__(self, model: Model, verb: str, at: int) -> None:
         self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
-        self.n_caches = model.n_caches
+        self.n_caches, self.n_threads, self.note = model.n_caches, model.n_threads, model.note
         self._model = model
         self._verb = verb
         self._left = at
 
     def new_cache(self, policy: WindowPolicy) -> Cache:
         cache = self._model.new_cache(policy)
-        return _Proxy(cache, begin=lambda max_rows: self._broken(cache.begin(max_rows)))  # type: ignore[return-value]
+        return _Proxy(cache, begin=lambda max_rows: self._broken(cache.begin(max_rows)))
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
-        return self._maybe("verify", self._model.run)([replace(ask, round=ask.round.inner) for ask in asks])
+        opened: list[Any] = [ask.round for ask in asks]
+        inner = [replace(ask, round=one.inner) for ask, one in zip(asks, opened, strict=True)]
+        return self._maybe("verify", self._model.run)(inner)
 
     def close(self) -> None:
         self._model.close()
@@ -111,13 +113,14 @@ class Piecewise:
 
     def __init__(self, model: Model, n: int) -> None:
         self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
-        self.n_caches, self.run = model.n_caches, model.run
+        self.n_caches, self.n_threads, self.note = model.n_caches, model.n_threads, model.note
+        self.run = model.run
         self._model = model
         self._n = n
 
     def new_cache(self, policy: WindowPolicy) -> Cache:
         cache = self._model.new_cache(policy)
-        return _Proxy(cache, chunk_rows=min(self._n, cache.chunk_rows))  # type: ignore[return-value]
+        return _Proxy(cache, chunk_rows=min(self._n, cache.chunk_rows))
 
     def close(self) -> None:
         self._model.close()

@@ -14,9 +14,9 @@ import pytest
 from edgeinfer.backends.reference import cache as reference_cache
 from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.model import ReferenceModel
-from edgeinfer.decode import loop, sampler, timeline
+from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
-from edgeinfer.types import Sampling
+from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
 from tests.conformance import checks, together
 from tests.conformance.backends import STREAMS, SUBJECTS, Subject
@@ -205,7 +205,7 @@ def noise_by_time(patch: pytest.MonkeyPatch) -> None:
 
 def noise_by_round(patch: pytest.MonkeyPatch) -> None:
     """The key is the number of the pick, not the index in the answer."""
-    true, calls = sampler.gumbel, count()
+    true, calls = noise.gumbel, count()
     patch.setattr(sampler, "gumbel", lambda seed, index, tokens: true(seed, next(calls), tokens))
 
 
@@ -288,7 +288,7 @@ def stream_reused_without_clearing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GgufCache, "__init__", init)
 
 
-true_prefix = timeline.common_prefix
+true_prefix = common_prefix
 
 
 def kv_copy(layer: Any, slots: list[int]) -> tuple[Any, Any]:

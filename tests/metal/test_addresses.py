@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -25,19 +26,19 @@ def launches() -> list[Launch]:
     """Every launch of the value tests, none of them run."""
     seen: list[Launch] = []
 
-    def record(launch: Launch) -> list[mx.array]:
+    def record(launch: Launch) -> list[Any]:
         seen.append(launch)
         return [mx.zeros(shape, dtype) for shape, dtype in zip(launch.output_shapes, launch.output_dtypes, strict=True)]
 
     for case in ATTEND:
         with contextlib.suppress(AssertionError):
             check_attend(case, record, starts=case.starts[-1:])
-    for case in PACK:
+    for pack in PACK:
         with contextlib.suppress(AssertionError):
-            check_pack(case, record)
-    for case in HEAD:
+            check_pack(pack, record)
+    for head in HEAD:
         with contextlib.suppress(AssertionError):
-            check_head(case, record)
+            check_head(head, record)
     return seen
 
 

@@ -38,6 +38,7 @@ class FakeModel:
     exit_layer: int | None = 1
     exact_rows: int | None = 1000
     n_threads: int = 1
+    note: str = ""
     n_caches: int = 1000
     chunk_rows: int = 1000
     fails_at: int = -1  # the engine gives up after so many asks; -1: never

@@ -86,7 +86,8 @@ def test_rows_pool_runs_of_a_prompt_and_leave_out_answers_of_one_token() -> None
     assert (rows[ALL, "auto"].identical, rows[ALL, "auto"].answers) == (2, 3)  # a difference is not forgotten
     assert as_json(rows[ALL, "auto"])["identical"] is False
     (alone,) = rows_by_prompt(log.log)
-    assert (alone.kind, alone.prompt, alone.speedup) == ("chat", 0, pytest.approx(1.5))
+    assert (alone.kind, alone.prompt) == ("chat", 0)
+    assert alone.speedup == pytest.approx(1.5)
 
 
 def test_an_answer_measured_again_counts_once() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from edgeinfer.chat.frames import Frame, learn_frames, shared_start
 from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.template import Renderer, Template
+from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message
-from tests.unit.chat_templates import CHATML, KINDS, SYSTEM_IN_LAST_QUESTION, Characters
+from tests.unit.chat_templates import KINDS, SYSTEM_IN_LAST_QUESTION, Characters
 
 RULE, ASK, REPLY = Message("system", "Rule one."), Message("user", "Why?"), Message("assistant", "So.")
 

@@ -7,9 +7,9 @@ import pytest
 
 from edgeinfer.chat.frames import n_same
 from edgeinfer.chat.rendering import WHOLE, ConversationWriter
-from edgeinfer.chat.template import Renderer, Template
+from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.types import Message
-from tests.unit.chat_templates import CHATML, KINDS, LOOKS_BACK
+from tests.unit.chat_templates import KINDS, LOOKS_BACK
 
 RULE = Message("system", "Rule one.")
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.template import Renderer, Template
+from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.chat.thinking import ThinkingSplitter
 from edgeinfer.chat.trace_formats import THINK, may_use, mentioned_in, open_trace, pair
 from edgeinfer.types import Message
-from tests.unit.chat_templates import CHATML, EOS_INSTEAD_OF_AN_OPENING, KINDS, LOOP, Characters
+from tests.unit.chat_templates import EOS_INSTEAD_OF_AN_OPENING, KINDS, LOOP, Characters
 
 NO_TOKENS = Characters()
 HARMONY_SOURCE = "<|channel|>analysis<|message|>{{ t }}<|end|> <|start|>assistant<|channel|>final<|message|>"

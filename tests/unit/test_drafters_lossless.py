@@ -154,7 +154,7 @@ def test_a_draft_model_that_failed_once_drafts_again(model: Model) -> None:
         model,
         POLICY,
         controller=Fixed(Arm("draft", 4)),
-        drafters={"draft": Gated(DraftModel(broken, SMALLER), Costs(ROWS_FREE, 16))},  # type: ignore[arg-type]
+        drafters={"draft": Gated(DraftModel(broken, SMALLER), Costs(ROWS_FREE, 16))},
     )
     with pytest.raises(EngineFailed, match="gave up"):
         list(decoder.stream(prompt(), GREEDY, max_tokens=60, stop_tokens=frozenset()))
@@ -184,7 +184,7 @@ def test_a_draft_model_with_other_tokens_is_refused(other: Words, what: str) -> 
 
 def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
     full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [GGUF], Request(model="tiny"))
-    return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))  # type: ignore[arg-type]
+    return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))
 
 
 def new(model: Model, plan: Plan, draft: OpenedDraftModel | None = None) -> Drafting:

@@ -10,7 +10,7 @@ import pytest
 
 from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats import check_artifact, facts_from_gguf, read_header
-from edgeinfer.formats.gguf_header import GgufHeader, parse_header
+from edgeinfer.formats.gguf_header import GgufArray, GgufHeader, parse_header
 from tests import gguf_bytes as g
 
 DEMO = Path(__file__).parents[2] / "edgeinfer" / "models" / "demo.Q4_0.gguf"
@@ -33,8 +33,10 @@ def test_sound_header_is_read_as_it_is() -> None:
     assert header.data_offset == -(-len(g.header()) // 32) * 32
     assert header.metadata["llama.attention.head_count"] == 4
     assert header.metadata["tokenizer.ggml.add_bos_token"] is False
-    assert list(header.metadata["tokenizer.ggml.tokens"]) == ["<s>", "</s>", "a", "b", "c", "d", "e", "f"]  # type: ignore[call-overload]
-    assert header.metadata["tokenizer.ggml.token_type"][1] == 3  # type: ignore[index]
+    tokens, types = header.metadata["tokenizer.ggml.tokens"], header.metadata["tokenizer.ggml.token_type"]
+    assert isinstance(tokens, GgufArray) and isinstance(types, GgufArray)
+    assert list(tokens) == ["<s>", "</s>", "a", "b", "c", "d", "e", "f"]
+    assert types[1] == 3
     query = header.by_name["blk.0.attn_q.weight"]
     assert (query.shape, query.type.name, query.n_bytes) == ((32, 32), "F32", 4096)
     assert query.offset == header.data_offset + 1024 + 128  # after token_embd [8, 32] and attn_norm [32]

@@ -78,7 +78,8 @@ def test_byte_order_marks(folder: Path, encoding: str) -> None:
     (folder / "tokenizer_config.json").write_bytes(json.dumps(config, ensure_ascii=False).encode(encoding))
     (folder / "generation_config.json").write_bytes(json.dumps({"eos_token_id": 1}).encode(encoding))
     found = HfTokenizer(folder)
-    assert (found.stop_tokens, found.chat_template) == ({1, 3}, "ä")
+    assert found.stop_tokens == {1, 3}
+    assert found.chat_template == "ä"
 
 
 def test_a_large_tokenizer_configuration(folder: Path) -> None:

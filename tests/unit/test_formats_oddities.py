@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ def test_a_key_is_shown_without_its_control_characters(tmp_path: Path) -> None:
     assert "\x1b" not in str(caught.value)
 
 
-EXPLAINED = {
+EXPLAINED: dict[Any, Any] = {
     **{number: (of_type(number), "removed", "Q4_0") for number in (4, 5, 31, 32, 33)},
     **{number: (of_type(number), "removed", "IQ4_NL") for number in (36, 37, 38)},
     **{number: (of_type(number), "another program", "ik_llama.cpp") for number in (97, 137, 152, 230, 336)},

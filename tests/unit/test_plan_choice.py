@@ -192,18 +192,22 @@ def test_a_named_mac_and_that_mac_itself_have_one_plan(tier: str, kv_type: KvTyp
     mac = named("macbook-air-m2-16gb")
     backend = "mlx" if tier.startswith("mlx") else "gguf"
     files = (artifact(0.5, tier, backend), artifact(0.5, tier, "mlx"))
-    installed = {"gguf": Probe({"llama.cpp": "1"}), "mlx": Probe({"mlx": "1"})}
+    probes = {"gguf": Probe({"llama.cpp": "1"}), "mlx": Probe({"mlx": "1"})}
 
-    def outcome(**found: Mapping[str, Probe]) -> object:
+    def outcome(found: Mapping[str, Probe]) -> object:
         try:
             plan = make_plan(
-                mac, catalog(model("m", 1, *files)), [GGUF, FACTS], Request(kv_type=kv_type, force=True), **found
+                mac,
+                catalog(model("m", 1, *files)),
+                [GGUF, FACTS],
+                Request(kv_type=kv_type, force=True),
+                probes=found,
             )
         except NoPlanFits as error:
             return str(error), error.rejected
         return plan
 
-    assert outcome() == outcome(probes=installed)
+    assert outcome({}) == outcome(probes)
 
 
 def test_a_draft_model_that_nobody_knows_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.tiny_gguf import write_tiny
 CATALOG = load_catalog(Path("/nonexistent/models.toml"))
 
 
-def stranger(name: str, n_bytes: int = 12345, *, like: str = "smollm2-135m", **shape: object) -> ModelEntry:
+def stranger(name: str, n_bytes: int = 12345, *, like: str = "smollm2-135m", **shape: Any) -> ModelEntry:
     model = CATALOG.find(like)
     assert model is not None
     file = Artifact("gguf", "Q8_0", n_bytes, "", f"/models/{name}.gguf")
@@ -89,7 +90,7 @@ def test_derived_models_of_a_large_family(name: str) -> None:
         {"kv": (LayerKv(30, 3, 32),)},
     ],
 )
-def test_the_name_does_not_suffice(shape: dict[str, object]) -> None:
+def test_the_name_does_not_suffice(shape: dict[str, Any]) -> None:
     assert not is_known(stranger("SmolLM2-135M-Instruct", 98_362_432, **shape))
 
 

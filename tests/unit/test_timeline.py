@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeinfer.decode.timeline import NO_GAP, Reuse, Timeline, anchor, common_prefix, reuse
-from edgeinfer.types import Prompt, compact
+from edgeinfer.decode.timeline import NO_GAP, Reuse, Timeline, anchor, reuse
+from edgeinfer.types import Prompt, common_prefix, compact
 from edgeinfer.window import WindowPolicy
 
 POLICY = WindowPolicy(window=16, sink=4, block=4, limit=32)

@@ -124,7 +124,8 @@ def _name(dtype: Any) -> str:
 def export_checks(exporter: Exporter) -> None:
     from tests.metal.test_kernels import ATTEND, HEAD, PACK
 
-    for check, cases in ((check_attend, ATTEND), (check_pack, PACK), (check_head, HEAD)):
+    checks: tuple[tuple[Any, Any], ...] = ((check_attend, ATTEND), (check_pack, PACK), (check_head, HEAD))
+    for check, cases in checks:
         for case in cases:
             exporter.tolerance = TOLERANCE[case.dtype]
             check(case, exporter.record)
@@ -144,7 +145,13 @@ def export_timings(exporter: Exporter) -> None:
                     layout = RingLayout(head_dim, bits, half)
                     step = Step(3 * window + 17, n_rows, policy, policy)
                     q, ring = mx.zeros((1, n_kv * group, n_rows, head_dim), half), layout.empty(n_kv, policy.slots)
-                    entry = {"kind": "attend", "model": model, "bits": bits, "window": window, "rows": n_rows}
+                    entry: dict[str, Any] = {
+                        "kind": "attend",
+                        "model": model,
+                        "bits": bits,
+                        "window": window,
+                        "rows": n_rows,
+                    }
                     entry |= {"head_dim": head_dim, "kv_heads": n_kv, "group": group, "ring_bytes": ring.nbytes}
                     entry |= {"policy": [policy.sink, window, policy.block], "start": step.start}
 

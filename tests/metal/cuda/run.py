@@ -278,7 +278,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
         torch.cuda.empty_cache()
     nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[-2]
-    worst_of = {}
+    worst_of: dict[str, list[Any]] = {}
     for case, _, worst in compared:
         name = case["kernel"]
         worst_of[name] = [worst_of.get(name, [0, 0.0])[0] + 1, max(worst_of.get(name, [0, 0.0])[1], worst)]
