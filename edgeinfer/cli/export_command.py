@@ -45,9 +45,10 @@ def model_path(args: argparse.Namespace) -> Path:
     if named.exists():
         return named
     import edgeinfer
+    from edgeinfer.backends.executorch.export import SOURCE_BACKEND
     from edgeinfer.cli.opening import downloads_from
     from edgeinfer.runner.opening import bring
 
-    request = edgeinfer.Request(model=args.model, backend="gguf", force=True)
+    request = edgeinfer.Request(model=args.model, backend=SOURCE_BACKEND, force=True)
     with downloads_from(args) as downloads:
         return bring(edgeinfer.choose(request, offline=args.offline), downloads)

@@ -18,11 +18,10 @@ from edgeinfer.errors import ArtifactBad, UsageError
 from edgeinfer.formats.paths import check_digest, sha256_of
 from edgeinfer.formats.tables import Table
 
-__all__ = ["BACKEND", "MANIFEST", "PROGRAM", "Bundle", "Manifest", "check_bundle", "check_files", "is_bundle"]
+__all__ = ["MANIFEST", "PROGRAM", "Bundle", "Manifest", "check_bundle", "check_files", "is_bundle"]
 
 MANIFEST, PROGRAM, TOKENIZER, TEMPLATE = "manifest.json", "model.pte", "tokenizer.json", "chat_template.jinja"
 SCHEMA_VERSION = 1
-BACKEND = "executorch"  # runs it
 MAX_MANIFEST_BYTES = 1 << 20
 _NEEDED = frozenset({PROGRAM, TOKENIZER})
 _KNOWN = _NEEDED | {TEMPLATE}

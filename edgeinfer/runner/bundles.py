@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
-from edgeinfer.formats.bundle import BACKEND, Bundle, Manifest
+from edgeinfer.formats.bundle import Bundle, Manifest
 from edgeinfer.types import Sampling
 
 
@@ -19,7 +20,7 @@ def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling, rank_source: 
         rank_source=rank_source,
         shape=_shape(manifest),
         sampling=sampling,
-        artifacts=(Artifact(BACKEND, manifest.tier, n_bytes, repo="", file=str(bundle.path.resolve())),),
+        artifacts=(Artifact(FACTS.name, manifest.tier, n_bytes, repo="", file=str(bundle.path.resolve())),),
         exit_layer=manifest.exit_layer or None,
     )
 
