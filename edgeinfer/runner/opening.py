@@ -74,8 +74,10 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
     with ExitStack() as stack:
         renderer = Renderer()
         stack.callback(renderer.close)
-        model = open_file(plan, path, stack)
         draft_model = opened_draft_model(open_file(plan.draft, draft_path, stack), plan.draft) if plan.draft else None
+        model = open_file(
+            plan, path, stack
+        )  # last: MLX keeps the memory limits of the newest plan, and this counts all
         costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
