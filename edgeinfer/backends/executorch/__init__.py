@@ -17,6 +17,7 @@ __all__ = ["BACKEND", "ExecutorchBackend"]
 
 
 @maps_engine_errors("ExecuTorch")
+@maps_engine_errors("ExecuTorch")
 class ExecutorchBackend:
     """See protocols.Backend."""
 

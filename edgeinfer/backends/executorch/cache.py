@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.executorch.engine import Floats, ProgramInfo, Rings
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineFailed, RewindError, UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
 
+@maps_engine_errors("ExecuTorch")
 class ExecutorchRow:
     """See protocols.Row."""
 
@@ -35,6 +37,7 @@ class ExecutorchRow:
         return self._logits
 
 
+@maps_engine_errors("ExecuTorch")
 class ExecutorchCache:
     """See protocols.Cache."""
 
@@ -106,6 +109,7 @@ class ExecutorchCache:
             raise EngineFailed("a round is open on this cache")
 
 
+@maps_engine_errors("ExecuTorch")
 class ExecutorchRound:
     """See protocols.Round. Drafted tokens and their states at the exit layer are kept for `verify`."""
 

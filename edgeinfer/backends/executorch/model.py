@@ -14,6 +14,7 @@ from edgeinfer.window import WindowPolicy
 
 
 @maps_engine_errors("ExecuTorch")
+@maps_engine_errors("ExecuTorch")
 class ExecutorchModel:
     """See protocols.Model. `exact_rows` was measured when the program was exported."""
 

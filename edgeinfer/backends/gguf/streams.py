@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import groupby
 
+from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, HeldRow, PlainRound, pieces
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 from edgeinfer.errors import EngineFailed
@@ -53,6 +54,7 @@ def decodes(asked: Sequence[Part], *, n_batch: int, n_outputs: int, n_together: 
             yield parts[at : at + at_once]
 
 
+@maps_engine_errors("llama.cpp")
 class Streams:
     """A context of `options.n_streams` streams. `n_together`: the most rows that a decode rounds like single ones."""
 
