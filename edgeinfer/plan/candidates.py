@@ -28,6 +28,7 @@ class Backend:
     capabilities: Capabilities
     unavailable: str  # why it cannot run there; "" when it can
     hint: str
+    no_early_exit: str  # why it is switched off; "" when it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Candidate:
     artifact: Artifact
     facts: BackendFacts
     exit_layer: int | None  # where it may stop for a draft; None: nowhere
+    no_early_exit: str  # why a model that could stop there may not; "" when it may
     tier_order: int
     kv_type: KvType
     window: WindowPolicy
@@ -62,8 +64,8 @@ class Candidate:
 
 def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> Backend:
     found = facts.capabilities(device)
-    found = replace(found, early_exit=found.early_exit and probe.early_exit)
-    return Backend(facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint)
+    found = replace(found, early_exit=found.early_exit and not probe.no_early_exit)
+    return Backend(facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint, probe.no_early_exit)
 
 
 def wanted_context(model: ModelEntry, request: Request) -> int:
@@ -130,6 +132,7 @@ def _judge(
         artifact=artifact,
         facts=facts,
         exit_layer=exit_layer,
+        no_early_exit=backend.no_early_exit if model.exit_layer is not None else "",
         tier_order=tier.order if tier else 0,
         kv_type=kv_type,
         window=window,

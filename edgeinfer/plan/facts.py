@@ -42,7 +42,7 @@ class Probe:
     versions: Mapping[str, str] = field(default_factory=dict)
     unavailable: str = ""  # why the engine cannot be used; "" when it can
     hint: str = ""  # what installs it
-    early_exit: bool = True  # False: drafting with early layers is switched off
+    no_early_exit: str = ""  # why drafting with early layers is switched off; "" when it is not
 
 
 class BackendFacts(Protocol):

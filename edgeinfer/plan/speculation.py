@@ -59,13 +59,14 @@ def plan_speculation(
         _check_possible(mode, wanted, target)
     possible = [drafter for drafter in wanted if not target.lacks(drafter.needs)]
     exact_rows = facts.exact_rows(device, tier, chosen.kv_type)
+    off = f"; no early exit: {chosen.no_early_exit}" if chosen.no_early_exit else ""
     return SpeculationPlan(
         mode,
         tuple(drafter.name for drafter in possible),
         exit_layer=target.exit_layer if any(drafter.needs == "early exit" for drafter in possible) else None,
         max_rows=exact_rows or facts.max_rows,
         exact=exact_rows is not None,
-        note=_note(possible, target, exact=exact_rows is not None),
+        note=_note(possible, target, exact=exact_rows is not None) + off,
     )
 
 

@@ -210,6 +210,14 @@ def test_a_named_mac_and_that_mac_itself_have_one_plan(tier: str, kv_type: KvTyp
     assert outcome({}) == outcome(probes)
 
 
+def test_a_plan_says_that_early_exit_is_switched_off() -> None:
+    probes = {"gguf": Probe(no_early_exit="SWITCH=off")}
+    exits = replace(SMALL, exit_layer=2)
+    plan = make_plan(device(), catalog(exits), [GGUF], Request(), drafters=drafter_facts(), probes=probes)
+    assert plan.speculation.exit_layer is None
+    assert plan.speculation.note.endswith("; no early exit: SWITCH=off")
+
+
 def test_a_draft_model_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ModelNotFound, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="smal"))

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.gguf.exit.switch import may_patch
+from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
 from edgeinfer.backends.gguf.facts import FACTS
 from edgeinfer.errors import ArtifactBad, BackendUnavailable
 from edgeinfer.plan.facts import Probe
@@ -33,7 +33,7 @@ class GgufBackend:
         from edgeinfer.backends.gguf.probe import library_versions
 
         try:
-            return Probe(library_versions(), early_exit=may_patch())
+            return Probe(library_versions(), no_early_exit="" if may_patch() else f"{SWITCH}=off")
         except (OSError, ImportError, AttributeError, ValueError) as error:
             return Probe(unavailable=f"llama-cpp-python cannot be used: {error}", hint=_INSTALL)
 
