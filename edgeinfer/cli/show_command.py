@@ -124,6 +124,9 @@ def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str
     if verify_it and path.is_file():
         known = known_digest(path, artifact.sha256)
         said |= {"sha256": verify(path, artifact.sha256), "verified": bool(known)}
+        for part in header.parts[1:] if isinstance(header, GgufHeader) else ():
+            said["verified"] = bool(known_digest(part)) and said["verified"]
+            verify(part)
     return said
 
 

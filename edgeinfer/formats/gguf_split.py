@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from edgeinfer.errors import ArtifactBad
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd
 
-__all__ = ["join_parts", "n_parts"]
+__all__ = ["join_headers", "join_parts", "n_parts"]
 
 MAX_PARTS = 1024
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
@@ -25,22 +26,29 @@ def n_parts(header: GgufHeader) -> int:
 def join_parts(path: Path, header: GgufHeader) -> GgufHeader:
     """The header of the whole model, of which `path` with `header` is any part. Raises ArtifactBad.
 
-    The metadata are the first part's; `parts` names the files in order. A tensor's `offset` counts in its own part.
+    `parts` names the files in order.
     """
     paths = _paths(path, n_parts(header))
     headers = [header if part == path else read_header(part) for part in paths]
-    for number, (part, found) in enumerate(zip(paths, headers, strict=True)):
+    return replace(join_headers(headers, [str(part) for part in paths]), parts=paths)
+
+
+def join_headers(headers: Sequence[GgufHeader], names: Sequence[str]) -> GgufHeader:
+    """One header of those of all parts, in order; the metadata are the first part's. Raises ArtifactBad.
+
+    A tensor's `offset` counts in its own part.
+    """
+    for number, (found, name) in enumerate(zip(headers, names, strict=True)):
         says = (found.metadata.get("split.no"), found.metadata.get("split.count"))
-        if says != (number, len(paths)):
-            raise _bad(f"{part} says that it is part {says[0]!s:.20} (from 0) of {says[1]!s:.20}")
+        if says != (number, len(names)):
+            raise _bad(f"{name} says that it is part {says[0]!s:.20} (from 0) of {says[1]!s:.20}")
     tensors = tuple(tensor for found in headers for tensor in found.tensors)
     if len({tensor.name for tensor in tensors}) != len(tensors):
-        raise _bad(f"{paths[0]}: two parts hold a tensor of one name")
+        raise _bad(f"{names[0]}: two parts hold a tensor of one name")
     wanted = headers[0].metadata.get("split.tensors.count", len(tensors))
     if wanted != len(tensors):
-        raise _bad(f"{paths[0]}: its parts hold {len(tensors)} tensors; {wanted!s:.20} are declared")
-    n_bytes = sum(found.file_bytes for found in headers)
-    return replace(headers[0], tensors=tensors, file_bytes=n_bytes, parts=paths)
+        raise _bad(f"{names[0]}: its parts hold {len(tensors)} tensors; {wanted!s:.20} are declared")
+    return replace(headers[0], tensors=tensors, file_bytes=sum(found.file_bytes for found in headers))
 
 
 def _paths(path: Path, n: int) -> tuple[Path, ...]:

@@ -13,10 +13,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
 from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha256_of
+from edgeinfer.hub.file_names import is_first_part, part_names
 from edgeinfer.hub.names import check_repo, near
 from edgeinfer.paths import user_cache
 
@@ -83,6 +84,8 @@ def repo_dir(repo: str) -> Path:
 def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
     """Where `file` of `repo` (or its whole snapshot) lies; None when it is not in the cache. Never asks the network.
 
+    The first part of a split file is there when all of its parts are.
+
     `revision` is a commit, a branch or a tag; "" is main.
     """
     if _cache_dir() is None:
@@ -92,7 +95,8 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
     if commit is None:
         return None
     path = folder / "snapshots" / commit / name
-    there = path.is_file() if name else _is_whole(path)
+    there = all((path.parent / PurePosixPath(part).name).is_file() for part in part_names(name))
+    there = there if name else _is_whole(path)
     return path if there else None
 
 
@@ -112,7 +116,7 @@ def remove(repo: str, file: str = "") -> int:
 
     Raises ModelNotFound when it is not there. Touches nothing outside the repository's own folder of the cache.
     """
-    folder, pattern = repo_dir(repo), file and "snapshots/*/" + escape(check_relative(file))
+    folder, parts = repo_dir(repo), part_names(file and check_relative(file))
     if not folder.is_dir() or folder.is_symlink():
         names = [model.repo for model in installed()]
         raise ModelNotFound(f"{repo} is not in the cache", hint=near(repo, names) or "`edgeinfer list` shows what is")
@@ -121,7 +125,8 @@ def remove(repo: str, file: str = "") -> int:
         shutil.rmtree(folder)
         shutil.rmtree(cache_dir() / ".locks" / folder.name, ignore_errors=True)
         return before
-    links = [path for path in folder.glob(pattern) if path.is_symlink() or path.is_file()]
+    found = [path for part in parts for path in folder.glob(f"snapshots/*/{escape(part)}")]
+    links = [path for path in found if path.is_symlink() or path.is_file()]
     if not links:
         names = [model.file for model in installed() if model.repo == repo and model.file]
         raise ModelNotFound(f"{repo} has no {file} in the cache", hint=near(file, names))
@@ -183,11 +188,12 @@ def _is_whole(snapshot: Path) -> bool:
 
 def _in_snapshot(repo: str, snapshot: Path) -> Iterator[Installed]:
     for path in sorted(snapshot.rglob("*.gguf")):
-        if path.is_file():
+        parts = [path.with_name(part) for part in part_names(path.name)]
+        if is_first_part(path.name) and all(part.is_file() for part in parts):
             blob = path.resolve().name
             digest = f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
             file = path.relative_to(snapshot).as_posix()
-            yield Installed(repo, file, snapshot.name, path, path.stat().st_size, digest)
+            yield Installed(repo, file, snapshot.name, path, sum(part.stat().st_size for part in parts), digest)
     if _is_whole(snapshot):
         n_bytes = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
         yield Installed(repo, "", snapshot.name, snapshot, n_bytes, "")

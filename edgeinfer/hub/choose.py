@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from edgeinfer.errors import ArtifactBad, ModelNotFound
-from edgeinfer.hub.file_names import is_model, is_part, tier_in
+from edgeinfer.hub.file_names import is_first_part, is_model, is_part, part_names, tier_in
 from edgeinfer.hub.names import near
 from edgeinfer.hub.remote import RemoteFile, RemoteRepo
 
@@ -17,10 +17,14 @@ _FOLDER_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model
 
 
 def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
-    """The GGUF files of `repo` by tier, in upper case. Of two with one tier the shorter name wins."""
+    """The GGUF files of `repo` by tier, in upper case. Of two with one tier the shorter name wins.
+
+    A file in parts is its first part, where all of them are listed.
+    """
+    names = {file.file for file in repo.files}
     found: dict[str, RemoteFile] = {}
     for file in sorted(_models(repo), key=lambda file: (len(file.file), file.file)):
-        if not is_part(file.file) and (tier := tier_in(file.file)):
+        if is_first_part(file.file) and names.issuperset(part_names(file.file)) and (tier := tier_in(file.file)):
             found.setdefault(tier, file)
     return found
 
@@ -28,7 +32,8 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     """The GGUF file of `tier`, or of the first default tier that is there; None: the repository is a model folder.
 
-    Raises ModelNotFound with the tiers that there are, ArtifactBad when the tier is only there in parts.
+    Of a file in parts it is the first. Raises ModelNotFound with the tiers that there are, and ArtifactBad for a tier of
+    which some parts are missing.
     """
     by_tier, wanted = tiers(repo), tier.upper()
     if wanted in by_tier:
@@ -36,11 +41,8 @@ def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     models = _models(repo)
     if not models and not wanted and any(file.file.endswith(".safetensors") for file in repo.files):
         return None
-    if wanted and any(is_part(file.file) and wanted in file.file.upper() for file in models):
-        raise ArtifactBad(
-            f"{repo.repo} has {tier} only in parts, which are not downloaded",
-            hint=f"{_offer(by_tier, wanted)}; or download all parts into one folder and name one of them",
-        )
+    if wanted and any(is_part(file.file) and tier_in(file.file) == wanted for file in models):
+        raise ArtifactBad(f"{repo.repo} has {tier} only in parts, and not all of them", hint=_offer(by_tier, wanted))
     if wanted:
         raise ModelNotFound(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
     for default in DEFAULT_TIERS:

@@ -15,6 +15,7 @@ from edgeinfer.errors import ArtifactBad, DownloadFailed, EdgeInferError, ModelN
 from edgeinfer.formats.gguf_header import GgufHeader, parse_header
 from edgeinfer.formats.paths import check_relative, is_pickle_name
 from edgeinfer.hub.cache import COMMIT, SHA256, is_offline
+from edgeinfer.hub.file_names import part_names
 from edgeinfer.hub.names import check_repo, near
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class RemoteRepo:
                 return file
         names = [file.file for file in self.files]
         raise ModelNotFound(f"{self.repo} has no file {name[:120]}", hint=near(name, names) or self.url)
+
+    def parts(self, name: str) -> list[RemoteFile]:
+        """`name`, or all parts of the split file that it begins. Raises ModelNotFound for one that is not listed."""
+        return [self.file(part) for part in part_names(name)]
 
     @property
     def url(self) -> str:

@@ -74,18 +74,22 @@ def pull(
     if COMMIT.fullmatch(revision) and file and (here := locate(repo, file, revision)):
         return here
     source = look_up(repo, revision)
-    files = [source.file(check_relative(file))] if file else list(folder_files(source))
+    files = source.parts(check_relative(file)) if file else list(folder_files(source))
     if sha256 and file and files[0].sha256 != sha256:
         raise ArtifactBad(f"{repo}/{file} has the digest {files[0].sha256}; {sha256} was expected")
     total = sum(wanted.n_bytes for wanted in files)
     _check_space(source, files)
-    done = 0
+    is_new = any(locate(repo, wanted.file, source.revision) is None for wanted in files)
+    done, paths = 0, []
     for wanted in files:
         path = _bring(source, wanted, lambda n, before=done: progress(before + n, total))  # type: ignore[misc]
+        paths.append(path)
         done += wanted.n_bytes
         progress(done, total)
+    if is_new:
+        _check(paths)
     _remember(repo, revision or "main", source.revision)
-    return path if file else path.parent
+    return paths[0] if file else paths[0].parent
 
 
 def _check_space(source: RemoteRepo, files: list[RemoteFile]) -> None:
@@ -113,7 +117,7 @@ def _bring(source: RemoteRepo, wanted: RemoteFile, progress: Callable[[int], Non
         path = hf_hub_download(
             source.repo, wanted.file, revision=source.revision, cache_dir=cache_dir(), endpoint=endpoint()
         )
-    return _checked(Path(path))
+    return Path(path)
 
 
 def _target(source: RemoteRepo, wanted: RemoteFile) -> _Target:
@@ -199,17 +203,18 @@ def _digest(target: _Target) -> str:
     return str(state.hexdigest())
 
 
-def _checked(path: Path) -> Path:
+def _check(paths: list[Path]) -> None:
     """A GGUF that is none is not left where `list` would show it."""
-    if path.suffix == ".gguf":
-        try:
-            check_artifact(path)
-        except ArtifactBad:
+    if paths[0].suffix != ".gguf":
+        return
+    try:
+        check_artifact(paths[0])
+    except ArtifactBad:
+        for path in paths:
             blob = path.resolve()
             path.unlink()
             blob.unlink(missing_ok=True)
-            raise
-    return path
+        raise
 
 
 def _remember(repo: str, revision: str, commit: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from edgeinfer import backends
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.chat.trace_formats import mentioned_in
-from edgeinfer.errors import ArtifactBad, DownloadFailed
+from edgeinfer.errors import DownloadFailed
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.bundle import check_bundle, is_bundle
 from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.gguf_split import n_parts
+from edgeinfer.formats.gguf_split import join_headers, n_parts
 from edgeinfer.formats.hf_folder import chat_template
 from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
@@ -72,12 +72,11 @@ def entry_of_repo(
     chosen = listing.file(file) if file else choose_file(listing, tier)
     if chosen is None:
         return entry_of_remote_folder(listing)
-    header = remote_header(repo, chosen.file, listing.revision)
-    if (n := n_parts(header)) > 1:
-        raise ArtifactBad(
-            f"{repo}/{chosen.file} is one of {n} parts, and parts are not downloaded",
-            hint="download all of them into one folder and name one of them; or choose a tier that is one file",
-        )
+    parts = [part.file for part in listing.parts(chosen.file)]
+    headers = [remote_header(repo, part, listing.revision) for part in parts]
+    header = headers[0]
+    if n_parts(header) > 1 or len(parts) > 1:
+        header = replace(join_headers(headers, parts), parts=tuple(map(Path, parts)))
     entry = entry_of_header(name_of(repo), header, File(repo, chosen.file, listing.revision, chosen.sha256), known)
     return replace(entry, license=listing.license or entry.license, gated=listing.gated)
 
