@@ -1,0 +1,101 @@
+"""Text for teaching, written by the model itself: both sides of a conversation, no data needed.
+
+The method is Magpie's (arXiv 2406.08464): given its own template up to the opening of a user's turn, a chat model
+writes a user's message. Then it answers, then it writes the next message, until the text is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from edgeinfer.tune.torch_model import GenerationCache, TorchModel
+from edgeinfer.tune.turns import Turns
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Conversations", "batches", "write"]
+
+USER, ASSISTANT = 0, 1
+_USER_TEMPERATURE: Final = 1.0  # messages must differ from each other
+_ANSWER_TEMPERATURE: Final = 0.7  # of the half of the answers that are not greedy
+_TOP_K: Final = 50  # keeps a small model from leaving the language
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """`tokens` [B, T] int32; `own` [B, T] bool: the next token was written by the assistant; `greedy` [B] bool."""
+
+    tokens: Tensor
+    own: Tensor
+    greedy: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class _Writer:
+    """The state of a batch of conversations: whose turn it is, and which template tokens are still due."""
+
+    def __init__(self, turns: Turns, n_rows: int, device: torch.device) -> None:
+        heads = (turns.to_user, turns.to_assistant)
+        self._width = max(map(len, heads))
+        padded = [[*head, *[0] * (self._width - len(head))] for head in heads]
+        self._heads = torch.tensor(padded, device=device).flatten()
+        self._lengths = torch.tensor([len(head) for head in heads], device=device)
+        self._end = turns.end
+        self.role = torch.zeros(n_rows, dtype=torch.long, device=device)
+        self._done = torch.full((n_rows,), self._width, device=device)  # template tokens written since the turn began
+
+    def take(self, sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of each conversation, and whether the model chose it (else the template did)."""
+        due = self._done < self._lengths[self.role]
+        template = self._heads[self.role * self._width + self._done.clamp(max=self._width - 1)]
+        token = torch.where(due, template, sampled)
+        ended = ~due & (token == self._end)
+        self._done = torch.where(ended, 0, torch.where(due, self._done + 1, self._done))
+        self.role = torch.where(ended, 1 - self.role, self.role)
+        return token, ~due
+
+
+@torch.no_grad()
+def write(model: TorchModel, turns: Turns, *, n_rows: int, n_tokens: int, seed: int) -> Conversations:
+    """A batch of conversations. The same seed gives the same text on the same device."""
+    device = model.device
+    noise = torch.Generator(device).manual_seed(seed)
+    cache = GenerationCache(model, n_rows, n_tokens)
+    writer = _Writer(turns, n_rows, device)
+    greedy = torch.rand(n_rows, generator=noise, device=device) < 0.5
+    tokens = torch.zeros((n_rows, n_tokens), dtype=torch.long, device=device)
+    own = torch.zeros((n_rows, n_tokens), dtype=torch.bool, device=device)
+    tokens[:, : len(turns.opening)] = torch.tensor(turns.opening, device=device)
+    for at in range(n_tokens - 1):
+        logits = model.step(tokens[:, at], cache)
+        if at + 1 < len(turns.opening):
+            continue
+        speaking = writer.role == ASSISTANT
+        temperature = torch.where(speaking, torch.where(greedy, 0.0, _ANSWER_TEMPERATURE), _USER_TEMPERATURE)
+        tokens[:, at + 1], chosen = writer.take(_sampled(logits.float(), temperature, noise))
+        own[:, at] = speaking & chosen
+    return Conversations(tokens.to(torch.int32).cpu(), own.cpu(), greedy.cpu())
+
+
+def _sampled(logits: Tensor, temperature: Tensor, noise: torch.Generator) -> Tensor:
+    """Gumbel-max among the likeliest tokens: [B]. Temperature 0 is greedy."""
+    uniform = torch.rand(logits.shape, generator=noise, device=logits.device).clamp_(1e-9, 1 - 1e-7)
+    least = logits.topk(min(_TOP_K, logits.shape[-1])).values[:, -1:]
+    noisy = logits - temperature[:, None] * (-uniform.log()).log()
+    return noisy.masked_fill(logits < least, float("-inf")).argmax(-1)
+
+
+def batches(data: Conversations, n_rows: int, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens [n_rows, T] and `own` [n_rows, T] in a new order each pass, without end."""
+    order = torch.Generator().manual_seed(seed)
+    while True:
+        shuffled = torch.randperm(len(data), generator=order)
+        for rows in shuffled.split(min(n_rows, len(data))):
+            yield data.tokens[rows].long(), data.own[rows]
