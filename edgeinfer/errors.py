@@ -2,14 +2,14 @@
 
     EdgeInferError                    70
     ├── UsageError                     2   a flag, a value, a prompt that cannot be used
-    │   └── ModelNotFound              2   no such model; near names in the hint
-    ├── NoPlanFits                     3   nothing fits this device; every rejection listed
-    ├── BackendUnavailable             3   the engine is not installed or cannot run here
-    ├── ArtifactBad                    4   missing, truncated, wrong digest, refused format
-    ├── DownloadFailed                 5   refused, gated, cut, disk full
-    ├── EngineFailed                  70   the engine gave up while loading or decoding
+    │   └── ModelNotFoundError         2   no such model; near names in the hint
+    ├── NoPlanError                    3   nothing fits this device; every rejection listed
+    ├── BackendError                   3   the engine is not installed or cannot run here
+    ├── ArtifactError                  4   missing, truncated, wrong digest, refused format
+    ├── DownloadError                  5   refused, gated, cut, disk full
+    ├── EngineError                   70   the engine gave up while loading or decoding
     │   └── RewindError               70   the keys for that length are gone
-    └── Canceled                     130   the person said stop
+    └── CanceledError                130   the person said stop
 
 A message says what failed, with values and units, in one line. `hint` says what to do about it.
 """
@@ -17,14 +17,14 @@ A message says what failed, with values and units, in one line. `hint` says what
 from __future__ import annotations
 
 __all__ = [
-    "ArtifactBad",
-    "BackendUnavailable",
-    "Canceled",
-    "DownloadFailed",
+    "ArtifactError",
+    "BackendError",
+    "CanceledError",
+    "DownloadError",
     "EdgeInferError",
-    "EngineFailed",
-    "ModelNotFound",
-    "NoPlanFits",
+    "EngineError",
+    "ModelNotFoundError",
+    "NoPlanError",
     "RewindError",
     "UsageError",
 ]
@@ -44,11 +44,11 @@ class UsageError(EdgeInferError):
     exit_code = 2
 
 
-class ModelNotFound(UsageError):
+class ModelNotFoundError(UsageError):
     pass
 
 
-class NoPlanFits(EdgeInferError):
+class NoPlanError(EdgeInferError):
     """`rejected` holds every candidate as `plan --json` shows it: model, tier, backend, reason, over_bytes."""
 
     exit_code = 3
@@ -58,25 +58,25 @@ class NoPlanFits(EdgeInferError):
         self.rejected = rejected
 
 
-class BackendUnavailable(EdgeInferError):
+class BackendError(EdgeInferError):
     exit_code = 3
 
 
-class ArtifactBad(EdgeInferError):
+class ArtifactError(EdgeInferError):
     exit_code = 4
 
 
-class DownloadFailed(EdgeInferError):
+class DownloadError(EdgeInferError):
     exit_code = 5
 
 
-class EngineFailed(EdgeInferError):
+class EngineError(EdgeInferError):
     exit_code = 70
 
 
-class RewindError(EngineFailed):
+class RewindError(EngineError):
     pass
 
 
-class Canceled(EdgeInferError):
+class CanceledError(EdgeInferError):
     exit_code = 130

@@ -156,12 +156,12 @@ class Model(Protocol):
 
         The asks belong to different caches of this model. The rows of an ask are those that it would get alone. The
         early layers are not run again for tokens that the round drafted. When `run` raises, roll back every asked
-        round. Raises EngineFailed; UsageError for a token outside the vocabulary.
+        round. Raises EngineError; UsageError for a token outside the vocabulary.
         """
         ...
 
     def new_cache(self, policy: WindowPolicy) -> Cache:
-        """Raises EngineFailed when the engine has no memory for it."""
+        """Raises EngineError when the engine has no memory for it."""
         ...
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Backend(Protocol):
         ...
 
     def load(self, plan: Plan, path: Path) -> Model:
-        """Load the plan's artifact from `path` (a file or a folder). Raises ArtifactBad or EngineFailed."""
+        """Load the plan's artifact from `path` (a file or a folder). Raises ArtifactError or EngineError."""
         ...
 
 

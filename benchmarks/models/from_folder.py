@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.models.ggufs import Value, copy_metadata
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.safetensors_header import SafetensorsTensor, check_folder
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ _BF16 = 32  # general.file_type
 def convert(folder: Path, like: Path, out: Path) -> None:
     """Write the bfloat16 weights of `folder` to `out`, bit for bit, with tokenizer and shape of the GGUF `like`.
 
-    Raises ArtifactBad for a folder that is not a Llama in bfloat16.
+    Raises ArtifactError for a folder that is not a Llama in bfloat16.
     """
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
     checked = check_folder(folder)
     if checked.config.get("model_type") != "llama":
-        raise ArtifactBad(f"{folder} is not a Llama model: model_type is {checked.config.get('model_type')!r}")
+        raise ArtifactError(f"{folder} is not a Llama model: model_type is {checked.config.get('model_type')!r}")
     heads, kv_heads = checked.config["num_attention_heads"], checked.config["num_key_value_heads"]
     changed: dict[str, Value] = {"general.file_type": _BF16}
     writer = GGUFWriter(out, "llama")
@@ -65,7 +65,7 @@ def _bits(data: Any, tensor: SafetensorsTensor, folder: Path) -> npt.NDArray[np.
     import numpy as np
 
     if tensor.dtype != "BF16":
-        raise ArtifactBad(f"{folder} holds {tensor.dtype}; bfloat16 is needed")
+        raise ArtifactError(f"{folder} holds {tensor.dtype}; bfloat16 is needed")
     bits: npt.NDArray[np.uint16] = (
         np.array(data[tensor.offset : tensor.offset + tensor.n_bytes]).view(np.uint16).reshape(tensor.shape)
     )
@@ -78,7 +78,7 @@ def _target(name: str, folder: Path) -> str:
         return f"{_TOP[stem]}.weight"
     parts = stem.split(".", 3)  # model.layers.N.rest
     if len(parts) != 4 or parts[3] not in _NAMES:
-        raise ArtifactBad(f"{folder} holds {name}, which a Llama does not have")
+        raise ArtifactError(f"{folder} holds {name}, which a Llama does not have")
     return f"blk.{parts[2]}.{_NAMES[parts[3]]}.weight"
 
 

@@ -9,7 +9,7 @@ from edgeinfer.backends.executorch.facts import FACTS as EXECUTORCH
 from edgeinfer.backends.gguf.facts import FACTS as GGUF
 from edgeinfer.backends.mlx.facts import FACTS as MLX
 from edgeinfer.backends.reference.facts import FACTS as REFERENCE
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendError
 
 if TYPE_CHECKING:
     from edgeinfer.plan.facts import BackendFacts
@@ -26,14 +26,14 @@ FACTS: tuple[BackendFacts, ...] = (
 
 
 def facts_of(name: str) -> BackendFacts:
-    """Raises BackendUnavailable for a name that no backend of this program has."""
+    """Raises BackendError for a name that no backend of this program has."""
     for facts in FACTS:
         if facts.name == name:
             return facts
     names = ", ".join(facts.name for facts in FACTS)
-    raise BackendUnavailable(f"there is no backend `{name}`", hint=f"backends: {names}")
+    raise BackendError(f"there is no backend `{name}`", hint=f"backends: {names}")
 
 
 def get(name: str) -> Backend:
-    """The backend of this name. Raises BackendUnavailable for a name that no backend of this program has."""
+    """The backend of this name. Raises BackendError for a name that no backend of this program has."""
     return cast("Backend", importlib.import_module(facts_of(name).package).BACKEND)

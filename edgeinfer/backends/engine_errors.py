@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from edgeinfer.errors import EdgeInferError, EngineFailed
+from edgeinfer.errors import EdgeInferError, EngineError
 
 _SEAM_VERBS: Final = (
     *("load", "run", "new_cache"),  # Backend and Model
@@ -26,7 +26,7 @@ def engine_error(engine: str, error: Exception) -> EdgeInferError:
     text = _first_line(error)
     memory = isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
     hint = _LESS_MEMORY if memory else ""
-    return EngineFailed(f"{engine}: {text}", hint=hint)
+    return EngineError(f"{engine}: {text}", hint=hint)
 
 
 def _first_line(error: Exception) -> str:

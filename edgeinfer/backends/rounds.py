@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row
 
 
@@ -14,7 +14,7 @@ def run_in_turn(asks: Sequence[Ask]) -> list[Sequence[Row]]:
 
 
 class RoundGuard:
-    """The counts of one round: at most `max_rows` rows, and drafts. What a round does not allow raises EngineFailed."""
+    """The counts of one round: at most `max_rows` rows, and drafts. What a round does not allow raises EngineError."""
 
     __slots__ = ("_asked", "_max_drafts", "_max_rows", "_open", "n_verified")
 
@@ -28,7 +28,7 @@ class RoundGuard:
     def draft(self, n_before: int) -> None:
         """Allow a draft after `n_before` others."""
         if not self._open or self._asked or n_before >= self._max_drafts:
-            raise EngineFailed(
+            raise EngineError(
                 f"draft of row {n_before}: a round drafts before it verifies, {self._max_drafts} rows at most"
             )
 
@@ -36,16 +36,16 @@ class RoundGuard:
         """Allow to run `n` tokens; how many of their rows are wanted."""
         wanted = n if n_rows is None else n_rows
         if not self._open or self._asked or not 1 <= n <= self._max_rows:
-            raise EngineFailed(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
+            raise EngineError(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
         if not 0 <= wanted <= n:
-            raise EngineFailed(f"{wanted} rows of {n} tokens are wanted: 0 to {n} are possible")
+            raise EngineError(f"{wanted} rows of {n} tokens are wanted: 0 to {n} are possible")
         self._asked = True
         return wanted
 
     def commit(self, n: int) -> None:
         """Allow to keep `n` rows, and end the round."""
         if not self._open or not 0 <= n <= self.n_verified:
-            raise EngineFailed(f"commit of {n} rows in a round of {self.n_verified} verified ones")
+            raise EngineError(f"commit of {n} rows in a round of {self.n_verified} verified ones")
         self._open = False
 
     def end(self) -> bool:

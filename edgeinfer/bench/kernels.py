@@ -17,7 +17,7 @@ from typing import Any
 
 from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, Shape
 from edgeinfer.bench.report import head, table, write
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendError
 
 __all__ = ["Timing", "add_arguments", "run"]
 
@@ -77,9 +77,9 @@ def _metal() -> Any:
     try:
         import mlx.core as mx
     except ImportError as error:
-        raise BackendUnavailable("MLX is not installed", hint="pip install 'edgeinfer[mlx]'") from error
+        raise BackendError("MLX is not installed", hint="pip install 'edgeinfer[mlx]'") from error
     if not mx.metal.is_available():
-        raise BackendUnavailable("the kernels need Metal, which this device lacks", hint="run it on Apple silicon")
+        raise BackendError("the kernels need Metal, which this device lacks", hint="run it on Apple silicon")
     return mx
 
 

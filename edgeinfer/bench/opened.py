@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeinfer import backends
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
@@ -57,5 +57,5 @@ def opened(request: Request) -> Iterator[Opened]:
 def path_of(plan: Plan) -> Path:
     path = local_path(plan.artifact)
     if path is None:
-        raise ArtifactBad(f"{plan.model.name} is not on this machine", hint=f"edgeinfer pull {plan.model.name}")
+        raise ArtifactError(f"{plan.model.name} is not on this machine", hint=f"edgeinfer pull {plan.model.name}")
     return path

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgeinfer.chat.frames import Frames, learn_frames, n_same
 from edgeinfer.chat.template import Template
-from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.types import Message, compact
 
 WHOLE = 64  # messages that are always rendered together, and the messages of a window
@@ -52,7 +52,7 @@ class ConversationWriter:
         return self._frames[key]
 
     def write(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> Written:
-        """Raises UsageError when the template refuses the conversation, ArtifactBad when it cannot be used."""
+        """Raises UsageError when the template refuses the conversation, ArtifactError when it cannot be used."""
         messages = tuple(messages)
         written = None
         if len(messages) > WHOLE and self._is_local:
@@ -78,7 +78,7 @@ class ConversationWriter:
             part = (*messages[:n_lead], *messages[begin:end])
             try:
                 window = self._located(part, self._template.render(part, variables), variables)
-            except (UsageError, ArtifactBad):  # what is wrong with a part need not be wrong with the whole
+            except (UsageError, ArtifactError):  # what is wrong with a part need not be wrong with the whole
                 return None
             joined = join(known, window, messages[:end], begin, n_lead)
             if joined is None and known is self._last:

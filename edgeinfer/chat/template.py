@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from edgeinfer.errors import ArtifactBad, EngineFailed, UsageError
+from edgeinfer.errors import ArtifactError, EngineError, UsageError
 from edgeinfer.types import Message
 
 CPU_S = 2.0  # for one render
@@ -37,7 +37,7 @@ class Renderer:
     def compile(self, source: str, file: str = "") -> None:
         """Take `source` as the template from now on.
 
-        When it is no template, ArtifactBad is raised; UsageError for a person's own `file`.
+        When it is no template, ArtifactError is raised; UsageError for a person's own `file`.
         """
         self._file = file
         self._ask({"template": source}, CPU_S)
@@ -89,15 +89,15 @@ class Renderer:
     def _title(self) -> str:
         return f"the template `{self._file}`" if self._file else "the model's chat template"
 
-    def _bad(self, what: str) -> ArtifactBad | UsageError:
-        kind = UsageError if self._file else ArtifactBad
+    def _bad(self, what: str) -> ArtifactError | UsageError:
+        kind = UsageError if self._file else ArtifactError
         return kind(f"{self._title()} cannot be used: {what}", hint="`--template chatml` uses a plain one instead")
 
 
 class Template:
     """A template with the words that a model adds to it.
 
-    Raises ArtifactBad for one that cannot be used, or UsageError, which names it, for a person's own `file`.
+    Raises ArtifactError for one that cannot be used, or UsageError, which names it, for a person's own `file`.
     """
 
     def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "", file: str = "") -> None:
@@ -120,7 +120,7 @@ class Template:
         """As `render`, to learn about the template: None where it refuses, fails or takes too long."""
         try:
             return self._render(messages, variables, opening=opening, cpu_s=PROBE_CPU_S)
-        except (UsageError, ArtifactBad):
+        except (UsageError, ArtifactError):
             return None
 
     def _render(
@@ -146,7 +146,7 @@ def start_child() -> subprocess.Popen[bytes]:
             process_group=0,  # Ctrl-C in the terminal is for the parent alone
         )
     except OSError as error:
-        raise EngineFailed(f"cannot start the template renderer: {error.strerror}") from error
+        raise EngineError(f"cannot start the template renderer: {error.strerror}") from error
 
 
 def exchange(stdin: IO[bytes], stdout: IO[bytes], request: bytes) -> bytes:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit code 3 when no backend can run."""
     from edgeinfer import backends
     from edgeinfer.device import detect
-    from edgeinfer.errors import BackendUnavailable
+    from edgeinfer.errors import BackendError
     from edgeinfer.plan.report import device_to_json
 
     device = detect()
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         show("\n".join(lines(device, found)))
     usable = any(not one.unavailable and not one.facts.on_request_only for one in found)
-    return 0 if usable else BackendUnavailable.exit_code
+    return 0 if usable else BackendError.exit_code
 
 
 @dataclass(frozen=True, slots=True)

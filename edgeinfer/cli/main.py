@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from edgeinfer import __version__
 from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
-from edgeinfer.errors import EdgeInferError, NoPlanFits, UsageError
+from edgeinfer.errors import EdgeInferError, NoPlanError, UsageError
 
 COMMANDS = ("chat", "run", "plan", "pull", "list", "show", "rm", "models", "export", "verify", "bench", "doctor")
 ALIASES = {"ls": "list"}
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def error_object(error: EdgeInferError) -> dict[str, object]:
     """What a program reads under --json when a command is refused."""
     said: dict[str, object] = {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}
-    return said | ({"rejected": list(error.rejected)} if isinstance(error, NoPlanFits) else {})
+    return said | ({"rejected": list(error.rejected)} if isinstance(error, NoPlanError) else {})
 
 
 def has_surrogates(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import edgeinfer
 from edgeinfer.cli.options import request_from
 from edgeinfer.cli.output import say, size, whisper
-from edgeinfer.errors import Canceled, DownloadFailed, UsageError
+from edgeinfer.errors import CanceledError, DownloadError, UsageError
 from edgeinfer.plan.report import too_slow
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
     try:
         with downloads_from(args) as downloads:
             model = edgeinfer.load(plan, template=args.template, downloads=downloads)
-    except DownloadFailed as error:
-        raise DownloadFailed(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
+    except DownloadError as error:
+        raise DownloadError(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
     for note in model.notes:
         say(f"note: {note}")
     return model
@@ -67,7 +67,7 @@ def fetch_or_fall_back(args: argparse.Namespace, plan: Plan) -> Plan:
         with downloads_from(args) as downloads:
             bring(plan, downloads)
         return plan
-    except (DownloadFailed, Canceled, Unasked) as error:
+    except (DownloadError, CanceledError, Unasked) as error:
         say(f"{error}; taking {args.fallback}")
         args.model, args.tier = args.fallback, ""
         return plan_from(args)
@@ -96,7 +96,7 @@ def announce(plan: Plan) -> None:
 
 
 def ask(plan: Plan) -> None:
-    """Ask on stderr. Raises Canceled for no, Unasked where stdin is not a terminal."""
+    """Ask on stderr. Raises CanceledError for no, Unasked where stdin is not a terminal."""
     artifact = plan.artifact
     what = f"{plan.model.title} {artifact.tier}, {size(artifact.n_bytes)}, from {origin(artifact)}"
     if not sys.stdin.isatty():
@@ -108,4 +108,4 @@ def ask(plan: Plan) -> None:
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if answer.strip().lower() not in ("", "y", "yes") or not answer:
-        raise Canceled("nothing was downloaded", hint=DEMO_HINT)
+        raise CanceledError("nothing was downloaded", hint=DEMO_HINT)

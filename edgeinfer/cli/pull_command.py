@@ -27,14 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import edgeinfer
     from edgeinfer.cli.opening import downloads_from
-    from edgeinfer.errors import BackendUnavailable, NoPlanFits
+    from edgeinfer.errors import BackendError, NoPlanError
     from edgeinfer.runner.opening import bring
 
     args.yes = args.yes or not sys.stdin.isatty()  # in a script, the command itself is the consent
     request = edgeinfer.Request(model=args.model, tier=args.tier, backend=args.backend, force=True)
     try:
         plan = edgeinfer.choose(request, offline=args.offline)
-    except (BackendUnavailable, NoPlanFits) as error:
+    except (BackendError, NoPlanError) as error:
         plan = edgeinfer.choose(request, offline=args.offline, installed_only=False)
         whisper(f"(to run it, something is missing here: {error})")
     if plan.forced:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from edgeinfer import backends
     from edgeinfer.catalog import load_catalog
-    from edgeinfer.errors import ModelNotFound, UsageError
+    from edgeinfer.errors import ModelNotFoundError, UsageError
     from edgeinfer.hub import installed, installed_packages, is_of_tier, parse_name, remove, remove_package
 
     catalog = load_catalog()
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     here = [model for model in installed() if (model.repo, model.file) in wanted]
     if not here and not packed:
         names = [model.repo for model in installed()]
-        raise ModelNotFound(
+        raise ModelNotFoundError(
             f"{args.model} is not on this machine", hint=near(args.model, names) or "`edgeinfer list` shows what is"
         )
     for model in [*here, *packed]:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.catalog import load_catalog
-    from edgeinfer.errors import ModelNotFound
+    from edgeinfer.errors import ModelNotFoundError
     from edgeinfer.plan import Request
     from edgeinfer.runner.choose import resolve
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     artifacts = [artifact for artifact in entry.artifacts if request.tier.upper() in ("", artifact.tier.upper())]
     if not artifacts:
         tiers = ", ".join(dict.fromkeys(artifact.tier for artifact in entry.artifacts))
-        raise ModelNotFound(f"{entry.name} has no tier {request.tier}", hint=f"it has {tiers}")
+        raise ModelNotFoundError(f"{entry.name} has no tier {request.tier}", hint=f"it has {tiers}")
     facts = describe(entry, unique(artifacts), verify_files=args.verify)
     if args.json:
         show_json(facts)

@@ -98,7 +98,7 @@ class Decoder:
     ) -> Iterator[int]:
         """The answer's tokens, the stop token included. One answer at a time.
 
-        Raises what `start` raises, at the call; EngineFailed when the engine gives up. After either, and after a
+        Raises what `start` raises, at the call; EngineError when the engine gives up. After either, and after a
         reader who walks away, the next answer is exact.
         """
         self.start(prompt, sampling, max_tokens=max_tokens, stop_tokens=stop_tokens, first_index=first_index)
@@ -125,7 +125,7 @@ class Decoder:
     def begin(self, max_rows: int | None = None) -> Ask:
         """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
 
-        Call `end` with the rows, or `stop` when the engine gave none. Raises EngineFailed, which ends the answer.
+        Call `end` with the rows, or `stop` when the engine gave none. Raises EngineError, which ends the answer.
         """
         answer = self._answer
         if answer is None or self._step is not None:
@@ -147,7 +147,7 @@ class Decoder:
 
     def end(self, rows: Sequence[Row]) -> list[int]:
         """Take the rows of the ask, and keep what they confirm. The answer's next tokens: none after a chunk that is
-        not the prompt's last. Raises EngineFailed, which ends the answer."""
+        not the prompt's last. Raises EngineError, which ends the answer."""
         answer, step = self._answer, self._step
         if answer is None or step is None:
             raise UsageError("an ask is ended once, after it was begun")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeinfer.decode.noise import SPAN, gumbel
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import Sampling, Tokens
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Sampler:
         how = self.sampling
         top = float(row.max())
         if not np.isfinite(top):
-            raise EngineFailed(f"the engine gave logits that cannot be sampled: the largest is {top}")
+            raise EngineError(f"the engine gave logits that cannot be sampled: the largest is {top}")
         floor = top - SPAN * how.temperature
         if how.top_k and how.top_k < len(row):
             ids = _largest(row, how.top_k, floor)

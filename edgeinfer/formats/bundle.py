@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.paths import check_digest, sha256_of
 from edgeinfer.formats.tables import Table
 
@@ -100,7 +100,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def check_bundle(folder: Path) -> Bundle:
-    """Read the manifest and hold the files to it by name and size. Raises ArtifactBad.
+    """Read the manifest and hold the files to it by name and size. Raises ArtifactError.
 
     `check_files` compares the digests too, which reads every byte.
     """
@@ -108,23 +108,23 @@ def check_bundle(folder: Path) -> Bundle:
     try:
         data = path.read_bytes()[: MAX_MANIFEST_BYTES + 1]
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}", hint=_HINT) from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=_HINT) from error
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ArtifactBad(f"{path} has more than {MAX_MANIFEST_BYTES} bytes", hint=_HINT)
+        raise ArtifactError(f"{path} has more than {MAX_MANIFEST_BYTES} bytes", hint=_HINT)
     try:
         manifest = _manifest(json.loads(data), str(path))
     except (ValueError, RecursionError, UsageError) as error:
-        raise ArtifactBad(f"{path}: {str(error).removeprefix(f'{path}: ')}", hint=_HINT) from error
+        raise ArtifactError(f"{path}: {str(error).removeprefix(f'{path}: ')}", hint=_HINT) from error
     _check_names_and_sizes(folder, manifest)
     return Bundle(folder, manifest)
 
 
 def check_files(bundle: Bundle) -> None:
-    """Compare every file's digest with the manifest. Raises ArtifactBad."""
+    """Compare every file's digest with the manifest. Raises ArtifactError."""
     for name, expected in bundle.manifest.files.items():
         found = sha256_of(bundle.path / name)
         if found != expected.sha256:
-            raise ArtifactBad(f"{bundle.path / name} was changed: {found}, not {expected.sha256}", hint=_HINT)
+            raise ArtifactError(f"{bundle.path / name} was changed: {found}, not {expected.sha256}", hint=_HINT)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -209,15 +209,15 @@ def _ids(table: Table, key: str) -> tuple[int, ...]:
 
 def _check_names_and_sizes(folder: Path, manifest: Manifest) -> None:
     if missing := sorted(_NEEDED - set(manifest.files)):
-        raise ArtifactBad(f"{folder}: the manifest does not name {missing[0]}", hint=_HINT)
+        raise ArtifactError(f"{folder}: the manifest does not name {missing[0]}", hint=_HINT)
     found = {path.name for path in folder.iterdir()}
     if strangers := sorted(found - set(manifest.files) - {MANIFEST}):
-        raise ArtifactBad(f"{folder} holds {strangers[0][:60]!r}, which its manifest does not name", hint=_HINT)
+        raise ArtifactError(f"{folder} holds {strangers[0][:60]!r}, which its manifest does not name", hint=_HINT)
     for name, expected in manifest.files.items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise ArtifactBad(f"{path} is missing, or is not a regular file", hint=_HINT)
+            raise ArtifactError(f"{path} is missing, or is not a regular file", hint=_HINT)
         if path.stat().st_size != expected.n_bytes:
-            raise ArtifactBad(
+            raise ArtifactError(
                 f"{path} has {path.stat().st_size} bytes; its manifest says {expected.n_bytes}", hint=_HINT
             )

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.safetensors_header import SafetensorsHeader, read_header
 
 __all__ = ["FORMAT", "TAP_EPS", "DraftFile", "DraftShape", "is_draft_file", "read_draft_file"]
@@ -92,7 +92,7 @@ def is_draft_file(path: Path) -> bool:
 
 
 def read_draft_file(path: Path) -> DraftFile:
-    """Read and check. Raises ArtifactBad, naming what is missing, of another shape, or out of range."""
+    """Read and check. Raises ArtifactError, naming what is missing, of another shape, or out of range."""
     header = read_header(path)
     meta = _Metadata(path, header.metadata)
     if meta.text("format") != FORMAT:
@@ -218,5 +218,5 @@ def _ranked(path: Path, header: SafetensorsHeader, n_vocab: int) -> npt.NDArray[
     return ids
 
 
-def _bad(path: Path, what: str) -> ArtifactBad:
-    return ArtifactBad(f"{path.name} is no draft that can be used: {what}", hint=_HINT)
+def _bad(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(f"{path.name} is no draft that can be used: {what}", hint=_HINT)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd, report
 from edgeinfer.formats.gguf_types import STRING
@@ -39,7 +39,7 @@ _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
 def check_model(header: GgufHeader, name: str) -> None:
-    """Raise ArtifactBad, with the key and its value, when `header` cannot be that of a working language model."""
+    """Raise ArtifactError, with the key and its value, when `header` cannot be that of a working language model."""
     facts = _Facts(header, name)
     _check_purpose(facts)
     if not header.tensors:
@@ -61,8 +61,8 @@ class _Facts:
             raise self.bad(f"general.architecture is {_shown(architecture)}")
         self.architecture = architecture
 
-    def bad(self, what: str) -> ArtifactBad:
-        return ArtifactBad(f"{self.name}: {what[:300]}", hint=ODDITIES[Odd.DAMAGED].hint)
+    def bad(self, what: str) -> ArtifactError:
+        return ArtifactError(f"{self.name}: {what[:300]}", hint=ODDITIES[Odd.DAMAGED].hint)
 
     def report(self, odd: Odd, what: str) -> None:
         report(odd, f"{self.name}: {what[:300]}")
@@ -71,7 +71,7 @@ class _Facts:
         return f"{self.architecture}.{key}" in self.header.metadata
 
     def whole(self, key: str, low: int, high: int) -> int:
-        """The integer at the full `key`. Raises ArtifactBad outside low..high, and when it is missing."""
+        """The integer at the full `key`. Raises ArtifactError outside low..high, and when it is missing."""
         value = self.header.metadata.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self.bad(f"{key} is {_shown(value)}; {low} to {high} is possible")

@@ -2,7 +2,7 @@
 
 The layout is that of ggml/include/gguf.h (versions 2 and 3, little-endian). Nothing is believed: every count, length
 and offset is held against the size of the file and against the limits below, so that no header can make the reader use
-much memory or time. Raises ArtifactBad with the byte offset and the values.
+much memory or time. Raises ArtifactError with the byte offset and the values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias, overload
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd, odd_head, odd_type, odd_version, report
 from edgeinfer.formats.gguf_types import ARRAY, BOOL, GGML_TYPES, SCALARS, STRING, GgmlType
 
@@ -128,7 +128,7 @@ def read_header(path: Path) -> GgufHeader:
 
             return parse_header(fetch, path.stat().st_size, str(path))
     except OSError as error:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{path} cannot be read: {error.strerror or error}", hint="check that it is yours to read"
         ) from error
 
@@ -154,8 +154,8 @@ class _Cursor:
         self.data = b""
         self.at = 0
 
-    def bad(self, what: str) -> ArtifactBad:
-        return ArtifactBad(f"{self.name}: {what[:300]} (at byte {self.at})", hint=ODDITIES[Odd.DAMAGED].hint)
+    def bad(self, what: str) -> ArtifactError:
+        return ArtifactError(f"{self.name}: {what[:300]} (at byte {self.at})", hint=ODDITIES[Odd.DAMAGED].hint)
 
     def report(self, odd: Odd, what: str, **words: str) -> None:
         report(odd, f"{self.name}: {what[:300]} (at byte {self.at})", **words)

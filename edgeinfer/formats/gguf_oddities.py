@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_types import HELPER_TYPES, LAST_TYPE, REMOVED_TYPES
 
 __all__ = ["ODDITIES", "Odd", "Oddity", "odd_head", "odd_type", "odd_version", "report"]
@@ -86,10 +86,10 @@ ODDITIES = {
 
 
 def report(odd: Odd, message: str, **words: str) -> None:
-    """Raise ArtifactBad with `message`, unless the table says that this is ignored. `words` go into the hint."""
+    """Raise ArtifactError with `message`, unless the table says that this is ignored. `words` go into the hint."""
     oddity = ODDITIES[odd]
     if oddity.answer != "ignored":
-        raise ArtifactBad(message, hint=oddity.hint.format(**words))
+        raise ArtifactError(message, hint=oddity.hint.format(**words))
 
 
 def odd_type(number: int) -> tuple[Odd, dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd
 
@@ -24,7 +24,7 @@ def n_parts(header: GgufHeader) -> int:
 
 
 def join_parts(path: Path, header: GgufHeader) -> GgufHeader:
-    """The header of the whole model, of which `path` with `header` is any part. Raises ArtifactBad.
+    """The header of the whole model, of which `path` with `header` is any part. Raises ArtifactError.
 
     `parts` names the files in order.
     """
@@ -34,7 +34,7 @@ def join_parts(path: Path, header: GgufHeader) -> GgufHeader:
 
 
 def join_headers(headers: Sequence[GgufHeader], names: Sequence[str]) -> GgufHeader:
-    """One header of those of all parts, in order; the metadata are the first part's. Raises ArtifactBad.
+    """One header of those of all parts, in order; the metadata are the first part's. Raises ArtifactError.
 
     A tensor's `offset` counts in its own part.
     """
@@ -63,5 +63,5 @@ def _paths(path: Path, n: int) -> tuple[Path, ...]:
     return paths
 
 
-def _bad(what: str) -> ArtifactBad:
-    return ArtifactBad(what, hint=ODDITIES[Odd.PARTS].hint)
+def _bad(what: str) -> ArtifactError:
+    return ArtifactError(what, hint=ODDITIES[Odd.PARTS].hint)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.byte_alphabet import BYTES
 from edgeinfer.formats.gguf_bpe import SPLITTINGS, Splitting
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
@@ -35,7 +35,7 @@ class TokenType(IntEnum):
 
 
 class GgufTokenizer:
-    """Byte-level BPE (`gpt2` in GGUF). Raises ArtifactBad for another kind, or for metadata that does not fit together.
+    """Byte-level BPE (`gpt2` in GGUF). Raises ArtifactError for another kind, or for metadata that contradicts itself.
 
     Control tokens in a text are parsed only with `special=True`; tokens that the model's author added as plain words
     (USER_DEFINED) always, as llama.cpp does.
@@ -94,7 +94,7 @@ class GgufTokenizer:
         try:
             engine = Tokenizer(models.BPE(ids, merges, ignore_merges=self._splitting.whole_first))
         except Exception as error:  # the library raises bare Exception
-            raise ArtifactBad(f"the tokenizer in this file does not load: {str(error)[:200]}") from error
+            raise ArtifactError(f"the tokenizer in this file does not load: {str(error)[:200]}") from error
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self._splitting.patterns]
         engine.pre_tokenizer = pre_tokenizers.Sequence(
             [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -111,7 +111,7 @@ class GgufTokenizer:
     def _array(self, key: str) -> tuple[str | int | float | bool, ...]:
         value = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(value, GgufArray):
-            raise ArtifactBad(f"the file has no tokenizer.ggml.{key}", hint="choose a file that holds its tokenizer")
+            raise ArtifactError(f"the file has no tokenizer.ggml.{key}", hint="choose a file that holds its tokenizer")
         return value.values
 
     def _token_types(self) -> dict[int, int]:
@@ -120,7 +120,7 @@ class GgufTokenizer:
             return {}
         types = self._array("token_type")
         if len(types) < self.n_vocab:
-            raise ArtifactBad(f"the tokenizer has {self.n_vocab} tokens but {len(types)} token types")
+            raise ArtifactError(f"the tokenizer has {self.n_vocab} tokens but {len(types)} token types")
         return {token: int(kind) for token, kind in enumerate(types[: self.n_vocab]) if kind != TokenType.NORMAL}
 
     def _named_tokens(self) -> dict[str, int]:
@@ -141,16 +141,16 @@ class GgufTokenizer:
 def _splitting(model: object, pre: object) -> Splitting:
     known = ", ".join(sorted(SPLITTINGS))
     if model != "gpt2":
-        raise ArtifactBad(
+        raise ArtifactError(
             f"the tokenizer kind {model!r} is not read here; byte-level BPE (gpt2) is", hint="use --backend gguf"
         )
     if pre not in SPLITTINGS:
-        raise ArtifactBad(f"the pre-tokenizer {pre!r} is not known here; known: {known}", hint="use --backend gguf")
+        raise ArtifactError(f"the pre-tokenizer {pre!r} is not known here; known: {known}", hint="use --backend gguf")
     return SPLITTINGS[str(pre)]
 
 
 def _pair(merge: str) -> tuple[str, str]:
     left, space, right = merge.partition(" ")
     if not space:
-        raise ArtifactBad(f"the merge {merge[:40]!r} is not two tokens with a space between")
+        raise ArtifactError(f"the merge {merge[:40]!r} is not two tokens with a space between")
     return left, right

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 
 __all__ = ["chat_template", "end_ids", "end_texts", "nested_config", "read_json", "special_text"]
 
@@ -17,17 +17,17 @@ _NESTED = ("text_config", "llm_config", "language_config")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`, with or without a byte order mark; {} when there is no such file. Raises ArtifactBad."""
+    """The object in `path`, with or without a byte order mark; {} when there is no such file. Raises ArtifactError."""
     if not path.is_file():
         return {}
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ArtifactBad(f"{path} has {path.stat().st_size} bytes; {MAX_JSON_BYTES} are allowed")
+            raise ArtifactError(f"{path} has {path.stat().st_size} bytes; {MAX_JSON_BYTES} are allowed")
         value = json.loads(path.read_bytes())  # of bytes it finds UTF-8, -16 and -32 by itself, with a mark or without
     except (ValueError, RecursionError, OSError) as error:
-        raise ArtifactBad(f"{path} is not JSON: {str(error)[:160]}") from error
+        raise ArtifactError(f"{path} is not JSON: {str(error)[:160]}") from error
     if not isinstance(value, dict):
-        raise ArtifactBad(f"{path} holds a {type(value).__name__}, not an object")
+        raise ArtifactError(f"{path} holds a {type(value).__name__}, not an object")
     return value
 
 

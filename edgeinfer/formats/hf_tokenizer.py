@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.byte_alphabet import BYTES
 from edgeinfer.formats.hf_folder import chat_template, end_ids, end_texts, special_text
 from edgeinfer.formats.special_tokens import special_tokens
@@ -20,7 +20,7 @@ _SPACE = "\u2581"  # what SentencePiece writes for a space
 class HfTokenizer:
     """Reads `tokenizer.json` and the small files beside it. No code of the folder is run.
 
-    Raises ArtifactBad when a file is missing or does not fit.
+    Raises ArtifactError when a file is missing or does not fit.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,11 +28,11 @@ class HfTokenizer:
 
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise ArtifactBad(f"{folder} has no tokenizer.json", hint="choose a repository that ships one")
+            raise ArtifactError(f"{folder} has no tokenizer.json", hint="choose a repository that ships one")
         try:
             self._engine = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise ArtifactBad(f"{path} does not load: {str(error)[:200]}") from error
+            raise ArtifactError(f"{path} does not load: {str(error)[:200]}") from error
         self._special = {
             token: added.content for token, added in self._engine.get_added_tokens_decoder().items() if added.special
         }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 
 __all__ = ["check_digest", "check_relative", "is_pickle_name", "refuse_pickle", "safe_join", "sha256_of"]
 
@@ -21,9 +21,9 @@ _CHUNK_BYTES = 8 << 20
 
 
 def check_digest(digest: str) -> str:
-    """`digest` when it is `sha256:` and 64 lower-case hex digits. Raises ArtifactBad otherwise."""
+    """`digest` when it is `sha256:` and 64 lower-case hex digits. Raises ArtifactError otherwise."""
     if not _DIGEST.fullmatch(digest):
-        raise ArtifactBad(f"not a digest: {digest[:80]!r}", hint="a digest is sha256: and 64 lower-case hex digits")
+        raise ArtifactError(f"not a digest: {digest[:80]!r}", hint="a digest is sha256: and 64 lower-case hex digits")
     return digest
 
 
@@ -40,19 +40,19 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> s
 def check_relative(name: str) -> str:
     """`name` when it is a relative path with forward slashes that can only stay below where it is put.
 
-    Raises ArtifactBad for an empty or absolute name, `.` and `..` parts, backslashes, drive letters, control
+    Raises ArtifactError for an empty or absolute name, `.` and `..` parts, backslashes, drive letters, control
     characters, and names that are devices on some system.
     """
     if not all(_is_plain(part) for part in name.split("/")):
-        raise ArtifactBad(f"refused the file name {name[:120]!r}: it could lead out of its folder")
+        raise ArtifactError(f"refused the file name {name[:120]!r}: it could lead out of its folder")
     return name
 
 
 def safe_join(root: Path, name: str) -> Path:
-    """`root/name` for a name that `check_relative` allows and that no link leads out of `root`. Raises ArtifactBad."""
+    """`root/name` for a name that `check_relative` allows. Raises ArtifactError for a link that leads out of `root`."""
     path = root / check_relative(name)
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ArtifactBad(f"refused the file name {name[:120]!r}: it leads out of {root}")
+        raise ArtifactError(f"refused the file name {name[:120]!r}: it leads out of {root}")
     return path
 
 
@@ -72,12 +72,12 @@ def is_pickle_name(name: str) -> bool:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise ArtifactBad when the name or the first bytes of `path` are those of a pickle or of a zip around one."""
+    """Raise ArtifactError when the name or the first bytes of `path` are those of a pickle or of a zip around one."""
     if is_pickle_name(path.name):
-        raise ArtifactBad(f"{path} is refused: {path.suffix} files are pickles", hint=_PICKLE_HINT)
+        raise ArtifactError(f"{path} is refused: {path.suffix} files are pickles", hint=_PICKLE_HINT)
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        raise ArtifactBad(f"{path} is refused: it starts like a Python pickle", hint=_PICKLE_HINT)
+        raise ArtifactError(f"{path} is refused: it starts like a Python pickle", hint=_PICKLE_HINT)
     if head[:4] == b"PK\x03\x04":
-        raise ArtifactBad(f"{path} is refused: it is a zip archive, as torch.save writes", hint=_PICKLE_HINT)
+        raise ArtifactError(f"{path} is refused: it is a zip archive, as torch.save writes", hint=_PICKLE_HINT)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.paths import is_pickle_name, safe_join
 
 __all__ = ["SafetensorsFolder", "SafetensorsHeader", "SafetensorsTensor", "check_folder", "read_header"]
@@ -63,7 +63,7 @@ class SafetensorsFolder:
 
 
 def read_header(path: Path) -> SafetensorsHeader:
-    """The header of the safetensors file at `path`. Raises ArtifactBad."""
+    """The header of the safetensors file at `path`. Raises ArtifactError."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -75,7 +75,7 @@ def read_header(path: Path) -> SafetensorsHeader:
                 raise _bad(path, f"the header is said to have {length} bytes, of a file of {size} bytes")
             text = file.read(length)
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
     fields = _json_object(path, text)
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -86,21 +86,21 @@ def read_header(path: Path) -> SafetensorsHeader:
 
 
 def check_folder(folder: Path) -> SafetensorsFolder:
-    """A model folder in the form of Hugging Face: `config.json` and `*.safetensors`. Raises ArtifactBad."""
+    """A model folder in the form of Hugging Face: `config.json` and `*.safetensors`. Raises ArtifactError."""
     config = _read_json(folder / "config.json")
     if "model_file" in config:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{folder}: config.json names a Python file to run ({str(config['model_file'])[:60]!r})", hint=_HINT
         )
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / _INDEX).exists():
         table = _read_json(folder / _INDEX).get("weight_map")
         if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-            raise ArtifactBad(f"{folder / _INDEX}: weight_map is not a table of file names", hint=_HINT)
+            raise ArtifactError(f"{folder / _INDEX}: weight_map is not a table of file names", hint=_HINT)
         names = sorted(set(table.values()))
     if not names:
         pickles = sorted(path.name for path in folder.iterdir() if is_pickle_name(path.name))
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{folder} holds no .safetensors" + (f"; {pickles[0]} is a pickle and is refused" if pickles else ""),
             hint="choose a .gguf file or a folder with .safetensors",
         )
@@ -151,7 +151,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise _bad(path, f"{path.stat().st_size} bytes of JSON; {MAX_JSON_BYTES} are allowed")
         return _json_object(path, path.read_bytes())
     except OSError as error:
-        raise ArtifactBad(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
 
 
 def _json_object(path: Path, text: bytes) -> dict[str, Any]:
@@ -170,5 +170,5 @@ def _json_object(path: Path, text: bytes) -> dict[str, Any]:
     return value
 
 
-def _bad(path: Path, what: str) -> ArtifactBad:
-    return ArtifactBad(f"{path}: {what}", hint=_HINT)
+def _bad(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(f"{path}: {what}", hint=_HINT)

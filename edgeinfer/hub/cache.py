@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path, PurePosixPath
 
-from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
+from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.formats.paths import check_digest, check_relative, safe_join, sha256_of
 from edgeinfer.hub.file_names import is_first_part, part_names
 from edgeinfer.hub.names import check_repo, near
@@ -114,12 +114,14 @@ def installed() -> list[Installed]:
 def remove(repo: str, file: str = "") -> int:
     """Delete `file` of `repo`, or all of `repo`, from the cache; the bytes that this freed.
 
-    Raises ModelNotFound when it is not there. Touches nothing outside the repository's own folder of the cache.
+    Raises ModelNotFoundError when it is not there. Touches nothing outside the repository's own folder of the cache.
     """
     folder, parts = repo_dir(repo), part_names(file and check_relative(file))
     if not folder.is_dir() or folder.is_symlink():
         names = [model.repo for model in installed()]
-        raise ModelNotFound(f"{repo} is not in the cache", hint=near(repo, names) or "`edgeinfer list` shows what is")
+        raise ModelNotFoundError(
+            f"{repo} is not in the cache", hint=near(repo, names) or "`edgeinfer list` shows what is"
+        )
     before = _disk_bytes(folder)
     if not file:
         shutil.rmtree(folder)
@@ -129,7 +131,7 @@ def remove(repo: str, file: str = "") -> int:
     links = [path for path in found if path.is_symlink() or path.is_file()]
     if not links:
         names = [model.file for model in installed() if model.repo == repo and model.file]
-        raise ModelNotFound(f"{repo} has no {file} in the cache", hint=near(file, names))
+        raise ModelNotFoundError(f"{repo} has no {file} in the cache", hint=near(file, names))
     for link in links:
         link.unlink()
     used = {path.resolve() for path in folder.glob("snapshots/**/*") if path.is_symlink()}
@@ -145,17 +147,17 @@ def remove(repo: str, file: str = "") -> int:
 def verify(path: Path, sha256: str = "", progress: Callable[[int], None] = lambda _: None) -> str:
     """Read all of `path` and hold its digest against `sha256`, or against the name of its blob in the cache.
 
-    Returns `sha256:<hex>`; raises ArtifactBad when it differs. A file that is known by no digest passes.
+    Returns `sha256:<hex>`; raises ArtifactError when it differs. A file that is known by no digest passes.
     """
     if not path.is_file():
-        raise ArtifactBad(f"{path} does not exist", hint="pull the model again")
+        raise ArtifactError(f"{path} does not exist", hint="pull the model again")
     blob = path.resolve().name
     wanted = known_digest(path, sha256)
     found = sha256_of(path, progress)
     if wanted and found != wanted:
-        raise ArtifactBad(f"{path} has the digest {found}; {wanted} was expected", hint="remove it and pull it again")
+        raise ArtifactError(f"{path} has the digest {found}; {wanted} was expected", hint="remove it and pull it again")
     if not wanted and COMMIT.fullmatch(blob) and (git := _git_digest(path)) != blob:
-        raise ArtifactBad(f"{path} has the git digest {git}; {blob} was expected", hint="remove it and pull it again")
+        raise ArtifactError(f"{path} has the git digest {git}; {blob} was expected", hint="remove it and pull it again")
     return found
 
 

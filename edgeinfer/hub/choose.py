@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from edgeinfer.errors import ArtifactBad, ModelNotFound
+from edgeinfer.errors import ArtifactError, ModelNotFoundError
 from edgeinfer.hub.file_names import is_first_part, is_model, is_part, part_names, tier_in
 from edgeinfer.hub.names import near
 from edgeinfer.hub.remote import RemoteFile, RemoteRepo
@@ -32,8 +32,8 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     """The GGUF file of `tier`, or of the first default tier that is there; None: the repository is a model folder.
 
-    Of a file in parts it is the first. Raises ModelNotFound with the tiers that there are, and ArtifactBad for a tier of
-    which some parts are missing.
+    For a file in parts, the first part. Raises ModelNotFoundError with the tiers that there are, and ArtifactError for a
+    tier of which some parts are missing.
     """
     by_tier, wanted = tiers(repo), tier.upper()
     if wanted in by_tier:
@@ -42,17 +42,19 @@ def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     if not models and not wanted and any(file.file.endswith(".safetensors") for file in repo.files):
         return None
     if wanted and any(is_part(file.file) and tier_in(file.file) == wanted for file in models):
-        raise ArtifactBad(f"{repo.repo} has {tier} only in parts, and not all of them", hint=_offer(by_tier, wanted))
+        raise ArtifactError(f"{repo.repo} has {tier} only in parts, and not all of them", hint=_offer(by_tier, wanted))
     if wanted:
-        raise ModelNotFound(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
+        raise ModelNotFoundError(f"{repo.repo} has no tier {tier}", hint=_offer(by_tier, wanted))
     for default in DEFAULT_TIERS:
         if default in by_tier:
             return by_tier[default]
     if len(models) == 1 and not is_part(models[0].file):
         return models[0]
     if not models:
-        raise ModelNotFound(f"{repo.repo} holds neither a .gguf nor .safetensors", hint=f"see {repo.url}/tree/main")
-    raise ModelNotFound(f"{repo.repo} holds {len(models)} files; name a tier", hint=_offer(by_tier, ""))
+        raise ModelNotFoundError(
+            f"{repo.repo} holds neither a .gguf nor .safetensors", hint=f"see {repo.url}/tree/main"
+        )
+    raise ModelNotFoundError(f"{repo.repo} holds {len(models)} files; name a tier", hint=_offer(by_tier, ""))
 
 
 def folder_files(repo: RemoteRepo) -> tuple[RemoteFile, ...]:

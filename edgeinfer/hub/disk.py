@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edgeinfer.errors import DownloadFailed
+from edgeinfer.errors import DownloadError
 from edgeinfer.hub.cache import cache_dir
 
 __all__ = ["check_space", "disk_errors"]
@@ -16,13 +16,13 @@ SPARE_BYTES = 64 << 20  # left free on the disk
 
 
 def check_space(what: str, n_bytes: int) -> None:
-    """Raise DownloadFailed when the cache's disk has no room for `n_bytes` more of `what`."""
+    """Raise DownloadError when the cache's disk has no room for `n_bytes` more of `what`."""
     folder = cache_dir()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if n_bytes and free < n_bytes + SPARE_BYTES:
-        raise DownloadFailed(
+        raise DownloadError(
             f"{what} needs {n_bytes / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB free",
             hint="free some space, or set HF_HOME to a larger disk",
         )
@@ -30,14 +30,14 @@ def check_space(what: str, n_bytes: int) -> None:
 
 @contextmanager
 def disk_errors(on_full: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Turn an OSError of the cache's disk into DownloadFailed; `on_full` runs first when the disk is full."""
+    """Turn an OSError of the cache's disk into DownloadError; `on_full` runs first when the disk is full."""
     try:
         yield
     except OSError as error:
         where = f"{cache_dir()}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             on_full()
-            raise DownloadFailed(f"the disk is full ({where})", hint="free some space, or set HF_HOME") from error
-        raise DownloadFailed(
+            raise DownloadError(f"the disk is full ({where})", hint="free some space, or set HF_HOME") from error
+        raise DownloadError(
             f"the cache cannot be written ({where})", hint="set HF_HOME to a folder of yours"
         ) from error

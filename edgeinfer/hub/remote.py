@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeinfer.errors import ArtifactBad, DownloadFailed, EdgeInferError, ModelNotFound
+from edgeinfer.errors import ArtifactError, DownloadError, EdgeInferError, ModelNotFoundError
 from edgeinfer.formats.gguf_header import GgufHeader, parse_header
 from edgeinfer.formats.paths import check_relative, is_pickle_name
 from edgeinfer.hub.cache import COMMIT, SHA256, is_offline
@@ -49,10 +49,10 @@ class RemoteRepo:
             if file.file == name:
                 return file
         names = [file.file for file in self.files]
-        raise ModelNotFound(f"{self.repo} has no file {name[:120]}", hint=near(name, names) or self.url)
+        raise ModelNotFoundError(f"{self.repo} has no file {name[:120]}", hint=near(name, names) or self.url)
 
     def parts(self, name: str) -> list[RemoteFile]:
-        """`name`, or all parts of the split file that it begins. Raises ModelNotFound for one that is not listed."""
+        """`name`, or all parts of the split file that it begins. Raises ModelNotFoundError for one that is not listed."""
         return [self.file(part) for part in part_names(name)]
 
     @property
@@ -74,11 +74,11 @@ def look_up(repo: str, revision: str = "") -> RemoteRepo:
         try:
             info = api.model_info(repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT_S)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DownloadFailed(
+            raise DownloadError(
                 f"{endpoint()} gives an answer that makes no sense for {repo}: {error!r:.120}"
             ) from error
     if not info.sha or not COMMIT.fullmatch(info.sha):
-        raise ArtifactBad(f"the hub names no commit for {repo}: {str(info.sha)[:60]!r}")
+        raise ArtifactError(f"the hub names no commit for {repo}: {str(info.sha)[:60]!r}")
     card: dict[str, Any] = vars(info.card_data) if info.card_data else {}
     base = card.get("base_model")
     files = [_remote_file(sibling) for sibling in info.siblings or ()]
@@ -100,12 +100,12 @@ def remote_header(repo: str, file: str, revision: str = "") -> GgufHeader:
         end = min(offset + length, n_bytes) - 1
         with hub_errors(repo, file, revision), open_range(repo, file, revision, offset, end) as response:
             if response.status_code != 206:
-                raise DownloadFailed(f"the hub sent all of {file}, not bytes {offset} to {end}")
+                raise DownloadError(f"the hub sent all of {file}, not bytes {offset} to {end}")
             data = b""
             for piece in response.iter_bytes():
                 data += piece
                 if len(data) > length:
-                    raise ArtifactBad(f"the hub sent more than the {length} bytes of {file} that were asked for")
+                    raise ArtifactError(f"the hub sent more than the {length} bytes of {file} that were asked for")
             return data
 
     return parse_header(fetch, n_bytes, f"{repo}/{file}")
@@ -131,7 +131,7 @@ def open_range(repo: str, file: str, revision: str, first: int, last: int | None
 def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     """Turn what huggingface_hub and its HTTP client raise into our errors; set its switches before it is imported."""
     if is_offline():
-        raise DownloadFailed(
+        raise DownloadError(
             f"{repo} is not all here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -144,12 +144,12 @@ def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     except EdgeInferError:
         raise
     except errors.OfflineModeIsEnabled as error:
-        raise DownloadFailed(f"{repo} is not all here, and the hub client is offline") from error
+        raise DownloadError(f"{repo} is not all here, and the hub client is offline") from error
     except errors.HfHubHTTPError as error:
         raise _http_error(error, repo, file, revision) from error
     except (transport, errors.LocalEntryNotFoundError, errors.FileMetadataError) as error:
         what = str(error) or type(error).__name__
-        raise DownloadFailed(
+        raise DownloadError(
             f"{endpoint()} does not answer: {what[:160]}", hint="check the network, then run the same command again"
         ) from error
 
@@ -162,7 +162,7 @@ def _check_token_file() -> None:
         get_token()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DownloadFailed(
+        raise DownloadError(
             f"the hub's token at HF_HOME/token cannot be read: {why}",
             hint="set HF_HOME to a folder of yours, or HF_TOKEN_PATH to another file",
         ) from error
@@ -180,30 +180,30 @@ def _http_error(error: HfHubHTTPError, repo: str, file: str, revision: str) -> E
         else f"then set HF_TOKEN to a token from {endpoint()}/settings/tokens"
     )
     if isinstance(error, errors.GatedRepoError):
-        return DownloadFailed(f"{repo} is gated (HTTP {status})", hint=f"accept its license at {page} {token}")
+        return DownloadError(f"{repo} is gated (HTTP {status})", hint=f"accept its license at {page} {token}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFound(f"{repo} has no revision {revision[:80] or 'main'}", hint=f"see {page}/commits")
+        return ModelNotFoundError(f"{repo} has no revision {revision[:80] or 'main'}", hint=f"see {page}/commits")
     if isinstance(error, errors.EntryNotFoundError):
-        return ModelNotFound(f"{repo} has no file {file[:120]}", hint=f"see {page}/tree/main")
+        return ModelNotFoundError(f"{repo} has no file {file[:120]}", hint=f"see {page}/tree/main")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return ModelNotFound(
+        return ModelNotFoundError(
             f"there is no repository {repo}, or it is private (HTTP {status})",
             hint=f"check the spelling; for a private one set HF_TOKEN and see {page}",
         )
     if status in (401, 403):
-        return DownloadFailed(f"{repo} is refused (HTTP {status})", hint=f"accept its license at {page} {token}")
+        return DownloadError(f"{repo} is refused (HTTP {status})", hint=f"accept its license at {page} {token}")
     if status == 429:
-        return DownloadFailed(
+        return DownloadError(
             "the hub asks to wait (HTTP 429: too many requests)", hint="try again later, or set HF_TOKEN"
         )
-    return DownloadFailed(f"the hub answers HTTP {status} for {repo}/{file}".rstrip("/"), hint="try again later")
+    return DownloadError(f"the hub answers HTTP {status} for {repo}/{file}".rstrip("/"), hint="try again later")
 
 
 def _remote_file(sibling: Any) -> RemoteFile | None:
     name = sibling.rfilename
     try:
         check_relative(name)
-    except ArtifactBad:
+    except ArtifactError:
         return None
     size = sibling.size
     if is_pickle_name(name) or not isinstance(size, int) or size < 0:

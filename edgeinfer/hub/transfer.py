@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from edgeinfer.errors import ArtifactBad, DownloadFailed
+from edgeinfer.errors import ArtifactError, DownloadError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.paths import check_digest, check_relative
 from edgeinfer.hub.cache import COMMIT, cache_dir, locate, repo_dir
@@ -65,8 +65,8 @@ def pull(
 ) -> Path:
     """Have `file` of `repo` (or, for "", the whole model folder) at `revision` in the cache; where it lies.
 
-    `sha256` is a digest that the caller expects besides. What is in the cache already is not fetched again. Raises
-    ModelNotFound, DownloadFailed (the same call goes on where it stopped) or ArtifactBad (nothing is left behind).
+    `sha256` is a digest that the caller expects in addition. What is in the cache already is not fetched again.
+    Raises ModelNotFoundError, DownloadError (the same call continues where it stopped) or ArtifactError (nothing stays).
     """
     cache_dir()  # without a place for it, nothing is asked of the network
     if sha256:
@@ -76,7 +76,7 @@ def pull(
     source = look_up(repo, revision)
     files = source.parts(check_relative(file)) if file else list(folder_files(source))
     if sha256 and file and files[0].sha256 != sha256:
-        raise ArtifactBad(f"{repo}/{file} has the digest {files[0].sha256}; {sha256} was expected")
+        raise ArtifactError(f"{repo}/{file} has the digest {files[0].sha256}; {sha256} was expected")
     total = sum(wanted.n_bytes for wanted in files)
     _check_space(source, files)
     is_new = any(locate(repo, wanted.file, source.revision) is None for wanted in files)
@@ -128,13 +128,15 @@ def _target(source: RemoteRepo, wanted: RemoteFile) -> _Target:
     found = get_hf_file_metadata(url, endpoint=endpoint(), library_name="edgeinfer")
     etag = found.etag or ""
     if not _ETAG.fullmatch(etag) or found.commit_hash != source.revision:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{source.repo}/{wanted.file}: the hub gives the digest {etag[:80]!r} at {found.commit_hash!r:.60}"
         )
     if wanted.sha256 and f"sha256:{etag}" != wanted.sha256:
-        raise ArtifactBad(f"{source.repo}/{wanted.file}: listed as {wanted.sha256}, offered as sha256:{etag}")
+        raise ArtifactError(f"{source.repo}/{wanted.file}: listed as {wanted.sha256}, offered as sha256:{etag}")
     if found.size != wanted.n_bytes:
-        raise ArtifactBad(f"{source.repo}/{wanted.file}: listed with {wanted.n_bytes} bytes, offered with {found.size}")
+        raise ArtifactError(
+            f"{source.repo}/{wanted.file}: listed with {wanted.n_bytes} bytes, offered with {found.size}"
+        )
     return _Target(source.repo, wanted.file, source.revision, etag, wanted.n_bytes)
 
 
@@ -147,7 +149,7 @@ def _fetch(target: _Target, progress: Callable[[int], None]) -> None:
                 with hub_errors(target.repo, target.file, target.commit):
                     _stream(target, part, progress)
                 cut = None
-            except DownloadFailed as error:
+            except DownloadError as error:
                 cut = error
             failures = 0 if part.tell() > have else failures + 1
             if failures >= ATTEMPTS:
@@ -156,7 +158,7 @@ def _fetch(target: _Target, progress: Callable[[int], None]) -> None:
                 time.sleep(PAUSE_S * 2 ** (failures - 1))
     if (found := _digest(target)) != target.etag:
         target.part.unlink()
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{target.repo}/{target.file} has the digest {found}; the hub promised {target.etag}",
             hint="nothing was kept; try again, and if it stays wrong do not use this repository",
         )
@@ -175,7 +177,7 @@ def _stream(target: _Target, part: BinaryIO, progress: Callable[[int], None]) ->
         for piece in response.iter_bytes():
             if part.tell() + len(piece) > target.n_bytes:
                 target.part.unlink(missing_ok=True)
-                raise ArtifactBad(
+                raise ArtifactError(
                     f"{target.repo}/{target.file} is longer than the {target.n_bytes} bytes that the hub announced",
                     hint="nothing was kept; try again later",
                 )
@@ -184,12 +186,12 @@ def _stream(target: _Target, part: BinaryIO, progress: Callable[[int], None]) ->
         part.flush()
 
 
-def _gave_up(target: _Target, have: int, cut: DownloadFailed | None) -> Exception:
+def _gave_up(target: _Target, have: int, cut: DownloadError | None) -> Exception:
     where = f"{target.repo}/{target.file} stopped at {have} of {target.n_bytes} bytes"
     if cut is None:
         target.part.unlink(missing_ok=True)
-        return ArtifactBad(f"{where}: the hub has no more", hint="nothing was kept; try again later")
-    return DownloadFailed(f"{where}: {cut}", hint="run the same command again: it goes on from there")
+        return ArtifactError(f"{where}: the hub has no more", hint="nothing was kept; try again later")
+    return DownloadError(f"{where}: {cut}", hint="run the same command again: it goes on from there")
 
 
 def _digest(target: _Target) -> str:
@@ -209,7 +211,7 @@ def _check(paths: list[Path]) -> None:
         return
     try:
         check_artifact(paths[0])
-    except ArtifactBad:
+    except ArtifactError:
         for path in paths:
             blob = path.resolve()
             path.unlink()

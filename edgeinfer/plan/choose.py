@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
-from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
+from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
 from edgeinfer.plan.candidates import Backend, Candidate, candidates, on_device
 from edgeinfer.plan.facts import BackendFacts, Probe
 from edgeinfer.plan.fit import (
@@ -44,7 +44,7 @@ def make_plan(
     Quality (`rank`) comes first among what fits the budget with the wanted context and decodes at a usable speed; then
     the tier; then the faster backend. `drafters` are those that the decoder has; without any it decodes plainly.
     `probes` says, by backend, what is installed; without a probe, as for a named device, a backend counts as installed.
-    Raises ModelNotFound, UsageError, BackendUnavailable, NoPlanFits.
+    Raises ModelNotFoundError, UsageError, BackendError, NoPlanError.
     """
     request = _checked(catalog, facts, request)
     backends = [on_device(device, one, probes.get(one.name, Probe())) for one in facts]
@@ -90,7 +90,7 @@ def make_plan(
 
 
 def _checked(catalog: Catalog, facts: Sequence[BackendFacts], request: Request) -> Request:
-    """`request` with the names as the catalog spells them. Raises UsageError, ModelNotFound."""
+    """`request` with the names as the catalog spells them. Raises UsageError, ModelNotFoundError."""
     if request.backend and request.backend not in {one.name for one in facts}:
         known = ", ".join(one.name for one in facts)
         raise UsageError(f"unknown backend: {request.backend}", hint=f"backends here: {known}")
@@ -126,7 +126,7 @@ def _drafts(
         return None
     model = _known_model(catalog, request.draft_model)
     drafts = {}
-    failed: NoPlanFits | BackendUnavailable | None = None
+    failed: NoPlanError | BackendError | None = None
     for backend in backends:
         name = backend.facts.name
         if backend.unavailable or request.backend not in ("", name):
@@ -141,7 +141,7 @@ def _drafts(
         )
         try:
             drafts[name] = make_plan(device, catalog, [backend.facts], alone, probes=probes)
-        except (NoPlanFits, BackendUnavailable) as error:
+        except (NoPlanError, BackendError) as error:
             failed = failed or error
     if not drafts and failed is not None:
         raise failed
@@ -153,7 +153,7 @@ def _known_model(catalog: Catalog, name: str) -> ModelEntry:
     if model is None:
         near = catalog.near(name)
         hints = [catalog.explain_missing(name), f"near names: {', '.join(near)}" if near else ""]
-        raise ModelNotFound(f"no model named {name}", hint="; ".join(hint for hint in hints if hint))
+        raise ModelNotFoundError(f"no model named {name}", hint="; ".join(hint for hint in hints if hint))
     return model
 
 
@@ -223,22 +223,22 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
 
 def _nothing_can_run(
     catalog: Catalog, request: Request, backends: Sequence[Backend], refused: Sequence[Rejection]
-) -> BackendUnavailable | NoPlanFits:
+) -> BackendError | NoPlanError:
     absent = {backend.facts.name: backend for backend in backends if backend.unavailable}
     needed = {one.backend for one in refused}
     if needed and needed <= absent.keys():
         hint = next((absent[name].hint for name in sorted(needed) if absent[name].hint), "")
-        return BackendUnavailable("; ".join(sorted({one.reason for one in refused})), hint=hint)
+        return BackendError("; ".join(sorted({one.reason for one in refused})), hint=hint)
     wanted = " ".join(word for word in (request.model, request.tier, request.backend) if word) or "any model"
     reason = next((f": {one.reason}" for one in reversed(refused) if one.backend not in absent), "")
     if not refused and (model := catalog.find(request.model)):
         has = ", ".join(dict.fromkeys(file.backend for file in model.artifacts))
         reason = f": it has files for {has}; {request.backend} reads no {model.shape.architecture} from them"
-        return NoPlanFits(f"nothing here can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
+        return NoPlanError(f"nothing here can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
     hint = next((backend.hint for backend in absent.values() if backend.hint), "") if not reason else ""
     if request.kv_type and not hint:
         hint = "without --kv-type each backend takes its own"
-    return NoPlanFits(
+    return NoPlanError(
         f"nothing here can run {wanted}{reason}",
         hint=hint or "`edgeinfer doctor` says what each backend found",
         rejected=tuple(map(rejection_to_json, refused)),
@@ -251,7 +251,7 @@ def _nothing_fits(
     budget: int,
     floor: float,
     rejected: Sequence[Rejection],
-) -> NoPlanFits:
+) -> NoPlanError:
     least = min(able, key=lambda one: one.estimate.total_bytes)
     over = least.estimate.total_bytes - budget
     listed = tuple(map(rejection_to_json, rejected))
@@ -259,9 +259,9 @@ def _nothing_fits(
         what = f"{least.model.name} {least.artifact.tier}"
         message = f"{what} needs {over / 1e6:,.0f} MB more than the {budget / 1e6:,.0f} MB that {device.name} can give"
         smaller = _smaller(least, budget)
-        return NoPlanFits(message, hint=f"try {smaller}, or --force", rejected=listed)
+        return NoPlanError(message, hint=f"try {smaller}, or --force", rejected=listed)
     fastest = max((one for one in able if one.estimate.total_bytes <= budget), key=lambda one: one.tokens_per_s)
-    return NoPlanFits(
+    return NoPlanError(
         f"nothing that fits decodes at {floor:g} tokens/s; {fastest.model.name} comes nearest "
         f"with {fastest.tokens_per_s:.1f}",
         hint=f"--min-speed {max(0.1, fastest.tokens_per_s * 0.9):.1f}",

@@ -71,7 +71,7 @@ class AnswerStream:
     """An answer while it is written. Iterate for its text, piece by piece; whole characters only.
 
     `segments` gives the reasoning as well. `stop` may be called from a signal handler or another thread. A reader may
-    leave the loop at any time. Reading raises EngineFailed when the engine gives up.
+    leave the loop at any time. Reading raises EngineError when the engine gives up.
     """
 
     def __init__(self, writer: Writer, segments: Generator[Segment, None, None]) -> None:

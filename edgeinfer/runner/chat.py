@@ -51,7 +51,7 @@ class Chat:
         """The answer, piece by piece. The question and what was read of the answer become part of `messages`.
 
         `options` replace those of the chat for this answer. Each answer has a seed of its own: the sampling's seed
-        plus the number of messages before. Raises UsageError for text or options that cannot be used, EngineFailed
+        plus the number of messages before. Raises UsageError for text or options that cannot be used, EngineError
         when the engine gives up.
         """
         self._conversation.end_answer()

@@ -8,7 +8,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import detect, named
-from edgeinfer.errors import ModelNotFound, UsageError
+from edgeinfer.errors import ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
 
@@ -23,7 +23,7 @@ def choose(
     `installed_only=False` plans as if every engine that this machine could have were installed.
 
     Loads no engine; asks the network only for the header of an `org/repo` that is in no catalog, and not with
-    `offline`. Raises ModelNotFound, UsageError, NoPlanFits, BackendUnavailable, ArtifactBad, DownloadFailed.
+    `offline`. Raises ModelNotFoundError, UsageError, NoPlanError, BackendError, ArtifactError, DownloadError.
     """
     if isinstance(request, str):
         request = Request(model=request)
@@ -63,13 +63,13 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
     """A catalog name, or the entry of what is in no catalog; and the tier that it was asked for in."""
     try:
         name = parse_name(text, [model.name for model in catalog.models])
-    except ModelNotFound as error:
+    except ModelNotFoundError as error:
         why = catalog.explain_missing(text)
         near = catalog.near(text)
         if not why and not near:
             raise
         hints = [why, f"near names: {', '.join(near)}" if near else ""]
-        raise ModelNotFound(str(error), hint="; ".join(hint for hint in hints if hint)) from error
+        raise ModelNotFoundError(str(error), hint="; ".join(hint for hint in hints if hint)) from error
     tier = name.tier or wanted_tier
     if name.kind == "catalog":
         return name.name, tier

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from edgeinfer import backends
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.chat.trace_formats import mentioned_in
-from edgeinfer.errors import DownloadFailed
+from edgeinfer.errors import DownloadError
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.bundle import check_bundle, is_bundle
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -28,7 +28,7 @@ USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file gives no
 
 
 def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
-    """The entry of a local `.gguf` file or folder. Raises ArtifactBad for one that is not what it says.
+    """The entry of a local `.gguf` file or folder. Raises ArtifactError for one that is not what it says.
 
     `known` are the models of the catalog, among which the file may be recognized.
     """
@@ -49,7 +49,7 @@ def entry_of_repo(
 ) -> ModelEntry:
     """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`): if not here, what the hub says of it.
 
-    Raises ModelNotFound and DownloadFailed as the hub does, and DownloadFailed where `offline` forbids to ask it.
+    Raises ModelNotFoundError and DownloadError as the hub does, and DownloadError where `offline` forbids to ask it.
     """
 
     def wanted(name: str) -> bool:
@@ -64,7 +64,7 @@ def entry_of_repo(
         assert isinstance(header, GgufHeader)  # only .gguf files have a `file`
         return entry_of_header(name_of(repo), header, File(repo, found.file, found.revision, found.sha256), known)
     if offline:
-        raise DownloadFailed(
+        raise DownloadError(
             f"{repo} is not on this machine, and the network is not to be used",
             hint=f"`edgeinfer pull {repo}` with a network",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.hf_folder import nested_config
 from edgeinfer.types import Sampling
 
@@ -63,19 +63,19 @@ THINK = ("<think>", "</think>")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Raises ArtifactBad for what is not a JSON object of a sensible size."""
+    """Raises ArtifactError for what is not a JSON object of a sensible size."""
     try:
         data = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
         config = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactBad(f"{path} is not a model's configuration: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{path} is not a model's configuration: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict):
-        raise ArtifactBad(f"{path} is not a model's configuration")
+        raise ArtifactError(f"{path} is not a model's configuration")
     return config
 
 
 def entry_of_config(name: str, config: Mapping[str, Any], artifact: Artifact, sampling: Sampling) -> ModelEntry:
-    """The entry of a folder whose weights take `artifact.n_bytes`. Raises ArtifactBad where a number is missing."""
+    """The entry of a folder whose weights take `artifact.n_bytes`. Raises ArtifactError where a number is missing."""
     shape = shape_of_config(language_config(config), artifact.n_bytes, bits_of(config))
     return ModelEntry(
         name=name,
@@ -123,7 +123,7 @@ def shape_of_config(config: Mapping[str, Any], n_bytes: int, bits: float) -> Mod
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise ArtifactBad(f"config.json gives no usable `{key}`: {str(value)[:40]}")
+            raise ArtifactError(f"config.json gives no usable `{key}`: {str(value)[:40]}")
         return value
 
     n_layers = number("num_hidden_layers", most=MAX_LAYERS)

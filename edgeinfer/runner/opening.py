@@ -13,7 +13,7 @@ from edgeinfer import backends
 from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafting import measure, opened_draft_model
-from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
+from edgeinfer.errors import ArtifactError, DownloadError, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, locate, locate_packaged, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
@@ -39,7 +39,7 @@ def local_path(artifact: Artifact) -> Path | None:
     if artifact.embedded:
         path = Path(edgeinfer.__file__).parent / artifact.file
         if not path.exists():
-            raise ArtifactBad(f"the embedded model is missing: {path}", hint="install edgeinfer again")
+            raise ArtifactError(f"the embedded model is missing: {path}", hint="install edgeinfer again")
         return path
     if artifact.package:
         return locate_packaged(artifact.package, artifact.file)
@@ -50,7 +50,7 @@ def local_path(artifact: Artifact) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """What may happen when a file is not here. `ask` is called first, and raises Canceled to say no."""
+    """What may happen when a file is not here. `ask` is called first, and raises CanceledError to say no."""
 
     offline: bool = False
     ask: Callable[[Plan], None] = lambda _: None
@@ -64,7 +64,7 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
     """Load a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
 
     Files that are not on this machine are downloaded as `downloads` says. `template` is a Jinja file in place of the
-    model's own, or "chatml". Raises what `choose` raises, and DownloadFailed, Canceled, EngineFailed; nothing stays
+    model's own, or "chatml". Raises what `choose` raises, and DownloadError, CanceledError, EngineError; nothing stays
     open then.
     """
     source = read_template(template) if template else None
@@ -110,13 +110,13 @@ def rounding(plan: Plan, model: Model) -> str:
 
 
 def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
-    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadFailed, ArtifactBad."""
+    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadError, ArtifactError."""
     artifact = plan.artifact
     path = local_path(artifact)
     if path is not None:
         return path
     if downloads.offline or is_offline():
-        raise DownloadFailed(
+        raise DownloadError(
             f"{plan.model.title} {artifact.tier} is not on this machine, and the network is not to be used",
             hint=f"`edgeinfer pull {plan.model.name}` with a network",
         )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from edgeinfer.backends.reference.weights import LayerWeights, Shape, read_shape, read_weights
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.gguf_header import GgufHeader
 
@@ -154,10 +154,10 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 
 
 def load(path: Path, *, device: str, dtype: torch.dtype) -> TorchModel:
-    """The model of a GGUF file. Raises ArtifactBad for an architecture that the reference does not compute."""
+    """The model of a GGUF file. Raises ArtifactError for an architecture that the reference does not compute."""
     header = check_artifact(path)
     if not isinstance(header, GgufHeader):
-        raise ArtifactBad(f"{path} is a folder; a draft is taught to one .gguf file", hint="name the .gguf file")
+        raise ArtifactError(f"{path} is a folder; a draft is taught to one .gguf file", hint="name the .gguf file")
     shape = read_shape(header, str(path))
     weights = read_weights(header, path, shape)
 

@@ -13,7 +13,7 @@ pytest.importorskip("llama_cpp")
 from benchmarks import endurance, long_chats, perplexity, window
 from benchmarks.models.from_folder import convert
 from edgeinfer.bench.opened import opened
-from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.plan.types import Request
 from edgeinfer.window import WindowPolicy
@@ -127,5 +127,5 @@ def test_a_folder_becomes_the_same_model(tmp_path: Path) -> None:
     rows = np.frombuffer(out.read_bytes(), np.uint16, 64, query.offset).reshape(8, 8)[:, 0]
     assert rows.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     (folder / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    with pytest.raises(ArtifactBad, match="not a Llama"):
+    with pytest.raises(ArtifactError, match="not a Llama"):
         convert(folder, like, out)

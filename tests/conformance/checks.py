@@ -16,7 +16,7 @@ import pytest
 from edgeinfer.backends import facts_of
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
-from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EdgeInferError, EngineError, RewindError, UsageError
 from edgeinfer.formats import read_header, shape_from_gguf
 from edgeinfer.prefill import prefill
 from edgeinfer.types import Prompt, Sampling
@@ -358,7 +358,7 @@ def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
         broken = Breaking(case.model, verb, at)
         decoder = Decoder(broken, case.policy, controller=Fixed(Arm("forced", 5)), drafters={"forced": forced})
         got = []
-        with pytest.raises(EngineFailed, match="gave up"):
+        with pytest.raises(EngineError, match="gave up"):
             for token in decoder.stream(prompt, how, max_tokens=80, stop_tokens=NO_STOP):
                 got.append(token)
         assert got == truth[: len(got)]
@@ -391,6 +391,6 @@ def check_close(case: Case) -> None:
 def check_bad_token(case: Case) -> None:
     cache = case.model.new_cache(case.policy)
     for bad in (-1, case.model.tokenizer.n_vocab):
-        with pytest.raises((UsageError, EngineFailed)):
+        with pytest.raises((UsageError, EngineError)):
             prefill(cache, [5, bad])
     cache.close()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Cache, Drafter, Model, Round, Row, TokenLike
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
@@ -102,7 +102,7 @@ class Breaking:
             if verb == "verify" and self._left == 0:
                 call(*arguments)  # what the engine wrote before it gave up must not stay
             if self._left == 0:
-                raise EngineFailed("the engine gave up")
+                raise EngineError("the engine gave up")
             return call(*arguments)
 
         return called

@@ -25,11 +25,11 @@ def missing() -> str:
     if absent:
         return f"{', '.join(absent)} not installed: pip install 'edgeinfer[export]'"
     from edgeinfer.backends.executorch.build import check_buildable
-    from edgeinfer.errors import BackendUnavailable
+    from edgeinfer.errors import BackendError
 
     try:
         check_buildable()
-    except BackendUnavailable as error:
+    except BackendError as error:
         return str(error)
     return ""
 

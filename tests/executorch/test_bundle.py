@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, check_bundle, check_files, is_bundle
 from edgeinfer.runner.entries import entry_of_path
 from tests.executorch.bundles import write_bundle
@@ -68,7 +68,7 @@ def test_a_bundle_is_a_model_that_the_plan_can_take(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be(tmp_path: Path, change: Callable[[dict[str, Any]], None], cause: str) -> None:
     folder = write_bundle(tmp_path / "b")
     edit(folder, change)
-    with pytest.raises(ArtifactBad) as caught:
+    with pytest.raises(ArtifactError) as caught:
         check(folder)
     assert cause in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -77,7 +77,7 @@ def test_a_manifest_that_cannot_be(tmp_path: Path, change: Callable[[dict[str, A
 def test_a_file_that_the_manifest_does_not_name(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
     (folder / "weights.bin").write_bytes(b"x")
-    with pytest.raises(ArtifactBad, match=r"holds 'weights\.bin'"):
+    with pytest.raises(ArtifactError, match=r"holds 'weights\.bin'"):
         check(folder)
 
 
@@ -85,7 +85,7 @@ def test_a_link_is_refused_though_its_content_is_right(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
     shutil.move(folder / PROGRAM, tmp_path / "elsewhere")
     (folder / PROGRAM).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactBad, match="not a regular file"):
+    with pytest.raises(ArtifactError, match="not a regular file"):
         check(folder)
 
 
@@ -123,13 +123,13 @@ def test_forty_mutations_of_the_files(tmp_path: Path, mutate: Callable[[Path, ra
         shutil.copytree(whole, folder)
         path = folder / rng.choice(FILES)
         mutate(path, rng)
-        with pytest.raises(ArtifactBad) as caught:
+        with pytest.raises(ArtifactError) as caught:
             check(folder)
         assert path.name in str(caught.value)
 
 
 def test_a_manifest_with_a_flipped_bit_is_read_or_refused(tmp_path: Path) -> None:
-    """It has no digest of its own; nothing but ArtifactBad may come of it."""
+    """It has no digest of its own; nothing but ArtifactError may come of it."""
     whole, rng, n_refused = write_bundle(tmp_path / "whole"), random.Random(1), 0
     for index in range(60):
         folder = tmp_path / str(index)
@@ -137,6 +137,6 @@ def test_a_manifest_with_a_flipped_bit_is_read_or_refused(tmp_path: Path) -> Non
         flip(folder / MANIFEST, rng)
         try:
             check(folder)
-        except ArtifactBad:
+        except ArtifactError:
             n_refused += 1
     assert n_refused > 20

@@ -13,7 +13,7 @@ from edgeinfer.backends.executorch.export.folder_source import FolderSource
 from edgeinfer.backends.executorch.export.gguf_source import GgufSource
 from edgeinfer.backends.executorch.export.shape import llama3_divisors
 from edgeinfer.backends.executorch.export.source import open_source, q4_0_of, unpacked_q4_0, with_positive_scales
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from tests.tiny_gguf import Tiny, write_tiny
 
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
@@ -74,13 +74,13 @@ def test_q4_0_rows_move_with_their_scales(tmp_path: Path) -> None:
 def test_the_exit_layer_comes_from_the_file(tmp_path: Path) -> None:
     assert open_source(write_tiny(tmp_path / "a.gguf", Tiny(exit_layer=3))).shape.exit_layer == 3
     assert open_source(write_tiny(tmp_path / "b.gguf", Tiny(exit_layer=None))).shape.exit_layer is None
-    with pytest.raises(ArtifactBad, match=r"edgeinfer\.exit_layer is 4; the model has 4 layers"):
+    with pytest.raises(ArtifactError, match=r"edgeinfer\.exit_layer is 4; the model has 4 layers"):
         open_source(write_tiny(tmp_path / "c.gguf", Tiny(exit_layer=4)))
 
 
 def test_an_architecture_that_is_not_exported_is_named(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "gemma.gguf", Tiny(architecture="gemma3", own_window=64))
-    with pytest.raises(ArtifactBad, match="gemma3 models are not exported"):
+    with pytest.raises(ArtifactError, match="gemma3 models are not exported"):
         open_source(path)
 
 
@@ -124,7 +124,7 @@ def test_a_folder_is_read_in_float32(tmp_path: Path) -> None:
     expected = (matrix(32, 64).view(np.uint32) >> 16 << 16).view(np.float32)
     np.testing.assert_array_equal(source.floats("blk.0.attn_k"), expected)
     assert source.has("blk.0.attn_k") and not source.has("blk.0.attn_k.bias") and source.shape.tied
-    with pytest.raises(ArtifactBad, match=r"model\.layers\.0\.self_attn\.q_proj\.weight is missing"):
+    with pytest.raises(ArtifactError, match=r"model\.layers\.0\.self_attn\.q_proj\.weight is missing"):
         source.floats("blk.0.attn_q")
 
 
@@ -140,7 +140,7 @@ def test_a_folder_is_read_in_float32(tmp_path: Path) -> None:
     ids=["architecture", "yarn", "quantized", "negative", "text"],
 )
 def test_a_folder_that_is_not_exported(tmp_path: Path, changes: dict[str, object], what: str) -> None:
-    with pytest.raises(ArtifactBad, match=what):
+    with pytest.raises(ArtifactError, match=what):
         open_source(folder_of(tmp_path / "m", **changes))
 
 

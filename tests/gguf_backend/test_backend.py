@@ -17,7 +17,7 @@ from edgeinfer.backends.gguf.logs import EngineLog
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
 from edgeinfer.backends.gguf.quantize import quantize
 from edgeinfer.backends.gguf.threads import fastest_threads
-from edgeinfer.errors import ArtifactBad, EngineFailed, RewindError, UsageError
+from edgeinfer.errors import ArtifactError, EngineError, RewindError, UsageError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.prefill import prefill
@@ -71,7 +71,7 @@ def test_an_engine_that_fails_in_a_round_leaves_the_cache_exact(
 
     round_ = cache.begin(3)
     monkeypatch.setattr(llama, "_decode", fails_after_running)
-    with pytest.raises(EngineFailed, match=r"llama\.cpp stopped decoding: code -3"):
+    with pytest.raises(EngineError, match=r"llama\.cpp stopped decoding: code -3"):
         round_.verify([5, 6, 7])
     monkeypatch.setattr(llama, "_decode", decode)
     round_.rollback()
@@ -91,7 +91,7 @@ def test_an_engine_that_fails_in_a_prefill_keeps_what_length_says(
         return int(decode(address, batch)) or (-3 if len(calls) == 2 else 0)
 
     monkeypatch.setattr(llama, "_decode", fails_the_second_time)
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         prefill(cache, given)
     monkeypatch.setattr(llama, "_decode", decode)
     assert cache.length == 64  # the first piece fills the window
@@ -115,14 +115,14 @@ def test_rounds_refuse_what_would_break_them(model: GgufModel) -> None:
     with pytest.raises(UsageError, match="room for 2"):
         cache.begin(3)
     round_ = cache.begin(2)
-    with pytest.raises(EngineFailed, match="while a round is open"):
+    with pytest.raises(EngineError, match="while a round is open"):
         prefill(cache, [3])
-    with pytest.raises(EngineFailed, match="does not draft"):
+    with pytest.raises(EngineError, match="does not draft"):
         round_.draft(3)
-    with pytest.raises(EngineFailed, match="commit of 1 rows in a round of 0"):
+    with pytest.raises(EngineError, match="commit of 1 rows in a round of 0"):
         round_.commit(1)
     round_.verify([3, 4])
-    with pytest.raises(EngineFailed, match="verifies once"):
+    with pytest.raises(EngineError, match="verifies once"):
         round_.verify([3])
     round_.rollback()
     round_.rollback()
@@ -135,9 +135,9 @@ def test_a_closed_model_does_not_crash(path: Path) -> None:
     cache = model.new_cache(POLICY)
     row = prefill(cache, [3])
     model.close()
-    with pytest.raises(EngineFailed, match="closed"):
+    with pytest.raises(EngineError, match="closed"):
         row.numpy()
-    with pytest.raises(EngineFailed, match="closed"):
+    with pytest.raises(EngineError, match="closed"):
         cache.begin(1).verify([3])
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_llama_cpp_refuses_is_bad_in_its_words(
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(path.read_bytes()[:-4096])
-    with pytest.raises(ArtifactBad, match=r"llama\.cpp could not load cut\.gguf: .*(tensor|file)"):
+    with pytest.raises(ArtifactError, match=r"llama\.cpp could not load cut\.gguf: .*(tensor|file)"):
         llama.load(cut)
     assert capfd.readouterr() == ("", "")
 
@@ -241,7 +241,7 @@ def test_quantize_gives_pure_files_and_nothing_half_written(tmp_path: Path) -> N
     assert not is_repacked(read_header(source))
     with pytest.raises(UsageError, match="Q9_9"):
         quantize(source, tmp_path / "never.gguf", "Q9_9")
-    with pytest.raises(EngineFailed, match="could not quantize"):
+    with pytest.raises(EngineError, match="could not quantize"):
         quantize(tmp_path / "missing.gguf", tmp_path / "never.gguf", "Q8_0")
     assert not list(tmp_path.glob("never*"))
 

@@ -16,7 +16,7 @@ from edgeinfer.backends.gguf import llama
 from edgeinfer.backends.gguf.exit import graph as graph_module
 from edgeinfer.backends.gguf.exit.graph import ExitGraph, GraphMap, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
@@ -310,21 +310,21 @@ def test_misuse_is_refused(folder: Path) -> None:
     prefill(cache, [5])
     round_ = cache.begin(1)
     round_.draft(3)
-    with pytest.raises(EngineFailed, match="draft of row 1"):
+    with pytest.raises(EngineError, match="draft of row 1"):
         round_.draft(3)
     round_.verify([3])
-    with pytest.raises(EngineFailed, match="verifies once"):
+    with pytest.raises(EngineError, match="verifies once"):
         round_.verify([3])
-    with pytest.raises(EngineFailed, match="before it verifies"):
+    with pytest.raises(EngineError, match="before it verifies"):
         round_.draft(3)
-    with pytest.raises(EngineFailed, match="commit of 2 rows"):
+    with pytest.raises(EngineError, match="commit of 2 rows"):
         round_.commit(2)
     round_.commit(1)
-    with pytest.raises(EngineFailed, match="commit of"):
+    with pytest.raises(EngineError, match="commit of"):
         round_.commit(1)
     round_ = cache.begin(2)
     round_.draft(3)
-    with pytest.raises(EngineFailed, match="commit of 1 rows in a round of 0"):
+    with pytest.raises(EngineError, match="commit of 1 rows in a round of 0"):
         round_.commit(1)
     round_.rollback()
     assert cache.length == 2

@@ -21,7 +21,7 @@ from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.contexts import ExitContexts
 from edgeinfer.backends.gguf.exit.graph import ExitStates, Stage
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
@@ -54,7 +54,7 @@ def assert_plain(model: GgufModel, reason: str) -> None:
     cache = model.new_cache(POLICY)
     prefill(cache, [5])
     round_ = cache.begin(1)
-    with pytest.raises(EngineFailed, match="does not draft"):
+    with pytest.raises(EngineError, match="does not draft"):
         round_.draft(3)
     assert len(round_.verify([3])) == 1
     round_.commit(1)

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 from edgeinfer.backends.mlx.adapter import Stages, own_windows, refusal  # noqa: E402
 from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
 from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
-from edgeinfer.errors import EngineFailed  # noqa: E402
+from edgeinfer.errors import EngineError  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, build  # noqa: E402
@@ -103,7 +103,7 @@ def test_verify_rows_are_plain_rows_past_the_wrap(family: str, exit_layer: int) 
 
 @pytest.mark.parametrize("family", RECURRENT)
 def test_recurrent_state_is_refused_with_its_reason(family: str) -> None:
-    with pytest.raises(EngineFailed, match="cannot forget rows"):
+    with pytest.raises(EngineError, match="cannot forget rows"):
         own_windows(build(RECURRENT[family]))
 
 

@@ -15,7 +15,7 @@ from edgeinfer.backends.mlx.cache import MlxCache, engine_error  # noqa: E402
 from edgeinfer.backends.mlx.facts import FACTS  # noqa: E402
 from edgeinfer.catalog import load_catalog  # noqa: E402
 from edgeinfer.device import named  # noqa: E402
-from edgeinfer.errors import EngineFailed, NoPlanFits, RewindError, UsageError  # noqa: E402
+from edgeinfer.errors import EngineError, NoPlanError, RewindError, UsageError  # noqa: E402
 from edgeinfer.plan import Request, make_plan  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
@@ -36,7 +36,7 @@ def test_metal_out_of_memory_says_what_to_lower() -> None:
             "[METAL] Command buffer execution failed: Insufficient Memory (kIOGPUCommandBufferCallbackErrorOutOfMemory)"
         )
     )
-    assert isinstance(error, EngineFailed)
+    assert isinstance(error, EngineError)
     assert "OutOfMemory" in str(error) and "\n" not in str(error)
     assert "--context" in error.hint
 
@@ -49,22 +49,22 @@ def test_a_plan_over_its_budget_is_never_loaded(tmp_path: object) -> None:
     device = named("macbook-air-m1-8gb")
     plan = make_plan(device, load_catalog(), [FACTS], Request(backend="mlx"))
     over = dataclasses.replace(plan, budget_bytes=plan.estimate.total_bytes - 5_000_000)
-    with pytest.raises(NoPlanFits, match="5 MB over"):
+    with pytest.raises(NoPlanError, match="5 MB over"):
         BACKEND.load(over, tmp_path)  # type: ignore[arg-type]
 
 
 def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
     row = prefill(ring, [1, 2, 3, 4, 5]).numpy()
     step = ring.begin(2)
-    with pytest.raises(EngineFailed, match="round is open"):
+    with pytest.raises(EngineError, match="round is open"):
         ring.begin(1)
-    with pytest.raises(EngineFailed, match=r"verify of 3 rows: .* 1 to 2 rows"):
+    with pytest.raises(EngineError, match=r"verify of 3 rows: .* 1 to 2 rows"):
         step.verify([1, 2, 3])
-    with pytest.raises(EngineFailed, match="in a round of 0"):
+    with pytest.raises(EngineError, match="in a round of 0"):
         step.commit(1)
     step.rollback()
     step.rollback()
-    with pytest.raises(EngineFailed, match="verify of 1 rows"):
+    with pytest.raises(EngineError, match="verify of 1 rows"):
         step.verify([1])
     with pytest.raises(UsageError, match="1 to 123 positions are left"):
         prefill(ring, [1] * 124)

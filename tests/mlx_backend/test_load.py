@@ -20,7 +20,7 @@ from edgeinfer.backends.mlx.kernels import Kernels, Step, held_positions  # noqa
 from edgeinfer.backends.mlx.ring import RingLayer, Span, storage_of  # noqa: E402
 from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf  # noqa: E402
-from edgeinfer.errors import ArtifactBad  # noqa: E402
+from edgeinfer.errors import ArtifactError  # noqa: E402
 from edgeinfer.formats.gguf_header import read_header  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
@@ -56,7 +56,7 @@ def test_gguf_equals_the_reference(tmp_path: Path, architecture: str, tier: str)
 
 def test_a_tier_that_mlx_does_not_read_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", Tiny(architecture="gemma3", own_window=32))
-    with pytest.raises(ArtifactBad, match="gemma3"):
+    with pytest.raises(ArtifactError, match="gemma3"):
         load_gguf(path, read_header(path), mx.float32)
 
 
@@ -87,7 +87,7 @@ def test_a_folder_with_code_of_its_own_is_refused(tmp_path: Path, key: str) -> N
     config = json.loads((tmp_path / "config.json").read_text()) | {key: "evil.py"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text("raise SystemExit('this ran')")
-    with pytest.raises(ArtifactBad, match=key):
+    with pytest.raises(ArtifactError, match=key):
         load_folder(tmp_path)
 
 

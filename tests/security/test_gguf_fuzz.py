@@ -1,4 +1,4 @@
-"""Ten thousand mutated headers: each is read or refused by ArtifactBad, quickly and in little memory."""
+"""Ten thousand mutated headers: each is read or refused by ArtifactError, quickly and in little memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_checks import check_model
 from edgeinfer.formats.gguf_header import parse_header
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
@@ -57,7 +57,7 @@ def read(raw: bytes) -> str:
         facts_from_gguf(header)
         GgufTokenizer(header)
         outcome = "read"
-    except ArtifactBad as error:
+    except ArtifactError as error:
         outcome = "refused"
         assert "\n" not in str(error)
         assert len(str(error)) < 500

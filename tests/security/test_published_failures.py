@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer import hub
-from edgeinfer.errors import ArtifactBad, ModelNotFound, UsageError
+from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.formats import check_artifact, check_digest, safe_join
 from tests import gguf_bytes as g
 from tests.hub_server import FakeRepo, Hub
@@ -42,7 +42,7 @@ def test_a_digest_is_never_a_path(tmp_path: Path) -> None:
         "sha256-" + "0" * 64,
         "sha256:" + "0" * 63 + "/",
     ):
-        with pytest.raises(ArtifactBad):
+        with pytest.raises(ArtifactError):
             check_digest(digest)
 
 
@@ -52,7 +52,7 @@ def test_an_etag_is_never_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Hub({"o/r": FakeRepo({"m.gguf": g.file()})}).running() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         server.faults.etag = "../../../../stolen"
-        with pytest.raises(ArtifactBad, match="the hub gives the digest"):
+        with pytest.raises(ArtifactError, match="the hub gives the digest"):
             hub.pull("o/r", "m.gguf")
     assert not list(tmp_path.rglob("*stolen*"))
 
@@ -65,7 +65,7 @@ def test_a_listed_name_does_not_leave_the_folder(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         assert hub.look_up("o/r").files == ()
         for asked in (name, "/etc/evil.gguf"):
-            with pytest.raises((ArtifactBad, ModelNotFound)):
+            with pytest.raises((ArtifactError, ModelNotFoundError)):
                 hub.pull("o/r", asked)
     assert not list(tmp_path.rglob("evil*"))
 
@@ -79,7 +79,7 @@ def test_a_repository_is_never_a_path() -> None:
 def test_a_file_name_is_never_code(tmp_path: Path) -> None:
     """CVE-2026-58474: a file name was written into a script. Names with quotes or control characters are refused."""
     for name in ('a";import os;".gguf', "a\nb.gguf", "a\x1b[2J.gguf", "a\u202efugg.gguf"):
-        with pytest.raises(ArtifactBad):
+        with pytest.raises(ArtifactError):
             safe_join(tmp_path, name)
 
 
@@ -95,7 +95,7 @@ def test_a_file_name_is_never_code(tmp_path: Path) -> None:
 )
 def test_tensor_sizes_that_overflow(tmp_path: Path, shape: tuple[int, ...], offset: int) -> None:
     """CVE-2025-53630, CVE-2026-27940, CVE-2026-33298, CVE-2026-7482: sums and products were done in 64 bits."""
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         check_artifact(gguf(tmp_path, replaced_tensor("token_embd.weight", shape, offset)))
 
 
@@ -111,7 +111,7 @@ def test_counts_that_overflow(tmp_path: Path, count: int, place: str) -> None:
         "string": start + one + g.text("k") + struct.pack("<IQ", g.STRING, count),
         "array": start + one + g.text("k") + struct.pack("<IIQ", g.ARRAY, g.U64, count),
     }[place]
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         check_artifact(gguf(tmp_path, raw + b"\0" * 4096))
 
 
@@ -130,7 +130,7 @@ def test_counts_that_overflow(tmp_path: Path, count: int, place: str) -> None:
 )
 def test_numbers_that_engines_divide_by_and_index_with(tmp_path: Path, keys: dict[str, g.Typed]) -> None:
     """CVE-2026-53923 and the Talos reports: values of the metadata went unchecked into arithmetic."""
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         check_artifact(gguf(tmp_path, g.file({**g.KEYS, **keys})))
 
 
@@ -150,7 +150,7 @@ def test_pickles_never_run(tmp_path: Path, name: str, zipped: bool) -> None:
             archive.writestr("archive/data.pkl", raw)
         raw = packed.getvalue()
     (tmp_path / name).write_bytes(raw)
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         check_artifact(tmp_path / name)
 
 
@@ -166,7 +166,7 @@ def test_python_in_a_repository_is_neither_fetched_nor_named(tmp_path: Path, mon
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         folder = hub.pull("o/r")
     assert [path.name for path in folder.iterdir()] == ["config.json"]
-    with pytest.raises(ArtifactBad, match="Python file to run"):
+    with pytest.raises(ArtifactError, match="Python file to run"):
         check_artifact(folder)
 
 

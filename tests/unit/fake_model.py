@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import EngineFailed, RewindError
+from edgeinfer.errors import EngineError, RewindError
 from edgeinfer.protocols import Ask, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
@@ -53,7 +53,7 @@ class FakeModel:
 
     def count_down(self) -> None:
         if self.fails_at == 0:
-            raise EngineFailed("the engine gave up")
+            raise EngineError("the engine gave up")
         self.fails_at -= 1
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class FakeRound:
 
     def commit(self, n: int) -> None:
         if self._ended or n > len(self._verified):
-            raise EngineFailed(f"commit of {n} rows")
+            raise EngineError(f"commit of {n} rows")
         self._cache.tokens += self._verified[:n]
         self._end()
 

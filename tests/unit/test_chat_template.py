@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.errors import ArtifactBad, UsageError
+from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.types import Message
 
 TALK = [
@@ -86,7 +86,7 @@ def test_the_template_may_refuse_a_conversation(template: Open) -> None:
     ],
 )
 def test_a_hostile_template_is_refused_in_one_line(template: Open, source: str, says: str) -> None:
-    with pytest.raises(ArtifactBad, match=says) as caught:
+    with pytest.raises(ArtifactError, match=says) as caught:
         template(source).render(TALK)
     assert "\n" not in str(caught.value)
     assert "--template chatml" in caught.value.hint
@@ -97,7 +97,7 @@ def test_a_template_that_loops_for_ever_ends(renderer: Renderer) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     endless = Template(renderer, loop)
     began = time.monotonic()
-    with pytest.raises(ArtifactBad, match="takes too long"):
+    with pytest.raises(ArtifactError, match="takes too long"):
         endless.render(TALK)
     assert time.monotonic() - began < 20
     assert Template(renderer, "{{ messages | length }}").render(TALK) == "4"

@@ -18,7 +18,7 @@ from edgeinfer.decode.drafting import Drafting, OpenedDraftModel, check_same_tok
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Controller, Fixed
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.plan import make_plan
 from edgeinfer.plan.types import Plan, Request, SpeculationPlan
 from edgeinfer.prefill import prefill
@@ -156,7 +156,7 @@ def test_a_draft_model_that_failed_once_drafts_again(model: Model) -> None:
         controller=Fixed(Arm("draft", 4)),
         drafters={"draft": Gated(DraftModel(broken, SMALLER), Costs(ROWS_FREE, 16))},
     )
-    with pytest.raises(EngineFailed, match="gave up"):
+    with pytest.raises(EngineError, match="gave up"):
         list(decoder.stream(prompt(), GREEDY, max_tokens=60, stop_tokens=frozenset()))
     tokens = list(decoder.stream(prompt(), GREEDY, max_tokens=60, stop_tokens=frozenset()))
     assert tokens == plain(model, GREEDY)[:60]

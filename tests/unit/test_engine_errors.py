@@ -14,7 +14,7 @@ import pytest
 import edgeinfer
 from edgeinfer import backends
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.errors import EngineFailed, RewindError
+from edgeinfer.errors import EngineError, RewindError
 from tests.tiny_gguf import Tiny, write_tiny
 
 ENGINES = ("builtins", "ctypes", "numpy", "mlx", "llama_cpp", "gguf", "safetensors", "tokenizers")
@@ -80,7 +80,7 @@ class Engine:
 def test_every_exception_becomes_one_line(error: Exception) -> None:
     engine = Engine()
     engine.error = error
-    with pytest.raises(EngineFailed) as caught:
+    with pytest.raises(EngineError) as caught:
         engine.run()
     assert str(caught.value).startswith("an engine: ")
     assert "\n" not in str(caught.value)
@@ -151,7 +151,7 @@ def test_an_answer_whose_engine_raises_ends_in_one_error(
         next(stream)
         with monkeypatch.context() as broken:
             broken.setattr(llama, "_decode", breaks(error))
-            with pytest.raises(EngineFailed, match=r"llama\.cpp: "):
+            with pytest.raises(EngineError, match=r"llama\.cpp: "):
                 list(stream)
         assert loaded.stream("the rain", sampling=edgeinfer.GREEDY, max_tokens=8).finish().tokens == whole.tokens
 
@@ -160,5 +160,5 @@ def test_a_model_whose_engine_raises_does_not_load(tmp_path: Path, monkeypatch: 
     from edgeinfer.backends.gguf import llama
 
     monkeypatch.setattr(llama, "_decode", breaks(RuntimeError("no such kernel")))
-    with pytest.raises(EngineFailed, match=r"llama\.cpp: no such kernel"):
+    with pytest.raises(EngineError, match=r"llama\.cpp: no such kernel"):
         load_tiny(tmp_path, "gguf")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftShape, read_draft_file
 
 SHAPE = DraftShape("llama", n_layers=4, hidden=8, n_heads=2, n_kv_heads=1, head_dim=4, n_ffn=16, n_vocab=32)
@@ -82,14 +82,14 @@ def test_a_feature_draft(tmp_path: Path) -> None:
     ],
 )
 def test_a_header_that_cannot_be_used(tmp_path: Path, change: dict[str, str], said: str) -> None:
-    with pytest.raises(ArtifactBad, match="no draft that can be used") as error:
+    with pytest.raises(ArtifactError, match="no draft that can be used") as error:
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META | change))
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize("taps", ["[]", "[0, 1]", "[2, 1]", "[1, 1]", "[1, 5]", "[1, 2, 3, 4, 1, 2, 3, 4, 1]", "3"])
 def test_taps_that_no_model_has(tmp_path: Path, taps: str) -> None:
-    with pytest.raises(ArtifactBad, match="`taps`"):
+    with pytest.raises(ArtifactError, match="`taps`"):
         read_draft_file(write(tmp_path / "a.draft.safetensors", FEATURE_META | {"taps": taps}, FEATURE))
 
 
@@ -105,16 +105,16 @@ def test_taps_that_no_model_has(tmp_path: Path, taps: str) -> None:
     ],
 )
 def test_ranked_tokens_that_are_no_vocabulary(tmp_path: Path, ranked: np.ndarray[Any, Any], said: str) -> None:
-    with pytest.raises(ArtifactBad) as error:
+    with pytest.raises(ArtifactError) as error:
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META, LAYER, ranked))
     assert said in str(error.value)
 
 
 def test_a_missing_and_a_foreign_tensor(tmp_path: Path) -> None:
     without = {name: dims for name, dims in LAYER.items() if name != "attn_q"}
-    with pytest.raises(ArtifactBad, match=r"attn_q.weight' is missing"):
+    with pytest.raises(ArtifactError, match=r"attn_q.weight' is missing"):
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META, without))
-    with pytest.raises(ArtifactBad, match=r"join.weight' is not of this kind"):
+    with pytest.raises(ArtifactError, match=r"join.weight' is not of this kind"):
         read_draft_file(write(tmp_path / "b.draft.safetensors", EXIT_META, LAYER | {"join": (8, 16)}))
 
 

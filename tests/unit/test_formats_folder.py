@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import check_artifact, check_digest, safe_join
 from edgeinfer.formats.safetensors_header import SafetensorsFolder, read_header
 
@@ -74,7 +74,7 @@ def without(name: str, **changes: object) -> dict[str, Any]:
     ],
 )
 def test_lies_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
-    with pytest.raises(ArtifactBad, match=message):
+    with pytest.raises(ArtifactError, match=message):
         read_header(write(tmp_path / "m.safetensors", raw))
 
 
@@ -88,18 +88,18 @@ def test_folder(tmp_path: Path) -> None:
 def test_folder_with_an_index_that_leads_out(tmp_path: Path) -> None:
     index = json.dumps({"weight_map": {"a": "../outside.safetensors"}}).encode()
     write(tmp_path / "outside.safetensors", safetensors(GOOD))
-    with pytest.raises(ArtifactBad, match="lead out"):
+    with pytest.raises(ArtifactError, match="lead out"):
         check_artifact(folder(tmp_path / "m", **{"model.safetensors.index.json": index}))
 
 
 def test_folder_that_names_python_to_run(tmp_path: Path) -> None:
     made = folder(tmp_path / "m", {"model_file": "evil.py"}, **{"model.safetensors": safetensors(GOOD)})
-    with pytest.raises(ArtifactBad, match="Python file to run"):
+    with pytest.raises(ArtifactError, match="Python file to run"):
         check_artifact(made)
 
 
 def test_folder_of_pickles(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactBad, match=r"pytorch_model\.bin is a pickle"):
+    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin is a pickle"):
         check_artifact(folder(tmp_path / "m", **{"pytorch_model.bin": b"\x80\x04."}))
 
 
@@ -112,7 +112,7 @@ def torch_zip() -> bytes:
 
 @pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.pth", "m.pkl", "m.ckpt", "M.BIN"])
 def test_pickles_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactBad, match="files are pickles"):
+    with pytest.raises(ArtifactError, match="files are pickles"):
         check_artifact(write(tmp_path / name, b"anything"))
 
 
@@ -122,7 +122,7 @@ def test_pickles_by_name(tmp_path: Path, name: str) -> None:
     + [(torch_zip(), "zip archive"), (b"just text", "is not a GGUF file"), (b"", "is empty")],
 )
 def test_what_calls_itself_gguf_and_is_none(tmp_path: Path, raw: bytes, message: str) -> None:
-    with pytest.raises(ArtifactBad, match=message):
+    with pytest.raises(ArtifactError, match=message):
         check_artifact(write(tmp_path / "m.gguf", raw))
 
 
@@ -160,14 +160,14 @@ def test_plain_names_are_joined(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_names_that_could_lead_out_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactBad, match="refused the file name"):
+    with pytest.raises(ArtifactError, match="refused the file name"):
         safe_join(tmp_path, name)
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path)
-    with pytest.raises(ArtifactBad, match="leads out of"):
+    with pytest.raises(ArtifactError, match="leads out of"):
         safe_join(tmp_path / "root", "link/a")
 
 
@@ -186,5 +186,5 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 )
 def test_digests(digest: str) -> None:
     assert check_digest("sha256:" + "0a" * 32)
-    with pytest.raises(ArtifactBad, match="not a digest"):
+    with pytest.raises(ArtifactError, match="not a digest"):
         check_digest(digest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import check_artifact, facts_from_gguf, read_header
 from edgeinfer.formats.gguf_header import GgufArray, GgufHeader, parse_header
 from tests import gguf_bytes as g
@@ -21,7 +21,7 @@ def parse(raw: bytes) -> GgufHeader:
 
 
 def refused(raw: bytes) -> str:
-    with pytest.raises(ArtifactBad) as caught:
+    with pytest.raises(ArtifactError) as caught:
         parse(raw)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -168,7 +168,7 @@ def test_bad_tensors(raw: bytes, message: str) -> None:
 def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file({**g.KEYS, **keys}))
-    with pytest.raises(ArtifactBad, match=r"x\.gguf(: | is)") as caught:
+    with pytest.raises(ArtifactError, match=r"x\.gguf(: | is)") as caught:
         check_artifact(path)
     assert message in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], me
 def test_missing_tensor(tmp_path: Path, gone: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file(listed=[tensor for tensor in g.tensors() if tensor[0] != gone]))
-    with pytest.raises(ArtifactBad, match=gone):
+    with pytest.raises(ArtifactError, match=gone):
         check_artifact(path)
 
 
@@ -188,7 +188,7 @@ def test_tensor_types_that_abort_the_engine(tmp_path: Path, name: str, number: i
     listed = [(n, shape, number if n == name else kind, offset) for n, shape, kind, offset in g.tensors()]
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file(listed=listed))
-    with pytest.raises(ArtifactBad, match=f"the tensor {name} is of type"):
+    with pytest.raises(ArtifactError, match=f"the tensor {name} is of type"):
         check_artifact(path)
 
 
@@ -214,7 +214,7 @@ def test_huge_promises_cost_nothing(tmp_path: Path, kind: str) -> None:
         file.truncate(1 << 40)
     tracemalloc.start()
     try:
-        with pytest.raises(ArtifactBad):
+        with pytest.raises(ArtifactError):
             read_header(path)
         assert tracemalloc.get_traced_memory()[1] < 160e6
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.hf_folder import chat_template, read_json, special_text
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 
@@ -124,7 +124,7 @@ def test_the_template_of_its_own_file_comes_first(tmp_path: Path) -> None:
 def test_what_is_no_object_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(raw)
-    with pytest.raises(ArtifactBad) as caught:
+    with pytest.raises(ArtifactError) as caught:
         read_json(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import GgufHeader, check_artifact, facts_from_gguf
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
@@ -102,7 +102,7 @@ def test_what_the_engine_runs_is_read(tmp_path: Path, name: str) -> None:
 def test_a_key_is_shown_without_its_control_characters(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file({**g.KEYS, "a\x1b[31m": (g.ARRAY, (g.ARRAY, []))}))
-    with pytest.raises(ArtifactBad, match=r"a\\x1b\[31m is an array") as caught:
+    with pytest.raises(ArtifactError, match=r"a\\x1b\[31m is an array") as caught:
         check_artifact(path)
     assert "\x1b" not in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_what_the_engine_cannot_run_names_a_way_out(tmp_path: Path, name: str | 
     raw, message, hint = EXPLAINED[name]
     path = tmp_path / "x.gguf"
     path.write_bytes(raw)
-    with pytest.raises(ArtifactBad) as caught:
+    with pytest.raises(ArtifactError) as caught:
         check_artifact(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert hint in caught.value.hint and HARM not in caught.value.hint
@@ -147,7 +147,7 @@ def test_what_the_engine_cannot_run_names_a_way_out(tmp_path: Path, name: str | 
 def test_other_types_are_damage(tmp_path: Path, number: int) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(of_type(number))
-    with pytest.raises(ArtifactBad, match=f"unknown type {number}") as caught:
+    with pytest.raises(ArtifactError, match=f"unknown type {number}") as caught:
         check_artifact(path)
     assert (HARM in caught.value.hint) == (number > 96)
 

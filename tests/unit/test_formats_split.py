@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import GgufHeader, check_artifact
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.runner.entries import entry_of_path
@@ -59,7 +59,9 @@ def test_missing_parts_are_named(tmp_path: Path, gone: tuple[int, ...]) -> None:
     for number in gone:
         paths[number - 1].unlink()
     here = next(path for path in paths if path.exists())
-    with pytest.raises(ArtifactBad, match="missing: " + ", ".join(f"m-0000{n}-of-00003.gguf" for n in gone)) as caught:
+    with pytest.raises(
+        ArtifactError, match="missing: " + ", ".join(f"m-0000{n}-of-00003.gguf" for n in gone)
+    ) as caught:
         check_artifact(here)
     assert "all parts into one folder" in caught.value.hint
 
@@ -74,7 +76,7 @@ def test_missing_parts_are_named(tmp_path: Path, gone: tuple[int, ...]) -> None:
 )
 def test_a_part_of_another_model(tmp_path: Path, second: dict[str, object], message: str) -> None:
     paths = in_three(tmp_path, **second)
-    with pytest.raises(ArtifactBad, match=message):
+    with pytest.raises(ArtifactError, match=message):
         check_artifact(paths[0])
 
 
@@ -91,17 +93,17 @@ def test_every_part_is_checked(tmp_path: Path) -> None:
         good = paths[number].read_bytes()
         paths[number].write_bytes(raw)
         for path in (paths[0], paths[2]):
-            with pytest.raises(ArtifactBad, match=message):
+            with pytest.raises(ArtifactError, match=message):
                 check_artifact(path)
         paths[number].write_bytes(good)
     part(tmp_path, 2, 3, g.tensors({name: g.SHAPES[name] for name in list(g.SHAPES)[:4]}))
-    with pytest.raises(ArtifactBad, match="two parts hold a tensor of one name"):
+    with pytest.raises(ArtifactError, match="two parts hold a tensor of one name"):
         check_artifact(paths[0])
 
 
 def test_a_part_under_another_name(tmp_path: Path) -> None:
     path = in_three(tmp_path)[0].rename(tmp_path / "model.gguf")
-    with pytest.raises(ArtifactBad, match="not called like one"):
+    with pytest.raises(ArtifactError, match="not called like one"):
         check_artifact(path)
 
 

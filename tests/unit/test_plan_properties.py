@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeinfer.catalog import Catalog, ModelEntry
-from edgeinfer.errors import NoPlanFits
+from edgeinfer.errors import NoPlanError
 from edgeinfer.plan import Plan, Request, make_plan
 from tests.unit.plan_things import GGUF, MLX, SHAPE, TIERS, artifact, catalog, device, model
 
@@ -39,7 +39,7 @@ PREFER = st.sampled_from(["balanced", "quality", "context"])
 def plan_or_none(known: Catalog, free_gb: float, gb_per_s: float, request: Request) -> Plan | None:
     try:
         return make_plan(device(free_gb, gb_per_s), known, [GGUF, MLX], request)
-    except NoPlanFits:
+    except NoPlanError:
         return None
 
 
@@ -75,7 +75,7 @@ def test_every_candidate_is_chosen_or_rejected_with_a_reason(
     everything = sorted((one.name, file.tier, file.backend) for one in known.models for file in one.artifacts)
     try:
         plan = make_plan(device(gb, speed), known, [GGUF, MLX], Request(force=force))
-    except NoPlanFits as error:
+    except NoPlanError as error:
         assert everything == sorted((one["model"], one["tier"], one["backend"]) for one in error.rejected)
         return
     told = [(one.model, one.tier, one.backend) for one in plan.rejected]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.errors import NoPlanFits, UsageError
+from edgeinfer.errors import NoPlanError, UsageError
 from edgeinfer.plan import Request, make_plan
 from edgeinfer.plan.fit import make_policy
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model, with_shape
@@ -76,7 +76,7 @@ def test_a_context_that_is_asked_for_is_what_one_gets() -> None:
     plan = make_plan(device(8), MODELS, [GGUF], Request(context=6001))
     assert plan.window.slots == 6000
     assert any("rounded down from 6001" in line for line in plan.reasons)
-    with pytest.raises(NoPlanFits, match="more than the"):
+    with pytest.raises(NoPlanError, match="more than the"):
         context_of(1.5, Request(context=100000))
 
 

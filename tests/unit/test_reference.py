@@ -12,7 +12,7 @@ from edgeinfer.backends.reference import BACKEND, load_gguf
 from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.reference.weights import Shape
-from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -65,7 +65,7 @@ def test_a_ring_keeps_its_rows_to_the_step_of_its_type() -> None:
 
 
 def test_a_quantized_ring_needs_whole_blocks() -> None:
-    with pytest.raises(EngineFailed, match="multiple of 32; it is 16"):
+    with pytest.raises(EngineError, match="multiple of 32; it is 16"):
         Ring(Shape(1, 32, 2, 2, 16, 64, 10, 1e-5, True), 5, "q8_0")
 
 
@@ -99,7 +99,7 @@ def test_the_plan_alone_decides_the_exit_layer(tiny: Path) -> None:
 
 @pytest.mark.parametrize("exit_layer", [-1, 0, 4])
 def test_an_exit_layer_that_the_model_does_not_have_is_refused(tiny: Path, exit_layer: int) -> None:
-    with pytest.raises(ArtifactBad, match=f"has 4 layers; it cannot exit after layer {exit_layer}"):
+    with pytest.raises(ArtifactError, match=f"has 4 layers; it cannot exit after layer {exit_layer}"):
         load_gguf(tiny, exit_layer=exit_layer)
 
 
@@ -111,7 +111,7 @@ def test_an_exit_layer_that_the_model_does_not_have_is_refused(tiny: Path, exit_
 )
 def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = write_tiny(tmp_path / "other.gguf", Tiny(**changes))
-    with pytest.raises(ArtifactBad, match=words):
+    with pytest.raises(ArtifactError, match=words):
         load_gguf(path)
 
 
@@ -129,7 +129,7 @@ def test_settings_that_are_not_computed_are_refused(
     from benchmarks.models.ggufs import rewrite
 
     rewrite(tiny, tmp_path / "set.gguf", {key: value})
-    with pytest.raises(ArtifactBad, match=words):
+    with pytest.raises(ArtifactError, match=words):
         load_gguf(tmp_path / "set.gguf")
 
 
@@ -156,7 +156,7 @@ def test_a_tensor_that_is_not_used_is_refused(tmp_path: Path, tiny: Path) -> Non
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ArtifactBad, match=r"does not compute with blk\.0\.attn_q\.bias"):
+    with pytest.raises(ArtifactError, match=r"does not compute with blk\.0\.attn_q\.bias"):
         load_gguf(tmp_path / "more.gguf")
 
 
@@ -186,7 +186,7 @@ def test_probe_says_what_it_can_do() -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         load_gguf(tmp_path)
 
 
@@ -194,5 +194,5 @@ def test_a_closed_model_says_so(tiny: Path) -> None:
     model = load_gguf(tiny)
     cache = model.new_cache(POLICY)
     model.close()
-    with pytest.raises(EngineFailed, match="closed"):
+    with pytest.raises(EngineError, match="closed"):
         prefill(cache, [5])

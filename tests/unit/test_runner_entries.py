@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.catalog.entry import Artifact, LayerKv
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.runner.entries import USUAL, entry_of_path, name_of
 from edgeinfer.runner.folders import bits_of, entry_of_config, read_config, tier_of
 from tests.tiny_gguf import Tiny, write_tiny
@@ -68,7 +68,7 @@ def test_a_folder_without_quantization_and_with_the_least() -> None:
 
 @pytest.mark.parametrize("value", [None, 0, -1, "28", 1.5, True, 10**12, [28]])
 def test_a_number_that_cannot_be_is_named(value: object) -> None:
-    with pytest.raises(ArtifactBad, match="no usable `num_hidden_layers`"):
+    with pytest.raises(ArtifactError, match="no usable `num_hidden_layers`"):
         entry_of_config("x", CONFIG | {"num_hidden_layers": value}, FILE, USUAL)
 
 
@@ -130,7 +130,7 @@ def test_shapes_of_configurations(config: dict[str, object], kv: LayerKv) -> Non
 
 
 def test_what_no_part_of_a_configuration_says_is_named() -> None:
-    with pytest.raises(ArtifactBad, match="no usable `hidden_size`"):
+    with pytest.raises(ArtifactError, match="no usable `hidden_size`"):
         entry_of_config("x", {"model_type": "new", "text_config": {"num_hidden_layers": 2}}, FILE, USUAL)
 
 
@@ -138,7 +138,7 @@ def test_what_no_part_of_a_configuration_says_is_named() -> None:
 def test_a_configuration_that_is_none(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content)
-    with pytest.raises(ArtifactBad, match="not a model's configuration"):
+    with pytest.raises(ArtifactError, match="not a model's configuration"):
         read_config(file)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import edgeinfer
 from edgeinfer.backends.reference.model import ReferenceModel
-from edgeinfer.errors import ArtifactBad, DownloadFailed, UsageError
+from edgeinfer.errors import ArtifactError, DownloadError, UsageError
 from edgeinfer.plan.types import SpeculationPlan
 from edgeinfer.runner.opening import MIXED_TENSORS, NO_TEMPLATE, Downloads, bring
 from edgeinfer.types import GREEDY, Message, Sampling
@@ -356,7 +356,7 @@ def test_a_bad_template_loads_nothing(model: Path, tmp_path: Path, content: byte
 def test_a_file_that_is_not_what_it_says_never_loads(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(ArtifactBad):
+    with pytest.raises(ArtifactError):
         edgeinfer.load(request_for(bad))
 
 
@@ -367,6 +367,6 @@ def test_offline_a_missing_file_is_said_and_nobody_is_asked(tmp_path: Path, monk
     def never(_: edgeinfer.Plan) -> None:
         raise AssertionError("asked")
 
-    with pytest.raises(DownloadFailed, match="is not on this machine") as caught:
+    with pytest.raises(DownloadError, match="is not on this machine") as caught:
         bring(plan, Downloads(offline=True, ask=never))
     assert "edgeinfer pull smollm2-135m" in caught.value.hint

@@ -9,7 +9,7 @@ import pytest
 
 from edgeinfer.decode.noise import SPAN, gumbel, uniform
 from edgeinfer.decode.sampler import Sampler
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import GREEDY, Sampling
 
 DRAWS = 20_000
@@ -178,7 +178,7 @@ def test_minus_infinity_is_never_drawn() -> None:
 def test_logits_that_are_no_numbers_are_refused(bad: float) -> None:
     row = ROW.copy()
     row[2] = bad
-    with pytest.raises(EngineFailed, match="cannot be sampled"):
+    with pytest.raises(EngineError, match="cannot be sampled"):
         Sampler(Sampling(temperature=1.0)).pick(row, 0, ())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.executorch.facts import FACTS
-from edgeinfer.errors import ArtifactBad, BackendUnavailable
+from edgeinfer.errors import ArtifactError, BackendError
 from edgeinfer.formats.bundle import check_bundle
 from edgeinfer.plan.facts import Probe
 from edgeinfer.plan.types import Plan
@@ -30,7 +30,7 @@ class ExecutorchBackend:
         try:
             versions = {"executorch": executorch_version()}
             check_buildable()
-        except BackendUnavailable as error:
+        except BackendError as error:
             return Probe(unavailable=str(error), hint=error.hint)
         return Probe(versions)
 
@@ -46,13 +46,13 @@ class ExecutorchBackend:
 
         try:
             packed = packed_cache(check_bundle(path))
-        except (ArtifactBad, BackendUnavailable):
+        except (ArtifactError, BackendError):
             return
         if packed is not None:
             packed.unlink(missing_ok=True)
 
     def load(self, plan: Plan, path: Path) -> Model:
-        """Raises ArtifactBad for a folder that is no bundle, and BackendUnavailable without a compiler."""
+        """Raises ArtifactError for a folder that is no bundle, and BackendError without a compiler."""
         from edgeinfer.backends.executorch.bundle import load_bundle
 
         return load_bundle(path, n_threads=plan.n_threads, drafts=plan.speculation.exit_layer is not None)

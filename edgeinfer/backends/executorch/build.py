@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgeinfer.errors import BackendUnavailable, EngineFailed
+from edgeinfer.errors import BackendError, EngineError
 from edgeinfer.paths import cache_folder
 
 LIBRARY = "libedgeinfer_engine.so"
@@ -23,22 +23,22 @@ _COMPILER = "install cmake and a C++ compiler, for example `apt install cmake g+
 
 
 def executorch_version() -> str:
-    """Raises BackendUnavailable where the wheel is not installed."""
+    """Raises BackendError where the wheel is not installed."""
     try:
         return version("executorch")
     except PackageNotFoundError as error:
-        raise BackendUnavailable("executorch is not installed", hint=_INSTALL) from error
+        raise BackendError("executorch is not installed", hint=_INSTALL) from error
 
 
 def check_buildable() -> None:
-    """Raise BackendUnavailable, with what to install, where the engine is not compiled and cannot be."""
+    """Raise BackendError, with what to install, where the engine is not compiled and cannot be."""
     if built_library().exists():
         return
     missing = [tool for tool in ("cmake", "make") if shutil.which(tool) is None]
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         missing.append("a C++ compiler")
     if missing:
-        raise BackendUnavailable(
+        raise BackendError(
             f"its engine must be compiled, and this machine has no {', no '.join(missing)}", hint=_COMPILER
         )
 
@@ -50,14 +50,14 @@ def built_library() -> Path:
         state.update(source.name.encode() + source.read_bytes())
     folder = cache_folder()
     if folder is None:
-        raise BackendUnavailable("there is no cache folder for its compiled engine", hint="set XDG_CACHE_HOME")
+        raise BackendError("there is no cache folder for its compiled engine", hint="set XDG_CACHE_HOME")
     return folder / "executorch" / state.hexdigest()[:16] / LIBRARY
 
 
 def engine_library() -> Path:
     """The compiled engine; compiles it when it is not there, which takes about a minute.
 
-    Raises BackendUnavailable without a compiler and EngineFailed with the compiler's first error.
+    Raises BackendError without a compiler and EngineError with the compiler's first error.
     """
     path = built_library()
     if path.exists():
@@ -74,18 +74,18 @@ def engine_library() -> Path:
 
 
 def source_folder() -> Path:
-    """Raises EngineFailed when an installation lost it."""
+    """Raises EngineError when an installation lost it."""
     package = Path(__file__).resolve().parents[2]
     for folder in (package / "runtime_engine", package.parent / "mobile/runtime/engine"):
         if (folder / "engine.h").is_file():
             return folder
-    raise EngineFailed(f"no engine sources in {package} or beside it", hint="install edgeinfer again")
+    raise EngineError(f"no engine sources in {package} or beside it", hint="install edgeinfer again")
 
 
 def _cmake_folder() -> Path:
     spec = importlib.util.find_spec("executorch")  # finds the folder without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise BackendUnavailable("executorch is not installed", hint=_INSTALL)
+        raise BackendError("executorch is not installed", hint=_INSTALL)
     return Path(next(iter(spec.submodule_search_locations))) / "lib/cmake"
 
 
@@ -93,8 +93,8 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineFailed(f"the engine could not be compiled: {error}") from error
+        raise EngineError(f"the engine could not be compiled: {error}") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).splitlines()
         cause = next((line.strip() for line in lines if "rror" in line), "no error was printed")
-        raise EngineFailed(f"the engine does not compile: {cause[:300]}", hint=f"run `{' '.join(command)}` to see all")
+        raise EngineError(f"the engine does not compile: {cause[:300]}", hint=f"run `{' '.join(command)}` to see all")

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeinfer.backends.executorch.build import built_library
 from edgeinfer.backends.executorch.engine import Program
 from edgeinfer.backends.executorch.model import ExecutorchModel
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import PROGRAM, Bundle, Manifest, check_bundle
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 
@@ -30,7 +30,7 @@ class BundleTokenizer:
 
 
 def load_bundle(folder: Path, *, n_threads: int = 0, drafts: bool = True) -> ExecutorchModel:
-    """Raises ArtifactBad for a bundle whose files do not fit together, and EngineFailed as the engine does."""
+    """Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does."""
     bundle = check_bundle(folder)
     program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle))
     try:
@@ -53,7 +53,7 @@ def _check_shape(bundle: Bundle, program: Program) -> None:
     manifest, info = bundle.manifest, program.info
     for name in ("n_layers", "n_kv_heads", "head_dim", "hidden", "n_vocab", "limit", "exit_layer"):
         if getattr(manifest, name) != getattr(info, name):
-            raise ArtifactBad(
+            raise ArtifactError(
                 f"{bundle.path}: the manifest says {name} {getattr(manifest, name)}, the program {getattr(info, name)}",
                 hint="export the model again",
             )

@@ -14,7 +14,7 @@ import numpy as np
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.executorch.engine import Floats, ProgramInfo, Rings
 from edgeinfer.backends.rounds import RoundGuard
-from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import common_prefix
 from edgeinfer.window import WindowPolicy
@@ -104,9 +104,9 @@ class ExecutorchCache:
 
     def _check_ready(self) -> None:
         if not self.rings.is_open:
-            raise EngineFailed("the cache is closed")
+            raise EngineError("the cache is closed")
         if self._round is not None:
-            raise EngineFailed("a round is open on this cache")
+            raise EngineError("a round is open on this cache")
 
 
 @maps_engine_errors("ExecuTorch")

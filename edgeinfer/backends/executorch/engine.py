@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.executorch.build import engine_library
-from edgeinfer.errors import ArtifactBad, EdgeInferError, EngineFailed, UsageError
+from edgeinfer.errors import ArtifactError, EdgeInferError, EngineError, UsageError
 from edgeinfer.window import WindowPolicy
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-_ERRORS: dict[int, type[EdgeInferError]] = {2: UsageError, 4: ArtifactBad, 70: EngineFailed}
+_ERRORS: dict[int, type[EdgeInferError]] = {2: UsageError, 4: ArtifactError, 70: EngineError}
 
 
 _INFO = (
@@ -83,7 +83,7 @@ class Program:
 
     def new_rings(self, policy: WindowPolicy) -> Rings:
         if self._handle is None:
-            raise EngineFailed("the model is closed")
+            raise EngineError("the model is closed")
         handle = c_void_p()
         fields = _Policy(policy.window, policy.sink, policy.block, policy.limit)
         self._call("ei_cache_new", self._handle, byref(fields), byref(handle))
@@ -145,7 +145,7 @@ class Rings:
 
     def _call(self, function: str, *arguments: Any) -> None:
         if self._handle is None:
-            raise EngineFailed("the cache is closed")
+            raise EngineError("the cache is closed")
         _checked(self._library, function, self._handle, *arguments)
 
 
@@ -157,7 +157,7 @@ def _checked(library: ctypes.CDLL, function: str, *arguments: Any) -> None:
     error = _Error()
     code = library[function](*arguments, byref(error))
     if code:
-        raise _ERRORS.get(code, EngineFailed)(error.message.decode(errors="replace"))
+        raise _ERRORS.get(code, EngineError)(error.message.decode(errors="replace"))
 
 
 @cache
@@ -167,7 +167,7 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise EngineFailed(f"the compiled engine does not load: {error}", hint=f"delete {path.parent}") from error
+        raise EngineError(f"the compiled engine does not load: {error}", hint=f"delete {path.parent}") from error
     signatures: dict[str, tuple[Any, ...]] = {
         "ei_open": (c_char_p, POINTER(_Options), POINTER(c_void_p), POINTER(_Error)),
         "ei_cache_new": (c_void_p, POINTER(_Policy), POINTER(c_void_p), POINTER(_Error)),

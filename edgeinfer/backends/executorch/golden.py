@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeinfer.backends.executorch.build import check_buildable
 from edgeinfer.backends.executorch.model import ExecutorchModel
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendError
 from edgeinfer.formats.bundle import Golden, Manifest
 from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
@@ -26,7 +26,7 @@ def record(folder: Path, manifest: Manifest) -> Manifest:
 
     try:
         check_buildable()
-    except BackendUnavailable:
+    except BackendError:
         return manifest
     model = load_bundle(folder)
     try:

@@ -10,7 +10,7 @@ import psutil
 from edgeinfer.backends.executorch.bundle import load_bundle
 from edgeinfer.backends.executorch.golden import POLICY, exact_rows
 from edgeinfer.backends.executorch.model import ExecutorchModel
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import Golden, Manifest, check_bundle, check_files
 from edgeinfer.prefill import prefill
 
@@ -28,7 +28,7 @@ class Verified:
 
 
 def verify_bundle(folder: Path) -> Verified:
-    """Raises ArtifactBad for a file that was changed, or an answer that is not the recorded one."""
+    """Raises ArtifactError for a file that was changed, or an answer that is not the recorded one."""
     bundle = check_bundle(folder)
     check_files(bundle)  # before the engine sees a byte
     before = psutil.Process().memory_info().rss
@@ -50,7 +50,7 @@ def verify_bundle(folder: Path) -> Verified:
 def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -> list[float]:
     """Feed the golden answer in rounds of `n_rows`, drafted where the model drafts; each logit's difference.
 
-    Raises ArtifactBad where a logit differs by more than TOLERANCE, or where another token is clearly better.
+    Raises ArtifactError where a logit differs by more than TOLERANCE, or where another token is clearly better.
     """
     cache = model.new_cache(POLICY)
     rows = [prefill(cache, golden.prompt).numpy().copy()]
@@ -70,7 +70,7 @@ def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -
     for index, (row, token, logit) in enumerate(zip(rows, golden.answer, golden.logits, strict=True)):
         difference = abs(float(row[token]) - logit)
         if difference > TOLERANCE or float(row.max() - row[token]) > TOLERANCE:
-            raise ArtifactBad(
+            raise ArtifactError(
                 f"{folder}: the program answers differently from what was recorded: token {index} of a golden answer "
                 f"is {token} with logit {logit:.2f}, here {float(row[token]):.2f} and token {int(row.argmax())} first",
                 hint="export the model again",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
 from edgeinfer.backends.gguf.facts import FACTS
-from edgeinfer.errors import ArtifactBad, BackendUnavailable
+from edgeinfer.errors import ArtifactError, BackendError
 from edgeinfer.plan.facts import Probe
 from edgeinfer.plan.types import Plan
 
@@ -47,13 +47,13 @@ class GgufBackend:
         self_test_cache.remove(path)
 
     def load(self, plan: Plan, path: Path) -> GgufModel:
-        """Raises BackendUnavailable, ArtifactBad (also for architectures that cannot roll back) and EngineFailed."""
+        """Raises BackendError, ArtifactError (also for architectures that cannot roll back) and EngineError."""
         from edgeinfer.formats.artifact import check_artifact
         from edgeinfer.formats.gguf_header import GgufHeader
 
         header = check_artifact(path)
         if not isinstance(header, GgufHeader):
-            raise ArtifactBad(f"{path} is a folder; llama.cpp loads one .gguf file")
+            raise ArtifactError(f"{path} is a folder; llama.cpp loads one .gguf file")
         llama = _engine()
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
         from edgeinfer.backends.gguf.threads import fastest_threads
@@ -62,7 +62,7 @@ class GgufBackend:
         loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
         try:
             if loaded.refusal:
-                raise ArtifactBad(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
+                raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
             settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers=n_gpu_layers)
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
@@ -78,7 +78,7 @@ def _engine() -> ModuleType:
     try:
         from edgeinfer.backends.gguf import llama
     except (ImportError, OSError, RuntimeError) as error:
-        raise BackendUnavailable(f"llama-cpp-python cannot be used: {error}", hint=_INSTALL) from error
+        raise BackendError(f"llama-cpp-python cannot be used: {error}", hint=_INSTALL) from error
     return llama
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 from edgeinfer.backends.rounds import RoundGuard
-from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
@@ -161,12 +161,12 @@ class GgufCache:
 
     def be_open(self) -> None:
         if not self.is_open:
-            raise EngineFailed("the cache is closed")
+            raise EngineError("the cache is closed")
 
     def _be_ready(self, what: str) -> None:
         self.be_open()
         if self._round is not None:
-            raise EngineFailed(f"{what} while a round is open: commit or roll back first")
+            raise EngineError(f"{what} while a round is open: commit or roll back first")
         if self._uncounted:  # the engine failed inside a round that was not rolled back
             self.context.remove(self._length, stream=self.stream)
             self._uncounted = False
@@ -205,7 +205,7 @@ class PlainRound:
         self._n_run = 0
 
     def draft(self, token: TokenLike) -> Row:  # noqa: ARG002
-        raise EngineFailed("this model does not draft: its file names no exit layer, or speculation is off")
+        raise EngineError("this model does not draft: its file names no exit layer, or speculation is off")
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         ids, n_wanted = self.asked(tokens, n_rows)

@@ -18,7 +18,7 @@ import llama_cpp.llama_cpp as C
 import numpy as np
 
 from edgeinfer.backends.gguf.logs import EngineLog
-from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.types import KvType, Tokens, ValueType, of_k_and_v
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class LoadedModel:
 def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int = 0) -> LoadedModel:
     """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp trusts them more than we do.
 
-    Raises ArtifactBad with llama.cpp's own last lines.
+    Raises ArtifactError with llama.cpp's own last lines.
     """
     options = C.llama_model_default_params()
     options.n_gpu_layers = n_gpu_layers
@@ -161,7 +161,7 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
     else:
         handle = C.llama_model_load_from_splits((ctypes.c_char_p * len(names))(*names), len(names), options)
     if not handle:
-        raise ArtifactBad(f"llama.cpp could not load {parts[0].name}: {LOG.tail() or 'no reason given'}")
+        raise ArtifactError(f"llama.cpp could not load {parts[0].name}: {LOG.tail() or 'no reason given'}")
     return LoadedModel(handle)
 
 
@@ -269,7 +269,7 @@ class Context:
         LOG.clear()
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise EngineFailed(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
+            raise EngineError(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
         self.n_vocab = model.n_vocab
         self.own_window = model.own_window
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
@@ -277,16 +277,14 @@ class Context:
         self._views: dict[int, Logits] = {}
 
     def decode(self, batch: Batch) -> None:
-        """Run the batch's rows. Raises EngineFailed; rows that were run before the failure stay in the memory."""
+        """Run the batch's rows. Raises EngineError; rows that were run before the failure stay in the memory."""
         self.be_open()
         if batch.n_wanted > self.n_outputs:  # llama.cpp would abort the process
-            raise EngineFailed(
-                f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for"
-            )
+            raise EngineError(f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for")
         code = _decode(self._address, batch.struct)
         if code != 0:
             reason = {1: "no free K/V cell", 2: "aborted", -1: "invalid batch"}.get(code, f"code {code}")
-            raise EngineFailed(f"llama.cpp stopped decoding: {reason}" + (f" ({LOG.tail()})" if LOG.tail() else ""))
+            raise EngineError(f"llama.cpp stopped decoding: {reason}" + (f" ({LOG.tail()})" if LOG.tail() else ""))
 
     def logits(self, row: int) -> Logits:
         """[V] float32 of batch row `row`: a view of llama.cpp's buffer, overwritten by the next decode.
@@ -296,7 +294,7 @@ class Context:
         self.be_open()
         address = _logits_ith(self._address, row)
         if not address:
-            raise EngineFailed(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
+            raise EngineError(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
         view = self._views.get(address)
         if view is None:
             if len(self._views) > 64:  # the buffer has moved: its old addresses are of no more use
@@ -306,10 +304,10 @@ class Context:
         return view
 
     def remove(self, start: int, stop: int = -1, *, stream: int = 0) -> None:
-        """Forget positions [start, stop) of a stream, -1: to the end. Raises EngineFailed when this memory cannot."""
+        """Forget positions [start, stop) of a stream, -1: to the end. Raises EngineError when this memory cannot."""
         self.be_open()
         if not _seq_rm(self._memory, stream, start, stop):
-            raise EngineFailed(f"llama.cpp cannot forget positions {start} to {stop} of this model")
+            raise EngineError(f"llama.cpp cannot forget positions {start} to {stop} of this model")
 
     def oldest(self, *, stream: int = 0) -> int:
         """The first position of a stream that every layer still holds, sinks aside; -1 when it is empty."""
@@ -317,9 +315,9 @@ class Context:
         return int(C.llama_memory_seq_pos_min(self._memory, stream))
 
     def be_open(self) -> None:
-        """Raises EngineFailed where llama.cpp would read freed memory."""
+        """Raises EngineError where llama.cpp would read freed memory."""
         if self.handle is None:
-            raise EngineFailed("the context is closed")
+            raise EngineError("the context is closed")
 
     def set_threads(self, n_threads: int) -> None:
         C.llama_set_n_threads(self.handle, n_threads, n_threads)

@@ -20,7 +20,7 @@ from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.streams import Streams
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
 from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.protocols import Ask, Row
@@ -127,7 +127,7 @@ class GgufModel:
             if wrong is None:
                 wrong = self._self_test()
                 self_test_cache.store(tested, wrong)
-        except EngineFailed as error:  # perhaps for want of memory: tried again next time
+        except EngineError as error:  # perhaps for want of memory: tried again next time
             wrong = str(error)
         if wrong:
             self._exit = None
@@ -160,7 +160,7 @@ class GgufModel:
             cache = cache_alone(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
             try:
                 self._exit.attach(cache, self.loaded, options)
-            except EngineFailed:
+            except EngineError:
                 cache.close()
                 raise
         self._caches = [open_one for open_one in self._caches if open_one.is_open]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.formats.gguf_header import read_header
 
 
@@ -18,7 +18,7 @@ def quantize(
 
     `pure` gives every matrix the same type, so that a batch of rows rounds as single rows do. With `search` the
     scale of each block is the one of least square error, not the first guess. `out` appears whole or not at all.
-    Raises UsageError for an unknown tier, EngineFailed when llama.cpp refuses.
+    Raises UsageError for an unknown tier, EngineError when llama.cpp refuses.
     """
     from edgeinfer.backends.gguf import llama
 
@@ -36,7 +36,7 @@ def quantize(
     try:
         code = llama.C.llama_model_quantize(os.fsencode(source), os.fsencode(part), llama.byref(options))
         if code != 0:
-            raise EngineFailed(f"llama.cpp could not quantize {source} to {tier}: {llama.LOG.tail() or code}")
+            raise EngineError(f"llama.cpp could not quantize {source} to {tier}: {llama.LOG.tail() or code}")
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)

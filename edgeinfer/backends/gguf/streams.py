@@ -14,7 +14,7 @@ from itertools import groupby
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, HeldRow, PlainRound, pieces
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row
 from edgeinfer.window import WindowPolicy
 
@@ -65,9 +65,9 @@ class Streams:
         self._free = list(range(options.n_streams))
 
     def new_cache(self, policy: WindowPolicy, n_bytes: int) -> GgufCache:
-        """Takes the lowest stream that is free. Raises EngineFailed when there is none."""
+        """Takes the lowest stream that is free. Raises EngineError when there is none."""
         if not self._free:
-            raise EngineFailed("every conversation that was planned is open", hint="close one, or plan more of them")
+            raise EngineError("every conversation that was planned is open", hint="close one, or plan more of them")
         stream = heappop(self._free)
 
         def give_back() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.facts import FACTS
-from edgeinfer.errors import NoPlanFits
+from edgeinfer.errors import NoPlanError
 from edgeinfer.plan.facts import Probe, installed_version
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Model
@@ -39,10 +39,10 @@ class MlxBackend:
         """Nothing is kept about a model."""
 
     def load(self, plan: Plan, path: Path) -> Model:
-        """Raises NoPlanFits when the plan is over its budget: MLX is never asked to load that."""
+        """Raises NoPlanError when the plan is over its budget: MLX is never asked to load that."""
         if plan.estimate.total_bytes > plan.budget_bytes and not plan.forced:
             over = (plan.estimate.total_bytes - plan.budget_bytes) / 1e6
-            raise NoPlanFits(f"{plan.model.title} is {over:.0f} MB over the budget", hint="lower --context or --tier")
+            raise NoPlanError(f"{plan.model.title} is {over:.0f} MB over the budget", hint="lower --context or --tier")
         from edgeinfer.backends.mlx.limits import apply_limits
         from edgeinfer.backends.mlx.model import load
 

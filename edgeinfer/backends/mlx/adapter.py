@@ -15,14 +15,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 
 INNER_NAMES = ("model", "language_model", "transformer", "backbone")
 NORM_NAMES = ("norm", "embedding_norm")
 
 
 def find_inner(model: Any) -> tuple[Any, str, Any]:
-    """(owner, attribute, inner): where the module with layers and a norm sits. Raises EngineFailed if none does."""
+    """(owner, attribute, inner): where the module with layers and a norm sits. Raises EngineError if none does."""
     waiting = [model]
     while waiting:
         owner = waiting.pop(0)
@@ -32,13 +32,13 @@ def find_inner(model: Any) -> tuple[Any, str, Any]:
                 if "layers" in inner and any(norm in inner for norm in NORM_NAMES):
                     return owner, name, inner
                 waiting.append(inner)
-    raise EngineFailed("this mlx-lm model has no inner module with layers and a norm")
+    raise EngineError("this mlx-lm model has no inner module with layers and a norm")
 
 
 def own_windows(model: Any) -> list[int]:
     """The model's own sliding window of each layer that keeps K/V; 0 for full attention.
 
-    Raises EngineFailed for a recurrent state: it cannot forget rows, so no window and no rollback is possible.
+    Raises EngineError for a recurrent state: it cannot forget rows, so no window and no rollback is possible.
     """
     from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
@@ -49,7 +49,7 @@ def own_windows(model: Any) -> list[int]:
         elif type(stock) is RotatingKVCache:
             windows.append(int(stock.max_size))
         else:
-            raise EngineFailed(
+            raise EngineError(
                 f"this model keeps a {type(stock).__name__}, a state that cannot forget rows",
                 hint="choose a model whose layers all use attention, or the gguf backend",
             )

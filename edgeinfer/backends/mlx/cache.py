@@ -14,7 +14,7 @@ from edgeinfer.backends.mlx.adapter import Stages
 from edgeinfer.backends.mlx.kernels import Head, Kernels
 from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
 from edgeinfer.backends.rounds import RoundGuard
-from edgeinfer.errors import EdgeInferError, EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EdgeInferError, EngineError, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.window import WindowPolicy
 
@@ -164,9 +164,9 @@ class MlxCache:
 
     def _refuse_open_round(self) -> None:
         if self._closed:
-            raise EngineFailed("this cache is closed")
+            raise EngineError("this cache is closed")
         if self._round is not None:
-            raise EngineFailed("a round is open on this cache; commit or roll it back first")
+            raise EngineError("a round is open on this cache; commit or roll it back first")
 
 
 @maps_engine_errors("MLX")
@@ -183,7 +183,7 @@ class MlxRound:
 
     def draft(self, token: TokenLike) -> Row:
         if not self._cache.stages.exit_layer:
-            raise EngineFailed("this model names no exit layer, so it cannot draft")
+            raise EngineError("this model names no exit layer, so it cannot draft")
         at = len(self._hidden)
         self._guard.draft(at)
         self._cache.span.place(self._start + at, 1)

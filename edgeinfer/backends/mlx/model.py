@@ -19,7 +19,7 @@ from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import ArtifactBad, EngineFailed
+from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.gguf_split import n_parts
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
@@ -56,7 +56,7 @@ class MlxModel:
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
         if self._stages is None:
-            raise EngineFailed("this model is closed")
+            raise EngineError("this model is closed")
         return MlxCache(
             self._stages,
             policy,
@@ -78,7 +78,7 @@ def load(plan: Plan, path: Path) -> MlxModel:
     else:
         header = read_header(path)
         if (n := n_parts(header)) > 1:
-            raise ArtifactBad(f"{path} is a model in {n} parts", hint="use --backend gguf")
+            raise ArtifactError(f"{path} is a model in {n} parts", hint="use --backend gguf")
         module, _ = load_gguf(path, header, mx.float32 if plan.kv_type == "f32" else mx.float16)
         tokenizer = GgufTokenizer(header)
     try:

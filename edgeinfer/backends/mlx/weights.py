@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.hf_folder import read_json
 
@@ -33,30 +33,30 @@ _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output
 
 
 def load_folder(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """(model, config) of an mlx-community style folder. Raises ArtifactBad; never runs code of the folder."""
+    """(model, config) of an mlx-community style folder. Raises ArtifactError; never runs code of the folder."""
     from mlx_lm.utils import load_model
 
     config = read_json(folder / "config.json")
     if not config:
-        raise ArtifactBad(f"{folder} has no config.json")
+        raise ArtifactError(f"{folder} has no config.json")
     for key in ("model_file", "auto_map"):
         if key in config:
-            raise ArtifactBad(f"{folder} asks for code of its own ({key})", hint="edgeinfer never runs it")
+            raise ArtifactError(f"{folder} asks for code of its own ({key})", hint="edgeinfer never runs it")
     try:
         model, loaded = load_model(folder, lazy=True, strict=True, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, FileNotFoundError, RuntimeError) as error:
-        raise ArtifactBad(f"{folder} does not load with mlx-lm: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{folder} does not load with mlx-lm: {str(error).splitlines()[0]}") from error
     return model, loaded
 
 
 def load_gguf(path: Path, header: GgufHeader, dtype: mx.Dtype) -> tuple[Any, dict[str, Any]]:
-    """(model, config) of a llama or qwen3 GGUF; tensors that are not quantized become `dtype`. Raises ArtifactBad."""
+    """(model, config) of a llama or qwen3 GGUF; tensors that are not quantized become `dtype`. Raises ArtifactError."""
     from mlx_lm.models import llama, qwen3
 
     config = gguf_config(header)
     foreign = sorted({tensor.type.name for tensor in header.tensors} - GGUF_TYPES)
     if foreign:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{path.name} holds {', '.join(foreign)} tensors; MLX reads {', '.join(sorted(GGUF_TYPES))}",
             hint="use --backend gguf, or a Q4_0 or Q8_0 file",
         )
@@ -75,7 +75,7 @@ def load_gguf(path: Path, header: GgufHeader, dtype: mx.Dtype) -> tuple[Any, dic
     weights = {name: array if array.dtype == mx.uint32 else array.astype(dtype) for name, array in weights.items()}
     expected = {name for name, _ in tree_flatten(model.parameters())}
     if missing := sorted(expected - weights.keys()):
-        raise ArtifactBad(f"{path.name} lacks {len(missing)} tensors, the first {missing[0]}")
+        raise ArtifactError(f"{path.name} lacks {len(missing)} tensors, the first {missing[0]}")
     model.load_weights(list(weights.items()), strict=True)
     if factors is not None:
         scale_rope(model, factors)
@@ -86,7 +86,7 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     """mlx-lm's config for a GGUF. llama.cpp stores llama's Q and K rows for interleaved RoPE, qwen3's as they were."""
     architecture = str(header.metadata.get("general.architecture"))
     if architecture not in ("llama", "qwen3"):
-        raise ArtifactBad(
+        raise ArtifactError(
             f"MLX reads llama and qwen3 GGUF files here; this one is {architecture!r}",
             hint="use --backend gguf, or an mlx-community folder of the same model",
         )
@@ -94,14 +94,14 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     def number(key: str, default: float | None = None) -> Any:
         value = header.metadata.get(f"{architecture}.{key}", default)
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ArtifactBad(f"the GGUF metadata has no usable {architecture}.{key}")
+            raise ArtifactError(f"the GGUF metadata has no usable {architecture}.{key}")
         return value
 
     hidden, n_heads = number("embedding_length"), number("attention.head_count")
     names = {tensor.name for tensor in header.tensors}
     embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None or n_heads < 1:
-        raise ArtifactBad("the GGUF has no token_embd.weight or no attention heads")
+        raise ArtifactError("the GGUF has no token_embd.weight or no attention heads")
     return {
         "model_type": architecture,
         "hidden_size": hidden,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.facts import FACTS
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.plan.facts import Probe, installed_version
 from edgeinfer.plan.types import Plan
 from edgeinfer.types import KvType
@@ -45,8 +45,8 @@ class ReferenceBackend:
 def load_gguf(path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = None) -> ReferenceModel:
     """A model that drafts with layers [0, `exit_layer`), or not at all.
 
-    Raises ArtifactBad for a file that is damaged, hostile, or of an architecture that is not computed here, and for an
-    exit layer that it does not have.
+    Raises ArtifactError for a file that is damaged, hostile, or of an architecture that is not computed here, and for
+    an exit layer that it does not have.
     """
     from edgeinfer.backends.reference.model import ReferenceModel
     from edgeinfer.backends.reference.weights import read_shape, read_weights
@@ -56,12 +56,12 @@ def load_gguf(path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = N
 
     header = check_artifact(path)
     if not isinstance(header, GgufHeader):
-        raise ArtifactBad(f"{path} is a folder; the reference loads one .gguf file")
+        raise ArtifactError(f"{path} is a folder; the reference loads one .gguf file")
     if header.parts:
-        raise ArtifactBad(f"{path} is a model in {len(header.parts)} parts", hint="use --backend gguf")
+        raise ArtifactError(f"{path} is a model in {len(header.parts)} parts", hint="use --backend gguf")
     shape = read_shape(header, str(path))
     if exit_layer is not None and not 0 < exit_layer < shape.n_layers:
-        raise ArtifactBad(f"{path} has {shape.n_layers} layers; it cannot exit after layer {exit_layer}")
+        raise ArtifactError(f"{path} has {shape.n_layers} layers; it cannot exit after layer {exit_layer}")
     weights = read_weights(header, path, shape)
     return ReferenceModel(shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer)
 

@@ -14,7 +14,7 @@ import numpy as np
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.rounds import RoundGuard
-from edgeinfer.errors import EngineFailed, RewindError, UsageError
+from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import KvType, common_prefix, of_k_and_v
 from edgeinfer.window import WindowPolicy
@@ -106,12 +106,12 @@ class ReferenceCache:
 
     def _be_open(self) -> None:
         if not self.layers:
-            raise EngineFailed("the cache is closed")
+            raise EngineError("the cache is closed")
 
     def _check_ready(self) -> None:
         self._be_open()
         if self._round is not None:
-            raise EngineFailed("a round is open on this cache")
+            raise EngineError("a round is open on this cache")
 
 
 @maps_engine_errors("reference")

@@ -17,7 +17,7 @@ from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.cache import LayerKv, ReferenceCache
 from edgeinfer.backends.reference.weights import Floats, LayerWeights, Shape, Weights
 from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import EngineFailed, UsageError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.protocols import Ask, Row, Tokenizer
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -54,7 +54,7 @@ class ReferenceModel:
     @property
     def weights(self) -> Weights:
         if self._weights is None:
-            raise EngineFailed("the model is closed")
+            raise EngineError("the model is closed")
         return self._weights
 
     def embed(self, tokens: Sequence[int]) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.reference.weights import Floats, Shape
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.types import ValueType
 
 QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # our names to those of the `gguf` package
@@ -20,7 +20,7 @@ class Ring:
 
     def __init__(self, shape: Shape, slots: int, kind: ValueType) -> None:
         if kind in QUANTIZED and shape.head_dim % BLOCK:
-            raise EngineFailed(
+            raise EngineError(
                 f"KV type {kind} needs a head_dim that is a multiple of {BLOCK}; it is {shape.head_dim}",
                 hint="choose KV type f16",
             )

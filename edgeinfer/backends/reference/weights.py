@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader, TensorInfo
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -55,25 +55,25 @@ class Weights:
 
 
 def read_shape(header: GgufHeader, name: str) -> Shape:
-    """Raises ArtifactBad for what this backend does not compute."""
+    """Raises ArtifactError for what this backend does not compute."""
     metadata = header.metadata
     architecture = metadata["general.architecture"]
     if architecture not in ("llama", "qwen3"):
-        raise ArtifactBad(f"{name}: the reference computes llama and qwen3, not {architecture}", hint=_HINT)
+        raise ArtifactError(f"{name}: the reference computes llama and qwen3, not {architecture}", hint=_HINT)
 
     def number(key: str, default: int | float | None = None) -> int | float:
         value = metadata.get(f"{architecture}.{key}", default)
         if not isinstance(value, int | float):
-            raise ArtifactBad(f"{name}: {architecture}.{key} is not one number", hint=_HINT)
+            raise ArtifactError(f"{name}: {architecture}.{key} is not one number", hint=_HINT)
         return value
 
     n_heads, hidden = int(number("attention.head_count")), int(number("embedding_length"))
     head_dim = int(number("attention.key_length", hidden // n_heads))
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if scaling not in ("none", "linear") or number("expert_count", 0):
-        raise ArtifactBad(f"{name}: the reference computes no {scaling} RoPE scaling and no experts", hint=_HINT)
+        raise ArtifactError(f"{name}: the reference computes no {scaling} RoPE scaling and no experts", hint=_HINT)
     if {number("attention.value_length", head_dim), number("rope.dimension_count", head_dim)} != {head_dim}:
-        raise ArtifactBad(f"{name}: keys, values and RoPE must all have {head_dim} dimensions here", hint=_HINT)
+        raise ArtifactError(f"{name}: keys, values and RoPE must all have {head_dim} dimensions here", hint=_HINT)
     return Shape(
         n_layers=int(number("block_count")),
         hidden=hidden,
@@ -88,7 +88,7 @@ def read_shape(header: GgufHeader, name: str) -> Shape:
 
 
 def read_weights(header: GgufHeader, path: Path, shape: Shape) -> Weights:
-    """All tensors in float32. Raises ArtifactBad for one that is missing, is not used here, or has another shape."""
+    """All tensors in float32. Raises ArtifactError for one that is missing, is not used here, or has another shape."""
     data = np.memmap(path, np.uint8, "r")
     left = dict(header.by_name)
 
@@ -96,12 +96,12 @@ def read_weights(header: GgufHeader, path: Path, shape: Shape) -> Weights:
         info = left.pop(f"{tensor}.weight", None)
         if info is None or info.shape[::-1] != dims:
             found = "missing" if info is None else f"of shape {list(info.shape[::-1])}"
-            raise ArtifactBad(f"{path}: tensor {tensor}.weight is {found}; {list(dims)} is needed", hint=_HINT)
+            raise ArtifactError(f"{path}: tensor {tensor}.weight is {found}; {list(dims)} is needed", hint=_HINT)
         return _dequantized(data, info, path)
 
     weights = _assemble(take, left, shape, _frequencies(header, shape))
     if left:
-        raise ArtifactBad(f"{path}: the reference does not compute with {', '.join(sorted(left)[:3])}", hint=_HINT)
+        raise ArtifactError(f"{path}: the reference does not compute with {', '.join(sorted(left)[:3])}", hint=_HINT)
     return weights
 
 
@@ -139,7 +139,7 @@ def _frequencies(header: GgufHeader, shape: Shape) -> npt.NDArray[np.float64]:
     base = header.metadata.get(f"{architecture}.rope.freq_base", 10000.0)
     factor = header.metadata.get(f"{architecture}.rope.scaling.factor", 1.0)
     if not isinstance(base, float) or not isinstance(factor, float) or base <= 0 or factor <= 0:
-        raise ArtifactBad(f"RoPE base {base} and scaling factor {factor} must be positive numbers")
+        raise ArtifactError(f"RoPE base {base} and scaling factor {factor} must be positive numbers")
     scaled = header.metadata.get(f"{architecture}.rope.scaling.type") == "linear"
     return base ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim) / (factor if scaled else 1.0)
 
@@ -153,7 +153,7 @@ def _dequantized(data: npt.NDArray[np.uint8], info: TensorInfo, path: Path) -> F
     try:
         values = dequantize(rows, GGMLQuantizationType[info.type.name])
     except (KeyError, NotImplementedError) as error:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{path}: tensor {info.name} is {info.type.name}, which is not read here", hint=_HINT
         ) from error
     return np.ascontiguousarray(values, np.float32).reshape(info.shape[::-1])

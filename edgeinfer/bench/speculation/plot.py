@@ -8,19 +8,19 @@ from typing import Final
 
 from edgeinfer.bench.speculation.records import CONTROL
 from edgeinfer.bench.speculation.report import ALL, Row
-from edgeinfer.errors import BackendUnavailable
+from edgeinfer.errors import BackendError
 
 _COLORS: Final = {"auto": "#1b6ca8", "early-exit": "#c8553d", "lookup": "#588b4a", "draft": "#8a5aa8"}
 _MARKS: Final = "osD^vP*X"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Write `path` as .png and .svg. Raises BackendUnavailable without matplotlib."""
+    """Write `path` as .png and .svg. Raises BackendError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise BackendUnavailable("drawing needs matplotlib", hint="pip install 'edgeinfer[plot]'") from error
+        raise BackendError("drawing needs matplotlib", hint="pip install 'edgeinfer[plot]'") from error
     shown = [row for row in rows if row.acceptance is not None and row.arm != CONTROL and row.temperature == 0]
     arms = list(dict.fromkeys(row.arm for row in shown))
     models = list(dict.fromkeys((row.model, row.tier) for row in shown))

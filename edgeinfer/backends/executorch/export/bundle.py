@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeinfer.backends.executorch.export.source import Source, open_source
 from edgeinfer.backends.executorch.golden import record
-from edgeinfer.errors import ArtifactBad, BackendUnavailable, UsageError
+from edgeinfer.errors import ArtifactError, BackendError, UsageError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, Manifest, file_of, write_manifest
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -31,7 +31,7 @@ _INSTALL = "pip install 'edgeinfer[export]'"
 def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
     """Export `model` into the new folder `out`: all of it, or nothing.
 
-    Raises UsageError when `out` exists, ArtifactBad for a model that is not exported, BackendUnavailable without the
+    Raises UsageError when `out` exists, ArtifactError for a model that is not exported, BackendError without the
     extra `[export]`.
     """
     if out.exists():
@@ -56,7 +56,7 @@ def _exporter() -> Any:
     try:
         from edgeinfer.backends.executorch.export.program import write_program
     except ImportError as error:
-        raise BackendUnavailable(f"exporting needs more packages: {error}", hint=_INSTALL) from error
+        raise BackendError(f"exporting needs more packages: {error}", hint=_INSTALL) from error
     return write_program
 
 
@@ -113,7 +113,7 @@ def _write_tokenizer(model: Path, folder: Path) -> Tokenizer:
     else:
         header = check_artifact(model)
         if not isinstance(header, GgufHeader):
-            raise ArtifactBad(f"{model} is no GGUF file")
+            raise ArtifactError(f"{model} is no GGUF file")
         tokenizer = GgufTokenizer(header)
         tokenizer.save(folder / TOKENIZER)
     if tokenizer.chat_template is not None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgeinfer.backends.executorch.export.shape import DecoderShape, llama3_divisors, rope_frequencies
 from edgeinfer.backends.executorch.export.source import Floats, Q4Weight
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.safetensors_header import SafetensorsFolder
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
@@ -61,7 +61,7 @@ class FolderSource:
         tensor_name = _folder_name(name)
         file = self._homes.get(tensor_name)
         if file is None:
-            raise ArtifactBad(f"{self.path}: tensor {tensor_name} is missing")
+            raise ArtifactError(f"{self.path}: tensor {tensor_name} is missing")
         tensor = self._headers[file].tensors[tensor_name]
         raw = np.memmap(self.path / file, np.uint8, "r", offset=tensor.offset, shape=(tensor.n_bytes,))
         if tensor.dtype == "BF16":
@@ -69,7 +69,7 @@ class FolderSource:
         elif tensor.dtype in ("F16", "F32"):
             values = raw.view(np.float16 if tensor.dtype == "F16" else np.float32).astype(np.float32)
         else:
-            raise ArtifactBad(f"{self.path}: tensor {tensor_name} is {tensor.dtype}; BF16, F16 and F32 are exported")
+            raise ArtifactError(f"{self.path}: tensor {tensor_name} is {tensor.dtype}; BF16, F16 and F32 are exported")
         return values.reshape(tensor.shape)
 
     def q4_0(self, name: str) -> Q4Weight | None:
@@ -79,9 +79,9 @@ class FolderSource:
     def _read_shape(self) -> DecoderShape:
         config, architecture = self._config, str(self._config.get("model_type", ""))[:40]
         if architecture not in ARCHITECTURES:
-            raise ArtifactBad(f"{self.path}: {architecture or 'unnamed'} models are not exported", hint=_HINT)
+            raise ArtifactError(f"{self.path}: {architecture or 'unnamed'} models are not exported", hint=_HINT)
         if config.get("quantization") or config.get("quantization_config"):
-            raise ArtifactBad(f"{self.path}: the weights are quantized already", hint="export the original folder")
+            raise ArtifactError(f"{self.path}: the weights are quantized already", hint="export the original folder")
         _rope_kind(_rope_scaling(config))
 
         def whole(key: str, default: float | None = None) -> int:
@@ -91,7 +91,7 @@ class FolderSource:
         n_layers = whole("num_hidden_layers")
         exit_layer = config.get("edgeinfer_exit_layer")
         if exit_layer is not None and not (isinstance(exit_layer, int) and 0 < exit_layer < n_layers):
-            raise ArtifactBad(f"{self.path}: edgeinfer_exit_layer is {exit_layer!r}; the model has {n_layers} layers")
+            raise ArtifactError(f"{self.path}: edgeinfer_exit_layer is {exit_layer!r}; the model has {n_layers} layers")
         return DecoderShape(
             architecture=architecture,
             n_layers=n_layers,
@@ -111,7 +111,7 @@ class FolderSource:
         value = fields.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ArtifactBad(f"{self.path}: config.json gives no usable `{key}`: {str(value)[:40]}")
+            raise ArtifactError(f"{self.path}: config.json gives no usable `{key}`: {str(value)[:40]}")
         return value
 
 
@@ -127,14 +127,14 @@ def _rope_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_parameters` of transformers 5, or `rope_scaling` with `rope_theta` beside it."""
     fields = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(fields, dict):
-        raise ArtifactBad("config.json: rope_scaling is not an object")
+        raise ArtifactError("config.json: rope_scaling is not an object")
     return {"rope_theta": config.get("rope_theta"), **fields}
 
 
 def _rope_kind(scaling: Mapping[str, Any]) -> str:
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
     if kind not in ("default", "linear", "llama3"):
-        raise ArtifactBad(f"RoPE scaling {kind[:40]!r} is not exported", hint="choose a model without it")
+        raise ArtifactError(f"RoPE scaling {kind[:40]!r} is not exported", hint="choose a model without it")
     return kind
 
 

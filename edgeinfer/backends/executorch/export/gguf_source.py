@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgeinfer.backends.executorch.export.shape import DecoderShape, rope_frequencies
 from edgeinfer.backends.executorch.export.source import Floats, Q4Weight, unpacked_q4_0
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader, TensorInfo
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -45,7 +45,7 @@ class GgufSource:
         try:
             values = dequantize(self._rows(info), GGMLQuantizationType[info.type.name])
         except (KeyError, NotImplementedError) as error:
-            raise ArtifactBad(
+            raise ArtifactError(
                 f"{self.path}: tensor {info.name} is {info.type.name}, which the exporter does not read"
             ) from error
         return np.ascontiguousarray(self._in_halves(name, values.reshape(info.shape[::-1])), np.float32)
@@ -60,7 +60,7 @@ class GgufSource:
     def _info(self, name: str) -> TensorInfo:
         info = self._header.by_name.get(_full(name))
         if info is None:
-            raise ArtifactBad(f"{self.path}: tensor {_full(name)} is missing")
+            raise ArtifactError(f"{self.path}: tensor {_full(name)} is missing")
         return info
 
     def _rows(self, info: TensorInfo) -> npt.NDArray[np.uint8]:
@@ -86,7 +86,7 @@ def _number(header: GgufHeader, key: str, path: Path, default: float | None = No
     full = f"{header.metadata['general.architecture']}.{key}"
     value = header.metadata.get(full, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ArtifactBad(f"{path}: {full} must be a positive number; it is {str(value)[:40]}")
+        raise ArtifactError(f"{path}: {full} must be a positive number; it is {str(value)[:40]}")
     return value
 
 
@@ -94,19 +94,19 @@ def _shape(header: GgufHeader, path: Path) -> DecoderShape:
     metadata = header.metadata
     architecture = str(metadata["general.architecture"])
     if architecture not in ARCHITECTURES:
-        raise ArtifactBad(f"{path}: {architecture} models are not exported", hint=_HINT)
+        raise ArtifactError(f"{path}: {architecture} models are not exported", hint=_HINT)
 
     def whole(key: str, default: float | None = None) -> int:
         return int(_number(header, key, path, default))
 
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if scaling not in ("none", "linear"):
-        raise ArtifactBad(f"{path}: RoPE scaling {scaling!r} is not exported", hint="choose a model without it")
+        raise ArtifactError(f"{path}: RoPE scaling {scaling!r} is not exported", hint="choose a model without it")
     n_layers, hidden, n_heads = whole("block_count"), whole("embedding_length"), whole("attention.head_count")
     head_dim = whole("attention.key_length", hidden // n_heads)
     widths = {whole("attention.value_length", head_dim), whole("rope.dimension_count", head_dim)}
     if widths != {head_dim} or f"{architecture}.expert_count" in metadata:
-        raise ArtifactBad(f"{path}: experts, and keys, values and RoPE of different widths, are not exported")
+        raise ArtifactError(f"{path}: experts, and keys, values and RoPE of different widths, are not exported")
     return DecoderShape(
         architecture=architecture,
         n_layers=n_layers,
@@ -127,5 +127,5 @@ def _exit_layer(value: object, n_layers: int, path: Path) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < n_layers:
-        raise ArtifactBad(f"{path}: edgeinfer.exit_layer is {value!r}; the model has {n_layers} layers")
+        raise ArtifactError(f"{path}: edgeinfer.exit_layer is {value!r}; the model has {n_layers} layers")
     return value

@@ -17,7 +17,7 @@ import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
 from edgeinfer.backends.executorch.export.source import GROUP, Q4Weight, Source, q4_0_of, with_positive_scales
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 
 Tier = Literal["8da4w", "8da8w", "fp32"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
@@ -25,7 +25,7 @@ _DYNAMIC = "int8_asym_per_token"
 
 
 def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
-    """[out, in], quantized as `tier` says. Raises ArtifactBad where rows do not divide into groups."""
+    """[out, in], quantized as `tier` says. Raises ArtifactError where rows do not divide into groups."""
     if tier == "fp32":
         return _floats(source, name)
     if tier == "8da8w":
@@ -50,7 +50,7 @@ def embedding_weight(source: Source, tier: Tier) -> torch.Tensor:
 def _rounded(source: Source, name: str) -> Q4Weight:
     values = source.floats(name)
     if values.shape[1] % GROUP:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{source.path}: rows of {name} have {values.shape[1]} values; 8da4w needs a multiple of {GROUP}",
             hint="--tier 8da8w",
         )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.executorch.export.shape import DecoderShape
-from edgeinfer.errors import ArtifactBad
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.gguf_header import GgufHeader
 
@@ -43,7 +43,7 @@ class Source(Protocol):
     def has(self, name: str) -> bool: ...
 
     def floats(self, name: str) -> Floats:
-        """The tensor in float32, [out, in] or [out]. Raises ArtifactBad when it is missing or has another shape."""
+        """The tensor in float32, [out, in] or [out]. Raises ArtifactError when it is missing or has another shape."""
         ...
 
     def q4_0(self, name: str) -> Q4Weight | None:
@@ -52,13 +52,13 @@ class Source(Protocol):
 
 
 def open_source(path: Path) -> Source:
-    """A GGUF file or a Hugging Face folder. Raises ArtifactBad for a file or an architecture that is not exported."""
+    """A GGUF file or a Hugging Face folder. Raises ArtifactError for a file or an architecture that is not exported."""
     from edgeinfer.backends.executorch.export.folder_source import FolderSource
     from edgeinfer.backends.executorch.export.gguf_source import GgufSource
 
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader) and checked.parts:
-        raise ArtifactBad(
+        raise ArtifactError(
             f"{path} is one part of a model; one file is exported", hint="join it: llama-gguf-split --merge"
         )
     return GgufSource(path, checked) if isinstance(checked, GgufHeader) else FolderSource(checked)

@@ -9,7 +9,7 @@ from typing import Final
 from edgeinfer.backends.gguf.exit.graph import ExitGraph, ExitStates, Stage
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, read_pointer, write_pointer
 from edgeinfer.backends.gguf.llama import Batch, C, Context, ContextOptions, LoadedModel
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 from edgeinfer.types import Tokens
 
 MAX_ROWS: Final = 16  # rows of one verification
@@ -23,7 +23,7 @@ def _memory_slot(context: Context) -> int:
     memory = ctypes.cast(C.llama_get_memory(context.handle), ctypes.c_void_p).value
     slots = [base + at for at in range(0, _SCANNED_BYTES, 8) if read_pointer(base + at) == memory]
     if not memory or len(slots) != 1:
-        raise EngineFailed(f"cannot find the memory pointer of a context in this llama.cpp ({len(slots)} candidates)")
+        raise EngineError(f"cannot find the memory pointer of a context in this llama.cpp ({len(slots)} candidates)")
     return slots[0]
 
 

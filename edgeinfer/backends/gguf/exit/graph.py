@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, read_pointer, write_pointer
 from edgeinfer.backends.gguf.llama import Batch, C, Context, base_function, tensor_name
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,13 +62,13 @@ class GraphMap:
 
 
 def map_graph(nodes: Sequence[int], layout: TensorLayout, exit_layer: int, n_layers: int) -> GraphMap:
-    """Map `nodes`, given in the order of computation. Raises EngineFailed when a part cannot run without the others."""
+    """Map `nodes`, given in the order of computation. Raises EngineError when a part cannot run without the others."""
     names = [tensor_name(node) for node in nodes]
     wanted = (b"l_out-%d" % (exit_layer - 1), b"l_out-%d" % (n_layers - 1))
     try:
         tap, last = (names.index(name) for name in wanted)
     except ValueError:
-        raise EngineFailed(f"the graph has no node {wanted[0].decode()} or {wanted[1].decode()}") from None
+        raise EngineError(f"the graph has no node {wanted[0].decode()} or {wanted[1].decode()}") from None
     place = {node: index for index, node in enumerate(nodes)}
 
     def sources(index: int) -> list[int]:
@@ -76,7 +76,7 @@ def map_graph(nodes: Sequence[int], layout: TensorLayout, exit_layer: int, n_lay
         return [source for slot in slots if (source := read_pointer(slot))]
 
     if any(tap < place.get(source, -1) < last for index in range(last + 1, len(nodes)) for source in sources(index)):
-        raise EngineFailed("the head reads more than the last layer's output")
+        raise EngineError("the head reads more than the last layer's output")
     shared: set[int] = set()  # nodes before the exit that late layers read too: they run in every stage
     pending = [place[source] for index in range(tap + 1, len(nodes)) for source in sources(index) if source in place]
     while pending:
@@ -87,7 +87,7 @@ def map_graph(nodes: Sequence[int], layout: TensorLayout, exit_layer: int, n_lay
     inputs = {source for index in range(len(nodes)) for source in sources(index)}
     cells = [source for source in inputs if tensor_name(source).endswith(_CELL_INDEX)]
     if len(cells) != 1:
-        raise EngineFailed(f"the graph has {len(cells)} K/V memories; early exit supports one")
+        raise EngineError(f"the graph has {len(cells)} K/V memories; early exit supports one")
 
     def flags(start: int, stop: int) -> tuple[ctypes.c_int32, ...]:
         found = [ctypes.c_int32.from_address(nodes[i] + layout.flags) for i in range(start, stop) if i not in shared]

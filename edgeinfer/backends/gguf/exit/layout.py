@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edgeinfer.backends.gguf.llama import base_function
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 
 _ARENA_BYTES: Final = 1 << 20  # a graph of default size takes 80 KiB of it
 _F32: Final = 0
@@ -39,11 +39,11 @@ def write_pointer(address: int, value: int) -> None:
 
 
 def find_layout() -> TensorLayout:
-    """Raises EngineFailed when this ggml does not answer as expected."""
+    """Raises EngineError when this ggml does not answer as expected."""
     init = base_function("ggml_init", ctypes.c_void_p, _InitParams)
     arena = init(_InitParams(_ARENA_BYTES, None, False))
     if not arena:
-        raise EngineFailed("ggml has no memory for a few test tensors")
+        raise EngineError("ggml has no memory for a few test tensors")
     try:
         return _measure(arena)
     finally:
@@ -60,7 +60,7 @@ def _measure(arena: int) -> TensorLayout:
     data = base_function("ggml_get_data", pointer, pointer)(left)
     n_bytes = data - left  # a tensor's elements follow it in the arena
     if not 128 <= n_bytes <= 1024:
-        raise EngineFailed(f"cannot measure the tensors of this ggml ({n_bytes} bytes each)")
+        raise EngineError(f"cannot measure the tensors of this ggml ({n_bytes} bytes each)")
 
     pairs = {at: (read_pointer(total + at), read_pointer(total + at + 8)) for at in _words(n_bytes - 8)}
     sources = _only([at for at, pair in pairs.items() if pair == (left, right)])
@@ -87,5 +87,5 @@ def _words(n_bytes: int) -> range:
 
 def _only(found: list[Any]) -> Any:
     if len(found) != 1:
-        raise EngineFailed(f"cannot measure the tensors of this ggml ({len(found)} candidates for a field)")
+        raise EngineError(f"cannot measure the tensors of this ggml ({len(found)} candidates for a field)")
     return found[0]

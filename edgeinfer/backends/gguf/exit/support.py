@@ -35,7 +35,7 @@ class ExitSupport:
     unused_kv_type: KvType  # of the memory that a sharing context opens with and never uses: the smallest there is
 
     def attach(self, cache: GgufCache, model: LoadedModel, options: ContextOptions) -> None:
-        """Let the rounds of `cache` draft. Raises EngineFailed when the contexts cannot be opened."""
+        """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
         options = replace(options, kv_type=self.unused_kv_type)
         contexts = ExitContexts(model, options, cache.context, self.exit_layer, self.layout)
         cache.draft_by(lambda max_rows: ExitRound(cache, contexts, max_rows), contexts.close)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from edgeinfer.errors import EngineFailed
+from edgeinfer.errors import EngineError
 
 Shape: TypeAlias = tuple[int, ...]
 Dim3: TypeAlias = tuple[int, int, int]
@@ -57,12 +57,12 @@ Launcher: TypeAlias = Callable[[Launch], list[mx.array]]
 
 
 def source_dir() -> Path:
-    """The folder of the kernel sources. Raises EngineFailed when an installation lost it."""
+    """The folder of the kernel sources. Raises EngineError when an installation lost it."""
     package = Path(__file__).resolve().parents[3]
     for folder in (package / "metal_kernels", package.parent / "metal_kernels"):
         if (folder / "attend.metal").is_file():
             return folder
-    raise EngineFailed(f"no metal_kernels folder in {package} or beside it", hint="install edgeinfer again")
+    raise EngineError(f"no metal_kernels folder in {package} or beside it", hint="install edgeinfer again")
 
 
 @cache
