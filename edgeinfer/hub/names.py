@@ -44,8 +44,8 @@ def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "ed
     """What `text` names. A path is looked for first; the network is never asked.
 
     `listed_by` is the command that a hint names. Raises ModelNotFoundError with near names when `text` is no repository
-    and no path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed name,
-    ArtifactError for a pickle.
+    and no path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed
+    name, ArtifactError for a pickle.
     """
     if local := _local(text, catalog) or _local(text.strip(), catalog):
         return local
