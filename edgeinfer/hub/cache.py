@@ -24,6 +24,7 @@ from edgeinfer.paths import user_cache
 __all__ = [
     "Installed",
     "cache_dir",
+    "cache_dir_or_none",
     "installed",
     "is_offline",
     "known_digest",
@@ -53,13 +54,13 @@ class Installed:
 def cache_dir() -> Path:
     """Where models are kept: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. Raises UsageError without
     any of them, on a machine that has no home folder."""
-    folder = _cache_dir()
+    folder = cache_dir_or_none()
     if folder is None:
         raise UsageError("there is no home folder to keep models in", hint="set HF_HOME to a folder of yours")
     return folder
 
 
-def _cache_dir() -> Path | None:
+def cache_dir_or_none() -> Path | None:
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return _expanded(named)
     if home := os.environ.get("HF_HOME"):
@@ -88,7 +89,7 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
 
     `revision` is a commit, a branch or a tag; "" is main.
     """
-    if _cache_dir() is None:
+    if cache_dir_or_none() is None:
         return None
     folder, name = repo_dir(repo), file and check_relative(file)
     commit = _commit(folder, revision or "main")
@@ -103,7 +104,7 @@ def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
 def installed() -> list[Installed]:
     """Every model in the cache that edgeinfer can load, by repository and file."""
     found: list[Installed] = []
-    base = _cache_dir()
+    base = cache_dir_or_none()
     for folder in sorted(base.glob("models--*--*") if base else ()):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
         for snapshot in sorted(folder.glob("snapshots/*")):

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from edgeinfer.errors import ArtifactError, DownloadError, ModelNotFoundError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.paths import check_digest, check_relative, sha256_of
-from edgeinfer.hub.cache import Installed, cache_dir, is_offline
+from edgeinfer.hub.cache import Installed, cache_dir, cache_dir_or_none, is_offline
 from edgeinfer.hub.disk import check_space, disk_errors
 
 __all__ = ["PackagedFile", "installed_packages", "locate_packaged", "pull_packaged", "remove_package"]
@@ -49,6 +49,8 @@ class PackagedFile:
 
 def locate_packaged(package: str, member: str) -> Path | None:
     """Where `member` of `package` lies; None when it is not in the cache."""
+    if cache_dir_or_none() is None:
+        return None
     path = PackagedFile(package, member, 0, "").path
     return path if path.is_file() else None
 
@@ -56,7 +58,8 @@ def locate_packaged(package: str, member: str) -> Path | None:
 def installed_packages() -> list[Installed]:
     """Every file of a wheel that is in the cache."""
     found = []
-    for path in sorted(cache_dir().glob("packages--*--*/*.gguf")):
+    base = cache_dir_or_none()
+    for path in sorted(base.glob("packages--*--*/*.gguf") if base else ()):
         name, version = path.parent.name.removeprefix("packages--").split("--", 1)
         found.append(Installed(f"{name}=={version}", path.name, version, path, path.stat().st_size, ""))
     return found
