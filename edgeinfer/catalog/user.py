@@ -39,7 +39,8 @@ def append_user_entry(entry: ModelEntry, path: Path | None) -> Path:
 
 
 def _quote(text: str) -> str:
-    return json.dumps(text)  # a JSON string is a TOML basic string
+    """A TOML basic string: a JSON string, but for characters that JSON writes as two and one that it leaves."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _lines(entry: ModelEntry) -> Iterator[str]:

@@ -56,3 +56,19 @@ def test_a_backend_that_does_not_read_the_file_says_so(tmp_path: Path, capsys: p
         said = capsys.readouterr().err
         assert f"it has files for gguf; {backend} reads no gemma3 from them" in said
         assert "--backend gguf" in said
+
+
+@pytest.mark.parametrize(
+    "odd", ["\U0001f468\u200d\U0001f469", "a\tb", 'it\'s "mine"', "\x7f", "back\\slash", "新\u3000", "\x1b["]
+)
+def test_a_file_in_an_odd_folder_is_added_and_found_again(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], odd: str
+) -> None:
+    (tmp_path / odd).mkdir()
+    path = write_tiny(tmp_path / odd / "m.gguf")
+    assert main(["models", "add", str(path), "--name", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["show", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["path"] == str(path)
+    assert main(["list"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
