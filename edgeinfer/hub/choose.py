@@ -32,8 +32,8 @@ def tiers(repo: RemoteRepo) -> dict[str, RemoteFile]:
 def choose_file(repo: RemoteRepo, tier: str = "") -> RemoteFile | None:
     """The GGUF file of `tier`, or of the first default tier that is there; None: the repository is a model folder.
 
-    For a file in parts, the first part. Raises ModelNotFoundError with the tiers that exist, and ArtifactError for a tier
-    of which some parts are missing.
+    For a file in parts, the first part. Raises ModelNotFoundError with the tiers that exist, and ArtifactError for
+    a tier of which some parts are missing.
     """
     by_tier, wanted = tiers(repo), tier.upper()
     if wanted in by_tier:

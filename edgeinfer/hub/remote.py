@@ -52,7 +52,7 @@ class RemoteRepo:
         raise ModelNotFoundError(f"{self.repo} has no file {name[:120]}", hint=near(name, names) or self.url)
 
     def parts(self, name: str) -> list[RemoteFile]:
-        """`name`, or all parts of the split file that it begins. Raises ModelNotFoundError for one that is not listed."""
+        """`name`, or all parts of the split file that it begins. Raises ModelNotFoundError for one not listed."""
         return [self.file(part) for part in part_names(name)]
 
     @property

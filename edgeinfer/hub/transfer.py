@@ -66,7 +66,7 @@ def pull(
     """Have `file` of `repo` (or, for "", the whole model folder) at `revision` in the cache; where it lies.
 
     `sha256` is a digest that the caller expects in addition. What is in the cache already is not fetched again.
-    Raises ModelNotFoundError, DownloadError (the same call continues where it stopped) or ArtifactError (nothing stays).
+    Raises ModelNotFoundError, DownloadError (the next call continues there) or ArtifactError (nothing stays).
     """
     cache_dir()  # without a place for it, nothing is asked of the network
     if sha256:
