@@ -119,7 +119,7 @@ class PromptBuilder:
         text, end = written.text, written.ends[-1]
         if end < 0:
             end = end_of(text, written.messages[-1].content, max(0, *written.ends))
-        return text[end if end >= 0 else -CONTEXT_CHARS :].replace(self._mark, "")
+        return text[end if end >= 0 else -CONTEXT_CHARS :]  # marks stay: a tag in a message begins no trace
 
     def _set(self, text: str, ends: set[int]) -> None:
         """Keep the tokens up to the last mark in the text that stayed the same, and encode the rest."""

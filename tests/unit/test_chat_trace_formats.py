@@ -104,6 +104,13 @@ def test_a_tag_in_the_question_begins_no_trace(renderer: Renderer) -> None:
         assert open_trace(build.opening, (THINK,)) is None
 
 
+def test_a_tag_in_a_question_that_the_template_changes_begins_no_trace(renderer: Renderer) -> None:
+    source = "{% for m in messages %}{{ m.content | replace('a', 'o') }}\n{% endfor %}"
+    build = PromptBuilder(Template(renderer, source), Characters("<think>", "</think>"))
+    build.build([Message("user", "What is a <think>")])
+    assert open_trace(build.opening, (THINK,)) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "control", "stops"),
     [
