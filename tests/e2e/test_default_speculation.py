@@ -10,6 +10,7 @@ pytest.importorskip("llama_cpp")
 
 import edgeinfer
 from edgeinfer.backends.gguf import threads
+from edgeinfer.backends.gguf.facts import LlamaCppFacts
 from edgeinfer.backends.gguf.model import GgufModel
 from edgeinfer.cli.main import parser_of
 from edgeinfer.cli.options import request_from, take_name
@@ -63,7 +64,7 @@ def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypat
     for _ in range(2):
         edgeinfer.load("demo").close()
     assert len(measured) == 1
-    monkeypatch.setattr(drafting, "engine_version", lambda _: "another")
+    monkeypatch.setattr(LlamaCppFacts, "engine_version", lambda _: "another")
     edgeinfer.load("demo").close()
     assert len(measured) == 2
     monkeypatch.setattr(threads, "fastest_threads", lambda *_: 2)
