@@ -115,7 +115,11 @@ def _choice_line(chosen: Candidate, budget: int, floor: float, request: Request)
         over = chosen.estimate.total_bytes - budget
         return f"FORCED past the budget by {_mb(over)}: the system may end this process or slow to a crawl"
     if request.model:
-        tier = "the tier that was asked for" if request.tier else "its best tier that fits at a usable speed"
+        tier = "its best tier that fits at a usable speed"
+        if request.tier:
+            tier = "the tier that was asked for"
+        elif chosen.artifact.package:
+            tier = "the one that the package index has; --tier takes another"
         return f"{chosen.model.title} was asked for; {chosen.artifact.tier} is {tier}"
     return f"{chosen.model.title} ranks highest of what fits and decodes at {floor:g} tokens/s or more"
 

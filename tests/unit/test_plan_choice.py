@@ -301,3 +301,13 @@ def test_an_absent_engine_is_not_blamed_for_what_the_others_refuse() -> None:
         make_plan(device(), catalog(both), [GGUF, MLX], Request(model="both", kv_type="f32"), probes=absent)
     assert caught.value.hint == "without --kv-type each backend takes its own"
     assert len(caught.value.rejected) == 2
+
+
+def test_a_file_of_the_package_index_is_taken_before_better_tiers_of_a_hub() -> None:
+    packed = replace(artifact(0.5, "Q4_0"), repo="", package="tiny==1.0")
+    one = model("one", 1, packed, artifact(1.0, "Q8_0"))
+    chosen = make_plan(device(), catalog(one), [GGUF], Request(model="one"))
+    assert chosen.artifact == packed
+    assert "the one that the package index has" in chosen.reasons[0]
+    assert any("needs no model hub" in refused.reason for refused in chosen.rejected)
+    assert make_plan(device(), catalog(one), [GGUF], Request(model="one", tier="Q8_0")).artifact.tier == "Q8_0"
