@@ -78,7 +78,7 @@ class LoadedProgram {
                                 : std::vector<std::string>{"forward"};
     for (const std::string& method : methods_) {
       const Error error = module_.load_method(method);
-      if (error != Error::Ok) fail(EI_ENGINE_FAILED, std::string(path) + " does not load its " + method, error);
+      if (error != Error::Ok) fail(EI_ENGINE_ERROR, std::string(path) + " does not load its " + method, error);
     }
     if (options.packed_cache_path) save_packed_weights();
   }
@@ -89,9 +89,9 @@ class LoadedProgram {
   // The first output of `method`, valid until the next run.
   const float* run(const char* method, const std::vector<EValue>& inputs, int64_t n_floats) {
     auto outputs = module_.execute(method, inputs);
-    if (!outputs.ok()) fail(EI_ENGINE_FAILED, std::string(method) + " failed", outputs.error());
+    if (!outputs.ok()) fail(EI_ENGINE_ERROR, std::string(method) + " failed", outputs.error());
     if (outputs->empty() || !outputs->at(0).isTensor() || outputs->at(0).toTensor().numel() != n_floats)
-      throw Failure(EI_ARTIFACT_BAD, std::string(method) + " gives another shape than the program declares");
+      throw Failure(EI_ARTIFACT_ERROR, std::string(method) + " gives another shape than the program declares");
     return outputs->at(0).toTensor().const_data_ptr<float>();
   }
 
@@ -103,7 +103,7 @@ class LoadedProgram {
     executorch::runtime::LoadBackendOptionsMap map;
     check(map.set_options(kXnnpack, options.view()));
     const Error error = module_.load(map, Program::Verification::InternalConsistency);
-    if (error != Error::Ok) fail(EI_ARTIFACT_BAD, std::string(path) + " is not a sound program", error);
+    if (error != Error::Ok) fail(EI_ARTIFACT_ERROR, std::string(path) + " is not a sound program", error);
   }
 
   void save_packed_weights() {
@@ -113,13 +113,13 @@ class LoadedProgram {
   }
 
   static void check(Error error) {
-    if (error != Error::Ok) fail(EI_ENGINE_FAILED, "an option was refused", error);
+    if (error != Error::Ok) fail(EI_ENGINE_ERROR, "an option was refused", error);
   }
 
   int64_t constant(const char* path, const char* name) {
     auto value = module_.get(name);
     if (!value.ok() || !value->isInt())
-      fail(EI_ARTIFACT_BAD, std::string(path) + " does not say its " + name + "; export the model again",
+      fail(EI_ARTIFACT_ERROR, std::string(path) + " does not say its " + name + "; export the model again",
            value.ok() ? Error::InvalidType : value.error());
     return value->toInt();
   }
@@ -127,7 +127,7 @@ class LoadedProgram {
   ei_info read_info(const char* path) {
     const int64_t version = constant(path, "program_version");
     if (version != kProgramVersion)
-      throw Failure(EI_ARTIFACT_BAD, std::string(path) + " is a program of version " + std::to_string(version) +
+      throw Failure(EI_ARTIFACT_ERROR, std::string(path) + " is a program of version " + std::to_string(version) +
                                          "; this engine runs version " + std::to_string(kProgramVersion));
     ei_info info{};
     info.n_layers = constant(path, "n_layers");
@@ -145,7 +145,7 @@ class LoadedProgram {
                        info.hidden <= 1 << 20 && info.n_vocab > 0 && info.n_vocab <= 1 << 24 && info.limit > 0 &&
                        info.exit_layer >= 0 && info.exit_layer < info.n_layers && info.max_rows > 0 &&
                        info.max_tokens >= info.max_rows && info.max_tokens <= 4096;
-    if (!sound) throw Failure(EI_ARTIFACT_BAD, std::string(path) + " declares a shape that cannot be");
+    if (!sound) throw Failure(EI_ARTIFACT_ERROR, std::string(path) + " declares a shape that cannot be");
     return info;
   }
 
@@ -160,7 +160,7 @@ namespace {
 template <class Body>
 ei_code guarded(ei_error* error, const Body& body) {
   clear_log();
-  ei_code code = EI_ENGINE_FAILED;
+  ei_code code = EI_ENGINE_ERROR;
   std::string message;
   try {
     body();

@@ -25,9 +25,9 @@ extern "C" {
 /* The numbers are the exit codes of the errors of the same name in edgeinfer/errors.py. */
 typedef enum {
   EI_OK = 0,
-  EI_USAGE_ERROR = 2,   /* an argument that no program could take */
-  EI_ARTIFACT_BAD = 4,  /* the file is damaged, or of another version */
-  EI_ENGINE_FAILED = 70 /* loading or running failed; the message holds ExecuTorch's first complaint */
+  EI_USAGE_ERROR = 2,    /* an argument that no program could take */
+  EI_ARTIFACT_ERROR = 4, /* the file is damaged, or of another version */
+  EI_ENGINE_ERROR = 70   /* loading or running failed; the message holds ExecuTorch's first complaint */
 } ei_code;
 
 typedef struct {
