@@ -45,6 +45,7 @@ class Tiny:
     tied: bool = False
     exit_layer: int | None = 2
     late_gain: float = 0.5
+    positive_scales: bool = False  # of all Q4_0 blocks, the only ones that XNNPACK takes
     own_window: int = 0  # gemma3: of five layers in six
 
 
@@ -61,12 +62,20 @@ def write_tiny(path: Path, tiny: Tiny | None = None) -> Path:
         if values.ndim == 1 or tiny.tier == "F32":
             writer.add_tensor(name, values)
         else:
+            values = _with_negative_extremes(values) if tiny.positive_scales else values
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _with_negative_extremes(values: Any) -> Any:
+    """Q4_0 gives the value of largest magnitude in a block of 32 the scale's sign, turned round."""
+    blocks = values.reshape(-1, 32)
+    extremes = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
+    return (blocks * -np.sign(extremes)).reshape(values.shape).astype(np.float32)
 
 
 def byte_alphabet() -> list[str]:

@@ -38,9 +38,7 @@ def check_buildable() -> None:
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
         missing.append("a C++ compiler")
     if missing:
-        raise BackendError(
-            f"its engine must be compiled, and this machine has no {', no '.join(missing)}", hint=_COMPILER
-        )
+        raise BackendError(f"its engine must be compiled, and this machine lacks {', '.join(missing)}", hint=_COMPILER)
 
 
 def built_library() -> Path:

@@ -1,6 +1,7 @@
 """Tiers: how matrices are stored, and how activations meet them.
 
-    8da4w   4-bit weights with a scale for 32 values, activations rounded to 8 bits as they come, 8-bit embedding
+    8da4w   4-bit weights with a scale for 32 values, activations rounded to 8 bits as they come; in 8 bits the
+            embedding and the two matrices of attention that lose most, `attn_v` and `attn_output`
     8da8w   8-bit weights with a scale for each row, the same activations and embedding
     fp32    nothing is rounded
 
@@ -21,6 +22,7 @@ from edgeinfer.errors import ArtifactError
 
 Tier = Literal["8da4w", "8da8w", "fp32"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
+_IN_8_BITS = ("attn_v", "attn_output")
 _DYNAMIC = "int8_asym_per_token"
 
 
@@ -28,7 +30,7 @@ def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
     """[out, in], quantized as `tier` says. Raises ArtifactError where rows do not divide into groups."""
     if tier == "fp32":
         return _floats(source, name)
-    if tier == "8da8w":
+    if tier == "8da8w" or name.endswith(_IN_8_BITS):
         return _in_rows(_floats(source, name), _DYNAMIC)
     weight = with_positive_scales(source.q4_0(name) or _rounded(source, name))
     return IntxUnpackedToInt8Tensor(
