@@ -1,0 +1,18 @@
+"""Whether other programs use this machine now, so that what is measured would be too slow."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["is_busy"]
+
+_BUSY_SHARE = 0.5  # processes that want to run, for each CPU, over the last minute
+
+
+def is_busy() -> bool:
+    """False where the system counts no load average, as on Windows."""
+    try:
+        waiting = os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return False
+    return waiting > _BUSY_SHARE * (os.cpu_count() or 1)
