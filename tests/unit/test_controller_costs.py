@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
 
+from edgeinfer.decode.policy import calibrate as calibration
 from edgeinfer.decode.policy.calibrate import CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
 from edgeinfer.window import WindowPolicy
@@ -62,6 +64,16 @@ def test_stored_costs_come_back_and_bad_ones_do_not(tmp_path: Path) -> None:
     for bad in ("", "[]", "{}", json.dumps(good | {"verify": {"1": -1}}), json.dumps(good | {"measured": 0})):
         file.write_text(bad)
         assert store.load(key) is None
+
+
+def test_costs_of_a_busy_minute_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, hour, week = CostStore(tmp_path), 3600.0, 7 * 24 * 3600.0
+    now = time.time()
+    for busy, later, stays in [(True, 60.0, True), (True, hour, False), (False, hour, True), (False, week + 60, False)]:
+        monkeypatch.setattr(calibration, "time", lambda: now)
+        store.save("key", COSTS, busy=busy)
+        monkeypatch.setattr(calibration, "time", lambda at=now + later: at)
+        assert (store.load("key") == COSTS) is stays, (busy, later)
 
 
 def test_a_store_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from time import perf_counter, time
 from typing import Final
 
 from edgeinfer.decode.policy.costs import RowCosts
+from edgeinfer.device.load import is_busy
 from edgeinfer.kept import read_kept, write_kept
 from edgeinfer.paths import cache_folder
 from edgeinfer.prefill import prefill
@@ -35,7 +36,8 @@ DRAFTED_ROW_COUNTS: Final = (1, 2, 4, 8)
 ROW_ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
 
 KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, other programs
-FORMAT_VERSION: Final = 3
+KEEP_BUSY_S: Final = 600.0  # measured while others used the machine: enough for starts in a row
+FORMAT_VERSION: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,11 @@ class CostStore:
         return self._folder / f"{key}.json" if self._folder else None
 
     def load(self, key: str) -> RowCosts | None:
-        """None where nothing usable is stored: missing, unreadable, or older than a week."""
+        """None where nothing usable is stored: missing, unreadable, or too old for how it was measured."""
+        stored = read_kept(self._file(key))
         try:
-            stored = read_kept(self._file(key))
-            if time() - float(stored["measured"]) > KEEP_S:
+            keep_s = KEEP_BUSY_S if stored["busy"] else KEEP_S
+            if not 0 <= time() - float(stored["measured"]) <= keep_s:
                 return None
             tables = [{int(n): float(s) for n, s in stored[name].items()} for name in ("verify", "back", "back_short")]
             costs = RowCosts(tables[0], tables[1], tables[2], float(stored["exit_draft"]), float(stored["model_draft"]))
@@ -192,10 +195,14 @@ class CostStore:
             costs if costs.verify_s.get(1, 0.0) > 0 and all(s > 0 for table in tables for s in table.values()) else None
         )
 
-    def save(self, key: str, costs: RowCosts) -> None:
-        """Best effort: a cache that cannot be written costs a second at the next start, nothing else."""
+    def save(self, key: str, costs: RowCosts, *, busy: bool | None = None) -> None:
+        """`busy`: other programs used the machine meanwhile; None: judged by its load now.
+
+        Best effort: a cache that cannot be written costs a second at the next start, nothing else.
+        """
         stored = {
             "measured": time(),
+            "busy": is_busy() if busy is None else busy,
             "verify": dict(costs.verify_s),
             "back": dict(costs.back_s),
             "back_short": dict(costs.back_short_s),
