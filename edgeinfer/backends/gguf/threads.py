@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
 
-_TRIES = 4
-_MOST_S = 0.3  # a large model is tried once with each number
-_WORTH = 1.15
-_HOPELESS = 2.0  # threads that wait for a busy core: two looks are enough; the first one starts the threads
+_ROUNDS: Final = 7
+_MAX_S: Final = 0.4  # a large model is tried once with each number
+_ABOUT_EQUAL: Final = 1.05
+_HOPELESS: Final = 2.0  # threads that wait for a busy core are tried three times; the first try starts the threads
 
 
 def fastest_threads(model: LoadedModel, most: int) -> int:
     """Of `most` threads and fewer (threads that share a core, or a memory bus that one core fills, do not help).
 
-    Costs at most 13 one-row decodes in a small context.
+    Costs at most 22 one-row decodes in a small context.
     """
     candidates = sorted({most, max(1, most - 1), max(1, most // 2)})
     if len(candidates) == 1:
@@ -42,20 +44,23 @@ def _decode_s(context: Context, batch: Batch, n_threads: int) -> float:
 
 
 def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
-    """The most threads that are about as fast as the fastest: this machine may be busy just now.
+    """The most threads whose median is about that of the fastest.
 
-    `candidates` go from few to many, so that a number whose threads wait for each other is soon known.
+    A median shows what is usual here now: beside other programs, threads that are sometimes fast mostly wait for each
+    other. `candidates` go from few to many, and take turns, so that a busy moment meets all of them.
     """
-    best = dict.fromkeys(candidates, float("inf"))
+    times: dict[int, list[float]] = {n_threads: [] for n_threads in candidates}
     spent = 0.0
-    for tried in range(_TRIES):
-        if tried and spent > _MOST_S:
+    for tried in range(_ROUNDS):
+        if tried and spent > _MAX_S:
             break
+        fastest = min((min(taken) for taken in times.values() if taken), default=0.0)
         for n_threads in candidates:
-            if tried >= 2 and best[n_threads] > _HOPELESS * min(best.values()):
+            if tried >= 3 and min(times[n_threads]) > _HOPELESS * fastest:
                 continue
             took = seconds(n_threads)
             spent += took
-            best[n_threads] = min(best[n_threads], took)
-    good = min(best.values()) * _WORTH
-    return max(n_threads for n_threads in candidates if best[n_threads] <= good)
+            times[n_threads].append(took)
+    medians = {n_threads: statistics.median(taken) for n_threads, taken in times.items()}
+    good = min(medians.values()) * _ABOUT_EQUAL
+    return max(n_threads for n_threads in candidates if medians[n_threads] <= good)
