@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,8 @@ def test_a_busy_machine_that_looked_quiet_is_corrected_the_next_day(
     assert plan_bandwidth() == plan_bandwidth() == 8 * GB
     copies[:] = [Copied(20 * GB, QUIET)]
     assert plan_bandwidth() == 8 * GB  # settled
-    tomorrow = subject.time.time() + 25 * 3600
-    monkeypatch.setattr(subject.time, "time", lambda: tomorrow)
+    tomorrow = time.time() + 25 * 3600
+    monkeypatch.setattr(time, "time", lambda: tomorrow)
     assert plan_bandwidth() == 20 * GB
 
 
@@ -73,11 +74,30 @@ def test_a_quiet_first_run_measures_several_times(copies: list[Copied]) -> None:
     assert plan_bandwidth() == 20 * GB
 
 
-@pytest.mark.parametrize("stored", [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None])
-def test_what_is_kept_is_checked(copies: list[Copied], tmp_path: Path, stored: object) -> None:
+def test_each_machine_has_a_figure_of_its_own(copies: list[Copied], tmp_path: Path) -> None:
     copies.append(Copied(20 * GB, QUIET))
     plan_bandwidth()
+    bandwidth(UNKNOWN, "another chip", 24 * GB, 2)
+    assert len(json.loads((tmp_path / "edgeinfer" / "bandwidth.json").read_text())) == 2
+
+
+BAD = [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", *(json.dumps({"some chip, 2 cores, 22 GiB": bad}) for bad in BAD)])
+def test_what_is_kept_is_checked(copies: list[Copied], tmp_path: Path, text: str) -> None:
+    copies.append(Copied(20 * GB, QUIET))
     file = tmp_path / "edgeinfer" / "bandwidth.json"
-    (machine,) = json.loads(file.read_text())
-    file.write_text(json.dumps({machine: stored}))
+    file.parent.mkdir()
+    file.write_text(text)
     assert plan_bandwidth() == 20 * GB
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(copies: list[Copied], tmp_path: Path) -> None:
+    copies.append(Copied(20 * GB, QUIET))
+    (tmp_path / "edgeinfer").write_text("a file where the folder should be")
+    assert plan_bandwidth() == 20 * GB
+
+
+def test_a_real_measurement_is_a_plausible_number() -> None:
+    assert 10**8 < subject.measure(1).per_s < 10**13

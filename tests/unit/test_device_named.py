@@ -1,13 +1,11 @@
-"""Devices by name, a person's own devices, and bandwidth."""
+"""Devices by name, and a person's own devices."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from edgeinfer.device import devices as devices_module
 from edgeinfer.device import load_devices, named, slugs
-from edgeinfer.device.bandwidth import Copied, bandwidth
 from edgeinfer.errors import UsageError
 
 ASKED_FOR = {
@@ -30,8 +28,6 @@ ASKED_FOR = {
     "raspberry-pi-5-8gb",
     "laptop-x86-32gb",
 }
-
-QUIET = Copied(7 * 10**9, cpu_share=0.97)
 
 
 @pytest.fixture(autouse=True)
@@ -98,53 +94,6 @@ def test_a_figure_says_how_sure_it_is(own_folders: Path) -> None:
     file.write_text('[chip.c]\ntitle = "C"\ngb_per_s = { is = 1, source = "x", sure = "very" }\n')
     with pytest.raises(UsageError, match="`sure` must be one of seen, derived, memory, estimate"):
         load_devices(file)
-
-
-def test_bandwidth_is_measured_once_and_kept(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = load_devices()
-    runs: list[int] = []
-    monkeypatch.setattr("edgeinfer.device.bandwidth.measure", lambda n: runs.append(n) or QUIET)
-    assert bandwidth(devices, "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy")
-    assert bandwidth(devices, "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy, cached")
-    assert bandwidth(devices, "Other CPU", 8 << 30, 4)[1] == "measured copy"
-    assert runs == [4, 4]
-    (file,) = (own_folders / "cache" / "edgeinfer").iterdir()
-    assert len(json.loads(file.read_text())) == 2
-
-
-def test_what_a_busy_machine_gave_is_said_and_not_kept(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = iter([Copied(3 * 10**9, cpu_share=0.4), QUIET])
-    monkeypatch.setattr("edgeinfer.device.bandwidth.measure", lambda n: next(found))
-    busy = (3 * 10**9, "measured copy; measured while the machine was busy")
-    assert bandwidth(load_devices(), "Some CPU", 8 << 30, 4) == busy
-    assert not (own_folders / "cache").exists()
-    assert bandwidth(load_devices(), "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy")
-    assert bandwidth(load_devices(), "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy, cached")
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", '{"Some CPU, 4 cores, 8 GiB": "fast"}', '{"Some CPU, 4 cores, 8 GiB": 1}']
-)
-def test_a_bad_cache_is_measured_again(own_folders: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("edgeinfer.device.bandwidth.measure", lambda n: QUIET)
-    file = own_folders / "cache" / "edgeinfer" / "bandwidth.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(text)
-    assert bandwidth(load_devices(), "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy")
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeinfer.device.bandwidth.measure", lambda n: QUIET)
-    (own_folders / "cache").write_text("a file where the folder should be")
-    assert bandwidth(load_devices(), "Some CPU", 8 << 30, 4) == (7 * 10**9, "measured copy")
-
-
-def test_a_real_measurement_is_a_plausible_number() -> None:
-    from edgeinfer.device.bandwidth import measure
-
-    found = measure(1)
-    assert 10**8 < found.per_s < 10**13
-    assert 0 < found.cpu_share < 1.5
 
 
 def test_the_module_keeps_no_state() -> None:
