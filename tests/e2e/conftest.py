@@ -26,7 +26,7 @@ Cli = Callable[..., Ran]
 
 
 def environment(home: Path) -> dict[str, str]:
-    """As little as a program needs. A hub that nobody listens at stands in for the network."""
+    """As little as a program needs. A hub and a package index that nobody listens at stand in for the network."""
     return {
         "HOME": str(home),
         "PATH": os.environ.get("PATH", ""),
@@ -34,6 +34,9 @@ def environment(home: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
         "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
         "OPENBLAS_NUM_THREADS": "1",
     }
 

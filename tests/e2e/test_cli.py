@@ -141,7 +141,9 @@ def test_plan_and_what_is_refused(cli: Cli) -> None:
     assert {"device", "budget_bytes", "model", "artifact", "backend", "window", "estimate", "speculation"} <= set(plan)
     refused = cli("plan", "--device", "iphone-15-pro", "--model", "llama-3.3-70b", "--json")
     assert refused.code == 3
-    assert json.loads(refused.out)["rejected"][0]["over_bytes"] > 10**9
+    listed = json.loads(refused.out)["rejected"]
+    assert {one["kind"] for one in listed} == {"unavailable", "memory"}
+    assert all((one["over_bytes"] > 10**9) == (one["kind"] == "memory") for one in listed)
     assert "MB more than" in refused.err
 
 
@@ -172,7 +174,8 @@ def test_room_is_kept_for_a_draft_model_at_a_path(cli: Cli, on_tiny: list[str], 
     plan = json.loads(cli("plan", *alone, "--draft-model", str(draft)).out)
     assert plan["model"]["name"] == "demo"
     assert plan["artifact"] == plain["artifact"]
-    assert plain["budget_bytes"] - plan["budget_bytes"] >= draft.stat().st_size * 0.9
+    more = plan["estimate"]["total_bytes"] - plain["estimate"]["total_bytes"]
+    assert more == plan["estimate"]["draft_bytes"] >= draft.stat().st_size * 0.9
 
 
 def test_devices_are_listed(cli: Cli) -> None:
@@ -183,7 +186,7 @@ def test_devices_are_listed(cli: Cli) -> None:
 def test_doctor_says_what_each_backend_found(cli: Cli) -> None:
     ran = cli("doctor", "--json")
     facts = json.loads(ran.out)
-    assert {backend["name"] for backend in facts["backends"]} == {"gguf", "mlx", "reference"}
+    assert {backend["name"] for backend in facts["backends"]} == {"gguf", "mlx", "executorch", "reference"}
     for backend in facts["backends"]:
         assert backend["available"] or backend["unavailable"]
         assert backend["versions"] or backend["hint"]

