@@ -8,10 +8,11 @@ from pathlib import Path
 from edgeinfer.cli.output import say, show, size
 
 HELP = "make a phone bundle of a model"
-USAGE = "export MODEL --out FOLDER [--tier TIER]"
+USAGE = "export MODEL --out FOLDER [--tier TIER] [--device NAME]"
 EXAMPLES = """\
   edgeinfer export demo --out demo-phone                        4-bit weights, as the demo's file has them
   edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
+  edgeinfer export demo --device iphone-15-pro --out demo-phone
   edgeinfer chat --model ./demo-phone                           the bundle, run here
 """
 TIERS = ("8da4w", "8da8w", "fp32")
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a catalog name, a .gguf file or a Hugging Face folder")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the bundle; must not exist yet")
     parser.add_argument("--tier", default="8da4w", choices=TIERS, metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
+    parser.add_argument(
+        "--device", default="", metavar="NAME", help="refuse what does not fit this phone, and say how it fits"
+    )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
 
@@ -29,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.executorch.export.bundle import export_bundle
 
     model = model_path(args)
+    if args.device:
+        say(device_line(args, model))
     say(f"exporting {model.name} as {args.tier}: this takes minutes")
     manifest = export_bundle(model, args.out, args.tier)
     total = sum(file.n_bytes for file in manifest.files.values())
@@ -37,6 +43,17 @@ def run(args: argparse.Namespace) -> int:
     if not manifest.golden:
         say("note: no golden answers are recorded: the engine cannot run here, so `edgeinfer verify` compares none")
     return 0
+
+
+def device_line(args: argparse.Namespace, model: Path) -> str:
+    """What the bundle will be on the device. Raises NoPlanError where it does not fit."""
+    from edgeinfer.runner.bundles import plan_export
+
+    plan = plan_export(model, args.tier, args.device)
+    return (
+        f"on {plan.device.name}: {size(plan.estimate.total_bytes)} of {size(plan.budget_bytes)}, "
+        f"a context of {plan.window.slots:,} tokens, about {plan.expected_tokens_per_s:.0f} tokens/s"
+    )
 
 
 def model_path(args: argparse.Namespace) -> Path:

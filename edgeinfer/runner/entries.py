@@ -33,7 +33,7 @@ def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
     `known` are the models of the catalog, among which the file may be recognized.
     """
     if is_bundle(path):
-        return entry_of_bundle(name_of(path.resolve().name), check_bundle(path), USUAL, RANK_SOURCE)
+        return entry_of_bundle(name_of(path.resolve().name), check_bundle(path), USUAL)
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader):
         first = checked.parts[0] if checked.parts else path

@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import Source, open_source
 from edgeinfer.backends.executorch.golden import record
-from edgeinfer.errors import ArtifactError, BackendError, UsageError
+from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, Manifest, file_of, write_manifest
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -31,12 +34,13 @@ _INSTALL = "pip install 'edgeinfer[export]'"
 def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
     """Export `model` into the new folder `out`: all of it, or nothing.
 
-    Raises UsageError when `out` exists, ArtifactError for a model that is not exported, BackendError without the
-    extra `[export]`.
+    Raises UsageError when `out` exists, ArtifactError for a model that is not exported, NoPlanError when it
+    takes more memory than is free, BackendError without the extra `[export]`.
     """
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another folder, or remove it")
     source = open_source(model)
+    check_memory(source, tier)
     write_program = _exporter()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
@@ -50,6 +54,16 @@ def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
         write_manifest(folder, manifest)
         folder.rename(out)
     return manifest
+
+
+def check_memory(source: Source, tier: Tier) -> None:
+    """Raise NoPlanError when this machine has less free memory than the export takes."""
+    needed, free = peak_bytes(source.shape, tier) / 1e9, psutil.virtual_memory().available / 1e9
+    if needed > free:
+        raise NoPlanError(
+            f"exporting {source.path.name} as {tier} takes {needed:.1f} GB of memory, and {free:.1f} GB are free",
+            hint="close other programs, or export on a larger machine",
+        )
 
 
 def _exporter() -> Any:
