@@ -14,6 +14,6 @@ class Utf8Stream:
     def feed(self, data: bytes) -> str:
         return self._decoder.decode(data)
 
-    def finish(self) -> str:
-        """What is left at the end: U+FFFD where the last character was cut."""
-        return self._decoder.decode(b"", final=True)
+    def finish(self, *, cut: bool = False) -> str:
+        """What is left at the end: U+FFFD for a last character that never came whole, nothing where text was cut."""
+        return "" if cut else self._decoder.decode(b"", final=True)

@@ -8,9 +8,10 @@ from edgeinfer.decode.stats import AnswerStats
 
 
 def speedup(stats: AnswerStats) -> float | None:
-    """Decode time of plain rounds over the time it took, both as measured; None when plain was not measured."""
+    """Decode time of plain rounds over the time it took, both as measured; None where nothing was drafted, since that
+    compares plain rounds with themselves, and where plain was not measured."""
     n_decoded = stats.emitted - 1
-    if n_decoded < 1 or stats.decode_s <= 0 or stats.plain_s_per_token <= 0:
+    if not stats.drafted or n_decoded < 1 or stats.decode_s <= 0 or stats.plain_s_per_token <= 0:
         return None
     return n_decoded * stats.plain_s_per_token / stats.decode_s
 
@@ -34,15 +35,14 @@ def tokens_per_verify(stats: AnswerStats) -> float | None:
 
 
 def draft_line(stats: AnswerStats) -> str:
-    per_verify = tokens_per_verify(stats)
+    if not stats.drafted:
+        return f"{stats.rounds} rounds, nothing drafted" if stats.rounds else ""
+    parts = [
+        f"{stats.rounds} rounds, {stats.drafted} drafted, {stats.accepted} accepted "
+        f"(acceptance {stats.accepted / stats.drafted:.2f})",
+        f"{tokens_per_verify(stats):.2f} tokens a verify",
+    ]
     gain = speedup(stats)
-    if per_verify is None:
-        looked = f", {gain:.2f} x plain decoding" if gain is not None and abs(gain - 1) >= 0.005 else ""
-        return f"{stats.rounds} rounds, nothing drafted{looked}" if stats.rounds else ""
-    parts = [f"{stats.rounds} rounds, {stats.drafted} drafted, {stats.accepted} accepted"]
-    if stats.drafted:
-        parts[0] += f" (acceptance {stats.accepted / stats.drafted:.2f})"
-    parts.append(f"{per_verify:.2f} tokens a verify")
     if gain is not None:
         parts.append(f"{gain:.2f} x plain decoding")
     return ", ".join(parts)

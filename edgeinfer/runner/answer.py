@@ -210,7 +210,7 @@ class Writer:
             self._n_free = len(self.tokens) if began_inside else 0
             if len(self.tokens) - self._n_free < self._settings.max_tokens:
                 yield from self._run(replace(prompt, tokens=compact([*prompt.tokens, *self.tokens])), sampling)
-        text = self._utf8.finish()
+        text = self._utf8.finish(cut=self._stats.finish != "stop")
         self.text += text
         yield from self._splitter.feed(text)
         yield from self._splitter.finish()

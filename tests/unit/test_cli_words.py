@@ -54,9 +54,14 @@ def test_stats_of_plain_decoding() -> None:
     ]
 
 
-def test_what_looking_for_drafts_took_is_said_too() -> None:
-    stats = dataclasses.replace(PLAIN, decode_s=2.1)
-    assert stats_lines(stats)[1] == "20 rounds, nothing drafted, 0.95 x plain decoding"
+@pytest.mark.parametrize("arm", ["none", "lookup"])
+@pytest.mark.parametrize("decode_s", [1.8, 2.1])
+def test_no_gain_and_no_loss_where_nothing_was_drafted(arm: str, decode_s: float) -> None:
+    """It would compare plain rounds with plain rounds."""
+    stats = dataclasses.replace(PLAIN, decode_s=decode_s)
+    stats.arms = {**PLAIN.arms, arm: ArmStats(rounds=20, emitted=20, seconds=decode_s)}
+    assert stats_lines(stats)[1] == f"{stats.rounds} rounds, nothing drafted"
+    assert stats_json(stats)["speedup"] is None
 
 
 def test_stats_with_drafts_and_a_full_window() -> None:
@@ -70,8 +75,10 @@ def test_stats_with_drafts_and_a_full_window() -> None:
 
 def test_drafts_that_were_all_thrown_away_still_cost() -> None:
     stats = dataclasses.replace(PLAIN, decode_s=2.5)
-    stats.arms = {**PLAIN.arms, "early-exit": ArmStats(rounds=2, emitted=2, seconds=0.5)}
-    assert stats_lines(stats)[1] == "22 rounds, 0 drafted, 0 accepted, 1.00 tokens a verify, 0.80 x plain decoding"
+    stats.arms = {**PLAIN.arms, "early-exit": ArmStats(rounds=2, drafted=8, emitted=2, seconds=0.5)}
+    assert stats_lines(stats)[1] == (
+        "22 rounds, 8 drafted, 0 accepted (acceptance 0.00), 1.00 tokens a verify, 0.80 x plain decoding"
+    )
 
 
 def test_no_speedup_without_a_plain_cost() -> None:

@@ -106,10 +106,17 @@ def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None
     assert answer.stats.emitted == 6
 
 
-def test_a_character_cut_by_the_limit_is_shown_as_such() -> None:
-    said, _, answer = run(Scripted(text("a€")), Settings(max_tokens=3))
-    assert said == "a\ufffd" == answer.text
+@pytest.mark.parametrize("n_tokens", [2, 3])
+def test_an_answer_cut_inside_a_character_ends_before_it(n_tokens: int) -> None:
+    said, _, answer = run(Scripted(text("a€")), Settings(max_tokens=n_tokens))
+    assert said == "a" == answer.text
     assert answer.stats.finish == "length"
+
+
+def test_half_a_character_that_the_model_itself_ended_with_is_shown_as_such() -> None:
+    said, _, answer = run(Scripted([*text("a€")[:-1], STOP]))
+    assert said == "a\ufffd" == answer.text
+    assert answer.stats.finish == "stop"
 
 
 def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
