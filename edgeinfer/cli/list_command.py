@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import add_json_option
-from edgeinfer.cli.output import harmless, show, show_json, size, table, whisper
+from edgeinfer.cli.output import show, show_json, size, table, whisper
+from edgeinfer.text import shown
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Catalog
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     columns = ("name", "tiers", "license", "title") if args.catalog else ("name", "tier", "n_bytes", "where")
     cells = [[size(value) if isinstance(value := row[key], int) else str(value) for key in columns] for row in rows]
-    show(harmless(table(cells, head=tuple("size" if key == "n_bytes" else key for key in columns))))
+    show(shown(table(cells, head=tuple("size" if key == "n_bytes" else key for key in columns))))
     if not args.catalog:
         whisper("`edgeinfer list --catalog` shows what can be pulled")
     return 0

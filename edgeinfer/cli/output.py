@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from edgeinfer.text import one_line, shown
+
 DIM, BOLD, RED, RESET = "\033[2m", "\033[1m", "\033[31m", "\033[0m"
 
 
@@ -27,16 +29,16 @@ def write(stream: TextIO, line: str) -> None:
 
 
 def say(text: str = "") -> None:
-    write(sys.stderr, text)
+    write(sys.stderr, shown(text))
 
 
 def whisper(text: str) -> None:
     """A side note, dimmed."""
-    say(style(text, DIM, sys.stderr))
+    write(sys.stderr, style(shown(text), DIM, sys.stderr))
 
 
 def show(text: str) -> None:
-    write(sys.stdout, text)
+    write(sys.stdout, shown(text) if sys.stdout.isatty() else text)
 
 
 def show_json(value: object) -> None:
@@ -44,9 +46,10 @@ def show_json(value: object) -> None:
 
 
 def complain(message: str, hint: str = "") -> None:
-    say(f"{style('error:', RED, sys.stderr)} {message}")
+    """An error in one line and what to do about it in another."""
+    write(sys.stderr, f"{style('error:', RED, sys.stderr)} {one_line(message)}")
     if hint:
-        say(f"{style('hint:', BOLD, sys.stderr)} {hint}")
+        write(sys.stderr, f"{style('hint:', BOLD, sys.stderr)} {one_line(hint)}")
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -69,8 +72,3 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def harmless(text: str) -> str:
-    """Without the control characters by which text could drive a terminal."""
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import add_json_option
-from edgeinfer.cli.output import harmless, show, show_json, size
+from edgeinfer.cli.output import show, show_json, size
+from edgeinfer.text import shown
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Artifact, ModelEntry
@@ -148,7 +149,7 @@ def lines(facts: dict[str, object]) -> list[str]:
     assert isinstance(files, list)
     for file in files:
         text += ["", *file_lines(file)]
-    return [harmless(line) for line in text]
+    return [shown(line) for line in text]
 
 
 def file_lines(file: dict[str, object]) -> list[str]:

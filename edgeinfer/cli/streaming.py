@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.output import DIM, RESET, colored, harmless, whisper
+from edgeinfer.cli.output import DIM, RESET, colored, whisper
 from edgeinfer.cli.stats_lines import stats_lines
+from edgeinfer.text import shown
 
 if TYPE_CHECKING:
     from edgeinfer.cli.settings import Settings
@@ -66,7 +67,7 @@ class Screen:
         self._leave_thinking()
         if self._quiet:
             return
-        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
         self._last = text[-1]
 
@@ -74,7 +75,7 @@ class Screen:
         if not self._show_thinking:
             return
         dim, reset = (DIM, RESET) if colored(sys.stderr) else ("", "")
-        sys.stderr.write(f"{dim}{harmless(text)}{reset}")
+        sys.stderr.write(f"{dim}{shown(text)}{reset}")
         sys.stderr.flush()
         self._in_thinking = True
 

@@ -106,7 +106,7 @@ class Table:
 def read_toml(path: Path) -> Table:
     """The whole file as a table. Raises UsageError when it is missing, not UTF-8 or not TOML."""
     try:
-        return Table(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+        return Table(tomllib.loads(path.read_text(encoding="utf-8-sig")), path.name)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

