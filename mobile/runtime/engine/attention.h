@@ -14,13 +14,14 @@ struct AttentionTile {
   const float* queries;   // [n_queries, head_dim], turned by RoPE and scaled
   const int* n_keys;      // [n_queries]: query i sees the first n_keys[i] of `slots`, not fewer than the query before
   int n_queries;
-  const int32_t* slots;   // slots by position
+  const int32_t* slots;   // [n_slots] by position; the last one is repeated to a multiple of kLanes
+  int n_slots;
   const float* keys;      // of this head in slot 0
   const float* values;
   int64_t slot_stride;    // floats from one slot to the next
   int head_dim;
   float* scores;          // scratch [n_queries, score_stride]
-  int64_t score_stride;   // a multiple of kLanes, at least the largest n_keys
+  int64_t score_stride;   // at least n_slots
   float* const* outputs;  // [n_queries]: head_dim floats each
 };
 

@@ -85,13 +85,21 @@ struct Attention {
   }
 
   void write_keys_and_values() const {
-    const int64_t width = rings.slot_floats(), dim = rings.head_dim;
+    const int64_t dim = rings.head_dim;
     for (int64_t t = 0; t < n_tokens; ++t) {
-      const int64_t at = rings.window().slot(position + t) * width;
-      std::memcpy(&layer.values[at], v + t * width, width * sizeof(float));
-      for (int64_t head = 0; head < rings.n_kv_heads; ++head)
-        turn(k + t * width + head * dim, t, 1.0f, &layer.keys[at + head * dim]);
+      const int64_t slot = rings.window().slot(position + t);
+      for (int64_t head = 0; head < rings.n_kv_heads; ++head) {
+        const int64_t from = (t * rings.n_kv_heads + head) * dim, to = head * rings.head_floats() + slot * dim;
+        turn(k + from, t, 1.0f, &layer.keys[to]);
+        std::memcpy(&layer.values[to], v + from, dim * sizeof(float));
+      }
     }
+  }
+
+  int64_t n_visible(int64_t token) const {
+    const Window window = rings.window();
+    const int64_t p = position + token;
+    return std::min(window.sink, p + 1) + std::max<int64_t>(0, p + 1 - std::max(window.sink, window.oldest(p)));
   }
 
   // The slots that the last token sees, by position. All tokens of a forward see keys from the same one on.
@@ -99,34 +107,36 @@ struct Attention {
     const Window window = rings.window();
     const int64_t last = position + n_tokens - 1;
     std::vector<int32_t> slots;
-    slots.reserve(static_cast<size_t>(window.slots()));
+    slots.reserve(static_cast<size_t>(window.slots() + kLanes));
     for (int64_t p = 0; p < std::min(window.sink, last + 1); ++p) slots.push_back(static_cast<int32_t>(p));
     for (int64_t p = std::max(window.sink, window.oldest(last)); p <= last; ++p)
       slots.push_back(static_cast<int32_t>(window.slot(p)));
+    while (slots.size() % kLanes) slots.push_back(slots.back());
     return slots;
   }
 
   // `n_rows` tokens from `first` on, for the queries that share K/V head `kv_head`.
   void attend(int64_t kv_head, int64_t first, int64_t n_rows, const std::vector<int32_t>& slots) const {
     const int64_t dim = rings.head_dim, per_kv = n_heads / rings.n_kv_heads, n_queries = n_rows * per_kv;
-    const int64_t score_stride = (static_cast<int64_t>(slots.size()) + kLanes - 1) / kLanes * kLanes;
+    const int n_slots = static_cast<int>(slots.size());
     thread_local std::vector<float> queries, scores;
     thread_local std::vector<int> n_keys;
     thread_local std::vector<float*> outputs;
     queries.resize(static_cast<size_t>(n_queries * dim));
-    scores.resize(static_cast<size_t>(n_queries * score_stride));
+    scores.resize(static_cast<size_t>(n_queries * n_slots));
     n_keys.resize(static_cast<size_t>(n_queries));
     outputs.resize(static_cast<size_t>(n_queries));
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     for (int64_t i = 0; i < n_queries; ++i) {
       const int64_t token = first + i / per_kv, at = (token * n_heads + kv_head * per_kv + i % per_kv) * dim;
       turn(q + at, token, scale, &queries[i * dim]);
-      n_keys[i] = static_cast<int>(static_cast<int64_t>(slots.size()) - (n_tokens - 1 - token));
+      n_keys[i] = static_cast<int>(n_visible(token));
       outputs[i] = out + at;
     }
-    attend_tile()({queries.data(), n_keys.data(), static_cast<int>(n_queries), slots.data(),
-                   layer.keys.data() + kv_head * dim, layer.values.data() + kv_head * dim, rings.slot_floats(),
-                   static_cast<int>(dim), scores.data(), score_stride, outputs.data()});
+    const int64_t head = kv_head * rings.head_floats();
+    attend_tile()({queries.data(), n_keys.data(), static_cast<int>(n_queries), slots.data(), n_slots,
+                   layer.keys.data() + head, layer.values.data() + head, dim, static_cast<int>(dim), scores.data(),
+                   n_slots, outputs.data()});
   }
 
   bool run() const {

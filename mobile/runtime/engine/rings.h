@@ -25,7 +25,7 @@ class Rings {
  public:
   Rings(const ei_policy& policy, const ei_info& info)
       : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), layers_(info.n_layers) {
-    const size_t n = static_cast<size_t>(window().slots() * slot_floats());
+    const size_t n = static_cast<size_t>(n_kv_heads * head_floats());
     for (Layer& layer : layers_) {
       layer.keys.resize(n);
       layer.values.resize(n);
@@ -33,14 +33,14 @@ class Rings {
   }
 
   struct Layer {
-    std::vector<float> keys;  // [slots, n_kv_heads, head_dim]
+    std::vector<float> keys;  // [n_kv_heads, slots, head_dim]
     std::vector<float> values;
   };
 
   Window window() const { return {policy.window, policy.sink, policy.block}; }
-  int64_t slot_floats() const { return n_kv_heads * head_dim; }
+  int64_t head_floats() const { return window().slots() * head_dim; }
   int64_t n_layers() const { return static_cast<int64_t>(layers_.size()); }
-  int64_t n_bytes() const { return 2 * n_layers() * window().slots() * slot_floats() * int64_t{sizeof(float)}; }
+  int64_t n_bytes() const { return 2 * n_layers() * n_kv_heads * head_floats() * int64_t{sizeof(float)}; }
   Layer& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
 
   const ei_policy policy;
