@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from edgeinfer.plan.facts import Probe
 from edgeinfer.plan.types import Plan
@@ -15,7 +15,19 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-__all__ = ["Ask", "Backend", "Cache", "Drafter", "Model", "Round", "Row", "TokenLike", "Tokenizer", "as_id"]
+__all__ = [
+    "Ask",
+    "Backend",
+    "BlockCache",
+    "Cache",
+    "Drafter",
+    "Model",
+    "Round",
+    "Row",
+    "TokenLike",
+    "Tokenizer",
+    "as_id",
+]
 
 
 class Row(Protocol):
@@ -121,6 +133,28 @@ class Cache(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class BlockCache(Cache, Protocol):
+    """A cache whose K and V can be copied out in blocks of positions, and into another cache of the same model."""
+
+    @property
+    def block_format(self) -> str:
+        """What the bytes of a block depend on besides the model's weights and the tokens: engine, build, shape, types.
+        "" where this model's K and V cannot be taken apart."""
+        ...
+
+    def snapshot(self, spans: Sequence[range]) -> Sequence[bytes | None]:
+        """K and V of each span of positions; None where the cache does not hold all of it. Not in a round."""
+        ...
+
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        """Fill the empty cache from position 0 with what `snapshot` gave for spans that follow each other.
+
+        A query then sees what it would see if the tokens had been run. Raises EngineError; the cache is empty then.
+        """
+        ...
 
 
 class Model(Protocol):

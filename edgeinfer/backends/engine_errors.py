@@ -10,7 +10,7 @@ from edgeinfer.errors import EdgeInferError, EngineError
 
 _SEAM_VERBS: Final = (
     *("load", "run", "new_cache"),  # Backend and Model
-    *("begin", "rewind", "draft", "verify", "commit", "rollback"),  # Cache and Round
+    *("begin", "rewind", "snapshot", "restore", "draft", "verify", "commit", "rollback"),  # Cache and Round
     *("argmax", "numpy", "close"),
 )
 _OUT_OF_MEMORY: Final = ("OutOfMemory", "Insufficient Memory", "Unable to allocate")  # Metal's, MLX's and NumPy's words

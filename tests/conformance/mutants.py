@@ -18,7 +18,7 @@ from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
-from tests.conformance import checks, together
+from tests.conformance import blocks, checks, together
 from tests.conformance.backends import STREAMS, SUBJECTS, Subject
 from tests.conformance.plain import GREEDY, SAMPLED, Check
 
@@ -288,6 +288,25 @@ def stream_reused_without_clearing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GgufCache, "__init__", init)
 
 
+def block_one_position_late(patch: pytest.MonkeyPatch) -> None:
+    true = ReferenceCache.snapshot
+    patch.setattr(
+        ReferenceCache,
+        "snapshot",
+        lambda self, spans: true(self, [range(max(0, span.start - 1), span.stop - (span.start > 0)) for span in spans]),
+    )
+
+
+def values_of_another_layer(patch: pytest.MonkeyPatch) -> None:
+    """The rows of a block are written into the state in reverse order of their layers."""
+    from edgeinfer.backends.gguf import state
+
+    true = state.State.cut
+    patch.setattr(
+        state.State, "cut", lambda self, span: true(state.State(self.layout, self.positions, self.rows[::-1]), span)
+    )
+
+
 true_prefix = common_prefix
 
 
@@ -329,4 +348,6 @@ MUTANTS = (
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
     Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
+    Mutant("block one position late", block_one_position_late, blocks.check_blocks),
+    Mutant("values of another layer", values_of_another_layer, blocks.check_blocks, STREAMS),
 )

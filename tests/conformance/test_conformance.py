@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from edgeinfer.types import Sampling
-from tests.conformance import checks, together
+from tests.conformance import blocks, checks, together
 from tests.conformance.backends import available, write_model
 from tests.conformance.forced import Piecewise
 from tests.conformance.plain import GREEDY, SAMPLED, Case, Check
@@ -113,6 +113,9 @@ def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
         together.check_rows_in_step,
         together.check_failing_neighbor,
         together.check_closing_neighbor,
+        blocks.check_blocks,
+        blocks.check_blocks_past_evictions,
+        blocks.check_blocks_that_do_not_fit,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.probe import library_versions
+from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
 from edgeinfer.backends.rounds import RoundGuard
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
@@ -94,6 +97,7 @@ class GgufCache:
         self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
         self._uncounted = False  # the memory may hold positions >= length
         self._round: Round | None = None
+        self._layout: StateLayout | None = None  # once it was needed
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
         self._close: list[Callable[[], None]] = [close]
         self._closed = False
@@ -135,6 +139,31 @@ class GgufCache:
             self._evicted_to = self.policy.sink
         self.context.remove(length, stream=self.stream)
 
+    @property
+    def block_format(self) -> str:
+        kv_format = self.context.kv_format
+        return ", ".join([*library_versions().values(), kv_format]) if kv_format else ""
+
+    def snapshot(self, spans: Sequence[range]) -> Sequence[bytes | None]:
+        self._be_ready("a snapshot")
+        if not spans or not self._length:
+            return [None] * len(spans)
+        state = parsed(self.context.state(self.stream), self.stream)
+        return [state.cut(span) for span in spans]
+
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        self._be_ready("a restore")
+        if self._layout is None:
+            self._layout = self._layout_of_a_token()
+        layout = self._layout
+        counts = positions_in(blocks, layout.position_bytes, self)
+        try:
+            self.context.load_state(joined(layout, blocks, counts, self.stream), self.stream)
+        except BaseException:
+            self.context.remove(0, stream=self.stream)
+            raise
+        self._keep(sum(counts))
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -168,6 +197,15 @@ class GgufCache:
         if self._round is not None:
             raise EngineError(f"{what} while a round is open: commit or roll back first")
         if self._uncounted:  # the engine failed inside a round that was not rolled back
+            self.context.remove(self._length, stream=self.stream)
+            self._uncounted = False
+
+    def _layout_of_a_token(self) -> StateLayout:
+        """The engine says how it writes K and V only where there are some: one token is run, and forgotten."""
+        try:
+            self._forward([0], self._length, n_wanted=0)
+            return parsed(self.context.state(self.stream), self.stream).layout
+        finally:
             self.context.remove(self._length, stream=self.stream)
             self._uncounted = False
 

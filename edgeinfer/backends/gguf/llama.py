@@ -92,6 +92,11 @@ def base_function(name: str, result: Any, *arguments: Any) -> Any:
 
 _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_batch)
 _logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+_state_size = _function("llama_state_seq_get_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int32)
+_get_state, _set_state = (
+    _function(name, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int32)
+    for name in ("llama_state_seq_get_data", "llama_state_seq_set_data")
+)
 _seq_rm = _function(
     "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
 )
@@ -272,6 +277,7 @@ class Context:
             raise EngineError(f"llama.cpp could not open a context of {options.slots} positions: {LOG.tail()}")
         self.n_vocab = model.n_vocab
         self.own_window = model.own_window
+        self.kv_format = _kv_format(model, options)
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
         self._address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
         self._views: dict[int, Logits] = {}
@@ -314,6 +320,21 @@ class Context:
         self.be_open()
         return int(C.llama_memory_seq_pos_min(self._memory, stream))
 
+    def state(self, stream: int) -> bytes:
+        """K and V of a stream, as llama.cpp writes them: see state.py."""
+        self.be_open()
+        buffer = ctypes.create_string_buffer(_state_size(self._address, stream))
+        n: int = _get_state(self._address, buffer, len(buffer), stream)
+        if not n:
+            raise EngineError(f"llama.cpp could not copy out a conversation: {LOG.tail()}")
+        return buffer.raw[:n]
+
+    def load_state(self, state: bytes, stream: int) -> None:
+        """Replace a stream by what `state` gave for one. llama.cpp checks its lengths, not its bytes."""
+        self.be_open()
+        if _set_state(self._address, state, len(state), stream) != len(state):
+            raise EngineError(f"llama.cpp could not take a conversation back: {LOG.tail()}")
+
     def be_open(self) -> None:
         """Raises EngineError where llama.cpp would read freed memory."""
         if self.handle is None:
@@ -327,6 +348,16 @@ class Context:
             self._views.clear()
             C.llama_free(self.handle)
             self.handle = None
+
+
+def _kv_format(model: LoadedModel, options: ContextOptions) -> str:
+    """What K and V depend on besides the weights, this build and the tokens; "" where they cannot be taken apart."""
+    if model.own_window or not options.flash_attention:  # masked positions are left out; V is transposed
+        return ""
+    architecture = model.metadata("general.architecture")
+    short_limit = int(model.metadata(f"{architecture}.rope.scaling.original_context_length") or 0)
+    rope = "long" if short_limit and padded(options.slots) > short_limit else "short"  # long RoPE factors, as Phi has
+    return f"K/V {options.kv_type}, {model.n_layers} layers, {options.n_gpu_layers} on a GPU, {rope} RoPE"
 
 
 def _node_callback(on_node: NodeCallback) -> Any:

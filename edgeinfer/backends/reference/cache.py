@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.rounds import RoundGuard
@@ -41,6 +42,18 @@ class LayerKv:
         """K and V of the first `n_slots` slots: [KV heads, n_slots, head_dim]."""
         return self._k.read(n_slots), self._v.read(n_slots)
 
+    def snapshot(self, slots: list[int]) -> bytes:
+        return self._k.stored(slots) + self._v.stored(slots)
+
+    def restore(self, slots: list[int], data: bytes) -> None:
+        n_bytes = self._k.n_stored(len(slots))
+        self._k.store(slots, data[:n_bytes])
+        self._v.store(slots, data[n_bytes:])
+
+    def n_stored(self, n_slots: int) -> int:
+        """Bytes of a snapshot of `n_slots`."""
+        return self._k.n_stored(n_slots) + self._v.n_stored(n_slots)
+
 
 @maps_engine_errors("reference")
 class ReferenceRow:
@@ -67,6 +80,7 @@ class ReferenceCache:
         self.model = model
         self.layers = [LayerKv(model.shape, policy.slots, model.kv_type) for _ in range(model.shape.n_layers)]
         self._length = 0
+        self._evicted = range(0)  # positions whose slots others may have taken
         self._round: ReferenceRound | None = None
 
     @property
@@ -82,6 +96,7 @@ class ReferenceCache:
         room = self.policy.room(self._length)
         if not 1 <= max_rows <= room:
             raise UsageError(f"a round of {max_rows} rows at {self._length} positions: 1 to {room} are possible")
+        self._evicted = self.policy.evicted(self._length)
         self._round = ReferenceRound(self, max_rows)
         return self._round
 
@@ -90,6 +105,28 @@ class ReferenceCache:
         if not self.policy.can_rewind(self._length, length):
             raise RewindError(f"{self._length} positions cannot go back to {length}: keys for it are gone")
         self._length = length
+        if length == 0:
+            self._evicted = range(0)
+
+    @property
+    def block_format(self) -> str:
+        return f"reference, NumPy {np.__version__}, K/V {self.model.kv_type}, {self.model.shape}"
+
+    def snapshot(self, spans: Sequence[range]) -> Sequence[bytes | None]:
+        self._check_ready()
+        return [self._snapshot(span) if self._holds(span) else None for span in spans]
+
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        self._check_ready()
+        sizes = positions_in(blocks, sum(layer.n_stored(1) for layer in self.layers), self)
+        at = 0
+        for n, block in zip(sizes, blocks, strict=True):
+            slots = [self.policy.slot(position) for position in range(at, at + n)]
+            for index, layer in enumerate(self.layers):
+                n_bytes = layer.n_stored(n)
+                layer.restore(slots, block[index * n_bytes : (index + 1) * n_bytes])
+            at += n
+        self._length = at
 
     def close(self) -> None:
         self.layers = []
@@ -103,6 +140,14 @@ class ReferenceCache:
         """The one place where a round moves the length."""
         self._length += n
         self._round = None
+
+    def _snapshot(self, span: range) -> bytes:
+        slots = [self.policy.slot(position) for position in span]
+        return b"".join(layer.snapshot(slots) for layer in self.layers)
+
+    def _holds(self, span: range) -> bool:
+        before, after = span.stop <= self._evicted.start, span.start >= self._evicted.stop
+        return span.stop <= self._length and (not self._evicted or before or after)
 
     def _be_open(self) -> None:
         if not self.layers:

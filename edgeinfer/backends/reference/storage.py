@@ -46,6 +46,18 @@ class Ring:
         values: Floats = dequantize(np.ascontiguousarray(places), GGMLQuantizationType[QUANTIZED[self._kind]])
         return values
 
+    def stored(self, slots: list[int]) -> bytes:
+        """Those places as they are kept."""
+        return self._places[:, slots].tobytes()
+
+    def store(self, slots: list[int], data: bytes) -> None:
+        """Put back what `stored` gave."""
+        heads, _, width = self._places.shape
+        self._places[:, slots] = np.frombuffer(data, self._places.dtype).reshape(heads, len(slots), width)
+
+    def n_stored(self, n_slots: int) -> int:
+        return self._places[:, :1].nbytes * n_slots
+
     def _encoded(self, rows: Floats) -> npt.NDArray[Any]:
         if self._kind == "f32":
             return rows

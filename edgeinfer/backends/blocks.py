@@ -1,0 +1,20 @@
+"""What every backend checks before blocks of K and V are put into a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeinfer.errors import EngineError
+from edgeinfer.protocols import Cache
+
+
+def positions_in(blocks: Sequence[bytes], position_bytes: int, cache: Cache) -> list[int]:
+    """How many positions each block holds. Raises EngineError unless they fit the cache, which must be empty."""
+    if cache.length:
+        raise EngineError(f"a restore into a cache of {cache.length} positions: rewind it to 0 first")
+    if any(not block or len(block) % position_bytes for block in blocks):
+        raise EngineError(f"a block is not a number of positions of {position_bytes} bytes")
+    counts = [len(block) // position_bytes for block in blocks]
+    if not 0 < sum(counts) <= cache.policy.window:
+        raise EngineError(f"{sum(counts)} positions do not fit into a window of {cache.policy.window}")
+    return counts
