@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeinfer.backends.executorch.build import check_buildable
+from edgeinfer.backends.executorch.bundle import load_bundle
 from edgeinfer.backends.executorch.model import ExecutorchModel
-from edgeinfer.errors import BackendError
-from edgeinfer.formats.bundle import Golden, Manifest
+from edgeinfer.errors import BackendError, EngineError
+from edgeinfer.formats.bundle import Golden, check_bundle, write_manifest
 from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
 
@@ -20,20 +23,29 @@ POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
 MAX_EXACT_ROWS = 16
 
 
-def record(folder: Path, manifest: Manifest) -> Manifest:
-    """`manifest` with `exact_rows` and golden answers, where the engine can run on this machine."""
-    from edgeinfer.backends.executorch.bundle import load_bundle
+def record(folder: Path) -> None:
+    """Add `exact_rows` and golden answers to the manifest in `folder`, where the engine can run on this machine.
 
+    It runs in a process of its own: ExecuTorch's exporter has loaded kernels that the engine would register again.
+    Raises EngineError when the program does not run.
+    """
     try:
         check_buildable()
     except BackendError:
-        return manifest
+        return
+    command = [sys.executable, "-m", "edgeinfer.backends.executorch.golden", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        cause = (done.stderr.strip().splitlines() or ["no cause was printed"])[-1]
+        raise EngineError(f"the exported program does not run here: {cause}")
+
+
+def main(folder: Path) -> None:
     model = load_bundle(folder)
-    try:
-        golden = tuple(answer(model, tuple(model.tokenizer.encode(text, special=False))) for text in TEXTS)
-        return replace(manifest, golden=golden, exact_rows=exact_rows(model))
-    finally:
-        model.close()
+    golden = tuple(answer(model, tuple(model.tokenizer.encode(text, special=False))) for text in TEXTS)
+    manifest = replace(check_bundle(folder).manifest, golden=golden, exact_rows=exact_rows(model))
+    model.close()
+    write_manifest(folder, manifest)
 
 
 def answer(model: ExecutorchModel, prompt: tuple[int, ...]) -> Golden:
@@ -72,3 +84,7 @@ def exact_rows(model: ExecutorchModel) -> int:
         n_exact = n
     cache.close()
     return n_exact
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -15,7 +15,16 @@ from edgeinfer.backends.executorch.export.source import Source, open_source
 from edgeinfer.backends.executorch.golden import record
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.formats.artifact import check_artifact
-from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, Manifest, file_of, write_manifest
+from edgeinfer.formats.bundle import (
+    MANIFEST,
+    PROGRAM,
+    TEMPLATE,
+    TOKENIZER,
+    Manifest,
+    check_bundle,
+    file_of,
+    write_manifest,
+)
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
@@ -48,12 +57,10 @@ def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
         folder.mkdir()
         tokenizer = _write_tokenizer(model, folder)
         exported = write_program(source, tier, folder / PROGRAM)
-        manifest = _manifest(source, tier, tokenizer, exported, folder)
-        write_manifest(folder, manifest)
-        manifest = record(folder, manifest)
-        write_manifest(folder, manifest)
+        write_manifest(folder, _manifest(source, tier, tokenizer, exported, folder))
+        record(folder)
         folder.rename(out)
-    return manifest
+    return check_bundle(out).manifest
 
 
 def check_memory(source: Source, tier: Tier) -> None:
