@@ -1,0 +1,179 @@
+"""Blocks in a folder, one file each, within a budget. A restart finds them again.
+
+A file gets its name when all of it is on the disk, so a process that is killed while writing loses that block only.
+The time of a file is that of its last use. Files are written by a thread of their own: an answer does not wait for a
+disk. Several processes may use one folder; each holds what it knows of to the budget.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from edgeinfer.serve.store import record
+from edgeinfer.serve.store.blocks import Block
+from edgeinfer.serve.store.eviction import LeafLru
+
+SUFFIX: Final = ".kv"
+PART: Final = ".part"
+STALE_S: Final = 60.0  # an unfinished file that is older was left by a killed process
+MAX_WAITING: Final = 256  # blocks that wait for the disk; what comes when there are more is not written
+
+Work: TypeAlias = Callable[[], None]
+
+
+class DiskBlocks:
+    """`say` receives a sentence, once, when the folder cannot be written: the blocks are then in memory alone."""
+
+    def __init__(self, folder: Path, identity: str, budget_bytes: int, say: Callable[[str], None]) -> None:
+        self.n_unwritten = 0  # blocks that came when too many waited, or after the disk had failed
+        self._folder = folder
+        self._identity = identity
+        self._say = say
+        self._lock = threading.Lock()  # guards the two that follow
+        self._lru = LeafLru(budget_bytes)
+        self._writable = True
+        self._work: queue.Queue[Work | None] = queue.Queue(MAX_WAITING)
+        self._open()
+        self._thread = threading.Thread(target=self._run, name="prefix-cache-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_bytes(self) -> int:
+        return self._lru.n_bytes
+
+    def __len__(self) -> int:
+        return len(self._lru)
+
+    def __contains__(self, block: Block) -> bool:
+        with self._lock:
+            return block.digest in self._lru
+
+    def read(self, block: Block) -> bytes | None:
+        """None where it is not here. A file that is not what its name says is deleted."""
+        if block not in self:
+            return None
+        path = self._path(block.digest)
+        try:
+            return record.decode(path.read_bytes(), self._identity, block)
+        except OSError:
+            pass
+        except ValueError:
+            with suppress(OSError):
+                path.unlink()
+        with self._lock:
+            self._lru.remove(block.digest)
+        return None
+
+    def found(self, chain: Sequence[Block]) -> None:
+        digests = [block.digest for block in chain]
+        with self._lock:
+            self._lru.found(digests)
+        self._later(lambda: self._mark_used(digests))
+
+    def add(self, chain: Sequence[Block], payload: bytes) -> None:
+        """Write the last block of `chain`, soon."""
+        blocks = tuple(chain)
+        if not self._later(lambda: self._write(blocks, payload)):
+            self.n_unwritten += 1
+
+    def flush(self) -> None:
+        """Wait until all that was added is on the disk."""
+        self._work.join()
+
+    def close(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+    def _later(self, work: Work) -> bool:
+        if not self._writable:
+            return False
+        try:
+            self._work.put_nowait(work)
+        except queue.Full:
+            return False
+        return True
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                if self._writable:
+                    work()
+            except OSError as error:
+                self._fail(error)
+            finally:
+                self._work.task_done()
+        self._work.task_done()
+
+    def _open(self) -> None:
+        """The files of the last run, in the order of their last use."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found: list[tuple[int, bytes, int]] = []
+            for entry in os.scandir(self._folder):
+                if entry.name.endswith(PART) and entry.stat().st_mtime < time.time() - STALE_S:
+                    Path(entry.path).unlink(missing_ok=True)
+                elif (digest := _digest_of(entry.name)) and entry.is_file(follow_symlinks=False):
+                    found.append((entry.stat().st_mtime_ns, digest, entry.stat().st_size))
+        except OSError as error:
+            self._fail(error)
+            return
+        for _, digest, n_bytes in sorted(found):
+            gone = self._lru.add([digest], n_bytes)
+            self._delete([digest] if gone is None else gone)
+
+    def _write(self, chain: Sequence[Block], payload: bytes) -> None:
+        block = chain[-1]
+        if block in self:
+            return
+        data = record.encode(self._identity, block, payload)
+        handle, name = tempfile.mkstemp(dir=self._folder, suffix=PART)
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._lock:
+                gone = self._lru.add([one.digest for one in chain], len(data))
+            if gone is None:
+                return
+            self._delete(gone)
+            part.replace(self._path(block.digest))
+        finally:
+            part.unlink(missing_ok=True)
+        self._mark_used([one.digest for one in chain])
+
+    def _delete(self, digests: Sequence[bytes]) -> None:
+        for digest in digests:
+            self._path(digest).unlink(missing_ok=True)
+
+    def _mark_used(self, digests: Sequence[bytes]) -> None:
+        """Leaf first, as in memory: a file is older than its parent's."""
+        now = time.time_ns()
+        for later, digest in enumerate(reversed(digests)):
+            with suppress(FileNotFoundError):
+                os.utime(self._path(digest), ns=(now + later, now + later))
+
+    def _fail(self, error: OSError) -> None:
+        self._writable = False
+        reason = error.strerror or type(error).__name__
+        self._say(f"the prefix cache on disk is not written any more ({reason}: {self._folder}); it stays in memory")
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / f"{digest.hex()}{SUFFIX}"
+
+
+def _digest_of(name: str) -> bytes | None:
+    try:
+        digest = bytes.fromhex(name.removesuffix(SUFFIX))
+    except ValueError:
+        return None
+    return digest if len(digest) == 32 and name.endswith(SUFFIX) else None

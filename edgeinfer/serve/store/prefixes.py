@@ -1,0 +1,172 @@
+"""The prefix cache: the longest kept beginning of a prompt is put into a cache, whoever ran it before."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgeinfer.errors import EngineError
+from edgeinfer.protocols import BlockCache, Cache
+from edgeinfer.serve.store.blocks import Block, chain, root_digest
+from edgeinfer.serve.store.disk import DiskBlocks
+from edgeinfer.serve.store.memory import MemoryBlocks
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+MAX_REMEMBERED: Final = 4096  # digests of blocks that went for others
+THRASH_TOKENS: Final = 4096  # tokens run again that had been kept before it is worth a word
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the prefix cache holds and did, for people who size it. Counts of tokens and blocks since the start."""
+
+    memory_bytes: int
+    memory_blocks: int
+    disk_bytes: int
+    disk_blocks: int
+    restored_tokens: int
+    evicted_blocks: int  # from memory
+    thrashed_tokens: int  # run again after they had been kept and had to go for others
+    unwritten_blocks: int  # that the disk was too slow for, or could not take
+
+
+class PrefixStore:
+    """Keeps the first `policy.window` positions of conversations, in blocks of `policy.block`.
+
+    Up to there a key does not depend on what leaves the window, and a cache that is filled from blocks has its keys in
+    the order of one that ran them. `disk` is None where nothing is kept between runs. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        policy: WindowPolicy,
+        memory: MemoryBlocks,
+        disk: DiskBlocks | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._root = root_digest(identity)
+        self._policy = policy
+        self._memory = memory
+        self._disk = disk
+        self._say = say
+        self._gone: OrderedDict[bytes, None] = OrderedDict()
+        self._n_restored = self._n_evicted = self._n_thrashed = 0
+        self._warned = self._broken = False
+
+    @property
+    def figures(self) -> Figures:
+        disk = self._disk
+        return Figures(
+            memory_bytes=self._memory.n_bytes,
+            memory_blocks=len(self._memory),
+            disk_bytes=disk.n_bytes if disk is not None else 0,
+            disk_blocks=len(disk) if disk is not None else 0,
+            restored_tokens=self._n_restored,
+            evicted_blocks=self._n_evicted,
+            thrashed_tokens=self._n_thrashed,
+            unwritten_blocks=disk.n_unwritten if disk is not None else 0,
+        )
+
+    def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
+        """Fill `cache` with the longest kept beginning of `tokens`; how many tokens that is. The last one is left out:
+        its row is wanted.
+
+        0, and the cache unchanged, where no more than the `n_held` tokens are kept that it holds already. When the
+        engine fails, 0, and the cache is empty.
+        """
+        if not isinstance(cache, BlockCache) or self._broken:
+            return 0
+        blocks = self._chain(tokens[:-1])
+        payloads: list[bytes] = []
+        for index in range(len(blocks)):
+            payload = self._read(blocks[: index + 1])
+            if payload is None:
+                self._count_thrash(blocks[index:])
+                break
+            payloads.append(payload)
+        found = blocks[: len(payloads)]
+        n = sum(len(block.tokens) for block in found)
+        if n <= n_held:
+            return 0
+        cache.rewind(0)
+        try:
+            cache.restore(payloads)
+            if cache.length != n:
+                raise EngineError(f"{cache.length} positions were restored instead of {n}")
+        except EngineError as error:
+            self._fail(error)
+            cache.rewind(0)
+            return 0
+        self._found(found)
+        self._n_restored += n
+        return n
+
+    def keep(self, cache: Cache, tokens: Tokens) -> None:
+        """Copy the whole blocks of `cache` that are not kept. It holds `tokens` from position 0 on, as far as they have
+        not left its window. Call it between rounds.
+        """
+        if not isinstance(cache, BlockCache) or self._broken:
+            return
+        blocks = self._chain(tokens[: cache.length])
+        missing = [block for block in blocks if not self._is_kept(block)]
+        try:
+            payloads = cache.snapshot([block.positions for block in missing])
+        except EngineError as error:
+            self._fail(error)
+            return
+        for block, payload in zip(missing, payloads, strict=True):
+            if payload is None:
+                return  # it has left the window, and no block after it can be found without it
+            before = blocks[: block.positions.stop // self._policy.block]
+            self._remember(before, payload)
+            if self._disk is not None:
+                self._disk.add(before, payload)
+
+    def close(self) -> None:
+        """Wait for the disk."""
+        if self._disk is not None:
+            self._disk.close()
+
+    def _chain(self, tokens: Tokens) -> Sequence[Block]:
+        return list(chain(self._root, tokens[: self._policy.window], self._policy.block))
+
+    def _is_kept(self, block: Block) -> bool:
+        return block in self._memory or (self._disk is not None and block in self._disk)
+
+    def _fail(self, error: EngineError) -> None:
+        self._broken = True
+        self._say(f"the prefix cache is off: {error}")
+
+    def _read(self, blocks: Sequence[Block]) -> bytes | None:
+        """The payload of the last of `blocks`."""
+        payload = self._memory.read(blocks[-1])
+        if payload is None and self._disk is not None:
+            payload = self._disk.read(blocks[-1])
+            if payload is not None:
+                self._remember(blocks, payload)
+        return payload
+
+    def _remember(self, blocks: Sequence[Block], payload: bytes) -> None:
+        for digest in self._memory.add(blocks, payload):
+            self._n_evicted += 1
+            self._gone[digest] = None
+        while len(self._gone) > MAX_REMEMBERED:
+            self._gone.popitem(last=False)
+
+    def _found(self, blocks: Sequence[Block]) -> None:
+        self._memory.found(blocks)
+        if self._disk is not None:
+            self._disk.found(blocks)
+
+    def _count_thrash(self, missed: Sequence[Block]) -> None:
+        again = [block for block in missed if block.digest in self._gone]
+        for block in again:
+            del self._gone[block.digest]
+            self._n_thrashed += len(block.tokens)
+        if self._n_thrashed > max(THRASH_TOKENS, self._n_restored) and not self._warned:
+            self._warned = True
+            self._say("the prefix cache is too small: it runs more tokens again than it reuses; give it more memory")
