@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from edgeinfer.errors import UsageError
 from edgeinfer.kept import write_whole
+from edgeinfer.text import decoded
 from edgeinfer.types import Message, Role
 
 FORMAT = 1
@@ -45,7 +46,7 @@ def load(path: Path) -> list[Message]:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
+        value = json.loads(decoded(data, name=f"`{path}`"), object_pairs_hook=unique_keys)
     except OSError as error:
         raise UsageError(f"cannot load `{path}`: {reason(error)}", hint="/save writes one") from error
     except (ValueError, RecursionError) as error:

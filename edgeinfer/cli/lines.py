@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from edgeinfer.cli.output import whisper
-from edgeinfer.cli.reading import decoded
+from edgeinfer.cli.output import whisper, write
 from edgeinfer.errors import UsageError
 from edgeinfer.paths import state_folder
+from edgeinfer.text import decoded, utf_16_of
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -28,15 +29,48 @@ class LineSource(Protocol):
         ...
 
 
-class PipedLines:
-    """Lines of stdin. A line that is not UTF-8 raises UsageError."""
+class PlainLines:
+    """Lines of stdin without an editor: of a pipe, or of a terminal that cannot move its cursor.
 
-    interactive = False
+    A line that is no text raises UsageError; the next one can be read.
+    """
+
+    def __init__(self) -> None:
+        self.interactive = sys.stdin.isatty()
+        self._utf_16: TextIOWrapper | None = None
+        self._begun = self._failed = False
 
     def read(self, prompt: str) -> str | None:
-        del prompt
-        line = sys.stdin.buffer.readline()
-        return decoded(line, name="stdin").rstrip("\r\n") if line else None
+        if self._failed:
+            return None
+        if self.interactive:
+            write(sys.stderr, prompt)
+        try:
+            line = self._line()
+        except OSError as error:
+            self._failed = True
+            raise UsageError(f"stdin cannot be read: {error.strerror}", hint="open it for reading") from error
+        except UnicodeDecodeError as error:
+            self._failed = True
+            raise UsageError("stdin ends inside a character of UTF-16", hint="it may have been cut") from error
+        return line.rstrip("\r\n") if line else None
+
+    def _line(self) -> str:
+        stdin = sys.stdin.buffer
+        start = b""
+        if not self._begun:
+            self._begun = True
+            start = stdin.read(1)
+            if not start:
+                return ""
+            if start in (b"\xff", b"\xfe"):  # no UTF-8 begins so, but both byte order marks of UTF-16 do
+                start += stdin.read(1)
+            if codec := utf_16_of(start):
+                self._utf_16 = TextIOWrapper(stdin, encoding=codec, errors="surrogatepass", newline="\n")
+        if self._utf_16:
+            return self._utf_16.readline()
+        line = start if start == b"\n" else start + stdin.readline()
+        return decoded(line, name="stdin")
 
 
 class EditedLines:
@@ -60,7 +94,7 @@ class EditedLines:
 def line_source() -> LineSource:
     if sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return EditedLines()
-    return PipedLines()
+    return PlainLines()
 
 
 def history_file() -> Path | None:

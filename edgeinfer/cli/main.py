@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol, cast
 
 from edgeinfer import __version__
+from edgeinfer.cli import streams
 from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
 from edgeinfer.errors import EdgeInferError, NoPlanError, UsageError
@@ -89,9 +90,8 @@ def printable(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows `?`
+    streams.open_missing()
+    streams.take_any_character()
     debug = "--debug" in argv
     try:
         if any(not argument.isprintable() and has_surrogates(argument) for argument in argv):
@@ -102,18 +102,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(str(error), error.hint)
         if "--json" in argv:
-            show_json(error_object(error))
+            with suppress(EdgeInferError, BrokenPipeError):  # stdout may be what failed
+                show_json(error_object(error))
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         if debug:
             traceback.print_exc()
-        complain(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}", "`--debug` shows where")
+        complain(f"unexpected {type(error).__name__}: {error}", "`--debug` shows where")
         return 70
+    finally:
+        streams.let_go()
 
 
 def error_object(error: EdgeInferError) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import edgeinfer
 from edgeinfer.cli.options import request_from
-from edgeinfer.cli.output import say, size, whisper
+from edgeinfer.cli.output import say, size, whisper, write
 from edgeinfer.errors import CanceledError, DownloadError, UsageError
 from edgeinfer.plan.report import too_slow
 
@@ -104,8 +104,7 @@ def ask(plan: Plan) -> None:
             f"this needs to download {what}, and stdin is not a terminal, so I cannot ask",
             hint=f"`--yes` downloads without asking; {DEMO_HINT}",
         )
-    sys.stderr.write(f"Download {what}? [Y/n] ")
-    sys.stderr.flush()
+    write(sys.stderr, f"Download {what}? [Y/n] ")
     answer = sys.stdin.readline()
     if answer.strip().lower() not in ("", "y", "yes") or not answer:
         raise CanceledError("nothing was downloaded", hint=DEMO_HINT)

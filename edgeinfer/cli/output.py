@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from edgeinfer.errors import UsageError
 from edgeinfer.text import one_line, shown
 
 DIM, BOLD, RED, RESET = "\033[2m", "\033[1m", "\033[31m", "\033[0m"
@@ -23,22 +24,31 @@ def style(text: str, code: str, stream: TextIO) -> str:
     return f"{code}{text}{RESET}" if colored(stream) else text
 
 
-def write(stream: TextIO, line: str) -> None:
-    stream.write(line + "\n")
-    stream.flush()
+def write(stream: TextIO, text: str) -> None:
+    """Write at once. On stdout, raises BrokenPipeError when its reader has left, UsageError when it takes no more for
+    another reason. A stderr that takes nothing stops no answer."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        if stream is not sys.stdout:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UsageError(f"stdout cannot be written: {error.strerror}", hint="write to another place") from error
 
 
 def say(text: str = "") -> None:
-    write(sys.stderr, shown(text))
+    write(sys.stderr, f"{shown(text)}\n")
 
 
 def whisper(text: str) -> None:
     """A side note, dimmed."""
-    write(sys.stderr, style(shown(text), DIM, sys.stderr))
+    write(sys.stderr, style(shown(text), DIM, sys.stderr) + "\n")
 
 
 def show(text: str) -> None:
-    write(sys.stdout, shown(text) if sys.stdout.isatty() else text)
+    write(sys.stdout, f"{shown(text) if sys.stdout.isatty() else text}\n")
 
 
 def show_json(value: object) -> None:
@@ -47,9 +57,9 @@ def show_json(value: object) -> None:
 
 def complain(message: str, hint: str = "") -> None:
     """An error in one line and what to do about it in another."""
-    write(sys.stderr, f"{style('error:', RED, sys.stderr)} {one_line(message)}")
+    write(sys.stderr, f"{style('error:', RED, sys.stderr)} {one_line(message)}\n")
     if hint:
-        write(sys.stderr, f"{style('hint:', BOLD, sys.stderr)} {one_line(hint)}")
+        write(sys.stderr, f"{style('hint:', BOLD, sys.stderr)} {one_line(hint)}\n")
 
 
 def near(word: str, words: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from edgeinfer.cli.output import colored, say, size
+from edgeinfer.cli.output import colored, say, size, write
 
 DRAW_S = 0.2
 
@@ -29,13 +29,11 @@ class Progress:
             if now - self._drawn >= DRAW_S or n_bytes >= total:
                 self._drawn = now
                 speed = (n_bytes - self._first) / max(1e-3, now - self._started)
-                sys.stderr.write(f"\r\033[2K{part:4.0%} of {size(total)}, {size(int(speed))}/s")
-                sys.stderr.flush()
+                write(sys.stderr, f"\r\033[2K{part:4.0%} of {size(total)}, {size(int(speed))}/s")
         elif int(part * 10) > self._tenth:
             self._tenth = int(part * 10)
             say(f"{part:.0%} of {size(total)}")
 
     def close(self) -> None:
         if self._live and self._drawn:
-            sys.stderr.write("\r\033[2K")
-            sys.stderr.flush()
+            write(sys.stderr, "\r\033[2K")

@@ -1,38 +1,71 @@
-"""Text that comes in: arguments and stdin, as UTF-8 or not at all."""
+"""Text that comes in: arguments and stdin, as UTF-8 or UTF-16, or not at all."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from typing import BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
 
+from edgeinfer.cli.output import whisper
 from edgeinfer.errors import UsageError
+from edgeinfer.text import decoded
 
 MAX_STDIN_BYTES = 64 * 1024 * 1024
+PATIENCE_S = 1.0  # after that, a pipe that stays open is mentioned
+SHELLS = frozenset({"ash", "bash", "busybox", "dash", "fish", "ksh", "ksh93", "mksh", "sh", "zsh"})
 
 
-def decoded(data: bytes, *, name: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}",
-            hint="convert it, for example with `iconv -f latin1 -t utf-8`",
-        ) from error
-
-
-def read_all(stream: BinaryIO) -> str:
-    data = stream.read(MAX_STDIN_BYTES + 1)
+def read_stdin() -> str:
+    """All of stdin. Raises UsageError when it cannot be read, is too large or no text."""
+    with mentioned_when_slow():
+        try:
+            data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"stdin cannot be read: {error.strerror}", hint="open it for reading") from error
     if len(data) > MAX_STDIN_BYTES:
         raise UsageError(f"stdin gives more than {MAX_STDIN_BYTES} bytes")
-    return decoded(data, name="stdin").removeprefix("\ufeff")
+    return decoded(data, name="stdin")
+
+
+@contextmanager
+def mentioned_when_slow() -> Iterator[None]:
+    """Say what is waited for: a pipe may stay open for ever."""
+    if sys.stdin.isatty():
+        whisper("(reading from the terminal; Ctrl-D on a line of its own ends it)")
+    timer = Timer(PATIENCE_S, whisper, ["(waiting for the end of stdin; with `< /dev/null` there is none)"])
+    timer.daemon = True
+    if not sys.stdin.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def stdin_is_fed() -> bool:
     """Whether something was piped or redirected in: a terminal, /dev/null or a socket is not read unasked."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def stdin_is_shared() -> bool:
+    """Whether a shell reads the same stdin, as in `while read question; do edgeinfer run "$question"; done < file`.
+
+    A file that was read in part shows it everywhere, a pipe only where /proc says what the parent reads.
+    """
+    number = sys.stdin.fileno()
+    here = os.fstat(number)
+    if stat.S_ISREG(here.st_mode) and os.lseek(number, 0, os.SEEK_CUR) > 0:
+        return True
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        return (parent / "exe").readlink().name in SHELLS and os.path.samestat(here, (parent / "fd/0").stat())
+    except OSError:  # another system, or a parent of another user
+        return False

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import add_json_option, add_open_options, add_plan_options, add_sampling_options
 from edgeinfer.cli.output import show_json, whisper
-from edgeinfer.cli.reading import read_all, stdin_is_fed
+from edgeinfer.cli.reading import read_stdin, stdin_is_fed, stdin_is_shared
 from edgeinfer.errors import UsageError
+from edgeinfer.text import BOM
 
 if TYPE_CHECKING:
     from edgeinfer.cli.settings import Settings
@@ -21,7 +22,7 @@ EXAMPLES = """\
   edgeinfer run "Why is the sky blue?"
   edgeinfer run demo "Hi"                       the model may come first
   edgeinfer run --model demo --temp 0 "Hi"      the most likely answer, the same every time
-  git diff | edgeinfer run "Sum this up:"       piped text follows the prompt
+  git diff | edgeinfer run "Sum this up:"       piped text follows the prompt; in a shell's loop, `-` asks for it
   edgeinfer run --model demo - < question.txt   `-` is all of stdin
   edgeinfer run --raw demo "Once upon a time"   continue a text, without a chat template
 """
@@ -55,24 +56,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prompt_from(args: argparse.Namespace) -> str:
-    """The prompt of the words, the flag and stdin; a first word of two is the model."""
-    words = list(args.words)
-    if len(words) + bool(args.prompt) == 2 and not args.model:
+    """The words, the flag and stdin; a first word of two is the model.
+
+    A prompt on the command line is followed by what is piped in, unless a shell loop or script reads the same stdin.
+    `-` reads it in any case.
+    """
+    words = [word for word in args.words if word != "-"]
+    wants_stdin = len(words) < len(args.words)
+    n_texts = len(words) + bool(args.prompt)
+    if words and not args.model and (n_texts == 2 or (n_texts == 1 and wants_stdin)):
         args.model = words.pop(0)
     texts = [*words, args.prompt] if args.prompt else words
     if len(texts) > 1:
         raise UsageError(f"there are {len(texts)} prompts", hint='put the prompt in quotes: edgeinfer run MODEL "..."')
-    prompt = texts[0] if texts else "-"
-    if prompt == "-":
-        if not texts and sys.stdin.isatty():
-            raise UsageError("there is no prompt", hint='edgeinfer run "Why is the sky blue?"')
-        prompt = read_all(sys.stdin.buffer)
-    elif stdin_is_fed():
-        more = read_all(sys.stdin.buffer)
-        prompt = f"{prompt}\n\n{more}" if more else prompt
+    if not texts and not wants_stdin and sys.stdin.isatty():
+        raise UsageError("there is no prompt", hint='edgeinfer run "Why is the sky blue?"')
+    prompt = "\n\n".join(text for text in (*texts, piped(wants_stdin or not texts)) if text).removeprefix(BOM)
     if not prompt.strip():
         raise UsageError("the prompt is empty", hint='edgeinfer run "Why is the sky blue?"')
     return prompt
+
+
+def piped(asked_for: bool) -> str:
+    """What stdin gives to the prompt."""
+    if asked_for:
+        return read_stdin()
+    if not stdin_is_fed():
+        return ""
+    if stdin_is_shared():
+        whisper("(stdin was left to the shell that reads it; `-` after the prompt adds it)")
+        return ""
+    return read_stdin()
 
 
 def answer(model: LoadedModel, prompt: str, settings: Settings, *, raw: bool, as_json: bool) -> int:

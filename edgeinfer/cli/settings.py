@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.cli.options import count, count0, nonnegative, positive, sampling_from, share
 from edgeinfer.cli.output import near
 from edgeinfer.errors import UsageError
+from edgeinfer.text import BOM
 from edgeinfer.types import Sampling
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def settings_from(args: argparse.Namespace, usual: Sampling) -> Settings:
         sampling=sampling_from(args, usual),
         max_tokens=args.max_tokens,
         stop=tuple(args.stop),
-        system=args.system,
+        system=args.system.removeprefix(BOM),
         thinking=not args.no_thinking,
         think_budget=args.think_budget,
         stats=args.stats,

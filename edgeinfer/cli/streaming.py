@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.output import DIM, RESET, colored, whisper
+from edgeinfer.cli.output import DIM, RESET, colored, whisper, write
 from edgeinfer.cli.stats_lines import stats_lines
 from edgeinfer.text import shown
 
@@ -67,28 +67,24 @@ class Screen:
         self._leave_thinking()
         if self._quiet:
             return
-        sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
-        sys.stdout.flush()
+        write(sys.stdout, shown(text) if sys.stdout.isatty() else text)
         self._last = text[-1]
 
     def thinking(self, text: str) -> None:
         if not self._show_thinking:
             return
         dim, reset = (DIM, RESET) if colored(sys.stderr) else ("", "")
-        sys.stderr.write(f"{dim}{shown(text)}{reset}")
-        sys.stderr.flush()
+        write(sys.stderr, f"{dim}{shown(text)}{reset}")
         self._in_thinking = True
 
     def finish(self) -> None:
         self._leave_thinking()
         if self._last != "\n":
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            write(sys.stdout, "\n")
 
     def _leave_thinking(self) -> None:
         if self._in_thinking:
-            sys.stderr.write("\n\n")
-            sys.stderr.flush()
+            write(sys.stderr, "\n\n")
             self._in_thinking = False
 
 
@@ -126,9 +122,7 @@ class LiveLine:
             self._on = False
 
     def _write(self, text: str) -> None:
-        sys.stdout.flush()
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        write(sys.stderr, text)
 
 
 def column_after(text: str, column: int, width: int) -> int:

@@ -19,6 +19,7 @@ from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.model import LoadedModel, Parts
+from edgeinfer.text import decoded
 
 __all__ = ["Downloads", "bring", "load", "local_path", "open"]
 
@@ -140,8 +141,6 @@ def read_template(name: str) -> str:
         data = Path(name).read_bytes()[: MAX_TEMPLATE_BYTES + 1]
         if len(data) > MAX_TEMPLATE_BYTES:
             raise UsageError(f"the template `{name}` is larger than {MAX_TEMPLATE_BYTES} bytes", hint=TEMPLATE_HINT)
-        return data.decode("utf-8")
+        return decoded(data, name=f"the template `{name}`")
     except OSError as error:
         raise UsageError(f"cannot read the template `{name}`: {error.strerror}", hint=TEMPLATE_HINT) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the template `{name}` is not UTF-8", hint=TEMPLATE_HINT) from error

@@ -45,7 +45,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"", "not a conversation"),
-        (b"\xff\xfe", "can't decode"),
+        (b"\xff", "is not UTF-8"),
+        (b"\xff\xfe", "Expecting value"),
         (b"[1, 2", "Expecting"),
         (b"[" * 100_000, "recursion"),
         (b'{"a": 1, "a": 2}', "a key is there twice"),
