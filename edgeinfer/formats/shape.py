@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeinfer.formats.gguf_checks import MAX_POSITIONS
@@ -11,7 +12,7 @@ from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.shape import LayerKv, ModelShape
 
-__all__ = ["GgufFacts", "facts_from_gguf", "shape_from_gguf"]
+__all__ = ["GgufFacts", "facts_from_gguf", "read_by_type", "shape_from_gguf"]
 
 # Every n-th layer attends to everything, where the file does not list the layers (src/models/ of llama.cpp).
 _GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}
@@ -30,6 +31,7 @@ class GgufFacts:
     has_template: bool
     tokenizer: str
     exit_layer: int | None
+    tensors: tuple[tuple[str, int], ...]  # `read_by_type`
 
 
 def facts_from_gguf(header: GgufHeader) -> GgufFacts:
@@ -49,6 +51,7 @@ def facts_from_gguf(header: GgufHeader) -> GgufFacts:
         has_template=bool(text("tokenizer.chat_template")),
         tokenizer=" ".join(kind for kind in kinds if kind),
         exit_layer=exit_layer if isinstance(exit_layer, int) else None,
+        tensors=tuple(read_by_type(header).items()),
     )
 
 
@@ -62,7 +65,7 @@ def shape_from_gguf(header: GgufHeader) -> ModelShape:
         return max((int(n) for n in numbers if isinstance(n, int)), default=default)
 
     sizes = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
-    experts = number("expert_used_count") / max(1, number("expert_count"))
+    experts = _share_of_experts(header)
     long_factors = any(name.startswith("rope_factors_long") for name in sizes)
     return ModelShape(
         architecture=architecture,
@@ -79,16 +82,36 @@ def shape_from_gguf(header: GgufHeader) -> ModelShape:
     )
 
 
+def read_by_type(header: GgufHeader) -> Mapping[str, int]:
+    """Bytes of the matrices that one token is multiplied by, by tensor type, most bytes first."""
+    untied, experts = "output.weight" in header.by_name, _share_of_experts(header)
+    counted: Counter[str] = Counter()
+    for tensor in header.tensors:
+        if len(tensor.shape) > 1:
+            counted[tensor.type.name] += _read(tensor.name, tensor.n_bytes, experts, untied=untied)
+    return {name: n_bytes for name, n_bytes in counted.most_common() if n_bytes}
+
+
 def _active(sizes: dict[str, int], experts: float) -> int:
-    """Parameters that one token reads: of tables that are looked up, a row; of experts, those that run."""
+    """Parameters that one token reads."""
     untied = "output.weight" in sizes
+    return sum(_read(name, n, experts, untied=untied) for name, n in sizes.items())
 
-    def read(name: str, n: int) -> int:
-        if name.startswith("per_layer_token_embd") or (untied and name == "token_embd.weight"):
-            return 0
-        return int(n * experts) if "_exps." in name else n
 
-    return sum(read(name, n) for name, n in sizes.items())
+def _read(name: str, n: int, experts: float, *, untied: bool) -> int:
+    """Of the `n` values or bytes of a tensor, those that one token reads: of tables that are looked up, a row; of
+    experts, those that run."""
+    if name.startswith("per_layer_token_embd") or (untied and name == "token_embd.weight"):
+        return 0
+    return int(n * experts) if "_exps." in name else n
+
+
+def _share_of_experts(header: GgufHeader) -> float:
+    architecture = header.metadata.get("general.architecture")
+    used, count = (
+        _whole(header.metadata.get(f"{architecture}.{key}"), 0) for key in ("expert_used_count", "expert_count")
+    )
+    return used / max(1, count)
 
 
 def _kv_groups(header: GgufHeader, architecture: str) -> tuple[LayerKv, ...]:

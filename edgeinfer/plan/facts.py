@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -97,8 +97,11 @@ class BackendFacts(Protocol):
         """The interpreter, the engine, the tokenizer, the activations of one forward and its logits, in bytes."""
         ...
 
-    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:
-        """Most rows of one forward that equal single rows bit for bit, judged by the tier; None: within rounding."""
+    def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
+        """Most rows of one forward that equal single rows bit for bit; None: within rounding, or not known.
+
+        `tensor_types` are those of the file's matrices, as its header says; empty where the file was not seen.
+        """
         ...
 
     def is_measured_on(self, device: DeviceProfile) -> bool:

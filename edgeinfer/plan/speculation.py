@@ -25,7 +25,9 @@ class Target:
     backend: str
     exit_layer: int | None  # that this backend can use; None: no early exit
     draft_model: str = ""
-    measured_tier: str = ""  # the tier, where the reports' x86 figures hold for this device and backend; else ""
+    measured_types: frozenset[str] = (
+        frozenset()
+    )  # of the file's tensors, where docs/speculation.md measured such a device
 
     @property
     def n_layers(self) -> int:
@@ -51,14 +53,14 @@ def plan_speculation(
     mode = request.speculation
     if mode == "off":
         return SpeculationPlan("off", (), note="turned off")
-    facts, tier = chosen.facts, chosen.artifact.tier
-    measured_tier = tier if facts.is_measured_on(device) else ""
-    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, measured_tier)
+    facts, types = chosen.facts, chosen.artifact.tensor_types
+    measured_types = types if facts.is_measured_on(device) else frozenset()
+    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, measured_types)
     wanted = [drafter for drafter in drafters if mode in ("auto", drafter.name)]
     if mode != "auto":
         _check_possible(mode, wanted, target)
     possible = [drafter for drafter in wanted if not target.lacks(drafter.needs)]
-    exact_rows = facts.exact_rows(device, tier, chosen.kv_type)
+    exact_rows = facts.exact_rows(device, types, chosen.kv_type)
     off = f"; no early exit: {chosen.no_early_exit}" if chosen.no_early_exit else ""
     return SpeculationPlan(
         mode,

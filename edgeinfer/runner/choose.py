@@ -11,6 +11,7 @@ from edgeinfer.device import detect, named
 from edgeinfer.errors import ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
+from edgeinfer.runner.local_files import with_own_tensors
 
 __all__ = ["choose", "resolve"]
 
@@ -31,6 +32,7 @@ def choose(
     facts = [one for one in backends.FACTS if not one.on_request_only or one.name == request.backend]
     probes = {} if device or not installed_only else {one.name: backends.get(one.name).probe() for one in facts}
     catalog, request = resolve(load_catalog(), request, offline=offline)
+    catalog = with_own_tensors(catalog, request.model)
     plan = make_plan(profile, catalog, facts, request, drafters=drafter_facts(), probes=probes)
     if request.draft_model and plan.draft is None:
         raise UsageError(

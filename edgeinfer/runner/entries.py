@@ -118,7 +118,16 @@ def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[M
     n_files = max(1, len(header.parts))
     able = [one.name for one in backends.FACTS if one.reads_gguf(facts.shape.architecture, n_files=n_files)]
     artifacts = tuple(
-        Artifact(backend, facts.tier or "unknown", facts.n_bytes, file.repo, file.file, file.revision, file.sha256)
+        Artifact(
+            backend,
+            facts.tier or "unknown",
+            facts.n_bytes,
+            file.repo,
+            file.file,
+            file.revision,
+            file.sha256,
+            tensors=facts.tensors,
+        )
         for backend in able
     )
     entry = ModelEntry(

@@ -8,16 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import edgeinfer
 from edgeinfer import backends
-from edgeinfer.catalog import Artifact
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafting import measure, opened_draft_model
-from edgeinfer.errors import ArtifactError, DownloadError, UsageError
-from edgeinfer.hub import PackagedFile, is_offline, locate, locate_packaged, pull, pull_packaged
+from edgeinfer.errors import DownloadError, UsageError
+from edgeinfer.hub import PackagedFile, is_offline, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
+from edgeinfer.runner.local_files import local_path
 from edgeinfer.runner.model import LoadedModel, Parts
 from edgeinfer.text import decoded
 
@@ -25,28 +24,10 @@ __all__ = ["Downloads", "bring", "load", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
 TEMPLATE_HINT = "name a Jinja file; `--template chatml` uses a plain one instead"
-MIXED_TENSORS = (
-    "this file mixes quantizations, so the engine rounds a batch differently from a single token: with speculation, a "
-    "token may differ when the two best candidates are nearly tied; --speculation off is plain decoding"
-)
 NO_TEMPLATE = (
     "this file has no chat template: ChatML is used, which may not be what the model was trained on; "
     "`edgeinfer run --raw` continues a text without a template"
 )
-
-
-def local_path(artifact: Artifact) -> Path | None:
-    """Where the artifact lies on this machine; None when it has to be fetched."""
-    if artifact.embedded:
-        path = Path(edgeinfer.__file__).parent / artifact.file
-        if not path.exists():
-            raise ArtifactError(f"the embedded model is missing: {path}", hint="install edgeinfer again")
-        return path
-    if artifact.package:
-        return locate_packaged(artifact.package, artifact.file)
-    if not artifact.repo:
-        return Path(artifact.file)
-    return locate(artifact.repo, artifact.file, artifact.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +65,7 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
         source = source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text
         words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
-        notes = tuple(note for note in (model.note, rounding(plan, model), "" if source else NO_TEMPLATE) if note)
+        notes = tuple(note for note in (model.note, "" if source else NO_TEMPLATE) if note)
         return LoadedModel(plan, Parts(model, words, draft_model, costs, stack.pop_all().close), notes=notes)
 
 
@@ -102,12 +83,6 @@ def open(  # noqa: A001  # the name until 0.1
     elif draft and isinstance(what, Plan) and what.draft is None:
         raise UsageError("the plan opens no draft model", hint="choose it with Request(draft_model=...)")
     return load(what, template=template, downloads=downloads)
-
-
-def rounding(plan: Plan, model: Model) -> str:
-    """What the plan promised by the tier's name, and the file's own tensors do not hold."""
-    promised = bool(plan.speculation.drafters) and plan.speculation.exact
-    return MIXED_TENSORS if promised and model.exact_rows is None else ""
 
 
 def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:

@@ -1,5 +1,6 @@
 """The llama.cpp backend on tiny random models: what conformance does not see."""
 
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from edgeinfer.backends.gguf import BACKEND, llama
 from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.facts import FACTS
 from edgeinfer.backends.gguf.logs import EngineLog
-from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
+from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
 from edgeinfer.backends.gguf.quantize import quantize
 from edgeinfer.backends.gguf.threads import fastest_threads
 from edgeinfer.errors import ArtifactError, EngineError, RewindError, UsageError
@@ -202,6 +203,15 @@ def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_
         assert np.array_equal(rows, singly) == (kv_type != "f16")
     finally:
         model.close()
+
+
+def test_that_drafts_may_change_a_token_is_said_where_the_tensors_are_the_reason(tmp_path: Path) -> None:
+    q8 = read_header(write_tiny(tmp_path / "q8.gguf", Tiny(tier="Q8_0")))
+    f16 = read_header(write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16")))
+    x86 = platform.machine() == "x86_64"
+    assert ("(F16)" in rounding_note(f16, EngineSettings(2, "q8_0/f16"))) == x86
+    assert rounding_note(q8, EngineSettings(2, "q8_0/f16")) == ""
+    assert rounding_note(f16, EngineSettings(2, "f16")) == ""  # K and V are the reason, which the plan knew
 
 
 def test_tokenizer(model: GgufModel) -> None:

@@ -61,8 +61,10 @@ def device(free_gb: float = 8, gb_per_s: float = 100) -> DeviceProfile:
     )
 
 
-def artifact(gb: float, tier: str = "Q4_K_M", backend: str = "gguf") -> Artifact:
-    return Artifact(backend, tier, int(gb * GB), "org/model", f"model-{tier}.gguf")
+def artifact(gb: float, tier: str = "Q4_K_M", backend: str = "gguf", tensors: tuple[str, ...] = ()) -> Artifact:
+    n_bytes = int(gb * GB)
+    by_type = tuple((name, n_bytes // len(tensors)) for name in tensors)
+    return Artifact(backend, tier, n_bytes, "org/model", f"model-{tier}.gguf", tensors=by_type)
 
 
 def model(name: str, rank: int, *artifacts: Artifact, shape: ModelShape = SHAPE) -> ModelEntry:

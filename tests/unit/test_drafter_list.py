@@ -29,7 +29,7 @@ def with_echo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(tier: str = "Q4_0", **how: object) -> Plan:
-    entry = replace(model("tiny", 1, artifact(0.5, tier)), exit_layer=3)
+    entry = replace(model("tiny", 1, artifact(0.5, tier, tensors=(tier,))), exit_layer=3)
     small = model("small", 2, artifact(0.1, tier))
     request = Request(model="tiny", **how)  # type: ignore[arg-type]
     return make_plan(device(), catalog(entry, small), [GGUF], request, drafters=drafters.drafter_facts())
@@ -97,10 +97,36 @@ def test_the_note_says_what_is_tried_and_what_it_may_gain() -> None:
 
 def test_no_gain_is_claimed_that_was_not_measured() -> None:
     named = replace(device(), cpu_features=frozenset())
-    entry = model("tiny", 1, artifact(0.5, "Q4_0"))
+    entry = model("tiny", 1, artifact(0.5, "Q4_0", tensors=("Q4_0",)))
     plan = make_plan(named, catalog(entry), [GGUF], Request(), drafters=drafters.drafter_facts())
     assert plan.speculation.drafters == ("lookup",)
     assert "copied" not in plan.speculation.note
+
+
+@pytest.mark.parametrize(
+    ("tier", "tensors", "max_rows", "exact", "gain"),
+    [
+        ("Q4_K_M", ("Q4_K", "Q6_K"), 3, True, " (about 1.1x on copied text)"),
+        ("Q4_K_M", ("Q8_0", "Q5_0", "Q4_K", "Q6_K"), 16, False, ""),  # 640 columns are no whole block of 256
+        ("Q4_1", ("Q4_1", "Q8_0"), 8, True, ""),
+        ("Q4_0", ("Q8_0",), 16, True, " (about 1.5x on copied text)"),
+        ("Q4_0", (), 16, False, ""),  # a file that was not seen
+    ],
+)
+def test_rows_and_gains_follow_from_the_tensors_and_never_from_the_name_of_the_tier(
+    tier: str, tensors: tuple[str, ...], max_rows: int, exact: bool, gain: str
+) -> None:
+    entry = model("tiny", 1, artifact(0.5, tier, tensors=tensors))
+    plan = make_plan(device(), catalog(entry), [GGUF], Request(), drafters=drafters.drafter_facts())
+    found, tokens = plan.speculation, "same tokens as plain decoding" if exact else "same tokens up to rounding"
+    assert (found.max_rows, found.exact) == (max_rows, exact)
+    assert found.note == f"prompt lookup for repeated text{gain}; plain decoding where that is faster; {tokens}"
+
+
+def test_a_file_that_is_here_is_asked_itself() -> None:
+    plan = edgeinfer.choose(Request(model="demo", backend="gguf"), device="laptop-x86-32gb")
+    assert plan.artifact.tensors == (("Q4_0", 25_952_256),)
+    assert plan.speculation.exact
 
 
 def test_without_a_possible_drafter_the_note_says_so() -> None:

@@ -251,7 +251,8 @@ def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
 
 
 def test_speculation() -> None:
-    plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q4_K_M"), drafters=drafter_facts())
+    seen = model("small", 1, artifact(0.5, "Q4_K_M", tensors=("Q4_K", "Q6_K")))
+    plan = make_plan(device(), catalog(seen), [GGUF], Request(), drafters=drafter_facts())
     assert (plan.speculation.drafters, plan.speculation.max_rows) == (("lookup",), 3)
     plan = make_plan(device(), catalog(SMALL), [GGUF], Request(tier="Q8_0"), drafters=drafter_facts())
     assert plan.speculation.max_rows == 16

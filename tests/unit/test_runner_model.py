@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 import edgeinfer
-from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.errors import ArtifactError, DownloadError, UsageError
-from edgeinfer.plan.types import SpeculationPlan
-from edgeinfer.runner.opening import MIXED_TENSORS, NO_TEMPLATE, Downloads, bring
+from edgeinfer.runner.opening import NO_TEMPLATE, Downloads, bring
 from edgeinfer.types import GREEDY, Message, Sampling
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -87,22 +85,6 @@ def test_it_loads_exactly_what_choose_chose(model: Path) -> None:
     with edgeinfer.load(request_for(model)) as loaded:
         same_machine = dataclasses.replace(loaded.plan, device=plan.device, budget_bytes=plan.budget_bytes)
         assert dataclasses.replace(same_machine, reasons=plan.reasons) == plan
-
-
-@pytest.mark.parametrize(
-    ("drafters", "promised", "holds", "said"),
-    [(("lookup",), True, True, False), (("lookup",), True, False, True), (("lookup",), False, False, False),
-     ((), True, False, False)],
-)  # fmt: skip
-def test_a_file_that_does_not_hold_what_its_tier_promises_is_named(
-    model: Path, monkeypatch: pytest.MonkeyPatch, drafters: tuple[str, ...], promised: bool, holds: bool, said: bool
-) -> None:
-    if not holds:
-        monkeypatch.setattr(ReferenceModel, "exact_rows", None)
-    speculation = SpeculationPlan("lookup", drafters, max_rows=4, exact=promised)
-    plan = dataclasses.replace(edgeinfer.choose(request_for(model)), speculation=speculation)
-    with edgeinfer.load(plan) as loaded:
-        assert (MIXED_TENSORS in loaded.notes) is said
 
 
 def test_the_second_turn_runs_only_what_is_new(loaded: edgeinfer.LoadedModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,7 +56,7 @@ class ExecutorchFacts:
         base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
         return base + forward_bytes(shape, _PREFILL_ROWS, _MAX_ROWS)
 
-    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:  # noqa: ARG002
+    def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS  # 8da4w: on x86 and three emulated Arm cores; a bundle's manifest says what was measured
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002

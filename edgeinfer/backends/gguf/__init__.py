@@ -55,7 +55,7 @@ class GgufBackend:
         if not isinstance(header, GgufHeader):
             raise ArtifactError(f"{path} is a folder; llama.cpp loads one .gguf file")
         llama = _engine()
-        from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked
+        from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
         from edgeinfer.backends.gguf.threads import fastest_threads
 
         n_gpu_layers = -1 if plan.device.accelerators else 0
@@ -68,6 +68,8 @@ class GgufBackend:
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)
+            if plan.speculation.drafters:
+                model.note = "; ".join(note for note in (model.note, rounding_note(header, settings)) if note)
             return model
         except BaseException:
             loaded.close()

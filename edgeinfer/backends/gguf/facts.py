@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,11 +49,6 @@ _EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
     (frozenset({"Q4_0", "Q6_K"}), 5),
     (frozenset({"Q4_K", "Q6_K"}), 3),
 )
-_TYPES_OF_TIER: Final[Mapping[str, frozenset[str]]] = {
-    "Q8_0": frozenset({"Q8_0"}),
-    "Q4_0": frozenset({"Q4_0"}),
-    "Q4_K_M": frozenset({"Q4_K", "Q6_K"}),
-}
 
 _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
@@ -61,7 +56,7 @@ _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
 def exact_rows_of(tensor_types: Set[str]) -> int | None:
     """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86."""
-    return next((rows for types, rows in _EXACT_ROWS if tensor_types <= types), None)
+    return next((rows for types, rows in _EXACT_ROWS if tensor_types and tensor_types <= types), None)
 
 
 def splits_keys(kv_type: KvType) -> bool:
@@ -115,11 +110,10 @@ class LlamaCppFacts:
         base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
         return base + forward_bytes(shape, PREFILL_ROWS, N_OUTPUTS) + (_exit_bytes(shape) if early_exit else 0)
 
-    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:
+    def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
-        types = _TYPES_OF_TIER.get(tier)
-        return exact_rows_of(types) if types else None
+        return exact_rows_of(tensor_types)
 
     def is_measured_on(self, device: DeviceProfile) -> bool:
         return _runs_on_x86(device)

@@ -22,7 +22,7 @@ from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
 from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineError
 from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.shape import shape_from_gguf
+from edgeinfer.formats.shape import read_by_type, shape_from_gguf
 from edgeinfer.protocols import Ask, Row
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -39,11 +39,25 @@ def matrix_bytes(header: GgufHeader) -> Mapping[str, int]:
 
 def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
     """Model.exact_rows for this file, opened like this, on this processor."""
+    return facts.exact_rows_of(read_by_type(header).keys()) if _may_be_exact(settings) else None
+
+
+def rounding_note(header: GgufHeader, settings: EngineSettings) -> str:
+    """Said where the types of the file's tensors are what keeps several rows from equalling single ones; else ""."""
+    types = read_by_type(header)
+    if not _may_be_exact(settings) or facts.exact_rows_of(types.keys()):
+        return ""
+    return (
+        f"llama.cpp rounds several rows of this file's tensors ({', '.join(types)}) differently from a single one: "
+        "with drafts, a token may differ where the best two are nearly tied. `--speculation off` is exactly plain "
+        "decoding, without the gain on repeated text"
+    )
+
+
+def _may_be_exact(settings: EngineSettings) -> bool:
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
     split = facts.splits_keys(settings.kv_type) and settings.n_threads > 1
-    if not x86 or split or settings.n_gpu_layers:
-        return None
-    return facts.exact_rows_of(matrix_bytes(header).keys())
+    return x86 and not split and not settings.n_gpu_layers
 
 
 def is_repacked(header: GgufHeader) -> bool:

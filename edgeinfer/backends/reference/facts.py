@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +55,7 @@ class ReferenceFacts:
         base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
         return base + forward_bytes(shape, _PREFILL_ROWS, _MAX_ROWS)
 
-    def exact_rows(self, device: DeviceProfile, tier: str, kv_type: KvType) -> int | None:  # noqa: ARG002
+    def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002

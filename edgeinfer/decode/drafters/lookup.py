@@ -135,12 +135,17 @@ class LookupEstimator:
 
 
 # docs/speculation.md: greedy copies on two x86 cores, with every drafter. Wide weights leave the processor waiting for
-# memory, so more rows at once cost little. Q4_K_M is limited to three batch-invariant rows.
-SPEEDUP_ON_COPIED_TEXT: Final = {"F16": 2.0, "Q8_0": 1.5, "Q4_0": 1.3, "Q4_K_M": 1.1}
+# memory, so more rows at once cost little. Q4_K with Q6_K is limited to three batch-invariant rows.
+SPEEDUP_ON_COPIED_TEXT: Final = {
+    frozenset({"F16"}): 2.0,
+    frozenset({"Q8_0"}): 1.5,
+    frozenset({"Q4_0"}): 1.3,
+    frozenset({"Q4_K", "Q6_K"}): 1.1,
+}
 
 
 def _note(target: Target) -> str:
-    speedup = SPEEDUP_ON_COPIED_TEXT.get(target.measured_tier)
+    speedup = SPEEDUP_ON_COPIED_TEXT.get(target.measured_types)
     return "prompt lookup for repeated text" + (f" (about {speedup:.1f}x on copied text)" if speedup else "")
 
 
