@@ -57,6 +57,9 @@ class Sampling:
     min_p: float = 0.0  # 0: off
     repeat_penalty: float = 1.0  # 1: off
     repeat_last_n: int = 64  # tokens that the penalty looks back on
+    presence_penalty: float = 0.0  # 0: off; taken from the logit of a token that the answer has
+    frequency_penalty: float = 0.0  # 0: off; the same, for each time that the answer has it
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, added to its logit); a token at most once
     seed: int = 0
 
 

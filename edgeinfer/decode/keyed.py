@@ -43,7 +43,7 @@ class KeyedRound:
         self._round = round
         self._sampler = sampler
         self._index = index
-        self._context = sampler.looks_back(context)[:-1]
+        self._context = sampler.looks_back(context, index)[:-1]
 
     def draft(self, token: TokenLike) -> Row:
         token = as_id(token)

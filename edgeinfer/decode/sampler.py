@@ -1,7 +1,8 @@
-"""Choosing a token from a row: penalty, temperature, truncation, then the Gumbel-max trick with keyed noise.
+"""Choosing a token from a row: bias, penalties, temperature, truncation, then the Gumbel-max trick with keyed noise.
 
 The pick at an index of the answer depends on the row, the seed and the index alone, so every way to come by the row
-gives the same token. Order: repetition penalty, temperature, top-k, top-p, min-p; each renormalizes for the next.
+gives the same token. Order: bias, repetition penalty, presence and frequency
+penalties, temperature, top-k, top-p, min-p; each renormalizes for the next.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         _check(sampling)
         self.sampling = sampling
-        self._penal = sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0
-        self.greedy = sampling.temperature == 0.0 and not self._penal
+        self._repeats = sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0
+        self._counts = sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+        self._changes = self._repeats or self._counts or bool(sampling.logit_bias)
+        self.greedy = sampling.temperature == 0.0 and not self._changes
 
     def pick(self, row: Logits, index: int, context: Tokens) -> int:
         """The token at `index` of the answer. row: [V] float32; `context` ends with the token before it."""
-        row = self._penalized(row, context)
+        row = self._adjusted(row, index, context)
         if self.sampling.temperature == 0.0:
             return int(row.argmax())
         ids, scaled = self._kept(row)
@@ -42,12 +45,14 @@ class Sampler:
             return int(ids[0])
         return int(ids[(scaled + gumbel(self.sampling.seed, index, ids)).argmax()])
 
-    def probabilities(self, row: Logits, context: Tokens) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    def probabilities(
+        self, row: Logits, context: Tokens, index: int = 0
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
         """What `pick` draws from: token ids [n] and their probabilities [n] float64, most likely first.
 
         Tokens less likely than e^-41 of the first are left out: no noise could lift them.
         """
-        row = self._penalized(row, context)
+        row = self._adjusted(row, index, context)
         if self.sampling.temperature == 0.0:
             return np.array([row.argmax()]), np.ones(1)
         ids, scaled = self._kept(row)
@@ -55,19 +60,30 @@ class Sampler:
         weights = np.exp(scaled[order])
         return ids[order], weights / weights.sum()
 
-    def looks_back(self, context: Tokens) -> list[int]:
-        """The part of `context` that a pick depends on."""
-        return list(context[-self.sampling.repeat_last_n :]) if self._penal else []
+    def looks_back(self, context: Tokens, index: int) -> list[int]:
+        """The part of `context` that the pick at `index` of the answer depends on."""
+        n = max(self.sampling.repeat_last_n if self._repeats else 0, index if self._counts else 0)
+        return newest(context, n)
 
-    def _penalized(self, row: Logits, context: Tokens) -> Logits:
-        """CTRL's penalty (arXiv 1909.05858): a repeated token's logit is divided, or multiplied below zero."""
-        seen = self.looks_back(context)
-        if not seen:
+    def _adjusted(self, row: Logits, index: int, context: Tokens) -> Logits:
+        """The row with its bias and penalties.
+
+        CTRL's penalty (arXiv 1909.05858) divides a repeated token's logit, or multiplies it below zero. The other two
+        are OpenAI's: so much less for a token that is in the answer, and for each time that it is.
+        """
+        if not self._changes:
             return row
-        penalty = np.float32(self.sampling.repeat_penalty)
+        how = self.sampling
         row = row.copy()
-        values = row[seen]
-        row[seen] = np.where(values > 0, values / penalty, values * penalty)
+        for token, bias in how.logit_bias:
+            row[token] += np.float32(bias)
+        if self._repeats:
+            seen = newest(context, how.repeat_last_n)
+            penalty, values = np.float32(how.repeat_penalty), row[seen]
+            row[seen] = np.where(values > 0, values / penalty, values * penalty)
+        if self._counts and index:
+            said, times = np.unique(newest(context, index), return_counts=True)
+            row[said] -= (how.presence_penalty + how.frequency_penalty * times).astype(np.float32)
         return row
 
     def _kept(self, row: Logits) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
@@ -91,6 +107,11 @@ class Sampler:
             likely = scaled >= np.log(how.min_p)
             ids, scaled = ids[likely], scaled[likely]
         return ids, scaled
+
+
+def newest(context: Tokens, n: int) -> list[int]:
+    """The last `n` tokens, or all where there are fewer."""
+    return list(context[-n:]) if n else []
 
 
 def _largest(row: Logits, k: int, floor: float) -> npt.NDArray[np.intp]:
@@ -148,6 +169,8 @@ def _check(sampling: Sampling) -> None:
         ("min-p", sampling.min_p, 0.0, 1.0),
         ("repeat-penalty", sampling.repeat_penalty, 1e-3, 1e3),
         ("repeat-last-n", sampling.repeat_last_n, 0, float("inf")),
+        ("presence-penalty", sampling.presence_penalty, -2.0, 2.0),
+        ("frequency-penalty", sampling.frequency_penalty, -2.0, 2.0),
     )
     if 0.0 < sampling.temperature < 1e-3:
         raise UsageError(f"temperature must be 0 (greedy) or at least 0.001; received {sampling.temperature:g}")

@@ -199,3 +199,33 @@ def test_logits_that_are_no_numbers_are_refused(bad: float) -> None:
 def test_settings_out_of_range_are_refused(how: Sampling) -> None:
     with pytest.raises(UsageError, match="must be"):
         Sampler(how)
+
+
+def test_presence_and_frequency_count_the_tokens_of_the_answer_only() -> None:
+    prompt, answer = (0, 0, 0), (6, 1, 6)
+    present = Sampler(Sampling(temperature=0.0, presence_penalty=0.6))
+    assert present.pick(ROW, 3, prompt + answer) == 0  # 6: 1.5 - 0.6, 1: 1.0 - 0.6, and 0 is no token of the answer
+    ids, p = Sampler(Sampling(frequency_penalty=0.5)).probabilities(ROW, prompt + answer, 3)
+    shares = dict(zip(ids.tolist(), np.log(p), strict=True))
+    assert shares[0] - shares[6] == pytest.approx(2.0 - (1.5 - 2 * 0.5))
+    assert shares[0] - shares[1] == pytest.approx(2.0 - (1.0 - 0.5))
+    assert Sampler(Sampling(temperature=0.0, presence_penalty=2.0)).pick(ROW, 0, prompt) == 0
+
+
+def test_a_bias_is_added_to_the_logit() -> None:
+    assert Sampler(Sampling(temperature=0.0, logit_bias=((5, 4.5),))).pick(ROW, 0, ()) == 5
+    assert Sampler(Sampling(temperature=0.0, logit_bias=((0, -100.0),))).pick(ROW, 0, ()) == 6
+    assert not Sampler(Sampling(temperature=0.0, logit_bias=((0, 1.0),))).greedy
+    assert ROW[0] == 2.0  # the row itself stays
+
+
+def test_a_pick_needs_no_more_of_the_context_than_it_looks_back_on() -> None:
+    context = tuple(range(8)) * 3
+    for how in (
+        Sampling(repeat_penalty=2.0, repeat_last_n=3),
+        Sampling(presence_penalty=1.0),
+        Sampling(repeat_penalty=2.0, repeat_last_n=3, frequency_penalty=0.5),
+    ):
+        sampler = Sampler(how)
+        for index in (0, 1, 5):
+            assert sampler.pick(ROW, index, sampler.looks_back(context, index)) == sampler.pick(ROW, index, context)
