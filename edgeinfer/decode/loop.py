@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.sampler import Sampler
@@ -15,10 +16,13 @@ from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse
 from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.prefill import chunk_size
 from edgeinfer.protocols import Ask, Drafter, Model, Round, Row, TokenLike, as_id
-from edgeinfer.types import Prompt, Sampling, compact
+from edgeinfer.types import Prompt, Sampling, Tokens, compact
 from edgeinfer.window import WindowPolicy
 
 __all__ = ["Decoder"]
+
+FORCED = "forced"  # the arm of drafts that a constraint names
+MAX_FORCED_ROWS = 8
 
 _PLAIN = Fixed(NONE)
 _NO_DRAFTERS: Mapping[str, Drafter] = {}
@@ -33,6 +37,7 @@ class _Answer:
     max_tokens: int
     stop_tokens: frozenset[int]
     first_index: int
+    constraint: Constraint | None
     entry: Reuse | None  # how the prompt meets the cache; None once it has
     gone_before: int  # tokens of the conversation that were out of sight when it began
     started: float = 0.0
@@ -57,6 +62,7 @@ class _Round:
     arm: Arm
     chosen: float  # when the arm was
     drafted: float  # when the last draft was made
+    alone: bool  # no other conversation is in the step, so that its time is that of this round
 
 
 class Decoder:
@@ -93,6 +99,36 @@ class Decoder:
         """Whether an answer has been started and has not ended."""
         return self._answer is not None
 
+    @property
+    def prefilling(self) -> bool:
+        """Whether the next ask is a chunk of a prompt, as far as is known before it."""
+        answer = self._answer
+        return answer is not None and (answer.entry is not None or bool(answer.waiting))
+
+    @property
+    def n_waiting(self) -> int:
+        """Tokens of the prompt that are still to be run."""
+        answer = self._answer
+        if answer is None:
+            return 0
+        return len(answer.waiting) if answer.entry is None else len(answer.prompt.tokens) - answer.entry.shared
+
+    @property
+    def tokens(self) -> Tokens:
+        """The conversation so far, those that have left the window included."""
+        return self._timeline.tokens
+
+    def adopt(self, tokens: Tokens) -> None:
+        """The cache was filled with `tokens` by other means than an answer: they are the conversation now."""
+        self.stop()
+        self._timeline = Timeline(compact(tokens))
+
+    def forget(self) -> None:
+        """End the answer and the conversation: the next prompt is run whole."""
+        self.stop()
+        self.cache.rewind(0)
+        self._timeline = Timeline()
+
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
     ) -> Iterator[int]:
@@ -105,12 +141,19 @@ class Decoder:
         return self._emit(self.stats)
 
     def start(
-        self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        stop_tokens: frozenset[int],
+        first_index: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         """Begin an answer. An answer that is still running ends.
 
-        `first_index` is the index in the answer of the first token, for an answer that is continued. Raises UsageError
-        for a prompt that does not fit.
+        `first_index` is the index in the answer of the first token, for an answer that is continued. `constraint` is
+        new, or has accepted the tokens before that. Raises UsageError for a prompt that does not fit.
         """
         if max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1; received {max_tokens}")
@@ -120,12 +163,14 @@ class Decoder:
         entry = reuse(self._timeline, self.cache.length, prompt, self._policy)
         gone = max(0, min(self._gone(), entry.shared - prompt.n_system))  # nothing yet in another conversation
         self._interrupted = False
-        self._answer = _Answer(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index, entry, gone)
+        self._answer = _Answer(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index, constraint, entry, gone)
 
-    def begin(self, max_rows: int | None = None) -> Ask:
+    def begin(self, max_rows: int | None = None, *, alone: bool = True) -> Ask:
         """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
 
-        Call `end` with the rows, or `stop` when the engine gave none. Raises EngineError, which ends the answer.
+        `alone` says that no other conversation is in the step. Beside others a round drafts nothing, and its time
+        teaches the controller nothing. Call `end` with the rows, or `undo` or `stop` when the engine gave none. Raises
+        EngineError, which ends the answer.
         """
         answer = self._answer
         if answer is None or self._step is not None:
@@ -139,7 +184,7 @@ class Decoder:
             if answer.waiting:
                 self._step = self._begin_chunk(answer, began, max_rows)
             else:
-                self._step = self._begin_round(answer, began)
+                self._step = self._begin_round(answer, began, alone=alone)
         except BaseException:
             self._finish("")
             raise
@@ -166,6 +211,13 @@ class Decoder:
         elif self.stats.emitted >= answer.max_tokens:
             self._finish("length")
         return tokens
+
+    def undo(self) -> None:
+        """Roll back the ask that was begun, for which the engine gave no rows. `begin` may be called again."""
+        step = self._round
+        self._step = self._round = None
+        if step is not None:
+            step.rollback()
 
     def stop(self) -> None:
         """End the running answer, if there is one. An ask without its rows is rolled back."""
@@ -245,15 +297,16 @@ class Decoder:
             stats.first_token_s = perf_counter() - answer.started
         return tokens
 
-    def _begin_round(self, answer: _Answer, began: float) -> _Round:
+    def _begin_round(self, answer: _Answer, began: float, *, alone: bool) -> _Round:
         context = self._timeline.tokens
         depth = min(self._policy.room(self.cache.length), answer.max_tokens - self.stats.emitted) - 1
-        arm = self._controller.choose(depth)
+        forced = self._forced(answer, depth)
+        arm = Arm(FORCED, len(forced)) if forced else self._controller.choose(depth) if alone else NONE
         chosen = perf_counter()
         self._round = step = self.cache.begin(1 + arm.depth)
-        proposed = self._propose(answer, arm, step) if arm.depth else ()
+        proposed = forced or (self._propose(answer, arm, step) if arm.depth else ())
         tokens = [context[-1], *proposed]
-        return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter())
+        return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter(), alone)
 
     def _end_round(self, answer: _Answer, step: _Round, rows: Sequence[Row]) -> list[int]:
         """The tokens that a round emits, the last of which is not yet in the cache."""
@@ -265,9 +318,17 @@ class Decoder:
         outcome = Outcome(len(drafts), accepted, len(tokens), step.drafted - step.chosen, ended - step.drafted)
         for drafter in self._drafters.values():
             drafter.extend(tokens)
-        self._controller.observe(step.arm, outcome)
+        if step.alone and step.arm.name != FORCED:
+            self._controller.observe(step.arm, outcome)
         self.stats.add(step.arm.name, outcome, perf_counter() - step.began)
         return tokens
+
+    def _forced(self, answer: _Answer, depth: int) -> Sequence[TokenLike]:
+        """Drafts that the constraint all but names: nearly all are accepted, so no controller is asked."""
+        if answer.constraint is None or depth < 1:
+            return ()
+        most = min(depth, (self._model.exact_rows or MAX_FORCED_ROWS) - 1, MAX_FORCED_ROWS - 1)
+        return answer.constraint.forced()[:most]
 
     def _propose(self, answer: _Answer, arm: Arm, round: Round) -> Sequence[TokenLike]:
         context = self._timeline.tokens
@@ -288,9 +349,14 @@ class Decoder:
         return tokens
 
     def _pick(self, answer: _Answer, row: Row, ahead: int = 0) -> int:
-        if answer.sampler.greedy:
+        constraint = answer.constraint
+        if constraint is None and answer.sampler.greedy:
             return row.argmax()
-        return answer.sampler.pick(row.numpy(), self._index(answer) + ahead, self._timeline.tokens)
+        logits = row.numpy() if constraint is None else constraint.masked(row.numpy())
+        token = answer.sampler.pick(logits, self._index(answer) + ahead, self._timeline.tokens)
+        if constraint is not None:
+            constraint.accept(token)
+        return token
 
     def _index(self, answer: _Answer) -> int:
         return answer.first_index + self.stats.emitted
