@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,6 +64,13 @@ class PromptBuilder:
         self._marks = Marks()
         self.opening = ""  # what the template wrote after the last message, to open the answer
         self.stops: tuple[str, ...] = ()  # texts that end an answer, where no token of the vocabulary does
+
+    def fresh(self) -> PromptBuilder:
+        """A builder for the same template that remembers no conversation: its prompts depend on the messages alone."""
+        other = copy.copy(self)
+        other._writer = self._writer.fresh()
+        other._text, other._tokens, other._marks = "", compact(), Marks()
+        return other
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
         """The prompt of the whole conversation. Its system prompt is all that the template writes before the first

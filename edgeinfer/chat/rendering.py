@@ -45,6 +45,12 @@ class ConversationWriter:
         self._last = NOTHING
         self._is_local = True
 
+    def fresh(self) -> ConversationWriter:
+        """A writer that remembers no conversation, but what this one has learned about the template."""
+        other = ConversationWriter(self._template)
+        other._frames = self._frames
+        return other
+
     def frames(self, variables: Mapping[str, Any]) -> Frames:
         key = repr(sorted(variables.items()))
         if key not in self._frames:

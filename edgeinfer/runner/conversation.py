@@ -74,17 +74,10 @@ class Conversation:
 
         Raises UsageError for an empty prompt.
         """
-        if isinstance(prompt, str):
-            encode, bos = self._tokenizer.encode, self._tokenizer.bos_text
-            prompt = [*encode(bos, special=True), *encode(prompt.removeprefix(bos), special=False)]
-        if not prompt:
-            raise UsageError("the prompt is empty")
-        wrong = next((token for token in prompt if not 0 <= token < self._tokenizer.n_vocab), None)
-        if wrong is not None:
-            raise UsageError(f"token {wrong} is not in the vocabulary: ids are 0 to {self._tokenizer.n_vocab - 1}")
+        ready = raw_prompt(prompt, self._tokenizer)
         self.end_answer()
         writer = Writer(self._decoder, self._tokenizer, settings=settings)
-        return self._stream(writer, Prompt(tuple(prompt)), settings, lambda: None)
+        return self._stream(writer, ready, settings, lambda: None)
 
     def end_answer(self) -> None:
         """End the answer that still runs: what it has said is part of the conversation. Raises UsageError if closed."""
@@ -114,6 +107,19 @@ class Conversation:
             raise UsageError("this conversation is closed")
         finally:
             keep()
+
+
+def raw_prompt(prompt: RawPrompt, tokenizer: Tokenizer) -> Prompt:
+    """A prompt without a chat template. Raises UsageError for an empty one, and for ids that are no tokens."""
+    if isinstance(prompt, str):
+        encode, bos = tokenizer.encode, tokenizer.bos_text
+        prompt = [*encode(bos, special=True), *encode(prompt.removeprefix(bos), special=False)]
+    if not prompt:
+        raise UsageError("the prompt is empty")
+    wrong = next((token for token in prompt if not 0 <= token < tokenizer.n_vocab), None)
+    if wrong is not None:
+        raise UsageError(f"token {wrong} is not in the vocabulary: ids are 0 to {tokenizer.n_vocab - 1}")
+    return Prompt(tuple(prompt))
 
 
 def as_messages(messages: Messages) -> list[Message]:

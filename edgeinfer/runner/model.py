@@ -117,6 +117,13 @@ class LoadedModel:
         return self._own
 
     def _new_conversation(self) -> Conversation:
+        decoder, free = self._new_decoder()
+        conversation = Conversation(self.plan, decoder, self._parts.model.tokenizer, self._parts.template, free)
+        self._open.append(conversation.close)
+        return conversation
+
+    def _new_decoder(self) -> tuple[Decoder, Callable[[], None]]:
+        """A decoder, and what frees it."""
         if self._closed:
             raise UsageError("this model is closed")
         self._open = [close for close in self._open if close.alive]
@@ -132,8 +139,31 @@ class LoadedModel:
             stack.callback(drafting.close)
             decoder = Decoder(parts.model, self.plan.window, controller=drafting.controller, drafters=drafting.drafters)
             stack.callback(decoder.close)
-            conversation = Conversation(
-                self.plan, decoder, parts.model.tokenizer, parts.template, stack.pop_all().close
-            )
-        self._open.append(conversation.close)
-        return conversation
+            free = stack.pop_all().close
+        return decoder, free
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The insides of a loaded model, for a scheduler that runs all its conversations together."""
+
+    model: Model
+    template: Template
+    decoders: tuple[Decoder, ...]  # one for each conversation of the plan
+
+
+def together(loaded: LoadedModel) -> Together:
+    """Open every conversation of the plan. They close with the model.
+
+    Raises UsageError when a conversation is in use.
+    """
+    own, loaded._own = loaded._own, None
+    if own is not None:
+        own.close()
+    decoders = []
+    for _ in range(loaded.plan.n_conversations):
+        decoder, free = loaded._new_decoder()
+        loaded._open.append(weakref.finalize(decoder, free))  # `free` holds the decoder: alive until `close`
+        loaded._open[-1].atexit = False
+        decoders.append(decoder)
+    return Together(loaded._parts.model, loaded._parts.template, tuple(decoders))

@@ -7,6 +7,8 @@ from functools import cached_property
 
 from edgeinfer.backends.gguf.llama import C, LoadedModel
 
+PIECE_BYTES = 64  # enough for nearly every token
+
 
 class GgufTokenizer:
     """See protocols.Tokenizer. It lives as long as its model."""
@@ -17,7 +19,6 @@ class GgufTokenizer:
         self.chat_template = model.metadata("tokenizer.chat_template")
         self.bos_text = self._text(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else ""
         self.eos_text = self._text(C.llama_vocab_eos(self._vocab))
-        self._piece = ctypes.create_string_buffer(64)
 
     @cached_property
     def stop_tokens(self) -> frozenset[int]:
@@ -41,11 +42,12 @@ class GgufTokenizer:
             room = -n
 
     def piece(self, token: int) -> bytes:
-        n = C.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        buffer = ctypes.create_string_buffer(PIECE_BYTES)  # one for each call: threads may share a tokenizer
+        n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         if n < 0:
-            self._piece = ctypes.create_string_buffer(-n)
-            n = C.llama_token_to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
-        return self._piece.raw[:n]
+            buffer = ctypes.create_string_buffer(-n)
+            n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:n]
 
     def _text(self, token: int) -> str:
         if token < 0:
