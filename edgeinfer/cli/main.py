@@ -16,7 +16,21 @@ from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
 from edgeinfer.errors import EdgeInferError, NoPlanError, UsageError
 
-COMMANDS = ("chat", "run", "plan", "pull", "list", "show", "rm", "models", "export", "verify", "bench", "doctor")
+COMMANDS = (
+    "chat",
+    "run",
+    "serve",
+    "plan",
+    "pull",
+    "list",
+    "show",
+    "rm",
+    "models",
+    "export",
+    "verify",
+    "bench",
+    "doctor",
+)
 ALIASES = {"ls": "list"}
 TOP = """\
 edgeinfer runs a language model on the device in front of you

@@ -62,6 +62,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(modes[:-1])} or {modes[-1]}",
     )
     group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
+    parser.set_defaults(conversations=1)  # commands that run several have a flag for it
 
 
 def add_open_options(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +128,7 @@ def request_from(args: argparse.Namespace) -> Request:
         speculation=args.speculation,
         draft_model=args.draft_model,
         force=args.force,
+        conversations=args.conversations,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeinfer.cli.options import add_json_option, add_plan_options, request_from, take_name
+from edgeinfer.cli.options import add_json_option, add_plan_options, count, request_from, take_name
 from edgeinfer.cli.output import show, show_json
 from edgeinfer.errors import UsageError
 
@@ -21,12 +21,15 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
+    add_plan_options(parser)
     parser.add_argument("--device", default="", metavar="SLUG", help="plan for this device in place of the one here")
     parser.add_argument("--devices", action="store_true", help="list the devices that are known by name")
     parser.add_argument("--sources", action="store_true", help="also say where the figures come from")
+    parser.add_argument(
+        "--conversations", type=count, default=1, metavar="N", help="answers that `serve` is to run at once (1)"
+    )
     parser.add_argument("--all", action="store_true", help="also list everything that was not chosen")
     add_json_option(parser)
-    add_plan_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

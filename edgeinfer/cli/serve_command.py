@@ -1,0 +1,73 @@
+"""`edgeinfer serve`: a local server for the clients that people have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgeinfer.cli.options import add_open_options, add_plan_options, count, take_name
+from edgeinfer.cli.output import say, whisper
+from edgeinfer.errors import BackendError, UsageError
+
+HELP = "answer OpenAI, Anthropic and Ollama clients on this machine"
+USAGE = "serve [MODEL] [--conversations N] [--port N] [...]"
+EXAMPLES = """\
+  edgeinfer serve demo                          http://127.0.0.1:8080/v1 for OpenAI clients
+  edgeinfer serve qwen3-4b --conversations 2    two answers at once
+  edgeinfer serve --host 0.0.0.0 --token-file token.txt
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
+    add_plan_options(parser)
+    group = parser.add_argument_group("the server")
+    group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    group.add_argument("--port", type=count, default=8080, metavar="N", help="port to listen on (8080)")
+    group.add_argument(
+        "--conversations", type=count, default=4, metavar="N", help="answers that run at once, each with a window (4)"
+    )
+    group.add_argument("--queue", type=count, metavar="N", help="requests that may wait (4 for each conversation)")
+    group.add_argument("--token-file", default="", metavar="FILE", help="a file with the token that requests must send")
+    group.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
+    group.add_argument("--origin", action="append", default=[], metavar="URL", help="a web page that may ask")
+    add_open_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from edgeinfer.serve.http.safety import Access
+        from edgeinfer.serve.run import serve
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"the server needs {error.name}, which is not installed", hint="pip install 'edgeinfer[serve]'"
+        ) from error
+    from edgeinfer.cli.opening import load_from, plan_from, say_choice
+    from edgeinfer.serve.models import Models
+    from edgeinfer.serve.served import ServedModel
+
+    take_name(args)
+    access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
+    plan = plan_from(args)
+    if not args.model:
+        say_choice(plan)
+    served = ServedModel(load_from(args, plan), max_waiting=args.queue)
+    say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
+    whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
+    serve(Models([served]), access, port=args.port)
+    return 0
+
+
+def read_token(name: str) -> str:
+    """The token in a file: a flag would show it to every user of the machine."""
+    if not name:
+        return ""
+    try:
+        with Path(name).open(encoding="utf-8") as file:
+            token = file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"cannot read the token file `{name}`: {reason}") from error
+    if len(token) < 16:
+        raise UsageError(f"the token in `{name}` has {len(token)} characters; at least 16 are needed")
+    return token

@@ -1,0 +1,90 @@
+"""Between the engine's thread and the server's event loop: the events of one request's answers, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from edgeinfer.decode.stats import AnswerStats
+from edgeinfer.serve.engine.job import Admitted, Ended, Event, Failed, Finish, Job, TokenLogprob, Written
+
+__all__ = ["Answering", "Whole"]
+
+
+@dataclass(slots=True)
+class Whole:
+    """One answer, whole."""
+
+    text: str = ""
+    thinking: str = ""
+    finish: Finish = "stop"
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    stats: AnswerStats = field(default_factory=AnswerStats)
+    n_tokens: int = 0
+
+
+class Answering:
+    """The answers of one request. Iterate for (index of the answer, event); `cancel` in any case at the end.
+
+    Raises the EdgeInferError of an answer that failed: what the others have written stays written.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: Sequence[Job] = ()
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._first: list[tuple[int, Event]] = []
+
+    def reporter(self, index: int) -> Callable[[Event], None]:
+        """What the engine's thread calls for the events of answer `index`."""
+
+        def report(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+        return report
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.jobs[0].task.prompt.tokens)
+
+    async def admitted(self) -> None:
+        """Wait until the first answer begins. Raises what refused it."""
+        index, event = await self._events.get()
+        if isinstance(event, Failed):
+            self.cancel()
+            raise event.error
+        self._first.append((index, event))
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Written | Ended]]:
+        n_open = len(self.jobs)
+        while n_open:
+            index, event = self._first.pop() if self._first else await self._events.get()
+            if isinstance(event, Failed):
+                self.cancel()
+                raise event.error
+            if isinstance(event, Admitted):
+                continue
+            n_open -= isinstance(event, Ended)
+            yield index, event
+
+    async def whole(self) -> list[Whole]:
+        """All answers, when they have ended."""
+        answers = [Whole() for _ in self.jobs]
+        async for index, event in self:
+            answer = answers[index]
+            if isinstance(event, Written):
+                answer.text += "".join(segment.text for segment in event.segments if not segment.thinking)
+                answer.thinking += "".join(segment.text for segment in event.segments if segment.thinking)
+                answer.logprobs += event.logprobs
+            else:
+                answer.finish, answer.stats, answer.n_tokens = event.finish, event.stats, event.n_tokens
+        return answers
+
+    def cancel(self) -> None:
+        """End what still runs. Does nothing to answers that have ended."""
+        for job in self.jobs:
+            job.cancel()

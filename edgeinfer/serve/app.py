@@ -1,0 +1,55 @@
+"""The application: which path is answered by what."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgeinfer.errors import UsageError
+from edgeinfer.serve.health import health, metrics
+from edgeinfer.serve.http.endpoint import route
+from edgeinfer.serve.http.safety import Access, Guard
+from edgeinfer.serve.models import Models
+from edgeinfer.serve.openai.chat import chat_completions
+from edgeinfer.serve.openai.errors import openai_error
+from edgeinfer.serve.openai.listing import list_models, show_model
+from edgeinfer.serve.protocols import envelope_of
+
+__all__ = ["make_app"]
+
+
+def make_app(models: Models, access: Access) -> Starlette:
+    routes = [
+        route("/health", health, openai_error, method="GET"),
+        route("/metrics", metrics, openai_error, method="GET"),
+        route("/v1/models", list_models, openai_error, method="GET"),
+        route("/v1/models/{model:path}", show_model, openai_error, method="GET"),
+        route("/v1/chat/completions", chat_completions, openai_error),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, access)],
+        exception_handlers={HTTPException: not_routed},  # type: ignore[dict-item]  # typed for any exception
+    )
+    app.state.models = models
+    app.state.log = log
+    return app
+
+
+async def not_routed(request: Request, error: HTTPException) -> Response:
+    """No such path, or another method of one."""
+    from starlette.responses import JSONResponse
+
+    what = f"{request.method} {request.url.path} is not served here"
+    body = envelope_of(request.url.path)(UsageError(what[:300]), error.status_code)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def log(error: Exception) -> None:
+    traceback.print_exception(error, file=sys.stderr)

@@ -1,0 +1,306 @@
+"""The scheduler: one engine thread that runs the answers of several conversations together, step by step.
+
+A step runs one row of each answer that is being written, then one chunk of one prompt. The memory of every conversation
+is there from the start, so admission is a count, and nothing that runs is ever interrupted, cut or failed for memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from time import monotonic, perf_counter
+from typing import Final, TypeAlias
+
+from edgeinfer.decode.stats import AnswerStats
+from edgeinfer.errors import EdgeInferError, EngineError
+from edgeinfer.protocols import Ask, Row
+from edgeinfer.serve.engine.counts import Counts
+from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
+from edgeinfer.serve.engine.pace import Pace
+from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
+from edgeinfer.types import Prompt, common_prefix, compact
+
+__all__ = ["Scheduler"]
+
+Run: TypeAlias = Callable[[Sequence[Ask]], Sequence[Sequence[Row]]]
+
+WAITING_PER_SLOT: Final = 4
+MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to come again
+PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
+STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
+_NO_PREFIXES: Final = NoPrefixes()
+
+
+class Scheduler:
+    """Owns the engine from `start` to `close`. `submit` and `stalled` may be called from any thread."""
+
+    def __init__(
+        self, run: Run, slots: Sequence[Slot], *, prefixes: Prefixes = _NO_PREFIXES, max_waiting: int | None = None
+    ) -> None:
+        """`run` is that of the model of `slots`. `max_waiting` jobs may wait besides those that run."""
+        self.counts = Counts()
+        self.pace = Pace()
+        self._run_asks = run
+        self._slots = list(slots)
+        self._prefixes = prefixes
+        self._max_waiting = WAITING_PER_SLOT * len(slots) if max_waiting is None else max_waiting
+        self._waiting: deque[Job] = deque()
+        self._changed = Condition()
+        self._closing = False
+        self._n_steps = 0
+        self._stepped_s = monotonic()
+        self._thread = Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Let `jobs` wait for a conversation, first in, first out. Raises BusyError when too many wait already."""
+        with self._changed:
+            if self._closing:
+                raise BusyError("the server is closing", retry_after_s=1.0)
+            free = sum(slot.job is None for slot in self._slots)
+            n_waiting = len(self._waiting)
+            if n_waiting + len(jobs) > self._max_waiting + free:
+                self.counts.refused += len(jobs)
+                raise self._busy(f"{n_waiting} requests wait already, and at most {self._max_waiting} may", n_waiting)
+            if not self._waiting and free == len(self._slots):
+                self._stepped_s = monotonic()  # the engine has rested: it is not late
+            for job in jobs:
+                job.submitted_s = perf_counter()
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def n_running(self) -> int:
+        return sum(slot.job is not None for slot in self._slots)
+
+    @property
+    def n_slots(self) -> int:
+        return len(self._slots)
+
+    @property
+    def stalled(self) -> str:
+        """Why the server cannot answer any more; "" when it can."""
+        if not self._thread.is_alive():
+            return "the engine has stopped"
+        if all(slot.broken for slot in self._slots):
+            return "every conversation of the engine has failed"
+        idle_s = monotonic() - self._stepped_s
+        if (self._waiting or self.n_running) and idle_s > STALLED_S:
+            return f"no step of the engine has ended for {idle_s:.0f} s"
+        return ""
+
+    def close(self) -> None:
+        """End every job, and the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        closed = EngineError("the server is closing")
+        for job in self._waiting:
+            job.report(Failed(closed))
+        for slot in self._slots:
+            if slot.job is not None:
+                slot.decoder.stop()
+                self._fail(slot, closed)
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._closing or self._waiting or self.n_running):
+                    self._changed.wait()
+                if self._closing:
+                    return
+            self.step()
+
+    def step(self) -> None:
+        """Admit what can be admitted; a round of every answer that is being written; a chunk of one prompt."""
+        self._end_canceled()
+        self._admit()
+        active = [slot for slot in self._slots if slot.job is not None]
+        writing = [slot for slot in active if not slot.decoder.prefilling]
+        reading = [slot for slot in active if slot.decoder.prefilling]
+        alone = len(active) == 1
+        most = self.pace.chunk_rows() if writing else None
+        if writing:
+            began = perf_counter()
+            self._run(writing, most, alone=alone)
+            self.pace.observe_round(len(writing), perf_counter() - began)
+        if reading:
+            slot = self._next_prompt(reading)
+            before, began = slot.decoder.n_waiting, perf_counter()
+            self._run([slot], most, alone=alone)
+            if n_rows := before - slot.decoder.n_waiting:
+                self.pace.observe_chunk(n_rows, perf_counter() - began)
+        self._n_steps += 1
+        self._stepped_s = monotonic()
+
+    def _end_canceled(self) -> None:
+        with self._changed:
+            left = [job for job in self._waiting if not job.canceled]
+            self.counts.canceled += len(self._waiting) - len(left)
+            for job in self._waiting:
+                job.state = "canceled" if job.canceled else job.state
+            self._waiting = deque(left)
+        for slot in self._slots:
+            if slot.job is not None and slot.job.canceled:
+                slot.decoder.stop()
+                self._leave(slot, "canceled")
+
+    def _admit(self) -> None:
+        while self._waiting:
+            job = self._waiting[0]
+            slot = choose_slot(self._slots, job.task.prompt)
+            if slot is None:
+                self._refuse_late()
+                break
+            with self._changed:
+                self._waiting.popleft()
+            slot.job = job
+            job.admitted_s = perf_counter()
+            job.state = "prefilling"
+            self._guarded(slot, lambda slot=slot, job=job: self._begin(slot, job))  # type: ignore[misc]
+
+    def _begin(self, slot: Slot, job: Job) -> None:
+        task = job.task
+        n_held = min(len(task.prompt.tokens) - 1, common_prefix(slot.decoder.tokens, task.prompt.tokens))
+        n = self._prefixes.restore(slot.decoder.cache, task.prompt.tokens, n_held)
+        if n:
+            slot.decoder.adopt(task.prompt.tokens[:n])
+        slot.decoder.start(task.prompt, task.sampling, max_tokens=task.max_tokens, stop_tokens=task.stop_tokens)
+        job.report(Admitted())
+        if job.text.over_budget:
+            self._end_reasoning(slot, job)
+
+    def _refuse_late(self) -> None:
+        """The jobs that have waited too long, the oldest first; every job, when no slot is left."""
+        broken = all(slot.broken for slot in self._slots)
+        with self._changed:
+            while self._waiting and (broken or perf_counter() - self._waiting[0].submitted_s > MAX_WAIT_S):
+                job = self._waiting.popleft()
+                job.state = "failed"
+                self.counts.refused += 1
+                late = self._busy(f"no conversation was free for {MAX_WAIT_S:.0f} s", len(self._waiting))
+                job.report(Failed(EngineError("every conversation of the engine has failed") if broken else late))
+
+    def _busy(self, message: str, n_before: int) -> BusyError:
+        wait_s = self.pace.wait_s(n_before, len(self._slots))
+        return BusyError(
+            message, retry_after_s=wait_s, hint=f"try again in {wait_s:.0f} s, or serve more conversations"
+        )
+
+    def _next_prompt(self, reading: Sequence[Slot]) -> Slot:
+        """The shortest rest of a prompt; one that has been passed too often goes first."""
+
+        def order(slot: Slot) -> tuple[bool, int]:
+            patient = slot.job is None or slot.job.n_passed < PATIENCE
+            return patient, slot.decoder.n_waiting
+
+        chosen = min(reading, key=order)
+        for slot in reading:
+            if slot.job is not None:
+                slot.job.n_passed = 0 if slot is chosen else slot.job.n_passed + 1
+        return chosen
+
+    def _run(self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool) -> None:
+        """One ask of each of `slots`, together. Where that fails, each by itself: one that fails fails alone."""
+        asked: list[tuple[Slot, Ask]] = []
+        for slot in slots:
+            self._guarded(slot, lambda slot=slot: asked.append((slot, slot.decoder.begin(max_rows, alone=alone))))  # type: ignore[misc]
+        if not asked:
+            return
+        try:
+            rows = self._run_asks([ask for _, ask in asked])
+        except Exception as error:  # whatever the engine raises must not end the other conversations
+            for slot, _ in asked:
+                slot.decoder.undo()
+            if len(asked) == 1:
+                self._fail(asked[0][0], as_engine_error(error))
+            else:
+                for slot, _ in asked:
+                    self._run([slot], max_rows, alone=False)
+            return
+        for (slot, _), of_slot in zip(asked, rows, strict=True):
+            self._guarded(slot, lambda slot=slot, of_slot=of_slot: self._take(slot, of_slot))  # type: ignore[misc]
+
+    def _take(self, slot: Slot, rows: Sequence[Row]) -> None:
+        job, decoder = slot.job, slot.decoder
+        if job is None:
+            return
+        was_reading = decoder.prefilling
+        tokens = decoder.end(rows)
+        if not tokens:
+            return
+        if was_reading:
+            job.state = "running"
+            self._prefixes.keep(decoder.cache, decoder.tokens)
+        job.take(tokens, rows)
+        if job.text.stopped:
+            decoder.stop()
+            self._finish(slot, job, "stop")
+        elif not decoder.running:
+            self._finish(slot, job, "length" if decoder.stats.finish == "length" else "stop")
+        elif job.text.over_budget:
+            self._end_reasoning(slot, job)
+
+    def _end_reasoning(self, slot: Slot, job: Job) -> None:
+        """Write the end of the trace in the model's place, and let it continue."""
+        tokens, segments = job.text.end_reasoning()
+        job.tell(segments)
+        task, so_far = job.task, job.text.tokens
+        prompt = Prompt(compact([*task.prompt.tokens, *so_far]), task.prompt.n_system, task.prompt.starts)
+        left = max(1, task.max_tokens - len(so_far) + len(tokens))
+        slot.decoder.start(
+            prompt, task.sampling, max_tokens=left, stop_tokens=task.stop_tokens, first_index=len(so_far)
+        )
+
+    def _finish(self, slot: Slot, job: Job, finish: Finish) -> None:
+        job.tell(job.text.finish())
+        stats = slot.decoder.stats
+        self._count(job, stats)
+        self._prefixes.keep(slot.decoder.cache, slot.decoder.tokens)
+        self._leave(slot, "finished")
+        job.report(Ended(finish, stats, len(job.text.tokens)))
+
+    def _count(self, job: Job, stats: AnswerStats) -> None:
+        now = perf_counter()
+        self.pace.observe_answer(now - job.admitted_s)
+        self.counts.add(stats, waited_s=job.admitted_s - job.submitted_s)
+
+    def _guarded(self, slot: Slot, work: Callable[[], object]) -> None:
+        """What goes wrong in the work for one conversation is reported to that one."""
+        try:
+            work()
+        except Exception as error:  # a mistake of ours, too, must not end the thread and every other answer
+            self._fail(slot, as_engine_error(error))
+
+    def _fail(self, slot: Slot, error: EdgeInferError) -> None:
+        job = slot.job
+        self._leave(slot, "failed")
+        if job is not None:
+            job.report(Failed(error))
+        try:
+            slot.decoder.forget()
+        except Exception:  # then this slot takes no more prompts; `stalled` says so when none is left
+            slot.broken = True
+
+    def _leave(self, slot: Slot, state: State) -> None:
+        job, slot.job = slot.job, None
+        slot.last_used = self._n_steps + 1
+        if job is not None:
+            job.state = state
+        self.counts.canceled += state == "canceled"
+        self.counts.failed += state == "failed"
+
+
+def as_engine_error(error: Exception) -> EdgeInferError:
+    if isinstance(error, EdgeInferError):
+        return error
+    return EngineError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -1,0 +1,67 @@
+"""The conversations that a server keeps open, and which of them takes the next prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.protocols import Cache
+from edgeinfer.serve.engine.job import Job
+from edgeinfer.types import Prompt, Tokens, common_prefix
+
+SAME_CHAT: Final = 0.5  # a prompt that shares this much of a conversation continues it
+
+
+@dataclass(slots=True)
+class Slot:
+    """A decoder with its cache. It rests between two jobs, and keeps what it has run."""
+
+    decoder: Decoder
+    job: Job | None = None
+    last_used: int = 0  # number of the step; 0: never
+    broken: bool = False  # its cache cannot be emptied: the slot is of no more use
+
+
+class Prefixes(Protocol):
+    """Beginnings of prompts whose keys and values are kept outside the caches."""
+
+    def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
+        """Fill `cache` with the longest kept beginning of `tokens`; how many tokens that is.
+
+        0, and the cache unchanged, where no more than the `n_held` tokens are kept that it holds already.
+        """
+        ...
+
+    def keep(self, cache: Cache, tokens: Tokens) -> None:
+        """`cache` holds `tokens` from position 0 on, as far as they have not left its window: keep whole blocks."""
+        ...
+
+
+class NoPrefixes:
+    """Keeps nothing."""
+
+    def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
+        del cache, tokens, n_held
+        return 0
+
+    def keep(self, cache: Cache, tokens: Tokens) -> None:
+        del cache, tokens
+
+
+def choose_slot(slots: Sequence[Slot], prompt: Prompt) -> Slot | None:
+    """The resting slot for `prompt`; None when all are taken.
+
+    The conversation that the prompt continues, if one is there. Else the one that was not used for the longest time: a
+    prompt that only begins like a chat, as a request for its title does, must not take the chat's place.
+    """
+    resting = [slot for slot in slots if slot.job is None and not slot.broken]
+    if not resting:
+        return None
+    shared = {id(slot): common_prefix(slot.decoder.tokens, prompt.tokens) for slot in resting}
+    best = max(resting, key=lambda slot: shared[id(slot)])
+    n_tokens = len(best.decoder.tokens)
+    if n_tokens and shared[id(best)] >= SAME_CHAT * n_tokens and shared[id(best)] > prompt.n_system:
+        return best
+    return min(resting, key=lambda slot: slot.last_used)

@@ -1,0 +1,156 @@
+"""A request's body: data from a stranger. It is read within limits, and every value in it is checked before use."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from edgeinfer.errors import UsageError
+
+__all__ = ["Body", "ParameterError", "TooLargeError", "read_body"]
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024  # a conversation of some two million tokens
+MAX_BODY_S: Final = 30.0
+MAX_NESTING: Final = 64
+MAX_ITEMS: Final = 100_000  # of all arrays and objects together
+
+BodyT = TypeVar("BodyT", bound="Body")
+
+
+class ParameterError(UsageError):
+    """A parameter that cannot be used. `parameter` is its name, "" where the body as a whole is wrong."""
+
+    def __init__(self, message: str, *, parameter: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.parameter = parameter
+
+
+class TooLargeError(ParameterError):
+    pass
+
+
+class Body(BaseModel):
+    """A part of a body. A field that is not named here is refused by its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
+    """Raises ParameterError for what cannot be used, TooLargeError for too much of it."""
+    try:
+        async with asyncio.timeout(MAX_BODY_S):
+            data = await limited(request)
+    except TimeoutError:
+        raise ParameterError(f"the body did not come within {MAX_BODY_S:.0f} s") from None
+    return checked(parsed(data), kind)
+
+
+async def limited(request: Request) -> bytes:
+    parts: list[bytes] = []
+    n_bytes = 0
+    try:
+        async for part in request.stream():
+            n_bytes += len(part)
+            if n_bytes > MAX_BODY_BYTES:
+                raise TooLargeError(
+                    f"the body is larger than {MAX_BODY_BYTES} bytes", hint="send less of the conversation"
+                )
+            parts.append(part)
+    except ClientDisconnect:
+        raise ParameterError("the body was cut off") from None
+    return b"".join(parts)
+
+
+def parsed(data: bytes) -> object:
+    """The JSON in `data`, held to be text that UTF-8 can carry, without NaN, and of a size that can be handled."""
+    hint = "the body must be one JSON object in UTF-8"
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique_names)
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0][:200]
+        raise ParameterError(f"the body is not JSON: {what}", hint=hint) from None
+    check_size(value)
+    return value
+
+
+def refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a name is there twice in one object")
+    return names
+
+
+def check_size(value: object) -> None:
+    """Raises TooLargeError for too many values, or values nested too deeply; ParameterError for lone surrogates."""
+    n_items = 0
+    level: list[object] = [value]
+    for _ in range(MAX_NESTING):
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, str):
+                check_text(one)
+            elif isinstance(one, dict):
+                for name in one:
+                    check_text(name)
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        n_items += len(inner)
+        if n_items > MAX_ITEMS:
+            raise TooLargeError(f"the body holds more than {MAX_ITEMS} values")
+        if not inner:
+            return
+        level = inner
+    raise TooLargeError(f"the body is nested more than {MAX_NESTING} levels deep")
+
+
+def check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ParameterError("the body holds characters that UTF-8 cannot carry") from None
+
+
+def checked(value: object, kind: type[BodyT]) -> BodyT:
+    try:
+        return kind.model_validate(value, strict=False)
+    except ValidationError as error:
+        raise parameter_error(error, kind) from None
+
+
+def parameter_error(error: ValidationError, kind: type[Body]) -> ParameterError:
+    """The first mistake, in our words."""
+    first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
+    place = name_of(first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = list(kind.model_fields) if len(first["loc"]) == 1 else []
+        near = difflib.get_close_matches(place, known, n=2)
+        hint = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?" if near else "leave it out"
+        return ParameterError(f"`{place}` is not supported", parameter=place, hint=hint)
+    if first["type"] == "missing":
+        return ParameterError(f"`{place}` is missing", parameter=place)
+    if not place:
+        return ParameterError("the body must be a JSON object")
+    said = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    return ParameterError(f"`{place}` cannot be used: {said[0].lower()}{said[1:]}"[:500], parameter=place)
+
+
+def name_of(path: Sequence[int | str]) -> str:
+    """`messages[0].content` for ("messages", 0, "content"), without the names of types that pydantic adds."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and part.islower():
+            text += f".{part}" if text else part
+    return text[:200]

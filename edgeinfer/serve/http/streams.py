@@ -1,0 +1,93 @@
+"""Answers as streams of bytes, and what happens when the reader leaves or does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from edgeinfer.serve.answering import Answering
+
+__all__ = ["AnswerResponse", "GoneError", "as_json", "event", "unless_gone"]
+
+SLOW_READER_S: Final = 60.0  # a reader that takes nothing for this long has left
+
+T = TypeVar("T")
+
+
+class GoneError(Exception):
+    """The client has closed the connection."""
+
+
+def as_json(value: Mapping[str, object]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def event(data: str, *, name: str = "") -> bytes:
+    """A server-sent event of one line of data."""
+    return (f"event: {name}\n" if name else "").encode() + f"data: {data}\n\n".encode()
+
+
+class AnswerResponse(Response):
+    """The answers of `answering` as `body`. They end when the reader leaves, or takes nothing for a minute.
+
+    The engine does not wait for the reader: what it has written waits in memory, and is bounded by the answer's length.
+    """
+
+    def __init__(self, answering: Answering, body: AsyncIterator[bytes], media_type: str = "text/event-stream") -> None:
+        super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._answering = answering
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        writing = asyncio.ensure_future(self._write(send))
+        left = asyncio.ensure_future(gone(receive))
+        try:
+            await asyncio.wait({writing, left}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                writing.result()
+        finally:
+            self._answering.cancel()
+            writing.cancel()
+            left.cancel()
+
+    async def _write(self, send: Send) -> None:
+        with suppress(TimeoutError):  # uvicorn closes the connection of a response that has not ended
+            await in_time(
+                send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            async for data in self._body:
+                await in_time(send, {"type": "http.response.body", "body": data, "more_body": True})
+            await in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def in_time(send: Send, message: Message) -> None:
+    async with asyncio.timeout(SLOW_READER_S):
+        await send(message)
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is canceled with GoneError when the client leaves before."""
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(gone(request.receive))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise GoneError
+        return task.result()
+    finally:
+        for one in (task, left):
+            one.cancel()
+
+
+async def gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

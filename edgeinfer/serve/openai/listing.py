@@ -1,0 +1,44 @@
+"""`GET /v1/models`."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edgeinfer.serve.models import Models
+from edgeinfer.serve.served import ServedModel
+
+__all__ = ["list_models", "show_model"]
+
+
+async def list_models(request: Request) -> Response:
+    models: Models = request.app.state.models
+    return JSONResponse({"object": "list", "data": [model_object(one) for one in models]})
+
+
+async def show_model(request: Request) -> Response:
+    models: Models = request.app.state.models
+    return JSONResponse(model_object(models.find(request.path_params["model"])))
+
+
+def model_object(served: ServedModel) -> dict[str, object]:
+    """`context_length` and `max_model_len` are read by some clients: what the window holds, and the longest prompt."""
+    plan = served.plan
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.started_s,
+        "owned_by": "edgeinfer",
+        "context_length": plan.window.slots,
+        "max_model_len": plan.window.limit,
+        "edgeinfer": {
+            "title": plan.model.title,
+            "tier": plan.artifact.tier,
+            "backend": plan.backend,
+            "kv_type": plan.kv_type,
+            "window": plan.window.slots,
+            "sink": plan.window.sink,
+            "conversations": plan.n_conversations,
+            "exact": served.exact,
+        },
+    }

@@ -1,0 +1,57 @@
+"""Listens, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from edgeinfer.errors import UsageError
+from edgeinfer.serve.app import make_app
+from edgeinfer.serve.http.safety import Access
+from edgeinfer.serve.models import Models
+
+__all__ = ["bound", "configured", "serve"]
+
+KEEP_ALIVE_S = 75  # longer than what clients keep an idle connection for
+CLOSE_S = 5  # for answers that still run, when the server is stopped
+
+
+def serve(models: Models, access: Access, *, port: int) -> None:
+    """Owns `models`: they are closed at the end. Raises UsageError when the address cannot be had."""
+    try:
+        listening = bound(access.address, port)
+        asyncio.run(uvicorn.Server(configured(make_app(models, access))).serve(sockets=[listening]))
+    finally:
+        models.close()
+
+
+def configured(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+
+
+def bound(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"cannot listen on {address} port {port}: {error.strerror}", hint="choose another with --port"
+        ) from error
+    return listening

@@ -1,0 +1,93 @@
+"""A server on the demo model, in this process: four conversations of 512 tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+
+import edgeinfer
+from edgeinfer.plan import Request
+from edgeinfer.serve.app import make_app
+from edgeinfer.serve.http.safety import Access
+from edgeinfer.serve.models import Models
+from edgeinfer.serve.run import bound, configured
+from edgeinfer.serve.served import ServedModel
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[Any]:
+        """The data of server-sent events, without [DONE]."""
+        lines = [line[6:] for line in self.body.decode().splitlines() if line.startswith("data: ")]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+@dataclass
+class Server:
+    port: int
+    served: ServedModel
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path: str, body: object = None, **headers: str) -> Reply:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **named})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return Reply(reply.status, dict(reply.headers), reply.read())
+        except urllib.error.HTTPError as error:
+            return Reply(error.code, dict(error.headers), error.read())
+
+    def chat(self, text: str = "Hi", **more: object) -> Reply:
+        messages = [{"role": "user", "content": text}]
+        return self.ask("/v1/chat/completions", {"model": "demo", "messages": messages, "max_tokens": 20, **more})
+
+    def until_idle(self) -> None:
+        scheduler = self.served.scheduler
+        for _ in range(1000):
+            if not scheduler.n_running and not scheduler.n_waiting:
+                return
+            time.sleep(0.01)
+        raise AssertionError("an answer still runs")
+
+
+def running(access: Access, max_waiting: int | None = None) -> Iterator[Server]:
+    plan = edgeinfer.choose(Request(model="demo", conversations=4, context=512))
+    served = ServedModel(edgeinfer.load(plan), max_waiting=max_waiting)
+    listening = bound("127.0.0.1", 0)
+    server = uvicorn.Server(configured(make_app(Models([served]), access)))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
+    thread.start()
+    try:
+        yield Server(listening.getsockname()[1], served)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        served.close()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    yield from running(Access("127.0.0.1"))

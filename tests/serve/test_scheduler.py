@@ -1,0 +1,216 @@
+"""The scheduler on the model without weights: every step is taken by the test."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeinfer.serve.engine import scheduler as scheduler_module
+from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
+from edgeinfer.serve.engine.slots import Slot, choose_slot
+from edgeinfer.types import GREEDY, Prompt, Sampling
+from tests.serve.engine import Engine, Heard
+
+SEEDED = Sampling(temperature=1.0, seed=11)
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [2] * 30, [3, 1, 4, 1, 5, 9, 2, 6]]
+
+
+@pytest.mark.parametrize("how", [GREEDY, SEEDED])
+def test_beside_others_an_answer_has_the_tokens_that_it_has_alone(how: Sampling) -> None:
+    engine = Engine()
+    heard = [engine.job(prompt, 40 + 10 * index, how) for index, prompt in enumerate(PROMPTS)]
+    engine.submit(*heard)
+    engine.until_idle()
+    for index, (one, prompt) in enumerate(zip(heard, PROMPTS, strict=True)):
+        assert one.tokens == engine.alone(prompt, 40 + 10 * index, how)
+        assert one.job.state == "finished"
+    assert max(map(len, engine.asked)) == 4  # they did run together
+
+
+def test_an_answer_goes_through_its_states() -> None:
+    engine = Engine(n_slots=1)
+    one, two = engine.job([1, 2, 3], 3), engine.job([4, 5, 6], 3)
+    engine.submit(one, two)
+    assert (one.job.state, two.job.state) == ("waiting", "waiting")
+    engine.scheduler.step()
+    assert (one.job.state, two.job.state) == ("running", "waiting")
+    assert isinstance(one.events[0], Admitted)
+    engine.until_idle()
+    assert (one.finish, two.finish) == ("length", "length")
+    assert isinstance(one.last, Ended) and one.last.n_tokens == 3
+
+
+def test_a_neighbor_that_stops_or_fails_changes_nothing() -> None:
+    engine = Engine(poison=(23, 23), after=2)
+    heard = [engine.job(prompt, 50) for prompt in PROMPTS[:2]]
+    stops, fails = engine.job([7, 7], 50), engine.job([23, 23, 4], 50)
+    engine.submit(*heard, stops, fails)
+    for _ in range(9):
+        engine.scheduler.step()
+    stops.job.cancel()
+    engine.until_idle()
+    assert [one.tokens for one in heard] == [engine.alone(prompt, 50) for prompt in PROMPTS[:2]]
+    assert stops.job.state == "canceled" and fails.error == "the engine gave up"
+    assert not any(isinstance(event, Ended | Failed) for event in stops.events)
+    again = engine.job(PROMPTS[3], 20)  # and the slots of both are of use again
+    engine.submit(again, engine.job([7, 7], 5), engine.job([1], 5), engine.job([2], 5))
+    engine.until_idle()
+    assert again.tokens == engine.alone(PROMPTS[3], 20)
+    assert engine.scheduler.counts.failed == 1 and engine.scheduler.counts.canceled == 1
+
+
+def test_cancel_while_waiting_while_prefilling_and_while_writing() -> None:
+    engine = Engine(n_slots=1)
+    engine.model.chunk_rows = 8
+    engine.slots[0].decoder.cache.chunk_rows = 8
+    first, second = engine.job([1, 2], 100), engine.job([3] * 40, 100)
+    engine.submit(first, second)
+    engine.scheduler.step()
+    second.job.cancel()
+    engine.scheduler.step()
+    assert second.job.state == "canceled" and engine.scheduler.n_waiting == 0
+    first.job.cancel()
+    third = engine.job([4] * 40, 100)
+    engine.submit(third)
+    engine.scheduler.step()
+    assert first.job.state == "canceled" and third.job.state == "prefilling"
+    third.job.cancel()
+    engine.scheduler.step()
+    assert third.job.state == "canceled" and engine.scheduler.n_running == 0
+    assert first.tokens == engine.alone([1, 2], 100)[: len(first.tokens)]
+
+
+def test_who_comes_first_is_served_first_and_too_many_are_refused_with_a_time() -> None:
+    engine = Engine(n_slots=2, max_waiting=3)
+    heard = [engine.job([index], 4) for index in range(5)]
+    engine.submit(*heard)
+    with pytest.raises(BusyError, match="requests wait already, and at most 3 may") as refused:
+        engine.submit(engine.job([9]))
+    assert refused.value.retry_after_s > 0
+    order: list[int] = []
+    while engine.scheduler.n_running or engine.scheduler.n_waiting:
+        engine.scheduler.step()
+        order += [at for at, one in enumerate(heard) if one.job.state == "finished" and at not in order]
+    assert order == [0, 1, 2, 3, 4]
+    engine.submit(engine.job([9]))
+
+
+def test_who_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(n_slots=1)
+    first, late = engine.job([1], 3), engine.job([2], 3)
+    engine.submit(first, late)
+    monkeypatch.setattr(scheduler_module, "MAX_WAIT_S", 0.0)
+    engine.scheduler.step()
+    assert isinstance(late.last, Failed) and isinstance(late.last.error, BusyError)
+    engine.until_idle()
+    assert first.finish == "length"
+
+
+def test_a_thousand_conversations_over_four_slots_end_in_bounded_order() -> None:
+    engine = Engine(max_waiting=2000)
+    heard = [engine.job([index % 24, index // 24 % 24], 2 + index % 3) for index in range(1000)]
+    engine.submit(*heard)
+    ended: list[int] = []
+    open_ones = set(range(1000))
+    while open_ones:
+        engine.scheduler.step()
+        done = [at for at in sorted(open_ones)[:8] if heard[at].job.state == "finished"]
+        ended += done
+        open_ones -= set(done)
+    assert all(abs(place - at) <= 4 for place, at in enumerate(ended))
+
+
+def test_a_long_prompt_leaves_a_row_to_the_others_in_every_step() -> None:
+    engine = Engine()
+    writer, reader = engine.job([1, 2], 60), engine.job([5] * 60, 5)
+    engine.submit(writer)
+    engine.scheduler.step()
+    engine.scheduler.pace.observe_chunk(10, 10 * 0.05 / 8)  # so that a chunk has eight rows
+    engine.submit(reader)
+    engine.asked.clear()
+    while reader.job.state in ("waiting", "prefilling"):
+        before = len(writer.tokens)
+        engine.scheduler.pace._row_s = 0.05 / 8
+        engine.scheduler.step()
+        assert len(writer.tokens) == before + 1
+    chunks = [rows[0] for rows in engine.asked if rows != [1]]
+    assert chunks == [8] * 7 + [4]
+    engine.until_idle()
+    assert reader.tokens == engine.alone([5] * 60, 5)
+
+
+def test_a_short_prompt_goes_first_but_not_for_ever() -> None:
+    engine = Engine(n_slots=3)
+    for slot in engine.slots:
+        slot.decoder.cache.chunk_rows = 1
+    long = engine.job([5] * 40, 2)
+    engine.submit(long)
+    engine.scheduler.step()
+    waited = 0
+    for n in range(20):
+        engine.submit(engine.job([n, 1], 1))
+        before = engine.slots[0].decoder.n_waiting
+        engine.scheduler.step()
+        waited = 0 if engine.slots[0].decoder.n_waiting < before else waited + 1
+        assert waited <= scheduler_module.PATIENCE
+    assert engine.slots[0].decoder.n_waiting < 39
+
+
+def slots_with(*conversations: list[int]) -> list[Slot]:
+    engine = Engine(n_slots=len(conversations))
+    for at, (slot, tokens) in enumerate(zip(engine.slots, conversations, strict=True)):
+        slot.decoder.adopt(tokens)
+        slot.last_used = at
+    return engine.slots
+
+
+def test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone() -> None:
+    system, chat = [1, 1, 1, 1], [1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    slots = slots_with([9, 9], [], chat)
+    continued = Prompt((*chat, 5, 5), n_system=4)
+    title = Prompt((*system, 8, 8, 8), n_system=4)
+    assert choose_slot(slots, continued) is slots[2]
+    assert choose_slot(slots, title) is slots[0]
+    slots[2].job = Engine().job([1]).job
+    assert choose_slot(slots, continued) is slots[0]
+
+
+def test_a_broken_engine_is_said_and_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(n_slots=1, poison=(23,))
+
+    def cannot(length: int) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(engine.slots[0].decoder.cache, "rewind", cannot)
+    first, second = engine.job([23], 3), engine.job([2], 3)
+    engine.submit(first, second)
+    engine.scheduler.step()
+    engine.scheduler.step()
+    assert "unexpected RuntimeError" in first.error or first.error == "the engine gave up"
+    assert second.error == "every conversation of the engine has failed"
+
+
+def test_the_watchdog_sees_a_step_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(n_slots=1)
+    engine.scheduler.start()
+    assert engine.scheduler.stalled == ""
+    engine.scheduler.close()
+    assert engine.scheduler.stalled == "the engine has stopped"
+    hanging = Engine(n_slots=1)
+    hanging.submit(hanging.job([1], 3))
+    monkeypatch.setattr(hanging.scheduler, "_thread", type("Alive", (), {"is_alive": lambda self: True})())
+    assert hanging.scheduler.stalled == ""
+    monkeypatch.setattr(scheduler_module, "STALLED_S", -1.0)
+    assert "no step of the engine has ended" in hanging.scheduler.stalled
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_in_it() -> None:
+    engine = Engine()
+    plain = "".join(chr(ord("a") + token) for token in engine.alone([1, 2, 3], 40))
+    heard = engine.job([1, 2, 3], 40, stops=[plain[10:13]])
+    engine.submit(heard)
+    engine.until_idle()
+    assert heard.finish == "stop" and text_of(heard) == plain[: plain.index(plain[10:13])]
+
+
+def text_of(heard: Heard) -> str:
+    return "".join(segment.text for event in heard.events for segment in getattr(event, "segments", ()))
