@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from edgeinfer.backends.executorch.engine import Floats, Program, Rings
@@ -96,6 +98,36 @@ def test_a_cache_outlives_its_model(program_path: Path) -> None:
         program.new_rings(POLICY)
     rings.close()
     rings.close()
+
+
+def test_threads_share_a_program(program: Program) -> None:
+    """Two threads, each with a conversation: their forwards run one after the other."""
+
+    def rows(which: int) -> list[Floats]:
+        rings = program.new_rings(POLICY)
+        return [rings.forward([3 + (at * 7 + which) % 280], at, 1)[0] for at in range(100)]
+
+    alone = [rows(which) for which in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(rows, range(2)))
+    for which in range(2):
+        np.testing.assert_array_equal(together[which], alone[which])
+
+
+def test_opening_and_closing_gives_all_memory_back(program_path: Path) -> None:
+    def cycle() -> None:
+        program = Program(program_path, n_threads=1)
+        rings = program.new_rings(POLICY)
+        rings.forward([5, 6, 7], 0, 1)
+        rings.close()
+        program.close()
+
+    for _ in range(5):
+        cycle()
+    before = psutil.Process().memory_info().rss
+    for _ in range(40):
+        cycle()
+    assert psutil.Process().memory_info().rss - before < 2_000_000  # the program has 2.7 MB of weights
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 5000, 400_000, -1])

@@ -31,7 +31,7 @@ def test_the_bytes_of_a_model_counted_by_hand(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = peak_bytes(open_source(DEMO).shape, "8da4w")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
-    with pytest.raises(NoPlanError, match=r"takes 0\.7 GB of memory, and 0\.7 GB are free"):
+    with pytest.raises(NoPlanError, match=r"takes 0\.8 GB of memory, and 0\.8 GB are free"):
         export_bundle(DEMO, tmp_path / "out", "8da4w")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,85 @@
+"""Seeded mistakes in the C++ engine, each compiled and run: the checks of the conformance suite find every one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.executorch.exported import ROOT, bundle_of, missing
+from tests.tiny_gguf import Tiny, write_tiny
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+ENGINE = ROOT / "mobile/runtime/engine"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+WHOLE = Mutant("none", "rings.h", "", "")
+MUTANTS = (
+    Mutant("the ring overwrites the sinks", "rings.h", "sink + position % window", "position % slots()"),
+    Mutant("a block too many is visible", "rings.h", "block - (window - block)", "block - window"),
+    Mutant("a query does not see itself", "operators.cpp", "p + 1 - std::max", "p - std::max"),
+    Mutant("scores are not scaled", "operators.cpp", "1.0f / std::sqrt(static_cast<float>(dim))", "1.0f"),
+    Mutant("keys are turned the other way", "operators.cpp", "a * c[i] - b * s[i]", "a * c[i] + b * s[i]"),
+    Mutant("values of the neighbor's head", "operators.cpp", "layer.values.data() + head", "layer.values.data()"),
+    Mutant("the first rows, not the last", "engine.cpp", "indices.push_back(row)", "indices.push_back(n - 1 - row)"),
+    Mutant("two queries round differently from one", "attention_kernel.inc", "Vec products[8] = {};",
+           "Vec products[8] = {}; if (N == 2) products[7] += all(1e-6f);"),
+)  # fmt: skip
+
+CHECK = """
+import sys
+from pathlib import Path
+from edgeinfer.backends.executorch import build
+build.source_folder = lambda: Path(sys.argv[1])
+from edgeinfer.backends.executorch.bundle import load_bundle
+from tests.conformance import checks
+from tests.conformance.backends import LLAMA, Subject
+from tests.conformance.plain import Case
+model = load_bundle(Path(sys.argv[2]), n_threads=1)
+case = Case(Subject("executorch", LLAMA, lambda _: model, "f32", oracle_tolerance=1e-3), model, Path(sys.argv[3]))
+try:
+    checks.check_oracle(case)
+    checks.check_chunks(case)
+except AssertionError:
+    sys.exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "llama-F32.gguf", Tiny())
+
+
+def run(mutant: Mutant, model: Path, sources: Path) -> subprocess.CompletedProcess[str]:
+    """The checks on an engine with the mistake, in a process of its own."""
+    shutil.copytree(ENGINE, sources)
+    path = sources / mutant.file
+    text = path.read_text(encoding="utf-8")
+    assert mutant.before in text
+    path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+    command = [sys.executable, "-c", CHECK, str(sources), str(bundle_of(model, "fp32")), str(model)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_the_engine_passes(model: Path, tmp_path: Path) -> None:
+    done = run(WHOLE, model, tmp_path / "engine")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mistake_is_found(mutant: Mutant, model: Path, tmp_path: Path) -> None:
+    done = run(mutant, model, tmp_path / "engine")
+    assert done.returncode == 3, done.stderr
