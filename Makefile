@@ -2,12 +2,13 @@
 # make test    the tests
 # make check   lint, types, layers and the tests
 # make test-metal   the Metal kernels: on a Mac on its GPU, elsewhere in the simulator
+# make test-phone   export, verify and chat with phone bundles: installs torch and ExecuTorch (1.3 GB), exports for minutes, once
 PYTHON ?= python3
 BIN := .venv/bin
 WHEELS := .venv/wheels
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: chat test test-metal check lint format golden clean
+.PHONY: chat test test-metal test-phone check lint format golden clean
 
 chat: .venv/.ready
 	@$(BIN)/edgeinfer chat --model smollm2-135m --fallback demo
@@ -17,6 +18,11 @@ test: .venv/.dev
 
 test-metal: .venv/.dev
 	$(BIN)/python -m pytest tests/metal
+
+test-phone: .venv/.dev
+	@$(PIP) install -qq --editable '.[dev,export]'
+	$(BIN)/python -m pytest tests/executorch
+	$(BIN)/python -m pytest tests/conformance -k executorch
 
 check: lint test
 
