@@ -182,15 +182,17 @@ class Model(Protocol):
 
     @property
     def n_caches(self) -> int:
-        """Conversations that may be open at once under the planned policy."""
+        """Conversations under the planned policy that have memory from the start."""
         ...
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         """All layers for the tokens of each ask, in as few forwards as the engine can; the rows that each wants.
 
         The asks belong to different caches of this model. The rows of an ask are those that it would get alone. The
-        early layers are not run again for tokens that the round drafted. When `run` raises, roll back every asked
-        round. Raises EngineError; UsageError for a token outside the vocabulary.
+        early layers are not run again for tokens that the round drafted.
+
+        Raises UsageError for a token outside the vocabulary: no ask has begun then, and the others can still be run.
+        Raises EngineError; roll back every asked round then.
         """
         ...
 

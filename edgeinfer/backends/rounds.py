@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeinfer.errors import EngineError
-from edgeinfer.protocols import Ask, Row
+from edgeinfer.errors import EngineError, UsageError
+from edgeinfer.protocols import Ask, Row, TokenLike
 
 
 def run_in_turn(asks: Sequence[Ask]) -> list[Sequence[Row]]:
     """`Model.run` of a backend that cannot batch: one ask after the other. Rows must outlive the next ask's forward."""
     return [ask.round.verify(ask.tokens, ask.n_rows) for ask in asks]
+
+
+def check_tokens(asks: Sequence[Ask], n_vocab: int) -> None:
+    """Raises UsageError for an id outside [0, n_vocab). Called before any ask begins, so that the others can run."""
+    for ask in asks:
+        check_ids(ask.tokens, n_vocab)
+
+
+def check_ids(tokens: Sequence[TokenLike], n_vocab: int) -> None:
+    for token in tokens:
+        if isinstance(token, int) and not 0 <= token < n_vocab:
+            raise UsageError(f"token {token} is outside the vocabulary of {n_vocab}")
 
 
 class RoundGuard:

@@ -75,17 +75,20 @@ class Breaking:
 
     def new_cache(self, policy: WindowPolicy) -> Cache:
         cache = self._model.new_cache(policy)
-        return _Proxy(cache, begin=lambda max_rows: self._broken(cache.begin(max_rows)))
+        return _Proxy(cache, begin=lambda max_rows: self.broken(cache.begin(max_rows)))
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         opened: list[Any] = [ask.round for ask in asks]
         inner = [replace(ask, round=one.inner) for ask, one in zip(asks, opened, strict=True)]
         return self._maybe("verify", self._model.run)(inner)
 
+    def fail_at(self, at: int) -> None:
+        self._left = at
+
     def close(self) -> None:
         self._model.close()
 
-    def _broken(self, round: Round) -> Any:
+    def broken(self, round: Round) -> Any:
         return SimpleNamespace(
             inner=round,
             verify=self._maybe("verify", round.verify),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from edgeinfer.backends.reference import cache as reference_cache
+from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
 from tests.conformance import blocks, checks, together
@@ -86,44 +88,53 @@ def rollback_keeps_what_was_verified(patch: pytest.MonkeyPatch) -> None:
 
 def early_layers_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
     """The early layers keep the keys of drafts that were rejected: what is written once stays."""
-    true_forward, true_rewind = ReferenceCache.forward, ReferenceCache.rewind
+    true_forward, true_rewind = ReferenceModel.forward, ReferenceCache.rewind
+    ahead: dict[int, int] = {}  # by the identity of a cache's rings
 
-    def forward(self: Any, states: Any, start: int, layers: range) -> Any:
-        early = layers.start == 0 and layers.stop == self.model.exit_layer and len(states)
-        ahead = getattr(self, "_ahead", 0)
-        slots = [self.policy.slot(p) for p in range(start, start + len(states)) if p < ahead] if early else []
-        before = [kv_copy(self.layers[layer], slots) for layer in layers]
-        out = true_forward(self, states, start, layers)
-        for layer, (k, v) in zip(layers, before, strict=True):
-            self.layers[layer]._k._places[:, slots] = k
-            self.layers[layer]._v._places[:, slots] = v
-        self._ahead = max(ahead, start + len(states)) if early else ahead
+    def forward(self: Any, packed: Any, layers: range) -> Any:
+        early = layers.start == 0 and layers.stop == self.exit_layer
+        before = [written_before(rows, ahead, layers) if early else [] for rows in packed]
+        out = true_forward(self, packed, layers)
+        for rows, kept in zip(packed, before, strict=True):
+            for layer, slots, (k, v) in kept:
+                rows.kv[layer]._k._places[:, slots] = k
+                rows.kv[layer]._v._places[:, slots] = v
+            if early and len(rows.states):
+                ahead[id(rows.kv)] = max(ahead.get(id(rows.kv), 0), rows.start + len(rows.states))
         return out
 
     def rewind(self: Any, length: int) -> None:
         true_rewind(self, length)
-        self._ahead = min(getattr(self, "_ahead", 0), length)
+        ahead[id(self.layers)] = min(ahead.get(id(self.layers), 0), length)
 
-    patch.setattr(ReferenceCache, "forward", forward)
+    patch.setattr(ReferenceModel, "forward", forward)
     patch.setattr(ReferenceCache, "rewind", rewind)
+
+
+def written_before(rows: Any, ahead: dict[int, int], layers: range) -> list[tuple[int, list[int], Any]]:
+    """Copies of the K and V that early layers have already written at the positions of `rows`."""
+    end = min(rows.start + len(rows.states), ahead.get(id(rows.kv), 0))
+    slots = [rows.policy.slot(position) for position in range(rows.start, end)]
+    return [(layer, slots, kv_copy(rows.kv[layer], slots)) for layer in layers]
 
 
 def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
     """After drafting, the verification forgets to run the early layers for the last draft."""
-    true = ReferenceRound.verify
+    true = ReferenceModel.run
 
-    def verify(self: Any, tokens: Sequence[Any], n_rows: int | None = None) -> Any:
-        if not self._drafted:
-            return true(self, tokens, n_rows)
-        layers = self._cache.layers[: self._exit]
-        slots = [self._cache.policy.slot(self._start + len(tokens) - 1)]
-        before = [kv_copy(layer, slots) for layer in layers]
-        rows = true(self, tokens, n_rows)
-        for layer, (k, v) in zip(layers, before, strict=True):
+    def run(self: Any, asks: Sequence[Ask]) -> Any:
+        kept: list[tuple[Any, list[int], Any]] = []
+        for ask in asks:
+            step: Any = ask.round
+            slots = [step._cache.policy.slot(step._start + len(ask.tokens) - 1)]
+            early = step._cache.layers[: step._exit] if step._drafted else ()
+            kept += [(layer, slots, kv_copy(layer, slots)) for layer in early]
+        rows = true(self, asks)
+        for layer, slots, (k, v) in kept:
             layer._k._places[:, slots], layer._v._places[:, slots] = k, v
         return rows
 
-    patch.setattr(ReferenceRound, "verify", verify)
+    patch.setattr(ReferenceModel, "run", run)
 
 
 def stale_exit_state(patch: pytest.MonkeyPatch) -> None:
@@ -146,9 +157,10 @@ def exit_states_shifted(patch: pytest.MonkeyPatch) -> None:
 def draft_positions_one_late(patch: pytest.MonkeyPatch) -> None:
     true = ReferenceModel.forward
 
-    def forward(self: Any, states: Any, start: int, layers: range, *rest: Any) -> Any:
-        late = layers.start == 0 and layers.stop == self.exit_layer and len(states) == 1
-        return true(self, states, start + late, layers, *rest)
+    def forward(self: Any, packed: Any, layers: range) -> Any:
+        drafts = layers.start == 0 and layers.stop == self.exit_layer
+        late = [replace(rows, start=rows.start + int(drafts and len(rows.states) == 1)) for rows in packed]
+        return true(self, late, layers)
 
     patch.setattr(ReferenceModel, "forward", forward)
 
@@ -179,26 +191,24 @@ def rejected_draft_emitted(patch: pytest.MonkeyPatch) -> None:
 
 
 def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
-    """The round keeps every accepted row, also those behind the stop token."""
-    true_verify, true_commit = ReferenceRound.verify, ReferenceRound.commit
+    """The round keeps every accepted row, also those after the stop token."""
+    true_run, true_commit = ReferenceModel.run, ReferenceRound.commit
 
-    def verify(self: Any, tokens: Sequence[Any], n_rows: int | None = None) -> Any:
-        rows = true_verify(self, tokens, n_rows)
-        if len(rows) < len(tokens):
-            self._accepted = len(tokens) - 1  # a chunk of a prompt
-            return rows
-        own = [row.argmax() for row in rows]
-        self._accepted = next(
-            (i for i, (a, b) in enumerate(zip(own, tokens[1:], strict=False)) if a != b), len(own) - 1
-        )
-        return rows
+    def run(self: Any, asks: Sequence[Ask]) -> Any:
+        found = true_run(self, asks)
+        for ask, rows in zip(asks, found, strict=True):
+            own = [row.argmax() for row in rows] if len(rows) == len(ask.tokens) else [*ask.tokens[1:], 0]
+            pairs = enumerate(zip(own, ask.tokens[1:], strict=False))
+            accepted: Any = ask.round
+            accepted._accepted = next((at for at, (a, b) in pairs if a != b), len(own) - 1)
+        return found
 
-    patch.setattr(ReferenceRound, "verify", verify)
+    patch.setattr(ReferenceModel, "run", run)
     patch.setattr(ReferenceRound, "commit", lambda self, n: true_commit(self, 1 + self._accepted))
 
 
 def noise_by_time(patch: pytest.MonkeyPatch) -> None:
-    """A generator that goes on, as most samplers have: drafts move the noise of what follows."""
+    """A generator with a state, as most samplers have: drafts move the noise of what follows."""
     random = np.random.default_rng(0)
     patch.setattr(sampler, "gumbel", lambda seed, index, tokens: random.gumbel(size=len(tokens)))
 
@@ -260,6 +270,11 @@ def rows_of_another_ask(patch: pytest.MonkeyPatch) -> None:
     """The rows of a step are handed out in the order of another sort."""
     true = ReferenceModel.run
     patch.setattr(ReferenceModel, "run", lambda self, asks: list(true(self, asks))[::-1])
+
+
+def keys_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
+    """All rows of a block attend to the rings of its first conversation."""
+    patch.setattr(reference_model, "_conversations", lambda queries: [(0, len(queries))])
 
 
 def eviction_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
@@ -346,6 +361,7 @@ MUTANTS = (
     Mutant("reuse one too many", reuse_one_too_many, partial(checks.check_walk_away, how=GREEDY)),
     Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
+    Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),
     Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
     Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
     Mutant("block one position late", block_one_position_late, blocks.check_blocks),

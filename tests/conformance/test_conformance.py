@@ -111,13 +111,14 @@ def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
         checks.check_close,
         together.check_together,
         together.check_rows_in_step,
-        together.check_failing_neighbor,
+        together.check_bad_token,
+        together.check_failing_step,
         together.check_closing_neighbor,
         blocks.check_blocks,
         blocks.check_blocks_past_evictions,
         blocks.check_blocks_that_do_not_fit,
     ],
-    ids=lambda check: check.__name__.removeprefix("check_"),
+    ids=lambda check: f"{check.__module__.rpartition('.')[2]}-{check.__name__}".replace("-check_", "-"),
 )
 def test_backend(case: Case, check: Check) -> None:
     check(case)

@@ -11,11 +11,11 @@ import pytest
 
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.arms import Arm, Fixed
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Ask, Cache
 from edgeinfer.types import Prompt, Sampling
-from tests.conformance.forced import Forced, rows_of
+from tests.conformance.forced import Breaking, Forced, rows_of
 from tests.conformance.plain import (
     GREEDY,
     NO_STOP,
@@ -136,27 +136,49 @@ def prefill_exactly(case: Case, one: Conversation, n: int) -> None:
         prefill(one.cache, [token])
 
 
-def check_failing_neighbor(case: Case) -> None:
-    """An ask that cannot be run spoils the step for all: rolled back, the others go on as if it had not been."""
-    first, second, _ = together = conversations(case)
+def check_bad_token(case: Case) -> None:
+    """A token outside the vocabulary is refused before any ask begins: the neighbors of that ask can still be run."""
+    first, second, last = together = conversations(case)
     for bad in (-1, case.model.tokenizer.n_vocab):
-        for length in (30, 90):
-            for one in (first, second):
-                while one.cache.length < length:
-                    prefill_exactly_from(one)
-            asks = [
-                Ask(first.cache.begin(2), [first.tokens[length], bad], 2),
-                Ask(second.cache.begin(2), second.tokens[length : length + 2], 2),
-            ]
-            with pytest.raises(EdgeInferError):
-                case.model.run(asks)
-            for ask in asks:
-                ask.round.rollback()
-            for one in (first, second):
-                assert one.cache.length == length
-                prefill_exactly_from(one, case)
-        first.cache.rewind(0)
-        second.cache.rewind(0)
+        for one in together:
+            while one.cache.length < 30:
+                prefill_exactly_from(one)
+        plans = [Planned(one, Ask(one.cache.begin(2), one.tokens[30:32], 2), 2) for one in (first, last)]
+        spoiled = Ask(second.cache.begin(2), [second.tokens[30], bad], 2)
+        with pytest.raises(UsageError):
+            case.model.run([plans[0].ask, spoiled, plans[1].ask])
+        spoiled.round.rollback()
+        found = [rows_of(rows) for rows in case.model.run([plan.ask for plan in plans])]
+        for plan, rows in zip(plans, found, strict=True):
+            finish(case, plan, rows, 2)
+        for one in together:
+            prefill_exactly_from(one, case)
+            one.cache.rewind(0)
+    for one in together:
+        one.cache.close()
+
+
+def check_failing_step(case: Case) -> None:
+    """When the engine fails in a step, all of its rounds are rolled back, and the conversations continue as before."""
+    first, second, last = together = conversations(case)
+    model = Breaking(case.model, "verify", at=1)
+    for length in (30, 90):
+        for one in together:
+            while one.cache.length < length:
+                prefill_exactly_from(one)
+        opened = [one.cache.begin(2) for one in (first, second)]
+        asks = [
+            Ask(model.broken(step), one.tokens[length : length + 2], 2)
+            for step, one in zip(opened, (first, second), strict=True)
+        ]
+        with pytest.raises(EngineError):
+            model.run(asks)
+        for step in opened:
+            step.rollback()
+        for one in (first, second, last):
+            assert one.cache.length == length
+            prefill_exactly_from(one, case)
+        model.fail_at(1)
     for one in together:
         one.cache.close()
 

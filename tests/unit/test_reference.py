@@ -12,6 +12,7 @@ from edgeinfer.backends.reference import BACKEND, load_gguf
 from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.storage import Ring
 from edgeinfer.backends.reference.weights import Shape
+from edgeinfer.backends.reserve import PlannedCaches
 from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.prefill import prefill
 from edgeinfer.types import KvType
@@ -90,6 +91,21 @@ def test_the_probe_of_place_sees_a_blas_that_rounds_by_place() -> None:
     even = np.random.default_rng(0).standard_normal((16, 32)).astype(np.float32)
     assert reference_model._is_place_free(even)
     assert not reference_model._is_place_free(even.view(Uneven))
+
+
+def test_planned_conversations_have_their_memory_from_the_start_and_leave_it_to_the_next(tiny: Path) -> None:
+    model = load_gguf(tiny, planned=PlannedCaches(2, POLICY))
+    assert model.n_caches == 2
+    first, second = model.new_cache(POLICY), model.new_cache(POLICY)
+    rings = first.layers
+    expected = prefill(second, TOKENS[:20]).numpy()
+    prefill(first, TOKENS[20:80])
+    first.close()
+    first.close()
+    again, extra = model.new_cache(POLICY), model.new_cache(POLICY)
+    assert again.layers is rings and extra.layers is not rings
+    assert np.array_equal(prefill(again, TOKENS[:20]).numpy(), expected)  # nothing of the conversation before
+    model.close()
 
 
 def test_the_plan_alone_decides_the_exit_layer(tiny: Path) -> None:

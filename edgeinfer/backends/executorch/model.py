@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.executorch.cache import ExecutorchCache
 from edgeinfer.backends.executorch.engine import Program
-from edgeinfer.backends.rounds import run_in_turn
+from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.protocols import Ask, Row, Tokenizer
 from edgeinfer.window import WindowPolicy
 
 
-@maps_engine_errors("ExecuTorch")
 @maps_engine_errors("ExecuTorch")
 class ExecutorchModel:
     """See protocols.Model. `exact_rows` was measured when the program was exported."""
@@ -33,6 +32,7 @@ class ExecutorchModel:
         return ExecutorchCache(self._program.new_rings(policy), self._program.info, policy)
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        check_tokens(asks, self._program.info.n_vocab)
         return run_in_turn(asks)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.streams import Streams
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
-from edgeinfer.backends.rounds import run_in_turn
+from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.errors import EngineError
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import read_by_type, shape_from_gguf
@@ -155,6 +155,7 @@ class GgufModel:
             cache.close()
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        check_tokens(asks, self.loaded.n_vocab)
         streams = self._streams
         if streams is not None and len(asks) > 1 and all(streams.holds(ask) for ask in asks):
             return streams.run(asks)

@@ -13,7 +13,7 @@ from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.adapter import Stages
 from edgeinfer.backends.mlx.kernels import Head, Kernels
 from edgeinfer.backends.mlx.ring import STEP, KvBits, RingLayer, Span
-from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.rounds import RoundGuard, check_ids
 from edgeinfer.errors import EdgeInferError, EngineError, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.window import WindowPolicy
@@ -67,9 +67,7 @@ class MlxRow:
 
 def as_array(tokens: Sequence[TokenLike], n_vocab: int) -> mx.array:
     """[1, T] int32; a row of this backend stands for its argmax without leaving the device."""
-    for token in tokens:
-        if isinstance(token, int) and not 0 <= token < n_vocab:
-            raise UsageError(f"token {token} is not one of the model's {n_vocab}")
+    check_ids(tokens, n_vocab)
     if all(isinstance(token, int) for token in tokens):
         return mx.array([list(tokens)], mx.int32)
     parts = [token.token if isinstance(token, MlxRow) else mx.array(as_id(token), mx.int32) for token in tokens]
@@ -217,6 +215,10 @@ class MlxRound:
             raise engine_error(error) from error
         self._guard.n_verified = len(tokens)
         return rows
+
+    @property
+    def n_vocab(self) -> int:
+        return self._cache.n_vocab
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)

@@ -11,14 +11,14 @@ import mlx.core as mx
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.adapter import Stages, find_inner, own_windows, refusal
-from edgeinfer.backends.mlx.cache import MlxCache, engine_error
+from edgeinfer.backends.mlx.cache import MlxCache, MlxRound, engine_error
 from edgeinfer.backends.mlx.joined import join_projections
 from edgeinfer.backends.mlx.kernels import choose_kernels
 from edgeinfer.backends.mlx.ring import KvBits
 from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
-from edgeinfer.backends.rounds import run_in_turn
+from edgeinfer.backends.rounds import check_ids, run_in_turn
 from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.gguf_split import n_parts
@@ -52,6 +52,9 @@ class MlxModel:
         self._head = find_head(module, stages, self._kernels)
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
+        for ask in asks:
+            if isinstance(ask.round, MlxRound):
+                check_ids(ask.tokens, ask.round.n_vocab)
         return run_in_turn(asks)
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:

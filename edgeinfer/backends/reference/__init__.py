@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.facts import FACTS
+from edgeinfer.backends.reserve import PlannedCaches
 from edgeinfer.errors import ArtifactError
 from edgeinfer.plan.facts import Probe, installed_version
 from edgeinfer.plan.types import Plan
@@ -39,10 +40,17 @@ class ReferenceBackend:
         """Nothing is kept about a model."""
 
     def load(self, plan: Plan, path: Path) -> ReferenceModel:
-        return load_gguf(path, kv_type=plan.kv_type, exit_layer=plan.speculation.exit_layer)
+        return load_gguf(
+            path,
+            kv_type=plan.kv_type,
+            exit_layer=plan.speculation.exit_layer,
+            planned=PlannedCaches(plan.n_conversations, plan.window),
+        )
 
 
-def load_gguf(path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = None) -> ReferenceModel:
+def load_gguf(
+    path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = None, planned: PlannedCaches | None = None
+) -> ReferenceModel:
     """A model that drafts with layers [0, `exit_layer`), or not at all.
 
     Raises ArtifactError for a file that is damaged, hostile, or of an architecture that is not computed here, and for
@@ -63,7 +71,9 @@ def load_gguf(path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = N
     if exit_layer is not None and not 0 < exit_layer < shape.n_layers:
         raise ArtifactError(f"{path} has {shape.n_layers} layers; it cannot exit after layer {exit_layer}")
     weights = read_weights(header, path, shape)
-    return ReferenceModel(shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer)
+    return ReferenceModel(
+        shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer, planned=planned
+    )
 
 
 BACKEND = ReferenceBackend()

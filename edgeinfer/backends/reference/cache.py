@@ -1,58 +1,40 @@
 """One conversation on the reference: K/V rings by `policy.slot`, and the round that reads and extends them.
 
-The forward writes keys as it goes. Nothing is remembered before `commit`: a query's view follows from its position, so
-keys behind the length are seen by no one before they are written again.
+The forward writes keys as it goes. Nothing is remembered before `commit`: which keys a query sees follows from its
+position, so keys at or after the length are overwritten before any query sees them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.reference.storage import Ring
-from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.reference.storage import LayerKv, Rings
+from edgeinfer.backends.rounds import RoundGuard, check_ids
 from edgeinfer.errors import EngineError, RewindError, UsageError
-from edgeinfer.protocols import Row, TokenLike, as_id
-from edgeinfer.types import KvType, common_prefix, of_k_and_v
+from edgeinfer.protocols import Ask, Row, TokenLike, as_id
+from edgeinfer.types import common_prefix
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
     from edgeinfer.backends.reference.model import ReferenceModel
-    from edgeinfer.backends.reference.weights import Floats, Shape
+    from edgeinfer.backends.reference.weights import Floats
     from edgeinfer.types import Logits
 
 
-class LayerKv:
-    """K and V of one layer."""
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """A conversation's rows in a forward: `states` [T, hidden] from position `start` on, and the rings they see."""
 
-    def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
-        self._k, self._v = (Ring(shape, slots, kind) for kind in of_k_and_v(kv_type))
-        self.n_bytes = self._k.n_bytes + self._v.n_bytes
-
-    def write(self, slots: list[int], k: Floats, v: Floats) -> None:
-        """k, v: [T, KV heads, head_dim]."""
-        self._k.write(slots, k.transpose(1, 0, 2))
-        self._v.write(slots, v.transpose(1, 0, 2))
-
-    def read(self, n_slots: int) -> tuple[Floats, Floats]:
-        """K and V of the first `n_slots` slots: [KV heads, n_slots, head_dim]."""
-        return self._k.read(n_slots), self._v.read(n_slots)
-
-    def snapshot(self, slots: list[int]) -> bytes:
-        return self._k.stored(slots) + self._v.stored(slots)
-
-    def restore(self, slots: list[int], data: bytes) -> None:
-        n_bytes = self._k.n_stored(len(slots))
-        self._k.store(slots, data[:n_bytes])
-        self._v.store(slots, data[n_bytes:])
-
-    def n_stored(self, n_slots: int) -> int:
-        """Bytes of a snapshot of `n_slots`."""
-        return self._k.n_stored(n_slots) + self._v.n_stored(n_slots)
+    states: Floats
+    start: int
+    kv: Sequence[LayerKv]
+    policy: WindowPolicy
 
 
 @maps_engine_errors("reference")
@@ -75,10 +57,17 @@ class ReferenceCache:
 
     chunk_rows = 256
 
-    def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
+    def __init__(
+        self,
+        model: ReferenceModel,
+        policy: WindowPolicy,
+        rings: Rings,
+        give_back: Callable[[WindowPolicy, Rings], None],
+    ) -> None:
         self.policy = policy
         self.model = model
-        self.layers = [LayerKv(model.shape, policy.slots, model.kv_type) for _ in range(model.shape.n_layers)]
+        self.layers = rings
+        self._give_back = give_back
         self._length = 0
         self._evicted = range(0)  # positions whose slots others may have taken
         self._round: ReferenceRound | None = None
@@ -129,12 +118,14 @@ class ReferenceCache:
         self._length = at
 
     def close(self) -> None:
+        if self.layers:
+            self._give_back(self.policy, self.layers)
         self.layers = []
 
-    def forward(self, states: Floats, start: int, layers: range) -> Floats:
-        """`states` [T, hidden] at positions `start` and on, through `layers`."""
-        self._be_open()
-        return self.model.forward(states, start, layers, self.layers, self.policy)
+    def rows(self, states: Floats, start: int) -> PackedRows:
+        """`states` [T, hidden] at positions `start` and on, as a part of a forward."""
+        self.be_open()
+        return PackedRows(states, start, self.layers, self.policy)
 
     def end_round(self, n: int) -> None:
         """The one place where a round moves the length."""
@@ -149,12 +140,12 @@ class ReferenceCache:
         before, after = span.stop <= self._evicted.start, span.start >= self._evicted.stop
         return span.stop <= self._length and (not self._evicted or before or after)
 
-    def _be_open(self) -> None:
+    def be_open(self) -> None:
         if not self.layers:
             raise EngineError("the cache is closed")
 
     def _check_ready(self) -> None:
-        self._be_open()
+        self.be_open()
         if self._round is not None:
             raise EngineError("a round is open on this cache")
 
@@ -169,6 +160,7 @@ class ReferenceRound:
         self._start = cache.length
         self._exit = cache.model.exit_layer or 0
         self._drafted: list[int] = []
+        self._n_reused = 0
         self._states: Floats = cache.model.embed([])  # [drafted, hidden], after layers [0, exit)
 
     def draft(self, token: TokenLike) -> Row:
@@ -177,21 +169,32 @@ class ReferenceRound:
         at = len(self._drafted)
         self._guard.draft(at)
         model = self._cache.model
+        check_ids([token], model.shape.n_vocab)
         token = as_id(token)
-        state = self._cache.forward(model.embed([token]), self._start + at, range(self._exit))
+        [state] = model.forward([self._cache.rows(model.embed([token]), self._start + at)], range(self._exit))
         self._drafted.append(token)
         self._states = np.concatenate([self._states, state])
         return ReferenceRow(model.head(state)[0])
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
-        n_wanted = self._guard.verify(len(tokens), n_rows)
-        model, ids = self._cache.model, [as_id(token) for token in tokens]
-        ready = common_prefix(self._drafted, ids)
-        rest = self._cache.forward(model.embed(ids[ready:]), self._start + ready, range(self._exit))
-        states = np.concatenate([self._states[:ready], rest])
-        states = self._cache.forward(states, self._start, range(self._exit, model.shape.n_layers))
-        self._guard.n_verified = len(ids)
-        return [ReferenceRow(row) for row in model.head(states[len(ids) - n_wanted :])] if n_wanted else []
+        return self._cache.model.run([Ask(self, tokens, len(tokens) if n_rows is None else n_rows)])[0]
+
+    def ask(self, n_tokens: int, n_rows: int) -> None:
+        """The one verify of this round begins. Raises EngineError where the round does not allow it."""
+        self._guard.verify(n_tokens, n_rows)
+        self._cache.be_open()
+
+    def early(self, ids: Sequence[int]) -> PackedRows:
+        """What the early layers have to run: the tokens after those that were drafted alike."""
+        self._n_reused = common_prefix(self._drafted, ids)
+        return self._cache.rows(self._cache.model.embed(ids[self._n_reused :]), self._start + self._n_reused)
+
+    def late(self, states: Floats) -> PackedRows:
+        """What the late layers have to run, given the result of `early`."""
+        return self._cache.rows(np.concatenate([self._states[: self._n_reused], states]), self._start)
+
+    def has_run(self, n_tokens: int) -> None:
+        self._guard.n_verified = n_tokens
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)

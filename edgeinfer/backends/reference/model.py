@@ -8,21 +8,23 @@ the rows computed beside it. BLAS rounds differently for other shapes, so a matr
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.reference.cache import LayerKv, ReferenceCache
+from edgeinfer.backends.reference.cache import PackedRows, ReferenceCache, ReferenceRound, ReferenceRow
+from edgeinfer.backends.reference.storage import LayerKv, Rings
 from edgeinfer.backends.reference.weights import Floats, LayerWeights, Shape, Weights
-from edgeinfer.backends.rounds import run_in_turn
-from edgeinfer.errors import EngineError, UsageError
-from edgeinfer.protocols import Ask, Row, Tokenizer
+from edgeinfer.backends.reserve import PlannedCaches, Reserve
+from edgeinfer.backends.rounds import check_tokens
+from edgeinfer.errors import EngineError
+from edgeinfer.protocols import Ask, Row, Tokenizer, as_id
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-BLOCK_ROWS = 8  # rows of every product; more would make a single row dearer
+BLOCK_ROWS = 8  # rows of every product; more would slow a single row down
 _SLOT_STEP = 64  # attention reads the slots in use rounded up to this
 
 
@@ -33,20 +35,31 @@ class ReferenceModel:
     exact_rows = sys.maxsize
     n_threads = 0
     note = ""
-    n_caches = sys.maxsize  # a cache allocates its own rings
 
     def __init__(
-        self, shape: Shape, weights: Weights, tokenizer: Tokenizer, *, kv_type: KvType = "f32", exit_layer: int | None
+        self,
+        shape: Shape,
+        weights: Weights,
+        tokenizer: Tokenizer,
+        *,
+        kv_type: KvType = "f32",
+        exit_layer: int | None,
+        planned: PlannedCaches | None = None,
     ) -> None:
         self.shape = shape
         self.tokenizer = tokenizer
         self.kv_type = kv_type
         self.exit_layer = exit_layer
         self._weights: Weights | None = weights
+        self.n_caches = planned.n if planned is not None else 1
+        self._reserved = Reserve(planned, self._new_rings)
         self._block_rows = BLOCK_ROWS if _place_is_free(weights) else 1
 
     def new_cache(self, policy: WindowPolicy) -> ReferenceCache:
-        return ReferenceCache(self, policy)
+        return ReferenceCache(self, policy, self._reserved.take(policy), self._reserved.give_back)
+
+    def _new_rings(self, policy: WindowPolicy) -> Rings:
+        return [LayerKv(self.shape, policy.slots, self.kv_type) for _ in range(self.shape.n_layers)]
 
     def close(self) -> None:
         self._weights = None
@@ -58,45 +71,55 @@ class ReferenceModel:
         return self._weights
 
     def embed(self, tokens: Sequence[int]) -> Floats:
-        """[T, hidden]. Raises UsageError for an id outside the vocabulary."""
-        for token in tokens:
-            if not 0 <= token < self.shape.n_vocab:
-                raise UsageError(f"token {token} is outside the vocabulary of {self.shape.n_vocab}")
+        """[T, hidden]."""
         return self.weights.embedding[list(tokens)]
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
-        return run_in_turn(asks)
+        """One forward for all asks: their rows are packed, and each row attends to the rings of its own cache."""
+        check_tokens(asks, self.shape.n_vocab)
+        asked = [[as_id(token) for token in ask.tokens] for ask in asks]
+        rounds = [ask.round for ask in asks if isinstance(ask.round, ReferenceRound)]
+        for step, ids, ask in zip(rounds, asked, asks, strict=True):
+            step.ask(len(ids), ask.n_rows)
+        exit_layer = self.exit_layer or 0
+        early = self.forward([step.early(ids) for step, ids in zip(rounds, asked, strict=True)], range(exit_layer))
+        late = [step.late(states) for step, states in zip(rounds, early, strict=True)]
+        states = self.forward(late, range(exit_layer, self.shape.n_layers))
+        wanted = [found[len(found) - ask.n_rows :] for found, ask in zip(states, asks, strict=True)]
+        logits = self.head(np.concatenate(wanted))
+        for step, ids in zip(rounds, asked, strict=True):
+            step.has_run(len(ids))
+        return [[ReferenceRow(row) for row in rows] for rows in _split(logits, [ask.n_rows for ask in asks])]
 
-    def forward(self, states: Floats, start: int, layers: range, kv: Sequence[LayerKv], policy: WindowPolicy) -> Floats:
-        """`states` [T, hidden] of positions `start` and on, through `layers`; their K and V go into `kv`."""
-        blocks = [
-            self._run_block(states[at : at + self._block_rows], start + at, layers, kv, policy)
-            for at in range(0, len(states), self._block_rows)
-        ]
-        return np.concatenate(blocks) if blocks else states
+    def forward(self, packed: Sequence[PackedRows], layers: range) -> list[Floats]:
+        """The states of each conversation's rows after `layers`; their K and V go into its rings."""
+        states = np.concatenate([rows.states for rows in packed])
+        queries = [_Query(rows, rows.start + row) for rows in packed for row in range(len(rows.states))]
+        size = self._block_rows
+        for at in range(0, len(states) if layers else 0, size):
+            states[at : at + size] = self._run_block(states[at : at + size], queries[at : at + size], layers)
+        return _split(states, [len(rows.states) for rows in packed])
 
     def head(self, states: Floats) -> Floats:
         """Logits [T, V] of `states` [T, hidden]."""
-        weights, rows = self.weights, self._block_rows
-        blocks = [_padded(states[at : at + rows], rows) for at in range(0, len(states), rows)]
-        logits = [_norm(block, weights.output_norm, self.shape.norm_eps) @ weights.output.T for block in blocks]
-        return np.concatenate(logits)[: len(states)]
+        weights, size = self.weights, self._block_rows
+        logits = np.zeros((len(states), self.shape.n_vocab), np.float32)
+        for at in range(0, len(states), size):
+            block = _norm(_padded(states[at : at + size], size), weights.output_norm, self.shape.norm_eps)
+            logits[at : at + size] = (block @ weights.output.T)[: len(states) - at]
+        return logits
 
-    def _run_block(
-        self, states: Floats, start: int, layers: range, kv: Sequence[LayerKv], policy: WindowPolicy
-    ) -> Floats:
-        n_rows = len(states)
+    def _run_block(self, states: Floats, queries: Sequence[_Query], layers: range) -> Floats:
         states = _padded(states, self._block_rows)
-        turn = self._turn(start)
-        views = [_View(policy, start + row) for row in range(n_rows)]
+        turn = self._turn([query.position for query in queries])
         for layer in layers:
             weights = self.weights.layers[layer]
-            states = states + self._attention(states, weights, turn, kv[layer], views)
+            states = states + self._attention(states, weights, turn, layer, queries)
             states = states + self._feed_forward(states, weights)
-        return states[:n_rows]
+        return states[: len(queries)]
 
     def _attention(
-        self, states: Floats, weights: LayerWeights, turn: Floats, kv: LayerKv, views: Sequence[_View]
+        self, states: Floats, weights: LayerWeights, turn: Floats, layer: int, queries: Sequence[_Query]
     ) -> Floats:
         shape = self.shape
         heads, kv_heads, dim = shape.n_heads, shape.n_kv_heads, shape.head_dim
@@ -108,13 +131,15 @@ class ReferenceModel:
             qk = np.concatenate([normed_q, _norm(qk[:, heads:], weights.k_norm, shape.norm_eps)], axis=1)
         qk = self._rotated(qk, turn)
         q = qk[:, :heads] * np.float32(dim**-0.5)
-        kv.write([view.slot for view in views], qk[: len(views), heads:], v[: len(views)])
-        keys, values = kv.read(max(view.n_slots for view in views))
         out = np.zeros((len(states), heads * dim), np.float32)
-        for row, view in enumerate(views):
-            query = q[row].reshape(kv_heads, heads // kv_heads, dim)
-            scores = query @ keys[:, : view.n_slots].transpose(0, 2, 1) + view.bias
-            out[row] = (_softmax(scores) @ values[:, : view.n_slots]).reshape(-1)
+        for start, stop in _conversations(queries):
+            own, kv = queries[start:stop], queries[start].kv[layer]
+            kv.write([query.slot for query in own], qk[start:stop, heads:], v[start:stop])
+            keys, values = kv.read(max(query.n_slots for query in own))
+            for row, query in enumerate(own, start):
+                grouped = q[row].reshape(kv_heads, heads // kv_heads, dim)
+                scores = grouped @ keys[:, : query.n_slots].transpose(0, 2, 1) + query.bias
+                out[row] = (_softmax(scores) @ values[:, : query.n_slots]).reshape(-1)
         return out @ weights.attn_output.T
 
     def _feed_forward(self, states: Floats, weights: LayerWeights) -> Floats:
@@ -124,10 +149,11 @@ class ReferenceModel:
             inner: Floats = gate / (1 + np.exp(-gate)) * up
         return inner @ weights.ffn_down.T
 
-    def _turn(self, start: int) -> npt.NDArray[np.float32]:
+    def _turn(self, positions: Sequence[int]) -> npt.NDArray[np.float32]:
         """Cosine and sine of RoPE (arXiv 2104.09864) for a block of positions: [2, block rows, 1, head_dim / 2]."""
-        positions = np.arange(start, start + self._block_rows)
-        angles = positions[:, None, None] * self.weights.frequencies
+        padded = np.zeros(self._block_rows)
+        padded[: len(positions)] = positions
+        angles = padded[:, None, None] * self.weights.frequencies
         return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
 
     def _rotated(self, x: Floats, turn: Floats) -> Floats:
@@ -141,10 +167,13 @@ class ReferenceModel:
         return turned.reshape(x.shape)
 
 
-class _View:
-    """What the query at `position` sees, as a function of the position alone."""
+class _Query:
+    """One row of a forward. What it sees of its conversation's rings follows from its position alone."""
 
-    def __init__(self, policy: WindowPolicy, position: int) -> None:
+    def __init__(self, rows: PackedRows, position: int) -> None:
+        policy = rows.policy
+        self.kv = rows.kv
+        self.position = position
         self.slot = policy.slot(position)
         used = policy.slots if position >= policy.window else policy.slot(position) + 1
         self.n_slots = min(policy.slots, -(-used // _SLOT_STEP) * _SLOT_STEP)
@@ -154,6 +183,19 @@ class _View:
         recent = (slots >= policy.sink) & (newest >= max(policy.sink, policy.oldest(position)))
         sinks = (slots < policy.sink) & (slots <= position)
         self.bias = np.where(recent | sinks, np.float32(0), np.float32(-np.inf))
+
+
+def _conversations(queries: Sequence[_Query]) -> Iterator[tuple[int, int]]:
+    """[start, stop) of each conversation's rows."""
+    start = 0
+    for stop in range(1, len(queries) + 1):
+        if stop == len(queries) or queries[stop].kv is not queries[start].kv:
+            yield start, stop
+            start = stop
+
+
+def _split(states: Floats, sizes: Sequence[int]) -> list[Floats]:
+    return np.split(states, np.cumsum(sizes)[:-1])
 
 
 def _norm(x: Floats, weight: Floats, eps: float) -> Floats:

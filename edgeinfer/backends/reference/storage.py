@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.reference.weights import Floats, Shape
 from edgeinfer.errors import EngineError
-from edgeinfer.types import ValueType
+from edgeinfer.types import KvType, ValueType, of_k_and_v
 
 QUANTIZED = {"q8_0": "Q8_0", "q4_0": "Q4_0"}  # our names to those of the `gguf` package
 BLOCK = 32  # values that share a scale in both
@@ -67,3 +67,36 @@ class Ring:
 
         quantized: npt.NDArray[np.uint8] = quantize(rows, GGMLQuantizationType[QUANTIZED[self._kind]])
         return quantized
+
+
+class LayerKv:
+    """K and V of one layer."""
+
+    def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
+        self._k, self._v = (Ring(shape, slots, kind) for kind in of_k_and_v(kv_type))
+        self.n_bytes = self._k.n_bytes + self._v.n_bytes
+
+    def write(self, slots: list[int], k: Floats, v: Floats) -> None:
+        """k, v: [T, KV heads, head_dim]."""
+        self._k.write(slots, k.transpose(1, 0, 2))
+        self._v.write(slots, v.transpose(1, 0, 2))
+
+    def read(self, n_slots: int) -> tuple[Floats, Floats]:
+        """K and V of the first `n_slots` slots: [KV heads, n_slots, head_dim]."""
+        return self._k.read(n_slots), self._v.read(n_slots)
+
+    def snapshot(self, slots: list[int]) -> bytes:
+        return self._k.stored(slots) + self._v.stored(slots)
+
+    def restore(self, slots: list[int], data: bytes) -> None:
+        n_bytes = self._k.n_stored(len(slots))
+        self._k.store(slots, data[:n_bytes])
+        self._v.store(slots, data[n_bytes:])
+
+    def n_stored(self, n_slots: int) -> int:
+        """Bytes of a snapshot of `n_slots`."""
+        return self._k.n_stored(n_slots) + self._v.n_stored(n_slots)
+
+
+Rings: TypeAlias = list[LayerKv]
+"""A conversation's K and V, layer by layer."""
