@@ -19,6 +19,7 @@ from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.chat import chat_completions
 from edgeinfer.serve.openai.errors import openai_error
 from edgeinfer.serve.openai.listing import list_models, show_model
+from edgeinfer.serve.page import page
 from edgeinfer.serve.protocols import envelope_of
 
 __all__ = ["make_app"]
@@ -26,6 +27,7 @@ __all__ = ["make_app"]
 
 def make_app(models: Models, access: Access) -> Starlette:
     routes = [
+        route("/", page, openai_error, method="GET"),
         route("/health", health, openai_error, method="GET"),
         route("/metrics", metrics, openai_error, method="GET"),
         route("/v1/models", list_models, openai_error, method="GET"),

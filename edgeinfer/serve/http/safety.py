@@ -16,7 +16,7 @@ from edgeinfer.serve.protocols import envelope_of
 __all__ = ["Access", "Guard", "is_loopback"]
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/", "/health"})  # the chat page, which asks for the token itself
 
 
 @dataclass(frozen=True, slots=True)
