@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_folder", "config_folder", "home", "state_folder", "user_cache"]
+__all__ = ["cache_folder", "chats_folder", "config_folder", "home", "state_folder", "user_cache"]
 
 _PROGRAM = "edgeinfer"
 
@@ -35,8 +35,14 @@ def config_folder() -> Path | None:
 
 
 def state_folder() -> Path | None:
-    """The history of the line editor."""
+    """The history of the line editor, and the running chats."""
     return _of_program(_base("XDG_STATE_HOME", ".local/state"))
+
+
+def chats_folder() -> Path | None:
+    """The chats that are running, and those that were cut off."""
+    folder = state_folder()
+    return folder / "chats" if folder else None
 
 
 def _base(variable: str, default: str) -> Path | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,13 +19,26 @@ MAX_MESSAGES = 100_000
 ROLES = frozenset(get_args(Role))
 
 
-def save(path: Path, messages: Sequence[Message], *, model: str) -> None:
+@dataclass(frozen=True, slots=True)
+class SavedChat:
+    """A conversation, the model that it was with, and the settings by name, as they are shown.
+
+    A question that has no answer yet may come last.
+    """
+
+    messages: Sequence[Message]
+    model: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def save(path: Path, chat: SavedChat) -> None:
     """Write the conversation, whole or not at all. Raises UsageError when the place cannot be written."""
     content = json.dumps(
         {
             "edgeinfer_conversation": FORMAT,
-            "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "model": chat.model,
+            "settings": dict(chat.settings),
+            "messages": [{"role": message.role, "content": message.content} for message in chat.messages],
         },
         ensure_ascii=False,
         indent=1,
@@ -37,7 +51,7 @@ def save(path: Path, messages: Sequence[Message], *, model: str) -> None:
         ) from error
 
 
-def load(path: Path) -> list[Message]:
+def load(path: Path) -> SavedChat:
     """Read a conversation. Raises UsageError for whatever is not one; nothing is repaired or dropped."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -54,14 +68,19 @@ def load(path: Path) -> list[Message]:
     return check(value, path)
 
 
-def check(value: object, path: Path) -> list[Message]:
+def check(value: object, path: Path) -> SavedChat:
     def wrong(what: str) -> UsageError:
         return UsageError(f"`{path}` is not a conversation: {what}", hint="/save writes one")
 
     if not isinstance(value, dict) or value.get("edgeinfer_conversation") != FORMAT:
         raise wrong(f"`edgeinfer_conversation` must be {FORMAT}")
-    if set(value) != {"edgeinfer_conversation", "model", "messages"}:
-        raise wrong("the keys must be `edgeinfer_conversation`, `model` and `messages`")
+    if set(value) - {"settings"} != {"edgeinfer_conversation", "model", "messages"}:
+        raise wrong("the keys must be `edgeinfer_conversation`, `model`, `messages` and, if wanted, `settings`")
+    model, settings = value["model"], value.get("settings", {})
+    if not is_text(model):
+        raise wrong("`model` must be a name")
+    if not isinstance(settings, dict) or not all(map(is_text, (*settings, *settings.values()))):
+        raise wrong("`settings` must be names with texts")
     rows = value["messages"]
     if not isinstance(rows, list) or len(rows) > MAX_MESSAGES:
         raise wrong(f"`messages` must be a list of at most {MAX_MESSAGES}")
@@ -74,7 +93,7 @@ def check(value: object, path: Path) -> list[Message]:
         if row["role"] == "system" and number > 1:
             raise wrong(f"message {number} is a system message, which can only come first")
         messages.append(Message(row["role"], row["content"]))  # type: ignore[arg-type]  # checked above
-    return messages
+    return SavedChat(messages, model, settings)
 
 
 def is_text(value: object) -> bool:

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.banner import banner
     from edgeinfer.cli.opening import fetch_or_fall_back, load_from, plan_from, say_choice
     from edgeinfer.cli.settings import settings_from
+    from edgeinfer.paths import chats_folder
 
     take_name(args)
     plan = plan_from(args)
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     editor.start()
     with load_from(args, plan) as model:
         editor.join()
+        from edgeinfer.cli.autosave import Autosave
         from edgeinfer.cli.lines import line_source
         from edgeinfer.cli.repl import Repl
 
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         source = line_source()
         if not sys.stdin.isatty():
             whisper("(reading messages from stdin, one a line)")
-        return Repl(plan, model.chat(), settings).run(source)
+        return Repl(plan, model.chat(), settings, Autosave(chats_folder())).run(source)
 
 
 def import_editor() -> None:

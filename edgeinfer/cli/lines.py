@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
 
+HUNG_UP = 129  # 128 + SIGHUP
 FENCE = '"""'
 
 
@@ -88,6 +89,8 @@ class EditedLines:
         try:
             return self._session.prompt(prompt)
         except EOFError:
+            if not sys.stdin.isatty():  # the window was closed, and SIGHUP is on its way
+                raise SystemExit(HUNG_UP) from None
             return None
 
 

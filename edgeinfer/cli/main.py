@@ -14,6 +14,7 @@ from edgeinfer import __version__
 from edgeinfer.cli import streams
 from edgeinfer.cli.output import complain, near, show, show_json
 from edgeinfer.cli.parser import Parser, make_parser
+from edgeinfer.cli.signals import ended_by_signals
 from edgeinfer.errors import EdgeInferError, NoPlanError, UsageError
 
 COMMANDS = (
@@ -110,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if any(not argument.isprintable() and has_surrogates(argument) for argument in argv):
             raise UsageError("an argument is not UTF-8", hint="convert it, for example with `iconv -f latin1 -t utf-8`")
-        return dispatch([argument for argument in argv if argument != "--debug"] if debug else argv)
+        with ended_by_signals():
+            return dispatch([argument for argument in argv if argument != "--debug"] if debug else argv)
     except EdgeInferError as error:
         if debug:
             traceback.print_exc()

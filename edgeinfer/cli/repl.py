@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeinfer.chat import history
+from edgeinfer.chat.history import SavedChat
 from edgeinfer.cli import settings as settings_module
+from edgeinfer.cli.autosave import Autosave
 from edgeinfer.cli.lines import LineSource, messages
 from edgeinfer.cli.output import complain, near, say, size, whisper
 from edgeinfer.cli.settings import Settings
 from edgeinfer.cli.stats_lines import stats_lines
 from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
 from edgeinfer.errors import EdgeInferError, UsageError
+from edgeinfer.text import one_line
+from edgeinfer.types import Message
 
 if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
@@ -29,6 +34,8 @@ HELP = """\
   /set NAME VALUE    change a setting; `/set` alone shows them all
   /save FILE         write the conversation
   /load FILE         continue a saved conversation
+  /restore           continue the last chat that was cut off
+  /retry             ask the last question again, where it got no answer
   /bye               leave; so does Ctrl-D, or Ctrl-C twice
   \"\"\"                begins a message of many lines, and ends it"""
 
@@ -40,12 +47,38 @@ class Repl:
     plan: Plan
     chat: Chat
     settings: Settings
+    autosave: Autosave
+    unanswered: str = ""  # the last question, until its answer begins
     warned: set[str] = field(default_factory=set)  # notices that are shown once
     leaving: bool = False
+    cut_off: bool = False  # it ended in another way than by leaving
     exit_code: int = 0
 
     def run(self, source: LineSource) -> int:
-        """Run until the user leaves. In a script, the exit code is that of the last message that failed."""
+        """Run until the user leaves. In a script, the exit code is that of the last message that failed.
+
+        Whatever ends the chat in another way leaves the conversation on disk.
+        """
+        if source.interactive:
+            self.offer()
+        try:
+            self.converse(source)
+            if not self.cut_off:
+                self.autosave.discard()
+        except BrokenPipeError:
+            self.autosave.discard()  # the reader has what it wanted
+            raise
+        except BaseException:
+            self.cut_off = True
+            raise
+        finally:
+            if self.cut_off and self.saved.messages:
+                self.autosave.write(self.saved)
+                whisper("(the conversation is kept: /restore in the next chat continues it)")
+            self.autosave.close()
+        return self.exit_code
+
+    def converse(self, source: LineSource) -> None:
         interrupted = False
         while not self.leaving:
             try:
@@ -56,15 +89,19 @@ class Repl:
                         break
                 else:
                     break
+            except BrokenPipeError:
+                raise
             except EdgeInferError as error:  # the conversation can still be saved
                 complain(str(error), error.hint)
                 self.exit_code = 0 if source.interactive else error.exit_code
+            except Exception as error:  # so it can after an error of ours
+                complain(f"unexpected {type(error).__name__}: {error}", "/save FILE keeps the conversation")
+                self.exit_code = 0 if source.interactive else 70
             except KeyboardInterrupt:
                 if interrupted:
                     break
                 interrupted = True
                 whisper("(Ctrl-C again, Ctrl-D or /bye leaves)")
-        return self.exit_code
 
     def take(self, text: str) -> None:
         """Handle one message or command. Raises UsageError for one that cannot be handled; the chat continues."""
@@ -75,11 +112,22 @@ class Repl:
 
     def ask(self, text: str) -> None:
         self.chat.system = self.settings.system
+        n_turns = len(self.chat.turns)
+        self.unanswered = text
+        self.autosave.write(self.saved)
         try:
-            answer = print_answer(lambda: self.chat.stream(text, **self.settings.options), self.settings)
+            answer = print_answer(
+                lambda: self.chat.stream(text, **self.settings.options),
+                self.settings,
+                progress=lambda stream: self.autosave.write_if_due(lambda: self.saved_with(stream.answer.text)),
+            )
         except KeyboardInterrupt:  # the second one
-            self.leaving = True
+            self.leaving = self.cut_off = True
             return
+        finally:
+            if len(self.chat.turns) > n_turns:
+                self.unanswered = ""
+                self.autosave.write(self.saved)
         if answer.finish_reason == "canceled":
             whisper("(stopped)")
         self.warn(answer.stats)
@@ -91,6 +139,24 @@ class Repl:
             if count not in self.warned:
                 self.warned.add(count)
                 whisper(news)
+
+    @property
+    def saved(self) -> SavedChat:
+        """The conversation with the question that waits for its answer."""
+        return self.saved_with("")
+
+    def saved_with(self, answer: str) -> SavedChat:
+        question = [Message("user", self.unanswered)] if self.unanswered else []
+        begun = [Message("assistant", answer)] if answer else []
+        messages = [*self.chat.messages, *question, *begun]
+        return SavedChat(messages, self.plan.model.name, settings_module.texts(self.settings))
+
+    def offer(self) -> None:
+        """Say that an earlier chat was cut off."""
+        file = self.autosave.left_behind()
+        if file:
+            when = time.strftime("%d %b %H:%M", time.localtime(file.stat().st_mtime))
+            whisper(f"(a chat was cut off on {when}: /restore continues it)")
 
     def command(self, name: str = "", rest: str = "") -> None:
         if name not in COMMANDS:
@@ -105,7 +171,9 @@ class Repl:
     def clear(self, rest: str) -> None:
         del rest
         self.chat.messages = []
+        self.unanswered = ""
         self.warned.clear()
+        self.autosave.discard()
         whisper("(a new conversation)")
 
     def show(self, rest: str) -> None:
@@ -137,13 +205,41 @@ class Repl:
     def save(self, rest: str) -> None:
         file = named_file(rest, "/save")
         self.chat.system = self.settings.system
-        history.save(file, self.chat.messages, model=self.plan.model.name)
-        whisper(f"(saved {len(self.chat.turns)} messages to {file})")
+        saved = self.saved
+        history.save(file, saved)
+        whisper(f"(saved {n_said(saved)} messages to {file})")
 
     def load(self, rest: str) -> None:
-        self.chat.messages = history.load(named_file(rest, "/load"))
+        self.continue_with(history.load(named_file(rest, "/load")))
+
+    def restore(self, rest: str) -> None:
+        del rest
+        file = self.autosave.left_behind()
+        if file is None:
+            raise UsageError("no chat was cut off", hint="/load FILE continues one that was saved")
+        self.continue_with(history.load(file))
+        self.autosave.write(self.saved)
+        file.unlink(missing_ok=True)
+
+    def continue_with(self, saved: SavedChat) -> None:
+        """Take over a conversation, and say what is not as it was."""
+        messages = list(saved.messages)
+        self.unanswered = messages.pop().content if messages and messages[-1].role == "user" else ""
+        self.chat.messages = messages
         self.settings = replace(self.settings, system=self.chat.system)
-        whisper(f"(loaded {len(self.chat.turns)} messages)")
+        whisper(f"(loaded {n_said(saved)} messages)")
+        if saved.model != self.plan.model.name:
+            whisper(f"(they were written with {one_line(saved.model)[:80]}; this is {self.plan.model.name})")
+        for difference in settings_module.differences(self.settings, saved.settings):
+            whisper(f"(a setting differs: {one_line(difference)[:200]})")
+        if self.unanswered:
+            whisper("(the last question has no answer: /retry asks it again)")
+
+    def retry(self, rest: str) -> None:
+        del rest
+        if not self.unanswered:
+            raise UsageError("every question has an answer")
+        self.ask(self.unanswered)
 
     def bye(self, rest: str) -> None:
         del rest
@@ -157,8 +253,15 @@ COMMANDS: Mapping[str, Callable[[Repl, str], None]] = {
     "set": Repl.set,
     "save": Repl.save,
     "load": Repl.load,
+    "restore": Repl.restore,
+    "retry": Repl.retry,
     "bye": Repl.bye,
 }
+
+
+def n_said(saved: SavedChat) -> int:
+    """Messages without the system prompt."""
+    return sum(message.role != "system" for message in saved.messages)
 
 
 def named_file(rest: str, command: str) -> Path:

@@ -94,11 +94,22 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     return replace(settings, **{field: parsed})  # type: ignore[arg-type]
 
 
-def lines(settings: Settings) -> list[str]:
-    """Each setting with its value, as `/set` alone shows them."""
+def texts(settings: Settings) -> dict[str, str]:
+    """Each setting's value in words, by name."""
     values = {name: getattr(settings.sampling, field) for name, (field, _) in SAMPLING.items()}
     values |= {name: getattr(settings, field) for name, (field, _) in OTHERS.items()}
-    return [f"  {name:<15} {plain(value)}" for name, value in values.items()]
+    return {name: plain(value) for name, value in values.items()}
+
+
+def lines(settings: Settings) -> list[str]:
+    """Each setting with its value, as `/set` alone shows them."""
+    return [f"  {name:<15} {text}" for name, text in texts(settings).items()]
+
+
+def differences(settings: Settings, saved: Mapping[str, str]) -> list[str]:
+    """What differs from the settings that a conversation was saved with, but for the system prompt and the seed."""
+    now = {name: text for name, text in texts(settings).items() if name not in ("system", "seed", "stats")}
+    return [f"{name} was {saved[name]}, is {text}" for name, text in now.items() if saved.get(name, text) != text]
 
 
 def plain(value: object) -> str:

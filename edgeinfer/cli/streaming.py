@@ -138,8 +138,17 @@ def column_after(text: str, column: int, width: int) -> int:
     return column
 
 
-def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet: bool = False) -> Answer:
-    """Print an answer while it comes. Raises what `begin` raises, KeyboardInterrupt for two Ctrl-C."""
+def print_answer(
+    begin: Callable[[], AnswerStream],
+    settings: Settings,
+    *,
+    quiet: bool = False,
+    progress: Callable[[AnswerStream], None] = lambda _: None,
+) -> Answer:
+    """Print an answer while it comes, and call `progress` after each piece.
+
+    Raises what `begin` raises, KeyboardInterrupt for two Ctrl-C.
+    """
     screen = Screen(show_thinking=settings.thinking, quiet=quiet)
     with interruptible() as interrupt:
         live = LiveLine() if settings.stats else None
@@ -148,6 +157,7 @@ def print_answer(begin: Callable[[], AnswerStream], settings: Settings, *, quiet
             interrupt.stops(stream)
             with closing(stream):
                 for segment in stream.segments():
+                    progress(stream)
                     if segment.thinking:
                         screen.thinking(segment.text)
                         continue

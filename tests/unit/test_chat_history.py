@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeinfer.chat.history import MAX_FILE_BYTES, load, save
+from edgeinfer.chat.history import MAX_FILE_BYTES, SavedChat, load, save
 from edgeinfer.errors import UsageError
 from edgeinfer.types import Message
 
 TALK = [Message("system", "Be brief."), Message("user", "Hé 😀\n"), Message("assistant", "")]
+SAVED = SavedChat(TALK, "demo", {"temp": "0.7"})
 
 
 def good(**changes: object) -> dict[str, object]:
@@ -21,24 +22,24 @@ def good(**changes: object) -> dict[str, object]:
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    save(file, TALK, model="demo")
-    assert load(file) == TALK
+    save(file, SAVED)
+    assert load(file) == SAVED
     assert json.loads(file.read_text())["model"] == "demo"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    save(file, TALK, model="demo")
+    save(file, SAVED)
     with pytest.raises(UsageError, match="cannot save"):
-        save(file, [Message("user", "\ud800")], model="demo")  # which UTF-8 cannot carry
-    assert load(file) == TALK
+        save(file, SavedChat([Message("user", "\ud800")], "demo"))  # which UTF-8 cannot carry
+    assert load(file) == SAVED
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot save to .*No such file"):
-        save(tmp_path / "none" / "talk.json", TALK, model="demo")
+        save(tmp_path / "none" / "talk.json", SAVED)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,9 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         (json.dumps([1]).encode(), "`edgeinfer_conversation` must be 1"),
         (json.dumps(good(edgeinfer_conversation=2)).encode(), "must be 1"),
         (json.dumps(good(extra=1)).encode(), "the keys must be"),
+        (json.dumps(good(model=5)).encode(), "`model` must be a name"),
+        (json.dumps(good(settings=[])).encode(), "`settings` must be names with texts"),
+        (json.dumps(good(settings={"temp": 5})).encode(), "`settings` must be names with texts"),
         (json.dumps(good(messages={})).encode(), "must be a list"),
         (json.dumps(good(messages=[1])).encode(), "message 1 must have"),
         (json.dumps(good(messages=[{"role": "user"}])).encode(), "message 1 must have"),
@@ -85,6 +89,12 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 def test_a_folder_is_not_a_conversation(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot load"):
         load(tmp_path)
+
+
+def test_a_file_without_settings_is_one_too(tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps(good()))
+    assert load(file) == SavedChat([Message("user", "Hi")], "demo", {})
 
 
 @given(st.binary(max_size=200))

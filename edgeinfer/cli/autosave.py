@@ -1,0 +1,92 @@
+"""The running chat on disk, so that a crash, a signal or a closed window loses nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from edgeinfer.chat import history
+from edgeinfer.chat.history import SavedChat
+from edgeinfer.cli.output import whisper
+from edgeinfer.errors import UsageError
+
+WHILE_ANSWERING_S = 2.0
+MAX_WRITING_SHARE = 0.05  # of the time of an answer; a long conversation is written less often
+
+
+class Autosave:
+    """The file of one running chat in `folder`, and those that other chats left there.
+
+    A lock beside each file is held while its chat runs, so a file whose lock is free was left by a crash. Without a
+    folder, or where it cannot be written, nothing is kept, and that stops no chat.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: Path | None = None
+        self._lock: FileLock | None = None
+        self._due = 0.0
+        self._told = False
+
+    def write(self, chat: SavedChat) -> None:
+        if not chat.messages:
+            self.discard()
+            return
+        began = time.monotonic()
+        try:
+            if file := self._own_file():
+                history.save(file, chat)
+        except (OSError, NotImplementedError, UsageError) as error:  # filelock raises the second
+            if not self._told:
+                whisper(f"(this chat is not kept while it runs: {error})")
+            self._told = True
+        now = time.monotonic()
+        self._due = now + max(WHILE_ANSWERING_S, (now - began) / MAX_WRITING_SHARE)
+
+    def write_if_due(self, chat: Callable[[], SavedChat]) -> None:
+        if time.monotonic() >= self._due:
+            self.write(chat())
+
+    def discard(self) -> None:
+        """The chat ended as it should, or has no messages any more."""
+        if self._file:
+            self._file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the lock. What was written and not discarded will be found."""
+        if self._lock:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def left_behind(self) -> Path | None:
+        """The newest file of a chat that was cut off."""
+        if self._folder is None or not self._folder.is_dir():
+            return None
+        files = [file for file in self._folder.glob("*.json") if file != self._file and not is_locked(file)]
+        return max(files, key=lambda file: file.stat().st_mtime, default=None)
+
+    def _own_file(self) -> Path | None:
+        if self._file is None and self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = self._folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{os.getpid()}.json"
+            self._lock = FileLock(file.with_suffix(".lock"))
+            self._lock.acquire(blocking=False)
+            self._file = file
+        return self._file
+
+
+def is_locked(file: Path) -> bool:
+    lock = FileLock(file.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+    return False
