@@ -94,8 +94,8 @@ _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_bat
 _logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
 _state_size = _function("llama_state_seq_get_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int32)
 _get_state, _set_state = (
-    _function(name, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int32)
-    for name in ("llama_state_seq_get_data", "llama_state_seq_set_data")
+    _function(name, ctypes.c_size_t, ctypes.c_void_p, kind, ctypes.c_size_t, ctypes.c_int32)
+    for name, kind in (("llama_state_seq_get_data", ctypes.c_void_p), ("llama_state_seq_set_data", ctypes.c_char_p))
 )
 _seq_rm = _function(
     "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
@@ -320,14 +320,14 @@ class Context:
         self.be_open()
         return int(C.llama_memory_seq_pos_min(self._memory, stream))
 
-    def state(self, stream: int) -> bytes:
+    def state(self, stream: int) -> npt.NDArray[np.uint8]:
         """K and V of a stream, as llama.cpp writes them: see state.py."""
         self.be_open()
-        buffer = ctypes.create_string_buffer(_state_size(self._address, stream))
-        n: int = _get_state(self._address, buffer, len(buffer), stream)
+        buffer = np.empty(_state_size(self._address, stream), np.uint8)
+        n: int = _get_state(self._address, buffer.ctypes.data, len(buffer), stream)
         if not n:
             raise EngineError(f"llama.cpp could not copy out a conversation: {LOG.tail()}")
-        return buffer.raw[:n]
+        return buffer[:n]
 
     def load_state(self, state: bytes, stream: int) -> None:
         """Replace a stream by what `state` gave for one. llama.cpp checks its lengths, not its bytes."""

@@ -70,7 +70,7 @@ class State:
         return b"".join(rows[cells].tobytes() for rows in self.rows)
 
 
-def parsed(data: bytes, stream: int) -> State:
+def parsed(data: Bytes, stream: int) -> State:
     """Raises EngineError for anything but a state of `stream` alone, to the last byte."""
     try:
         return _parsed(data, stream)
@@ -97,7 +97,7 @@ def joined(layout: StateLayout, blocks: Sequence[bytes], counts: Sequence[int], 
     return b"".join(parts)
 
 
-def _parsed(data: bytes, stream: int) -> State:
+def _parsed(data: Bytes, stream: int) -> State:
     read = _Reader(data)
     magic, _ = read.fields(_HEAD)
     (n_streams,) = read.fields(_COUNT)
@@ -128,8 +128,8 @@ def _rows(read: _Reader, n: int, n_cells: int) -> Iterator[tuple[Rows, Bytes]]:
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
+    def __init__(self, data: Bytes) -> None:
+        self._data = data.data
         self._at = 0
 
     def take(self, n: int) -> memoryview:
