@@ -118,6 +118,20 @@ class Decoder:
         """The conversation so far, those that have left the window included."""
         return self._timeline.tokens
 
+    @property
+    def at_their_positions(self) -> Tokens:
+        """The tokens at the front that stand at their own positions: all, or those before what a re-anchoring left out.
+        The newest may not be in the cache yet."""
+        gap = self._timeline.gap
+        return self._timeline.tokens[: gap.start] if gap else self._timeline.tokens
+
+    def reusable(self, prompt: Prompt) -> int:
+        """How many positions of the cache `start` would keep for `prompt`. A running answer ends. Raises UsageError as
+        `start` does."""
+        self.stop()
+        self._timeline.settle(self.cache.length)
+        return reuse(self._timeline, self.cache.length, prompt, self._policy).length
+
     def adopt(self, tokens: Tokens) -> None:
         """The cache was filled with `tokens` by other means than an answer: they are the conversation now."""
         self.stop()

@@ -19,7 +19,7 @@ from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
 from edgeinfer.serve.engine.pace import Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
-from edgeinfer.types import Prompt, common_prefix, compact
+from edgeinfer.types import Prompt, compact
 
 __all__ = ["Scheduler"]
 
@@ -170,7 +170,7 @@ class Scheduler:
 
     def _begin(self, slot: Slot, job: Job) -> None:
         task = job.task
-        n_held = min(len(task.prompt.tokens) - 1, common_prefix(slot.decoder.tokens, task.prompt.tokens))
+        n_held = slot.decoder.reusable(task.prompt)
         n = self._prefixes.restore(slot.decoder.cache, task.prompt.tokens, n_held)
         if n:
             slot.decoder.adopt(task.prompt.tokens[:n])
@@ -240,7 +240,7 @@ class Scheduler:
             return
         if was_reading:
             job.state = "running"
-            self._prefixes.keep(decoder.cache, decoder.tokens)
+            self._prefixes.keep(decoder.cache, decoder.at_their_positions)
         job.take(tokens, rows)
         if job.text.stopped:
             decoder.stop()
@@ -265,7 +265,7 @@ class Scheduler:
         job.tell(job.text.finish())
         stats = slot.decoder.stats
         self._count(job, stats)
-        self._prefixes.keep(slot.decoder.cache, slot.decoder.tokens)
+        self._prefixes.keep(slot.decoder.cache, slot.decoder.at_their_positions)
         self._leave(slot, "finished")
         job.report(Ended(finish, stats, len(job.text.tokens)))
 
