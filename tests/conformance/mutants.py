@@ -322,6 +322,13 @@ def values_of_another_layer(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def moved_without_its_keys(patch: pytest.MonkeyPatch) -> None:
+    """A conversation that moves into another stream leaves its keys in the old one."""
+    from edgeinfer.backends.gguf import llama
+
+    patch.setattr(llama, "_seq_cp", lambda *arguments: None)
+
+
 true_prefix = common_prefix
 
 
@@ -364,6 +371,7 @@ MUTANTS = (
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),
     Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
     Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
+    Mutant("moved without its keys", moved_without_its_keys, together.check_neighbor_that_left, STREAMS),
     Mutant("block one position late", block_one_position_late, blocks.check_blocks),
     Mutant("values of another layer", values_of_another_layer, blocks.check_blocks, STREAMS),
 )

@@ -114,6 +114,7 @@ def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
         together.check_bad_token,
         together.check_failing_step,
         together.check_closing_neighbor,
+        together.check_neighbor_that_left,
         blocks.check_blocks,
         blocks.check_blocks_past_evictions,
         blocks.check_blocks_that_do_not_fit,

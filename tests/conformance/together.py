@@ -211,6 +211,22 @@ def check_closing_neighbor(case: Case) -> None:
         one.cache.close()
 
 
+def check_neighbor_that_left(case: Case) -> None:
+    """The conversation between two others closes, past evictions; the two continue to the limit."""
+    first, between, last = conversations(case)
+    for index, one in enumerate((first, between, last)):
+        for _ in range(case.policy.window + 20 + 5 * index):
+            prefill_exactly_from(one)
+    between.cache.close()
+    while running := [one for one in (last, first) if not one.done]:
+        plans = [Planned(one, Ask(one.cache.begin(1), [one.tokens[one.cache.length]], 1), 1) for one in running]
+        found = [rows_of(rows) for rows in case.model.run([plan.ask for plan in plans])]
+        for plan, rows in zip(plans, found, strict=True):
+            finish(case, plan, rows, 1)
+    for one in (first, last):
+        one.cache.close()
+
+
 def check_decoders(case: Case, how: Sampling) -> None:
     """Decoders in step, each at another place of its answer, give the tokens of each alone."""
     prompts = [a_prompt(40 + 17 * index, 30 + index) for index in range(N_TOGETHER)]

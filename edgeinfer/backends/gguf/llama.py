@@ -92,6 +92,9 @@ def base_function(name: str, result: Any, *arguments: Any) -> Any:
 
 _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_batch)
 _logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+_seq_cp = _function(
+    "llama_memory_seq_cp", None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
+)
 _state_size = _function("llama_state_seq_get_size", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int32)
 _get_state, _set_state = (
     _function(name, ctypes.c_size_t, ctypes.c_void_p, kind, ctypes.c_size_t, ctypes.c_int32)
@@ -314,6 +317,15 @@ class Context:
         self.be_open()
         if not _seq_rm(self._memory, stream, start, stop):
             raise EngineError(f"llama.cpp cannot forget positions {start} to {stop} of this model")
+
+    def move(self, source: int, target: int) -> None:
+        """Move a conversation to another stream, in the cells of the same numbers. Call it right before a decode.
+
+        llama.cpp copies K and V when the next decode begins. Until then `state` would read the old ones.
+        """
+        self.remove(0, stream=target)  # the search for a free cell then starts at the first one
+        _seq_cp(self._memory, source, target, -1, -1)
+        self.remove(0, stream=source)
 
     def oldest(self, *, stream: int = 0) -> int:
         """The first position of a stream that every layer still holds, sinks aside; -1 when it is empty."""

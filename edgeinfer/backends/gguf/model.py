@@ -88,8 +88,8 @@ class EngineSettings:
 class GgufModel:
     """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else "".
 
-    With `n_caches` over 1, that many caches of `policy` share one context, whose memory is allocated with the first of
-    them. A cache of another policy has a context of its own.
+    With `n_caches` over 1, that many caches of `policy` share one context, whose memory is allocated with the model. A
+    cache of another policy has a context of its own.
     """
 
     def __init__(
@@ -112,6 +112,9 @@ class GgufModel:
         self.n_caches = n_caches
         self._policy = policy
         self._streams: Streams | None = None
+        if n_caches > 1 and policy is not None:
+            options = replace(settings.options(policy), n_streams=n_caches)
+            self._streams = Streams(loaded, options, n_together=self.exact_rows)
 
     @property
     def n_threads(self) -> int:
@@ -164,10 +167,7 @@ class GgufModel:
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = facts.FACTS.kv_bytes(self._shape, policy, self.settings.kv_type)
         options = self.settings.options(policy)
-        if self.n_caches > 1 and policy == self._policy:
-            if self._streams is None:
-                options = replace(options, n_streams=self.n_caches)
-                self._streams = Streams(self.loaded, options, n_together=self.exact_rows)
+        if self._streams is not None and policy == self._policy:
             return self._streams.new_cache(policy, n_bytes)
         if self._exit is None:
             cache = cache_alone(self.loaded, options, policy, n_bytes)

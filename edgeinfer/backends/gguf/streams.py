@@ -1,14 +1,14 @@
 """Conversations in the streams of one context, and the decodes that run them together.
 
 llama.cpp computes sequences in one forward where their ids follow each other and they have equally many rows. So asks
-are grouped by their number of rows, in the order of their ids.
+are grouped by their number of rows, in the order of their ids. Where a stream between theirs is free, a conversation
+moves into it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import groupby
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
@@ -39,7 +39,7 @@ class Part:
 def decodes(asked: Sequence[Part], *, n_batch: int, n_outputs: int, n_together: int) -> Iterator[Sequence[Part]]:
     """The parts of each decode. Parts of at most `n_together` rows run together; longer ones alone, and first.
 
-    `n_together` also bounds the rows of a decode of several parts: more would be rounded otherwise than one.
+    `n_together` also bounds the rows of a decode of several parts: more would be rounded differently from one.
     """
     most = min(n_together, n_outputs)
     for part in asked:
@@ -62,22 +62,16 @@ class Streams:
         self._context = Context(model, options)
         self._batch = Batch(options.n_batch)
         self._n_together = n_together or options.n_batch
-        self._free = list(range(options.n_streams))
+        self._free = set(range(options.n_streams))
 
     def new_cache(self, policy: WindowPolicy, n_bytes: int) -> GgufCache:
         """Takes the lowest stream that is free. Raises EngineError when there is none."""
         if not self._free:
             raise EngineError("every conversation that was planned is open", hint="close one, or plan more of them")
-        stream = heappop(self._free)
-
-        def give_back() -> None:
-            heappush(self._free, stream)
-
-        try:
-            return GgufCache(self._context, self._batch, policy, n_bytes, give_back, stream)
-        except BaseException:
-            give_back()
-            raise
+        stream = min(self._free)
+        cache = GgufCache(self._context, self._batch, policy, n_bytes, lambda: self._free.add(cache.stream), stream)
+        self._free.remove(stream)
+        return cache
 
     def holds(self, ask: Ask) -> bool:
         return isinstance(ask.round, PlainRound) and ask.round.cache.context is self._context
@@ -85,6 +79,7 @@ class Streams:
     def run(self, asks: Sequence[Ask]) -> list[Sequence[Row]]:
         """See Model.run. All asks must be ones that `holds` accepts."""
         rounds = [ask.round for ask in asks if isinstance(ask.round, PlainRound)]
+        self._close_gaps([step.cache for step in rounds])
         asked: list[Part] = []
         for index, (step, ask) in enumerate(zip(rounds, asks, strict=True)):
             ids, n_wanted = step.asked(ask.tokens, ask.n_rows)
@@ -101,6 +96,18 @@ class Streams:
         for step in rounds:
             step.has_run()
         return list(rows)
+
+    def _close_gaps(self, caches: Sequence[GgufCache]) -> None:
+        """Move the last of `caches` into the free streams between them. It costs one copy of its K and V."""
+        by_stream = {cache.stream: cache for cache in caches}
+        while gaps := [stream for stream in self._free if min(by_stream) < stream < max(by_stream)]:
+            target = min(gaps)
+            moved = by_stream.pop(max(by_stream))
+            self._context.move(moved.stream, target)
+            self._free.remove(target)
+            self._free.add(moved.stream)
+            moved.stream = target
+            by_stream[target] = moved
 
     def _decode(self, parts: Sequence[Part], rows: Sequence[list[Row]]) -> None:
         end = 0
