@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -88,7 +90,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-n", "--max-tokens", type=count, default=2048, metavar="N", help="end an answer there (2048)")
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this text; may be repeated"
+        "--stop",
+        action="append",
+        default=[],
+        type=unescaped,
+        metavar="TEXT",
+        help="end an answer before this text, where `\\n` is a line end; may be repeated",
     )
     group.add_argument("--system", default="", metavar="TEXT", help="the system prompt")
     group.add_argument(
@@ -162,6 +169,25 @@ def number(text: str, kind: type[int] | type[float], least: float, most: float, 
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(f"must be {what}; received `{text}`")
     return value
+
+
+def unescaped(text: str) -> str:
+    r"""With the characters that `\n`, `\t`, `\r`, `\\` and `\u` with four hexadecimal digits stand for."""
+    short = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|([ntr\\]))", lambda m: short[m[2]] if m[2] else chr(int(m[1], 16)), text)
+
+
+def stop_texts(text: str) -> tuple[str, ...]:
+    """The words of `text`, escapes replaced. Quotes hold a word with spaces together."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    try:
+        words = tuple(map(unescaped, lexer))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must end each quote that it begins; received `{text}`") from None
+    if "" in words:
+        raise argparse.ArgumentTypeError("must not be an empty text")
+    return words
 
 
 def count(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.options import count, count0, nonnegative, positive, sampling_from, share
+from edgeinfer.cli.options import count, count0, nonnegative, positive, sampling_from, share, stop_texts
 from edgeinfer.cli.output import near
 from edgeinfer.errors import UsageError
 from edgeinfer.text import BOM
@@ -71,7 +71,7 @@ OTHERS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "thinking": ("thinking", switch),
     "stats": ("stats", switch),
     "system": ("system", str),
-    "stop": ("stop", lambda text: (text,) if text else ()),
+    "stop": ("stop", stop_texts),
 }
 
 

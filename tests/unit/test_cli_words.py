@@ -227,6 +227,8 @@ SETTINGS = Settings(Sampling(temperature=0.7), max_tokens=100)
         ("top_k", "40", "  top-k           40"),
         ("system", "Be brief.", "  system          Be brief."),
         ("stop", "END", "  stop            'END'"),
+        ("stop", r'"\n\n" "The end." don\u0027t', "  stop            '\\n\\n' 'The end.' \"don't\""),
+        ("stop", r"C:\\new \d", "  stop            'C:\\\\new' '\\\\d'"),
         ("thinking", "off", "  thinking        off"),
         ("max-tokens", "7", "  max-tokens      7"),
     ],
@@ -262,6 +264,8 @@ def test_a_truncation_without_a_temperature_is_refused(name: str) -> None:
         ("thinking", "maybe", "on or off"),
         ("seed", "-1", "at least 0"),
         ("max-tokens", "", "from 1 to"),
+        ("stop", "don't", "stop must end each quote"),
+        ("stop", '""', "stop must not be an empty text"),
     ],
 )
 def test_a_setting_that_cannot_be(name: str, value: str, says: str) -> None:
@@ -318,3 +322,26 @@ def test_what_is_offered_in_place_of_a_wrong_value_can_be_given() -> None:
         parser.parse(["--backend", "llama"])
     assert "''" not in str(caught.value)
     assert "gguf" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        (r"\n", "\n"),
+        (r"a\tb\r\n", "a\tb\r\n"),
+        (r"\\n", r"\n"),
+        (r"\\\n", "\\\n"),
+        (r"\u0041\u202f", "A\u202f"),
+        (r"\d\u12", r"\d\u12"),
+        ("\\", "\\"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_a_stop_text_may_be_written_with_escapes(given: str, means: str) -> None:
+    parser = make_parser("run", "", "", "")
+    add_sampling_options(parser)
+    assert parser.parse(["--stop", given, "--stop", "END"]).stop == [means, "END"]
+
+
+def test_stop_is_set_to_none() -> None:
+    assert changed(changed(SETTINGS, "stop", "a b"), "stop", "").stop == ()
