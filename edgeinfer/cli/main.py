@@ -125,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader has what it wanted
         return 141
+    except MemoryError:
+        complain("there is not enough memory to begin", "end other programs, or raise the limit that `ulimit -v` shows")
+        return NoPlanError.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -267,4 +267,7 @@ def n_said(saved: SavedChat) -> int:
 def named_file(rest: str, command: str) -> Path:
     if not rest:
         raise UsageError(f"{command} needs a file", hint=f"{command} chat.json")
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError:
+        raise UsageError(f"the home folder in `{rest}` is not known", hint="write the whole path") from None

@@ -27,6 +27,13 @@ class Memory:
     ceiling_source: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    n_bytes: int
+    in_use_bytes: int
+    source: str
+
+
 def profile() -> DeviceProfile:
     root = Path("/")
     devices = load_devices()
@@ -51,21 +58,39 @@ def profile() -> DeviceProfile:
 
 
 def memory(root: Path) -> Memory:
-    """The least of what the machine and each control group above this process allow. `root` is "/" outside tests."""
+    """The least of what the machine, each control group above this process and its own limits allow.
+
+    `root` is "/" outside tests.
+    """
     kib: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
     total = int(kib.get("MemTotal", 0)) * 1024
     available = int(kib.get("MemAvailable", kib.get("MemFree", 0))) * 1024
     ceiling, source = total, "all of memory (/proc/meminfo)"
-    for group in _groups(root, "memory"):
-        limit = min(
-            _limit(group / "memory.max"), _limit(group / "memory.high"), _limit(group / "memory.limit_in_bytes")
-        )
-        if limit >= min(total, _NO_LIMIT):
+    for limit in (*_group_limits(root), *_process_limits(root)):
+        if limit.n_bytes >= min(total, _NO_LIMIT):
             continue
-        if limit < ceiling:
-            ceiling, source = limit, f"control group limit (/{group.relative_to(root)})"
-        available = min(available, max(0, limit - _in_use(group)))
+        if limit.n_bytes < ceiling:
+            ceiling, source = limit.n_bytes, limit.source
+        available = min(available, max(0, limit.n_bytes - limit.in_use_bytes))
     return Memory(total, available, ceiling, source)
+
+
+def _group_limits(root: Path) -> Iterator[_Limit]:
+    for group in _groups(root, "memory"):
+        files = ("memory.max", "memory.high", "memory.limit_in_bytes")
+        n_bytes = min(_limit(group / file) for file in files)
+        yield _Limit(n_bytes, _in_use(group), f"control group limit (/{group.relative_to(root)})")
+
+
+def _process_limits(root: Path) -> Iterator[_Limit]:
+    """What `ulimit -v` and `ulimit -d` set. Python and its libraries take some of it before a model does."""
+    limits, status = _read(root / "proc/self/limits"), _read(root / "proc/self/status")
+    for name, used_as, flag in (("address space", "VmSize", "-v"), ("data size", "VmData", "-d")):
+        found = re.search(rf"^Max {name}\s+(\d+)", limits, re.MULTILINE)
+        in_use = re.search(rf"^{used_as}:\s+(\d+) kB", status, re.MULTILINE)
+        if found:
+            used_bytes = int(in_use[1]) * 1024 if in_use else 0
+            yield _Limit(int(found[1]), used_bytes, f"limit of this process's {name} (ulimit {flag})")
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -258,6 +258,8 @@ def _nothing_fits(
     if over > 0:
         what = f"{least.model.name} {least.artifact.tier}"
         message = f"{what} needs {over / 1e6:,.0f} MB more than the {budget / 1e6:,.0f} MB that {device.name} can give"
+        if device.ceiling_bytes < device.total_bytes and not device.named:
+            message += f": {device.ceiling_source}"
         smaller = _smaller(least, budget)
         return NoPlanError(message, hint=f"try {smaller}, or --force", rejected=listed)
     fastest = max((one for one in able if one.estimate.total_bytes <= budget), key=lambda one: one.tokens_per_s)

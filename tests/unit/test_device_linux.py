@@ -1,6 +1,8 @@
 """Linux as files: memory limits of both kinds of control group, their parents, cores and features."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,43 @@ def test_this_machine() -> None:
     assert found.n_cores >= 1 and found.bandwidth_bytes_per_s > 10**8
     assert {speed.backend for speed in found.speeds} >= {"gguf"}
     assert not found.named
+
+
+LIMITS = """\
+Limit                     Soft Limit           Hard Limit           Units
+Max cpu time              unlimited            unlimited            seconds
+Max data size             {data:<20} unlimited            bytes
+Max address space         {space:<20} unlimited            bytes
+"""
+
+
+@pytest.mark.parametrize(
+    ("space", "data", "ceiling", "available", "source"),
+    [
+        (2 * GIB, "unlimited", 2 * GIB, GIB, "limit of this process's address space (ulimit -v)"),
+        ("unlimited", 3 * GIB, 3 * GIB, 5 * GIB // 2, "limit of this process's data size (ulimit -d)"),
+        (8 * GIB, 2 * GIB, 2 * GIB, 3 * GIB // 2, "limit of this process's data size (ulimit -d)"),
+        (GIB // 2, "unlimited", GIB // 2, 0, "limit of this process's address space (ulimit -v)"),
+        (64 * GIB, "unlimited", 16 * GIB, 12 * GIB, "all of memory (/proc/meminfo)"),
+    ],
+)
+def test_the_limits_of_the_process(
+    machine: Machine, space: int | str, data: int | str, ceiling: int, available: int, source: str
+) -> None:
+    machine.write("proc/self/limits", LIMITS.format(space=space, data=data))
+    machine.write("proc/self/status", f"VmPeak:\t{3 << 20} kB\nVmSize:\t{1 << 20} kB\nVmData:\t{1 << 19} kB\n")
+    found = memory(machine.root)
+    assert (found.ceiling_bytes, found.available_bytes, found.ceiling_source) == (ceiling, available, source)
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="Linux only")
+def test_a_limit_that_is_set_here_is_seen() -> None:
+    code = (
+        "import resource; from pathlib import Path; from edgeinfer.device.linux import memory\n"
+        "before = memory(Path('/'))\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({GIB}, resource.RLIM_INFINITY))\n"
+        "after = memory(Path('/'))\n"
+        f"assert after.ceiling_bytes == min({GIB}, before.ceiling_bytes)\n"
+        f"assert after.available_bytes < {GIB}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
