@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def device_line(args: argparse.Namespace, model: Path) -> str:
     """What the bundle will be on the device. Raises NoPlanError where it does not fit."""
-    from edgeinfer.runner.bundles import plan_export
+    from edgeinfer.runner.planned_export import plan_export
 
     plan = plan_export(model, args.tier, args.device)
     return (

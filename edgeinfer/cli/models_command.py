@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from edgeinfer.catalog import append_user_entry, load_catalog, user_models_file
+    from edgeinfer.entries.files import entry_of_path, entry_of_repo, name_of
     from edgeinfer.errors import UsageError
     from edgeinfer.hub import parse_name
-    from edgeinfer.runner.entries import entry_of_path, entry_of_repo, name_of
 
     name = parse_name(args.model)
     if name.kind == "catalog":

@@ -102,14 +102,12 @@ class Decoder:
     @property
     def prefilling(self) -> bool:
         """Whether the next ask is a chunk of a prompt, as far as is known before it."""
-        answer = self._answer
-        return answer is not None and (answer.entry is not None or bool(answer.waiting))
+        return (answer := self._answer) is not None and (answer.entry is not None or bool(answer.waiting))
 
     @property
     def n_waiting(self) -> int:
         """Tokens of the prompt that are still to be run."""
-        answer = self._answer
-        if answer is None:
+        if (answer := self._answer) is None:
             return 0
         return len(answer.waiting) if answer.entry is None else len(answer.prompt.tokens) - answer.entry.shared
 
@@ -120,14 +118,12 @@ class Decoder:
 
     @property
     def at_their_positions(self) -> Tokens:
-        """The tokens at the front that stand at their own positions: all, or those before what a re-anchoring left out.
-        The newest may not be in the cache yet."""
+        """The tokens before what a re-anchoring left out. The newest may not be in the cache yet."""
         gap = self._timeline.gap
         return self._timeline.tokens[: gap.start] if gap else self._timeline.tokens
 
     def reusable(self, prompt: Prompt) -> int:
-        """How many positions of the cache `start` would keep for `prompt`. A running answer ends. Raises UsageError as
-        `start` does."""
+        """Positions of the cache that `start` would keep. A running answer ends. Raises UsageError as `start` does."""
         self.stop()
         self._timeline.settle(self.cache.length)
         return reuse(self._timeline, self.cache.length, prompt, self._policy).length

@@ -8,10 +8,10 @@ from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import detect, named
+from edgeinfer.entries.local_files import with_own_tensors
 from edgeinfer.errors import ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
-from edgeinfer.runner.local_files import with_own_tensors
 
 __all__ = ["choose", "resolve"]
 
@@ -75,7 +75,7 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
     tier = name.tier or wanted_tier
     if name.kind == "catalog":
         return name.name, tier
-    from edgeinfer.runner.entries import entry_of_path, entry_of_repo  # the readers of file formats take time to import
+    from edgeinfer.entries.files import entry_of_path, entry_of_repo  # the readers of file formats take time to import
 
     if name.path is not None:
         return entry_of_path(name.path, catalog.models), wanted_tier

@@ -11,12 +11,12 @@ from pathlib import Path
 from edgeinfer import backends
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafting import measure, opened_draft_model
+from edgeinfer.entries.local_files import local_path
 from edgeinfer.errors import DownloadError, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
-from edgeinfer.runner.local_files import local_path
 from edgeinfer.runner.model import LoadedModel, Parts
 from edgeinfer.text import decoded
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, check_bundle, check_files, is_bundle
-from edgeinfer.runner.entries import entry_of_path
 from tests.executorch.bundles import write_bundle
 
 FILES = (PROGRAM, TOKENIZER, TEMPLATE)

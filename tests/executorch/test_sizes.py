@@ -12,7 +12,7 @@ from edgeinfer.backends.executorch.export.bundle import export_bundle
 from edgeinfer.backends.executorch.export.sizes import peak_bytes, program_bytes
 from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.errors import NoPlanError, UsageError
-from edgeinfer.runner.bundles import plan_export
+from edgeinfer.runner.planned_export import plan_export
 from tests.tiny_gguf import Tiny, write_tiny
 
 DEMO = Path(__file__).parents[2] / "edgeinfer/models/demo.Q4_0.gguf"

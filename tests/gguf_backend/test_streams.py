@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("llama_cpp")
+
 from edgeinfer.backends.gguf import llama
 from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import GgufHeader, check_artifact
 from edgeinfer.formats.gguf_header import read_header
-from edgeinfer.runner.entries import entry_of_path
 from tests import gguf_bytes as g
 from tests.tiny_gguf import Tiny, write_tiny
 

@@ -10,10 +10,10 @@ import pytest
 from edgeinfer import hub
 from edgeinfer.catalog import ModelEntry
 from edgeinfer.cli.main import main
+from edgeinfer.entries.files import entry_of_repo
 from edgeinfer.errors import ArtifactError, ModelNotFoundError
 from edgeinfer.formats import GgufHeader, check_artifact
 from edgeinfer.hub.file_names import part_names
-from edgeinfer.runner.entries import entry_of_repo
 from tests.hub_server import FakeRepo, Hub
 from tests.unit.test_formats_split import in_three
 

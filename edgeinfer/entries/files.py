@@ -10,6 +10,9 @@ from pathlib import Path, PurePosixPath
 from edgeinfer import backends
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.chat.trace_formats import mentioned_in
+from edgeinfer.entries.bundles import entry_of_bundle
+from edgeinfer.entries.folders import entry_of_config, read_config, tier_of
+from edgeinfer.entries.recognize import recognized
 from edgeinfer.errors import DownloadError
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.bundle import check_bundle, is_bundle
@@ -18,9 +21,6 @@ from edgeinfer.formats.gguf_split import join_headers, n_parts
 from edgeinfer.formats.hf_folder import chat_template
 from edgeinfer.formats.shape import GgufFacts
 from edgeinfer.hub import RemoteRepo, choose_file, folder_files, installed, is_of_tier, look_up, pull, remote_header
-from edgeinfer.runner.bundles import entry_of_bundle
-from edgeinfer.runner.folders import entry_of_config, read_config, tier_of
-from edgeinfer.runner.recognize import recognized
 from edgeinfer.text import one_line
 from edgeinfer.types import Sampling
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgeinfer.catalog import Artifact, ModelEntry, load_catalog
-from edgeinfer.runner.entries import RANK_SOURCE, USUAL, entry_of_path
-from edgeinfer.runner.recognize import recognized
+from edgeinfer.entries.files import RANK_SOURCE, USUAL, entry_of_path
+from edgeinfer.entries.recognize import recognized
 from edgeinfer.shape import LayerKv
 from tests.tiny_gguf import write_tiny
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.catalog.entry import Artifact, LayerKv
+from edgeinfer.entries.files import USUAL, entry_of_path, name_of
+from edgeinfer.entries.folders import bits_of, entry_of_config, read_config, tier_of
 from edgeinfer.errors import ArtifactError
-from edgeinfer.runner.entries import USUAL, entry_of_path, name_of
-from edgeinfer.runner.folders import bits_of, entry_of_config, read_config, tier_of
 from tests.tiny_gguf import Tiny, write_tiny
 
 CONFIG = {

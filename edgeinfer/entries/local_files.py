@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import edgeinfer
 from edgeinfer.catalog import Artifact, Catalog
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import check_artifact
@@ -20,7 +19,7 @@ __all__ = ["local_path", "with_own_tensors"]
 def local_path(artifact: Artifact) -> Path | None:
     """Where the artifact lies on this machine; None when it has to be fetched."""
     if artifact.embedded:
-        path = Path(edgeinfer.__file__).parent / artifact.file
+        path = Path(__file__).resolve().parents[1] / artifact.file
         if not path.exists():
             raise ArtifactError(f"the embedded model is missing: {path}", hint="install edgeinfer again")
         return path

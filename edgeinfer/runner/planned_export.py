@@ -1,4 +1,4 @@
-"""Phone bundles as catalog entries: one that is there, from its manifest, and one that an export would make."""
+"""How a phone bundle would run, before it is exported."""
 
 from __future__ import annotations
 
@@ -11,40 +11,11 @@ from edgeinfer.catalog import load_catalog
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
-from edgeinfer.formats.bundle import Bundle
+from edgeinfer.entries.files import RANK_SOURCE
 from edgeinfer.plan import Plan, Request, make_plan
 from edgeinfer.types import Sampling
 
-RANK_SOURCE = "not ranked: it is in no catalog"
-
-
-def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry:
-    manifest = bundle.manifest
-    n_bytes = sum(file.n_bytes for file in manifest.files.values())
-    shape = ModelShape(
-        architecture=manifest.architecture,
-        n_layers=manifest.n_layers,
-        hidden=manifest.hidden,
-        n_heads=manifest.n_heads,
-        n_ffn=manifest.n_ffn,
-        n_vocab=manifest.n_vocab,
-        limit=manifest.limit,
-        kv=(LayerKv(manifest.n_layers, manifest.n_kv_heads, manifest.head_dim),),
-        n_params=manifest.n_params,
-        n_active_params=manifest.n_params,
-    )
-    return ModelEntry(
-        name=name,
-        title=manifest.name or name,
-        license=manifest.license or "not stated",
-        gated=False,
-        rank=0,
-        rank_source=RANK_SOURCE,
-        shape=shape,
-        sampling=sampling,
-        artifacts=(Artifact(FACTS.name, manifest.tier, n_bytes, repo="", file=str(bundle.path.resolve())),),
-        exit_layer=manifest.exit_layer or None,
-    )
+__all__ = ["plan_export"]
 
 
 def plan_export(model: Path, tier: str, device: str) -> Plan:
