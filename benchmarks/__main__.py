@@ -11,11 +11,13 @@ from edgeinfer.errors import EdgeInferError
 
 MEASURES = {
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
+    "expected_speed": "the plan's expected speed against what this machine reaches",
     "lookup_priors": "acceptance rates of prompt lookup on prompts that are not in the bench, against its priors",
     "memory": "the plan's estimate against measured peak memory",
     "perplexity": "perplexity of tiers, windows and K/V types",
     "predicted_speed": "the plan's expected speed against published runs",
     "speculation": "the report of `edgeinfer bench speculation`, judged by the project's targets",
+    "tensor_types": "speed and exact rows of llama.cpp's kernels, by tensor type",
     "traffic": "bytes that the Metal kernels read, by arithmetic",
     "window": "the window on llama.cpp against the NumPy reference, for every K/V type",
 }

@@ -32,6 +32,11 @@ class Artifact:
         return frozenset(name for name, _ in self.tensors)
 
     @property
+    def key(self) -> str:
+        """Names the file and the backend that loads it, in what is kept between runs."""
+        return " ".join([self.backend, self.source, self.file, self.revision, str(self.n_bytes)])
+
+    @property
     def source(self) -> str:
         """Where it is downloaded from, for people and as a key; "" for a local or embedded file."""
         return self.repo or self.package

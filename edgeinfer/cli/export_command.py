@@ -52,7 +52,7 @@ def device_line(args: argparse.Namespace, model: Path) -> str:
     plan = plan_export(model, args.tier, args.device)
     return (
         f"on {plan.device.name}: {size(plan.estimate.total_bytes)} of {size(plan.budget_bytes)}, "
-        f"a context of {plan.window.slots:,} tokens, about {plan.expected_tokens_per_s:.0f} tokens/s"
+        f"a context of {plan.window.slots:,} tokens, about {plan.tokens_per_s:.0f} tokens/s"
     )
 
 

@@ -48,7 +48,7 @@ def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
             f"and this machine can give {size(plan.budget_bytes)}"
         )
     if args.model and plan.slow:  # without --model, `say_choice` has said it
-        whisper(too_slow(plan.expected_tokens_per_s, plan.min_tokens_per_s))
+        whisper(too_slow(plan.tokens_per_s, plan.min_tokens_per_s))
     try:
         with downloads_from(args) as downloads:
             model = edgeinfer.load(plan, template=args.template, downloads=downloads)

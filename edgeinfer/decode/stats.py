@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from edgeinfer.decode.policy.arms import Outcome
+from edgeinfer.decode.policy.arms import NONE, Outcome
+
+MIN_PLAIN_ROUNDS: Final = 24
+SHORT_CHAT: Final = 1024  # positions: beyond it K and V are a visible part of what a round reads
 
 FinishReason: TypeAlias = Literal["", "stop", "length", "canceled"]
 """Why an answer ended; "" while it runs."""
@@ -52,6 +55,13 @@ class AnswerStats:
         arm.accepted += outcome.accepted
         arm.emitted += outcome.emitted
         arm.seconds += seconds
+
+    def plain_tokens_per_s(self) -> float:
+        """Speed of the rounds without a draft; 0 where too few were measured, or the context was no short chat's."""
+        plain = self.arms.get(NONE.name)
+        if plain is None or plain.rounds < MIN_PLAIN_ROUNDS or self.kept > SHORT_CHAT or plain.seconds <= 0:
+            return 0.0
+        return plain.emitted / plain.seconds
 
     @property
     def rounds(self) -> int:

@@ -54,7 +54,7 @@ def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int) -> tu
     if known:
         return int(known.gb_per_s.value * 1e9), f"known chip: {known.gb_per_s.source}"
     folder = cache_folder()
-    file = folder / "bandwidth.json" if folder else None
+    file = folder / "memory-bandwidth.json" if folder else None
     machine = f"{chip}, {n_cores} cores, {total_bytes >> 30} GiB"
     stored = read_kept(file)
     kept = _parsed(stored.get(machine))

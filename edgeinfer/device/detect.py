@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.device.reached import read_reached
 from edgeinfer.errors import EdgeInferError
 
 __all__ = ["detect"]
@@ -12,6 +14,11 @@ __all__ = ["detect"]
 
 def detect() -> DeviceProfile:
     """What is here now. Reads no model and imports no engine; memory is asked again at each call."""
+    found = _detect()
+    return replace(found, reached=read_reached(found.machine))
+
+
+def _detect() -> DeviceProfile:
     if sys.platform == "darwin":
         from edgeinfer.device import macos
 

@@ -145,13 +145,24 @@ def _speeds(table: Table) -> tuple[EngineSpeed, ...]:
     for backend, row in ((row.text("backend"), row) for row in table.tables("engines")):
         speeds.append(
             EngineSpeed(
-                backend, row.number("efficiency"), row.number("layer_us") / 1e6, row.number("core_gb_per_s", 0.0) * 1e9
+                backend=backend,
+                efficiency=row.number("efficiency"),
+                layer_s=row.number("layer_us") / 1e6,
+                core_bytes_per_s=row.number("core_gb_per_s", 0.0) * 1e9,
+                core_rates=_core_rates(row),
             )
         )
         row.text("source", "")
         row.done()
     table.done()
     return tuple(speeds)
+
+
+def _core_rates(row: Table) -> dict[str, float]:
+    """Bytes per second of one core, by tensor type."""
+    if "core_gb_per_s_of" not in row:
+        return {}
+    return {name: gb_per_s * 1e9 for name, gb_per_s in row.table("core_gb_per_s_of").all_numbers().items()}
 
 
 def _chip(slug: str, table: Table, sources: dict[str, str]) -> Chip:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
@@ -12,15 +13,21 @@ Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
 class EngineSpeed:
     """How a kind of device decodes with a backend.
 
-    Seconds a token = bytes / (efficiency x bandwidth) + layers x layer_s.
-
-    `core_bytes_per_s`, where above 0, is what one core can unpack and multiply: few cores do not fill the bus.
+    Seconds a token = the sum over tensor types of bytes / rate, + layers x layer_s. A rate is efficiency x bandwidth,
+    or what the cores can unpack and multiply of that type, whichever is less: few cores do not fill the bus.
     """
 
     backend: str
     efficiency: float
     layer_s: float
-    core_bytes_per_s: float = 0.0
+    core_bytes_per_s: float = 0.0  # of one core; 0: not a limit
+    core_rates: Mapping[str, float] = field(default_factory=dict)  # the same by tensor type, where it was measured
+
+    def bytes_per_s(self, tensor_type: str, bandwidth: float, n_cores: int) -> float:
+        """Bytes of weights of this type that are read and multiplied per second."""
+        from_memory = self.efficiency * bandwidth
+        of_core = self.core_rates.get(tensor_type, self.core_bytes_per_s)
+        return min(from_memory, of_core * n_cores) if of_core else from_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,12 @@ class DeviceProfile:
     accelerators: frozenset[str]  # "metal", "cuda"
     named: bool = False  # True: planning for another device
     speeds: tuple[EngineSpeed, ...] = ()
+    reached: Mapping[str, float] = field(default_factory=dict)  # tokens per second of plain decoding, by `Artifact.key`
+
+    @property
+    def machine(self) -> str:
+        """Names this kind of machine in what is kept between runs: a home folder may be on several."""
+        return f"{self.chip}, {self.n_cores} cores, {self.total_bytes >> 30} GiB"
 
     @property
     def has_avx2(self) -> bool:

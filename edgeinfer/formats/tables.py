@@ -64,6 +64,10 @@ class Table:
         """Every key of this table, each a text."""
         return {key: self.text(key) for key in self._data}
 
+    def all_numbers(self) -> dict[str, float]:
+        """Every key of this table, each a number >= 0."""
+        return {key: self.number(key) for key in self._data}
+
     def integers(self, key: str, default: list[int] | None = None) -> list[int]:
         values = self._take(key, list, "a list of whole numbers", default)
         if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):

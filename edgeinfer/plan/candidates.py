@@ -10,7 +10,7 @@ from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.facts import BackendFacts, Capabilities, Probe
-from edgeinfer.plan.fit import DEFAULT_CONTEXT, expected_tokens_per_s, make_policy
+from edgeinfer.plan.fit import DEFAULT_CONTEXT, make_policy, tokens_per_s
 from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Request
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -142,7 +142,7 @@ def _judge(
             workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None),
             draft_bytes=draft.estimate.weight_bytes + draft.estimate.kv_bytes if draft else 0,
         ),
-        tokens_per_s=expected_tokens_per_s(device, model.shape, artifact),
+        tokens_per_s=tokens_per_s(device, model.shape, artifact),
         n_conversations=request.conversations,
         draft=draft,
     )

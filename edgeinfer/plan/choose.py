@@ -18,6 +18,7 @@ from edgeinfer.plan.fit import (
     expected_tokens_per_s,
     make_policy,
     steps,
+    tokens_per_s,
 )
 from edgeinfer.plan.report import reasons, rejection_to_json
 from edgeinfer.plan.speculation import DrafterFacts, plan_speculation
@@ -79,7 +80,8 @@ def make_plan(
         n_threads=device.n_cores if device.named else 0,
         speculation=plan_speculation(device, chosen, request, drafters),
         estimate=chosen.estimate,
-        expected_tokens_per_s=chosen.tokens_per_s,
+        expected_tokens_per_s=expected_tokens_per_s(device, chosen.model.shape, chosen.artifact),
+        reached_tokens_per_s=device.reached.get(chosen.artifact.key, 0.0),
         min_tokens_per_s=floor,
         reasons=reasons(device, catalog, chosen, able, budget, floor, request),
         rejected=tuple(rejected),
@@ -190,7 +192,7 @@ def _grown(device: DeviceProfile, best: Candidate, budget: int, floor: float, re
     shape = best.model.shape
     for context in reversed([size for size in steps(shape) if size > best.window.slots]):
         grown = best.with_window(make_policy(shape, context, request.sink))
-        full = expected_tokens_per_s(device, shape, best.artifact, grown.estimate.kv_bytes / request.conversations)
+        full = tokens_per_s(device, shape, best.artifact, grown.estimate.kv_bytes / request.conversations)
         slow = full < max(floor, _FULL_WINDOW_SPEED * best.tokens_per_s) and request.prefer != "context"
         if grown.estimate.total_bytes <= budget and not slow:
             return grown

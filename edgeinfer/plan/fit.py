@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Final
 
 from edgeinfer.catalog.entry import Artifact
@@ -19,6 +21,7 @@ __all__ = [
     "read_bytes",
     "reserve_bytes",
     "steps",
+    "tokens_per_s",
 ]
 
 DEFAULT_CONTEXT: Final = 4096  # what a chat needs to be comfortable
@@ -87,12 +90,35 @@ def expected_tokens_per_s(
 ) -> float:
     """Tokens per second of plain decoding with `kv_read_bytes` of K and V in view (0: a short chat).
 
-    Each weight that a token needs crosses the memory bus once, and each layer adds a constant time.
+    Each weight that a token needs crosses the memory bus once and is multiplied, and each layer adds a constant time.
     """
-    engine = next((speed for speed in device.speeds if speed.backend == artifact.backend), _UNKNOWN_SPEED)
-    per_s = engine.efficiency * device.bandwidth_bytes_per_s
-    if engine.core_bytes_per_s:
-        per_s = min(per_s, engine.core_bytes_per_s * device.n_cores)
-    if per_s <= 0:
-        return 0.0
-    return 1.0 / ((read_bytes(shape, artifact) + kv_read_bytes) / per_s + shape.n_layers * engine.layer_s)
+    engine = _engine_speed(device, artifact)
+    seconds = _weights_s(device, engine, shape, artifact) + shape.n_layers * engine.layer_s
+    return _per_s(seconds + _read_s(device, engine, "", kv_read_bytes))
+
+
+def tokens_per_s(device: DeviceProfile, shape: ModelShape, artifact: Artifact, kv_read_bytes: float = 0.0) -> float:
+    """What this file has reached on this device, with `kv_read_bytes` more to read; else what is expected of it."""
+    reached = device.reached.get(artifact.key, 0.0)
+    if not reached:
+        return expected_tokens_per_s(device, shape, artifact, kv_read_bytes)
+    return _per_s(1.0 / reached + _read_s(device, _engine_speed(device, artifact), "", kv_read_bytes))
+
+
+def _engine_speed(device: DeviceProfile, artifact: Artifact) -> EngineSpeed:
+    return next((speed for speed in device.speeds if speed.backend == artifact.backend), _UNKNOWN_SPEED)
+
+
+def _weights_s(device: DeviceProfile, engine: EngineSpeed, shape: ModelShape, artifact: Artifact) -> float:
+    """Of a file that was not seen, all weights count as the type that its tier is named after."""
+    tensors = artifact.tensors or ((re.sub(r"_[SMLX]+$", "", artifact.tier), read_bytes(shape, artifact)),)
+    return sum(_read_s(device, engine, name, n_bytes) for name, n_bytes in tensors)
+
+
+def _read_s(device: DeviceProfile, engine: EngineSpeed, tensor_type: str, n_bytes: float) -> float:
+    per_s = engine.bytes_per_s(tensor_type, device.bandwidth_bytes_per_s, device.n_cores)
+    return n_bytes / per_s if per_s > 0 else math.inf
+
+
+def _per_s(seconds: float) -> float:
+    return 1.0 / seconds if seconds > 0 else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.candidates import Candidate
-from edgeinfer.plan.fit import expected_tokens_per_s, reserve_bytes
+from edgeinfer.plan.fit import reserve_bytes, tokens_per_s
 from edgeinfer.plan.types import Plan, Rejection, Request
 
 __all__ = [
@@ -30,12 +30,13 @@ def explain(plan: Plan) -> list[str]:
     about = "" if plan.artifact.exact else "about "
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
     draft = f", draft model {_mb(cost.draft_bytes)}" if plan.draft else ""
+    reached = f", {plan.reached_tokens_per_s:.0f} measured here" if plan.reached_tokens_per_s else ""
     lines = [
         f"model    {plan.model.title}, {plan.artifact.tier}, {about}{_mb(plan.artifact.n_bytes)}",
         f"backend  {plan.backend} on {plan.device.name}",
         f"memory   {_mb(cost.total_bytes)} of {_mb(plan.budget_bytes)}: weights {_mb(cost.weight_bytes)}, "
         f"K/V {_mb(cost.kv_bytes)} ({plan.kv_type}), workspace {_mb(cost.workspace_bytes)}{draft}",
-        f"speed    about {plan.expected_tokens_per_s:.0f} tokens/s",
+        f"speed    about {plan.expected_tokens_per_s:.0f} tokens/s expected{reached}",
         f"context  {window.slots} tokens{several}: {window.sink} kept from the start, {window.window} recent",
         f"drafts   {plan.speculation.note}",
         "",
@@ -133,7 +134,7 @@ def _budget_line(device: DeviceProfile, budget: int) -> str:
 
 def _context_line(device: DeviceProfile, chosen: Candidate, request: Request) -> str:
     slots, kv_bytes = chosen.window.slots, chosen.estimate.kv_bytes / chosen.n_conversations
-    full = expected_tokens_per_s(device, chosen.model.shape, chosen.artifact, kv_bytes)
+    full = tokens_per_s(device, chosen.model.shape, chosen.artifact, kv_bytes)
     speed = f"about {full:.1f} tokens/s when it is full"
     if request.context is not None:
         rounded = f", rounded down from {request.context}" if slots != request.context else ""
@@ -261,6 +262,7 @@ def to_json(plan: Plan) -> dict[str, object]:
             "total_bytes": cost.total_bytes,
         },
         "expected_tokens_per_s": round(plan.expected_tokens_per_s, 2),
+        "reached_tokens_per_s": round(plan.reached_tokens_per_s, 2) or None,
         "speculation": {
             "mode": plan.speculation.mode,
             "drafters": list(plan.speculation.drafters),

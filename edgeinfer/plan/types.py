@@ -93,22 +93,28 @@ class Plan:
     n_threads: int  # 0: the backend measures how many are fastest here
     speculation: SpeculationPlan
     estimate: Estimate
-    expected_tokens_per_s: float
+    expected_tokens_per_s: float  # computed, for a short chat
     min_tokens_per_s: float  # what a choice should reach
     reasons: tuple[str, ...]
     rejected: tuple[Rejection, ...]
     forced: bool = False
     n_conversations: int = 1
     draft: Plan | None = None  # how the draft model is opened
+    reached_tokens_per_s: float = 0.0  # what plain decoding of this file reached here; 0: it has not run
 
     @property
     def backend(self) -> str:
         return self.facts.name
 
     @property
+    def tokens_per_s(self) -> float:
+        """What was reached, else what is expected."""
+        return self.reached_tokens_per_s or self.expected_tokens_per_s
+
+    @property
     def slow(self) -> bool:
         """Whether it was taken although it decodes more slowly than a choice should."""
-        return self.expected_tokens_per_s < self.min_tokens_per_s
+        return self.tokens_per_s < self.min_tokens_per_s
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:

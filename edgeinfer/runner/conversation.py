@@ -12,6 +12,7 @@ from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import Template
 from edgeinfer.chat.thinking import Segment
 from edgeinfer.chat.trace_formats import may_use, open_trace
+from edgeinfer.device.reached import keep_reached
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
@@ -90,7 +91,14 @@ class Conversation:
 
     def _stream(self, writer: Writer, prompt: Prompt, settings: Settings, keep: Callable[[], None]) -> AnswerStream:
         sampling = settings.sampling or self._plan.model.sampling
-        stream = AnswerStream(writer, self._segments(writer.segments(prompt, sampling), keep))
+
+        def ended() -> None:
+            keep()
+            reached = writer.stats.plain_tokens_per_s()
+            if reached:
+                keep_reached(self._plan.device.machine, self._plan.artifact.key, reached)
+
+        stream = AnswerStream(writer, self._segments(writer.segments(prompt, sampling), ended))
         self._running = weakref.ref(stream)
         return stream
 

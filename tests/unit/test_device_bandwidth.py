@@ -78,7 +78,7 @@ def test_each_machine_has_a_figure_of_its_own(copies: list[Copied], tmp_path: Pa
     copies.append(Copied(20 * GB, QUIET))
     plan_bandwidth()
     bandwidth(UNKNOWN, "another chip", 24 * GB, 2)
-    assert len(json.loads((tmp_path / "edgeinfer" / "bandwidth.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "edgeinfer" / "memory-bandwidth.json").read_text())) == 2
 
 
 BAD = [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None]
@@ -87,7 +87,7 @@ BAD = [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None]
 @pytest.mark.parametrize("text", ["{", "[1]", *(json.dumps({"some chip, 2 cores, 22 GiB": bad}) for bad in BAD)])
 def test_what_is_kept_is_checked(copies: list[Copied], tmp_path: Path, text: str) -> None:
     copies.append(Copied(20 * GB, QUIET))
-    file = tmp_path / "edgeinfer" / "bandwidth.json"
+    file = tmp_path / "edgeinfer" / "memory-bandwidth.json"
     file.parent.mkdir()
     file.write_text(text)
     assert plan_bandwidth() == 20 * GB

@@ -8,9 +8,10 @@ import pytest
 from edgeinfer.backends.mlx.facts import FACTS
 from edgeinfer.catalog import LayerKv
 from edgeinfer.decode.drafters import drafter_facts
-from edgeinfer.device import named
+from edgeinfer.device import EngineSpeed, named
 from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
 from edgeinfer.plan import Plan, Probe, Request, explain, make_plan
+from edgeinfer.plan.fit import expected_tokens_per_s
 from edgeinfer.types import KvType
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
 
@@ -312,3 +313,17 @@ def test_a_file_of_the_package_index_is_taken_before_better_tiers_of_a_hub() -> 
     assert "the one that the package index has" in chosen.reasons[0]
     assert any("needs no model hub" in refused.reason for refused in chosen.rejected)
     assert make_plan(device(), catalog(one), [GGUF], Request(model="one", tier="Q8_0")).artifact.tier == "Q8_0"
+
+
+def test_a_tensor_type_that_takes_long_to_unpack_is_slower_than_its_bytes() -> None:
+    """Two cores unpack 9 GB of Q4_1 a second each, and 20 GB of Q8_0; memory gives 70."""
+    speed = EngineSpeed("gguf", 0.7, 0.0, core_bytes_per_s=15e9, core_rates={"Q4_1": 9e9, "Q8_0": 20e9})
+    two_cores = replace(device(gb_per_s=100), n_cores=2, speeds=(speed,))
+    mixed = replace(artifact(0.5, "Q4_1"), tensors=(("Q4_1", 360_000_000), ("Q8_0", 140_000_000)))
+    assert expected_tokens_per_s(two_cores, with_shape(), mixed) == pytest.approx(1 / (0.36 / 18 + 0.14 / 40))
+    unseen = artifact(0.5, "Q4_1")
+    assert expected_tokens_per_s(two_cores, with_shape(), unseen) == pytest.approx(1 / (0.5 / 18))
+    other = artifact(0.5, "Q4_K_M")  # not in the table: as most 4-bit types
+    assert expected_tokens_per_s(two_cores, with_shape(), other) == pytest.approx(1 / (0.5 / 30))
+    many = replace(two_cores, n_cores=16)
+    assert expected_tokens_per_s(many, with_shape(), mixed) == pytest.approx(1 / (0.5 / 70))
