@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from edgeinfer.plan.facts import Probe
 from edgeinfer.plan.types import Plan
-from edgeinfer.types import Tokens
+from edgeinfer.types import DraftsWith, Tokens
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Round(Protocol):
     """One step on a cache. Before `commit` nothing is remembered; `commit` and `rollback` end the round."""
 
     def draft(self, token: TokenLike) -> Row:
-        """Run layers [0, exit_layer) for `token` at the next position, then norm and head."""
+        """The row after `token` at the next position, by the model's own drafter (`Model.drafts_with`)."""
         ...
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
@@ -161,8 +161,8 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
-    def exit_layer(self) -> int | None:
-        """Drafting runs layers [0, exit_layer). None: this model does not draft by itself."""
+    def drafts_with(self) -> DraftsWith:
+        """What `Round.draft` runs: the early layers, or a taught draft. "": this model does not draft by itself."""
         ...
 
     @property

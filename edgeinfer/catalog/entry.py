@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgeinfer.shape import LayerKv, ModelShape
 from edgeinfer.types import Sampling
 
-__all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "Tier"]
+__all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "TaughtDraft", "Tier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,19 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class TaughtDraft:
+    """A draft file that was taught to one model, as its header describes it."""
+
+    kind: Literal["exit", "feature"]
+    file: str  # path
+    n_bytes: int
+    base_model: str
+    n_taps: int  # states of the model that it needs at every position
+    n_ranked: int  # tokens that it can say
+    agreement: tuple[float, ...]  # share of right drafts by depth, where those before were right; may be empty
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     name: str  # the catalog name: "qwen3-4b"
     title: str  # the true base model: "Qwen3 4B"
@@ -56,6 +70,7 @@ class ModelEntry:
     exit_layer: int | None = None
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
+    draft: TaughtDraft | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help=f"{', '.join(modes[:-1])} or {modes[-1]}",
     )
+    group.add_argument("--draft", default="", metavar="FILE", help="a draft that was taught to the model")
     group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
     parser.set_defaults(conversations=1)  # commands that run several have a flag for it
 
@@ -134,6 +135,7 @@ def request_from(args: argparse.Namespace) -> Request:
         min_tokens_per_s=args.min_speed,
         speculation=args.speculation,
         draft_model=args.draft_model,
+        draft_file=args.draft,
         force=args.force,
         conversations=args.conversations,
     )

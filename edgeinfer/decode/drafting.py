@@ -73,7 +73,7 @@ def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: Opened
 
 
 def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) -> list[DrafterKind]:
-    """The plan's drafters that this model can run. A file may lack an early exit that the plan expected.
+    """The plan's drafters that this model can run. It may lack a way to draft by itself that the plan expected.
 
     Raises UsageError when the draft model is missing or has another tokenizer.
     """
@@ -83,7 +83,8 @@ def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) ->
         if draft is None:
             raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
         check_same_tokens(model.tokenizer, draft.model.tokenizer)
-    return [kind for kind in planned if kind.facts.needs != "early exit" or model.exit_layer is not None]
+    of_the_model = ("early exit", "feature draft")
+    return [kind for kind in planned if kind.facts.needs not in of_the_model or kind.name == model.drafts_with]
 
 
 def check_same_tokens(model: Tokenizer, draft: Tokenizer) -> None:
@@ -105,7 +106,7 @@ def _row_costs(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowC
     key = cost_key(
         plan.artifact.source, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
         plan.backend, plan.facts.engine_version(), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
-        model.exit_layer,
+        model.drafts_with, plan.speculation.exit_layer, plan.taught,
     )  # fmt: skip
     costs = store.load(key)
     if costs is None:

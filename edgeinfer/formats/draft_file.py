@@ -25,8 +25,19 @@ import numpy.typing as npt
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.safetensors_header import SafetensorsHeader, read_header
+from edgeinfer.shape import ModelShape
 
-__all__ = ["FORMAT", "TAP_EPS", "DraftFile", "DraftShape", "is_draft_file", "read_draft_file"]
+__all__ = [
+    "FORMAT",
+    "SUFFIX",
+    "TAP_EPS",
+    "DraftFile",
+    "DraftShape",
+    "is_draft_file",
+    "read_draft_file",
+    "read_draft_for",
+    "shape_of",
+]
 
 SUFFIX: Final = ".draft.safetensors"
 FORMAT: Final = "1"
@@ -85,6 +96,24 @@ class DraftFile:
         info = self.header.tensors[f"{name}.weight"]
         raw = np.memmap(self.path, _DTYPES[info.dtype], "r", info.offset, info.shape)
         return np.asarray(raw, np.float32)
+
+
+def shape_of(model: ModelShape) -> DraftShape:
+    """What a draft for this model must have. The widths are those of its first layers."""
+    first = model.kv[0]
+    return DraftShape(
+        model.architecture, model.n_layers, model.hidden, model.n_heads, first.n_kv_heads, first.head_dim, model.n_ffn,
+        model.n_vocab,
+    )  # fmt: skip
+
+
+def read_draft_for(path: Path, model: ModelShape) -> DraftFile:
+    """Read, check, and compare with the model. Raises ArtifactError, naming the model that it is for."""
+    draft = read_draft_file(path)
+    refusal = draft.refusal(shape_of(model))
+    if refusal:
+        raise ArtifactError(f"{path.name} is a draft for another model: {refusal}", hint=_HINT)
+    return draft
 
 
 def is_draft_file(path: Path) -> bool:

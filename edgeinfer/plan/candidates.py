@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeinfer.catalog.catalog import Catalog
-from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.facts import BackendFacts, Capabilities, Probe
@@ -47,6 +47,7 @@ class Candidate:
     tokens_per_s: float
     n_conversations: int
     draft: Plan | None
+    taught: TaughtDraft | None
 
     @property
     def key(self) -> tuple[int, bool, int, float]:
@@ -125,8 +126,16 @@ def _judge(
     except UsageError as error:
         return refuse("context", str(error))
     draft = drafts[facts.name] if drafts is not None else None
-    may_exit = found.early_exit and (facts.early_exit_in_batches or request.conversations == 1)
+    alone = facts.early_exit_in_batches or request.conversations == 1
+    may_exit = found.early_exit and alone
     exit_layer = model.exit_layer if may_exit and request.speculation in ("auto", "early-exit") else None
+    taught_bytes = None
+    if model.draft and alone and request.speculation in ("auto", model.draft.kind):
+        taught_bytes = facts.taught_bytes(model.draft, model.shape, window, kv_type)
+    taught = model.draft if taught_bytes is not None else None
+    if taught is not None:
+        exit_layer = None  # a model drafts by itself in one way
+    draft_bytes = draft.estimate.weight_bytes + draft.estimate.kv_bytes if draft else 0
     return Candidate(
         model=model,
         artifact=artifact,
@@ -140,9 +149,10 @@ def _judge(
             weight_bytes=artifact.n_bytes,
             kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
             workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None),
-            draft_bytes=draft.estimate.weight_bytes + draft.estimate.kv_bytes if draft else 0,
+            draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
         ),
         tokens_per_s=tokens_per_s(device, model.shape, artifact),
         n_conversations=request.conversations,
         draft=draft,
+        taught=taught,
     )

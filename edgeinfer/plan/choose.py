@@ -88,6 +88,7 @@ def make_plan(
         forced=forced,
         n_conversations=request.conversations,
         draft=chosen.draft,
+        taught=chosen.taught,
     )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType, ValueType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 __all__ = [
+    "TAPPED_ROWS",
     "TOKENIZER_BYTES_PER_ENTRY",
     "BackendFacts",
     "Capabilities",
@@ -21,6 +23,7 @@ __all__ = [
     "installed_version",
     "kv_row_bytes",
     "round_up",
+    "tapped_bytes",
 ]
 
 
@@ -104,6 +107,10 @@ class BackendFacts(Protocol):
         """
         ...
 
+    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+        """What a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this one."""
+        ...
+
     def is_measured_on(self, device: DeviceProfile) -> bool:
         """Whether the speeds in docs/speculation.md were measured with this backend on a device of this kind."""
         ...
@@ -146,6 +153,14 @@ def _row_bytes(kind: ValueType, n_values: int, scaling: Scaling) -> int:
 def forward_bytes(shape: ModelShape, n_rows: int, n_outputs: int) -> int:
     """Activations of a forward of `n_rows`, and `n_outputs` rows of logits: in the graph, and as they are returned."""
     return n_rows * (7 * shape.hidden + 5 * shape.n_ffn) * 4 + 2 * n_outputs * shape.n_vocab * 4
+
+
+TAPPED_ROWS: Final = 512
+"""Positions whose states are kept for a taught draft: two chunks of a prompt."""
+
+
+def tapped_bytes(draft: TaughtDraft, shape: ModelShape) -> int:
+    return TAPPED_ROWS * draft.n_taps * shape.hidden * 4
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -31,6 +31,7 @@ def explain(plan: Plan) -> list[str]:
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
     draft = f", draft model {_mb(cost.draft_bytes)}" if plan.draft else ""
     reached = f", {plan.reached_tokens_per_s:.0f} measured here" if plan.reached_tokens_per_s else ""
+    draft = f", taught draft {_mb(cost.draft_bytes)}" if plan.taught and not plan.draft else draft
     lines = [
         f"model    {plan.model.title}, {plan.artifact.tier}, {about}{_mb(plan.artifact.n_bytes)}",
         f"backend  {plan.backend} on {plan.device.name}",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edgeinfer.catalog.entry import ModelEntry
+from edgeinfer.catalog.entry import ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.candidates import Candidate
@@ -14,7 +14,7 @@ from edgeinfer.plan.types import Request, SpeculationPlan
 
 __all__ = ["DrafterFacts", "Need", "Target", "plan_speculation"]
 
-Need: TypeAlias = Literal["early exit", "draft model"]
+Need: TypeAlias = Literal["early exit", "draft model", "feature draft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Target:
     backend: str
     exit_layer: int | None  # that this backend can use; None: no early exit
     draft_model: str = ""
+    taught: TaughtDraft | None = None  # that this backend can run
     measured_types: frozenset[str] = (
         frozenset()
     )  # of the file's tensors, where docs/speculation.md measured such a device
@@ -34,7 +35,13 @@ class Target:
         return self.model.shape.n_layers
 
     def lacks(self, need: Need | None) -> bool:
-        return (need == "early exit" and self.exit_layer is None) or (need == "draft model" and not self.draft_model)
+        there: Mapping[Need | None, bool] = {
+            None: True,
+            "early exit": self.exit_layer is not None,
+            "draft model": bool(self.draft_model),
+            "feature draft": self.taught is not None and self.taught.kind == "feature",
+        }
+        return not there[need]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ def plan_speculation(
         return SpeculationPlan("off", (), note="turned off")
     facts, types = chosen.facts, chosen.artifact.tensor_types
     measured_types = types if facts.is_measured_on(device) else frozenset()
-    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, measured_types)
+    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, chosen.taught, measured_types)
     wanted = [drafter for drafter in drafters if mode in ("auto", drafter.name)]
     if mode != "auto":
         _check_possible(mode, wanted, target)
@@ -80,6 +87,10 @@ def _check_possible(mode: str, wanted: Sequence[DrafterFacts], target: Target) -
         return
     if need == "draft model":
         raise UsageError("speculation with a draft model needs its name", hint="--draft-model NAME")
+    if need == "feature draft":
+        raise UsageError(
+            f"{target.model.name} has no taught draft of this kind on {target.backend}", hint="--draft FILE names one"
+        )
     raise UsageError(
         f"{target.model.name} has no {need} on {target.backend}", hint="--speculation auto takes what is possible"
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import BackendFacts
 from edgeinfer.types import KvType, SpeculationMode
 from edgeinfer.window import WindowPolicy
 
 Prefer = Literal["balanced", "speed", "quality", "context"]
-FileRole = Literal["weights", "draft"]
+FileRole = Literal["weights", "draft model", "taught draft"]
 RejectionKind = Literal["memory", "speed", "rank", "tier", "backend", "kv", "context", "unavailable"]
 
 
@@ -31,6 +31,7 @@ class Request:
     speculation: SpeculationMode = "auto"
     draft_model: str = ""
     draft_tier: str = ""
+    draft_file: str = ""  # a taught draft for `model`
     force: bool = False
     conversations: int = 1  # open at once on one model
 
@@ -40,7 +41,7 @@ class Estimate:
     weight_bytes: int
     kv_bytes: int  # of all conversations
     workspace_bytes: int
-    draft_bytes: int = 0  # weights and K/V of the draft model
+    draft_bytes: int = 0  # weights and K/V of the draft model, or of the taught draft
 
     @property
     def total_bytes(self) -> int:
@@ -101,6 +102,7 @@ class Plan:
     n_conversations: int = 1
     draft: Plan | None = None  # how the draft model is opened
     reached_tokens_per_s: float = 0.0  # what plain decoding of this file reached here; 0: it has not run
+    taught: TaughtDraft | None = None
 
     @property
     def backend(self) -> str:
@@ -119,7 +121,10 @@ class Plan:
     @property
     def files(self) -> tuple[PlannedFile, ...]:
         """Everything that is opened."""
-        weights = PlannedFile("weights", self.model, self.artifact)
-        if self.draft is None:
-            return (weights,)
-        return (weights, PlannedFile("draft", self.draft.model, self.draft.artifact))
+        files = [PlannedFile("weights", self.model, self.artifact)]
+        if self.draft is not None:
+            files.append(PlannedFile("draft model", self.draft.model, self.draft.artifact))
+        if self.taught is not None:
+            taught = Artifact(self.backend, self.taught.kind, self.taught.n_bytes, repo="", file=self.taught.file)
+            files.append(PlannedFile("taught draft", self.model, taught))
+        return tuple(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from edgeinfer import backends
 from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
@@ -39,6 +40,12 @@ def choose(
             f"the plan does not draft with {request.draft_model}: speculation is {plan.speculation.mode}",
             hint='take speculation "auto" or "draft", or no draft model',
         )
+    if request.draft_file and plan.taught is None:
+        raise UsageError(
+            f"the plan does not draft with {request.draft_file}: {plan.backend} cannot run it for this model, or "
+            f"speculation is {plan.speculation.mode}",
+            hint="--backend reference runs every kind; --speculation auto takes it",
+        )
     return plan
 
 
@@ -50,6 +57,7 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
             catalog = catalog.with_model(named_by)
             named_by = named_by.name
         request = replace(request, model=named_by, tier=tier)
+    catalog = _with_taught(catalog, request)
     if request.draft_model and request.speculation != "off":
         named_by, tier = _named(catalog, request.draft_model, request.draft_tier, offline=offline)
         if isinstance(named_by, ModelEntry):
@@ -59,6 +67,21 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
             named_by = draft.name
         request = replace(request, draft_model=named_by, draft_tier=tier)
     return catalog, request
+
+
+def _with_taught(catalog: Catalog, request: Request) -> Catalog:
+    """`catalog`, whose wanted model has the draft of the request, or the one that lies beside its file."""
+    if not request.model:
+        if request.draft_file:
+            raise UsageError("a draft is for one model", hint="name it with --model")
+        return catalog
+    entry = catalog.find(request.model)
+    if entry is None or request.speculation == "off":
+        return catalog
+    from edgeinfer.runner.taught import draft_beside, taught_draft
+
+    file = Path(request.draft_file) if request.draft_file else draft_beside(entry)
+    return catalog.with_model(replace(entry, draft=taught_draft(file, entry.shape))) if file else catalog
 
 
 def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> tuple[str | ModelEntry, str]:

@@ -135,7 +135,7 @@ def check_rounds(case: Case) -> None:
     """Every number of rows, drafted before or not, and every number of them kept; the next round is exact."""
     policy, tokens = case.policy, tokens_of(case.policy.limit)
     expected = plain_rows(case, tokens)
-    most_drafts = 4 if case.model.exit_layer else 0
+    most_drafts = 4 if case.model.drafts_with else 0
     plans = [(rows, keep, drafts) for rows in (1, 2, 3, 4) for keep in range(rows + 1) for drafts in range(rows + 1)]
     cache, done = case.model.new_cache(policy), 0
     prefill(cache, tokens[:50])
@@ -171,7 +171,7 @@ def check_rollback(case: Case) -> None:
         n = min(3, case.policy.room(at))
         for stage in ("begin", "draft", "verify"):
             step = cache.begin(n)
-            if stage != "begin" and case.model.exit_layer:
+            if stage != "begin" and case.model.drafts_with:
                 for token in tokens_of(n, 7):
                     step.draft(token)
             if stage == "verify":
@@ -185,7 +185,7 @@ def check_rollback(case: Case) -> None:
 
 def check_other_than_drafted(case: Case) -> None:
     """Verified tokens need not be those that were drafted: states of the wrong ones must not be used."""
-    if not case.model.exit_layer:
+    if not case.model.drafts_with:
         pytest.skip("this model does not draft")
     tokens = tokens_of(100)
     expected = plain_rows(case, tokens)
@@ -295,7 +295,7 @@ def rounds_of_six(case: Case, how: Sampling) -> tuple[Prompt, list[int], Decoder
     """A decoder whose drafts are all accepted: after the first token, rounds of six."""
     prompt = a_prompt(61)
     truth = plain_answer(case, prompt, how, 80)
-    forced = Forced(truth, len(prompt.tokens), lambda index: False, early=bool(case.model.exit_layer))
+    forced = Forced(truth, len(prompt.tokens), lambda index: False, early=bool(case.model.drafts_with))
     decoder = Decoder(case.model, case.policy, controller=Fixed(Arm("forced", 5)), drafters={"forced": forced})
     return prompt, truth, decoder
 
@@ -353,7 +353,7 @@ def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
     """The engine gives up inside a round: one error, and the next answer is exact."""
     prompt, truth, unbroken = rounds_of_six(case, how)
     unbroken.close()
-    forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.exit_layer))
+    forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.drafts_with))
     for at in (1, 4):
         broken = Breaking(case.model, verb, at)
         decoder = Decoder(broken, case.policy, controller=Fixed(Arm("forced", 5)), drafters={"forced": forced})
@@ -373,7 +373,7 @@ def check_close(case: Case) -> None:
     cache = model.new_cache(case.policy)
     prefill(cache, [5, 6])
     step = cache.begin(2)
-    if model.exit_layer:
+    if model.drafts_with:
         step.draft(7)
     cache.close()
     cache.close()

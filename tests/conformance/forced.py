@@ -67,7 +67,7 @@ class Breaking:
     """`model`, but the engine gives up at the `at`-th call of `verb` in all rounds together."""
 
     def __init__(self, model: Model, verb: str, at: int) -> None:
-        self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self.tokenizer, self.drafts_with, self.exact_rows = model.tokenizer, model.drafts_with, model.exact_rows
         self.n_caches, self.n_threads, self.note = model.n_caches, model.n_threads, model.note
         self._model = model
         self._verb = verb
@@ -115,7 +115,7 @@ class Piecewise:
     """`model`, whose prompts go to the engine in chunks of `n`: rows that it rounds as it rounds single ones."""
 
     def __init__(self, model: Model, n: int) -> None:
-        self.tokenizer, self.exit_layer, self.exact_rows = model.tokenizer, model.exit_layer, model.exact_rows
+        self.tokenizer, self.drafts_with, self.exact_rows = model.tokenizer, model.drafts_with, model.exact_rows
         self.n_caches, self.n_threads, self.note = model.n_caches, model.n_threads, model.note
         self.run = model.run
         self._model = model

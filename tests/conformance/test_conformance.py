@@ -40,7 +40,7 @@ def test_reference_runs_everywhere() -> None:
 @SETTINGS
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_lossless(exact: Case, name: str, how: Sampling) -> None:
-    if "early" in name and not exact.model.exit_layer:
+    if "early" in name and not exact.model.drafts_with:
         pytest.skip("this model does not draft")
     checks.check_lossless(exact, name, how)
 
@@ -49,7 +49,7 @@ def test_lossless(exact: Case, name: str, how: Sampling) -> None:
 def test_lossless_but_for_ties(case: Case, name: str) -> None:
     if case.model.exact_rows is not None:
         pytest.skip("held to equal tokens")
-    if "early" in name and not case.model.exit_layer:
+    if "early" in name and not case.model.drafts_with:
         pytest.skip("this model does not draft")
     checks.check_lossless_but_for_ties(case, name)
 
@@ -91,7 +91,7 @@ def test_reader_walks_away(exact: Case, how: Sampling) -> None:
 
 @pytest.mark.parametrize("verb", ["draft", "verify", "commit"])
 def test_engine_error_in_the_middle(exact: Case, verb: str) -> None:
-    if verb == "draft" and not exact.model.exit_layer:
+    if verb == "draft" and not exact.model.drafts_with:
         pytest.skip("this model does not draft")
     checks.check_engine_error(exact, verb, GREEDY)
 

@@ -76,7 +76,7 @@ def plan_ask(case: Case, of: Conversation, rng: np.random.Generator) -> Planned:
     keep = int(rng.integers(0, n + 1))
     told = [*of.tokens[at : at + keep], *tokens_of(n - keep, at + 1000)]
     step = of.cache.begin(n)
-    if case.model.exit_layer and rng.random() < 0.5:
+    if case.model.drafts_with and rng.random() < 0.5:
         of.kinds.add("drafted")
         for token in told[: int(rng.integers(1, n + 1))]:
             step.draft(token)
@@ -245,7 +245,7 @@ def check_decoders(case: Case, how: Sampling) -> None:
 
 
 def decoder_for(case: Case, prompt: Prompt, truth: Sequence[int], depth: int) -> Decoder:
-    forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.exit_layer))
+    forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.drafts_with))
     arm = Fixed(Arm("forced", depth)) if depth else Fixed()
     return Decoder(case.model, case.policy, controller=arm, drafters={"forced": forced})
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.errors import EngineError, RewindError
 from edgeinfer.protocols import Ask, Row, TokenLike, as_id
-from edgeinfer.types import Tokens
+from edgeinfer.types import DraftsWith, Tokens
 from edgeinfer.window import WindowPolicy
 
 N_VOCAB = 24
@@ -35,7 +35,7 @@ class FakeModel:
 
     exit_differs: int = 3
     tokenizer: Any = None
-    exit_layer: int | None = 1
+    drafts_with: DraftsWith = "early-exit"
     exact_rows: int | None = 1000
     n_threads: int = 1
     note: str = ""

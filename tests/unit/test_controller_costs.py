@@ -10,6 +10,7 @@ import pytest
 from edgeinfer.decode.policy import calibrate as calibration
 from edgeinfer.decode.policy.calibrate import CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
+from edgeinfer.types import DraftsWith
 from edgeinfer.window import WindowPolicy
 
 
@@ -84,7 +85,7 @@ def test_a_store_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 class Ticking:
     """A model whose rounds take exactly known time on a clock of its own."""
 
-    exit_layer = 1
+    drafts_with: DraftsWith = "early-exit"
     exact_rows = None
     n_threads = 1
     chunk_rows = 256

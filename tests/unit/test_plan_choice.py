@@ -146,7 +146,7 @@ def test_room_is_kept_for_the_draft_model() -> None:
     assert plan.estimate.total_bytes <= plan.budget_bytes
     assert [(one.role, one.model.name, one.artifact.tier) for one in plan.files] == [
         ("weights", "large", "Q4_K_M"),
-        ("draft", "small", "Q8_0"),
+        ("draft model", "small", "Q8_0"),
     ]
     assert plan.reasons[-1].endswith("MB are set aside for the draft model small")
     off = planned(draft_model="small", speculation="off")

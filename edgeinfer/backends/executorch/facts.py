@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
@@ -58,6 +59,10 @@ class ExecutorchFacts:
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS  # 8da4w: on x86 and three emulated Arm cores; a bundle's manifest says what was measured
+
+    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+        del draft, shape, policy, kv_type
+        return None
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

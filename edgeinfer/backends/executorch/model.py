@@ -10,6 +10,7 @@ from edgeinfer.backends.executorch.cache import ExecutorchCache
 from edgeinfer.backends.executorch.engine import Program
 from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.protocols import Ask, Row, Tokenizer
+from edgeinfer.types import DraftsWith
 from edgeinfer.window import WindowPolicy
 
 
@@ -24,6 +25,7 @@ class ExecutorchModel:
         """`drafts`: draft with the program's early layers, where it has an exit."""
         self.tokenizer = tokenizer
         self.exit_layer = program.info.exit_layer or None if drafts else None
+        self.drafts_with: DraftsWith = "early-exit" if self.exit_layer else ""
         self.exact_rows = exact_rows
         self.n_threads = program.info.n_threads
         self._program = program

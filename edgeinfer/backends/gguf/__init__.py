@@ -49,7 +49,9 @@ class GgufBackend:
     def load(self, plan: Plan, path: Path) -> GgufModel:
         """Raises BackendError, ArtifactError (also for architectures that cannot roll back) and EngineError."""
         from edgeinfer.formats.artifact import check_artifact
+        from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.gguf_header import GgufHeader
+        from edgeinfer.formats.shape import shape_from_gguf
 
         header = check_artifact(path)
         if not isinstance(header, GgufHeader):
@@ -68,6 +70,9 @@ class GgufBackend:
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)
+            if plan.taught is not None:
+                draft = read_draft_for(Path(plan.taught.file), shape_from_gguf(header))
+                model.draft_by_file(draft, path)
             if plan.speculation.drafters:
                 model.note = "; ".join(note for note in (model.note, rounding_note(header, settings)) if note)
             return model

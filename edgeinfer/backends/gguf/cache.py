@@ -11,6 +11,7 @@ from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, Loaded
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
 from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.taught import FeatureDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
@@ -99,6 +100,8 @@ class GgufCache:
         self._round: Round | None = None
         self._layout: StateLayout | None = None  # once it was needed
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
+        self._decode: Callable[[Batch], None] = context.decode
+        self._drafts: FeatureDrafts | None = None
         self._close: list[Callable[[], None]] = [close]
         self._closed = False
         self.chunk_rows = batch.capacity
@@ -117,6 +120,10 @@ class GgufCache:
         """Rounds are opened by `open_round(max_rows)` from now on; `close` frees what they use."""
         self._open_round = open_round
         self._close.append(close)
+
+    def watch(self, decode: Callable[[Batch], None], drafts: FeatureDrafts) -> None:
+        """Decode by `decode`, which calls the context's own; `drafts` follow rewinds and restores."""
+        self._decode, self._drafts = decode, drafts
 
     def begin(self, max_rows: int) -> Round:
         self._be_ready("a round")
@@ -138,6 +145,8 @@ class GgufCache:
         if length == 0:
             self._evicted_to = self.policy.sink
         self.context.remove(length, stream=self.stream)
+        if self._drafts is not None:
+            self._drafts.rewind(length)
 
     @property
     def block_format(self) -> str:
@@ -163,6 +172,8 @@ class GgufCache:
             self.context.remove(0, stream=self.stream)
             raise
         self._keep(sum(counts))
+        if self._drafts is not None:
+            self._drafts.start_at(self._length)
 
     def close(self) -> None:
         if not self._closed:
@@ -218,7 +229,7 @@ class GgufCache:
     def _forward(self, tokens: Tokens, position: int, *, n_wanted: int) -> None:
         self._batch.fill(tokens, position, n_wanted=n_wanted, stream=self.stream)
         self._uncounted = True
-        self.context.decode(self._batch)
+        self._decode(self._batch)
 
     def _keep(self, n: int) -> None:
         self._length += n

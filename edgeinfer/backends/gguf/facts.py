@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.plan.facts import (
@@ -16,15 +17,18 @@ from edgeinfer.plan.facts import (
     installed_version,
     kv_row_bytes,
     round_up,
+    tapped_bytes,
 )
 from edgeinfer.shape import LayerKv, ModelShape
 from edgeinfer.types import MIXED, KvType
 from edgeinfer.window import WindowPolicy
 
 __all__ = [
+    "DRAFT_ROWS",
     "FACTS",
     "N_OUTPUTS",
     "PREFILL_ROWS",
+    "TAPPED_ARCHITECTURES",
     "LlamaCppFacts",
     "exact_rows_of",
     "is_repacked",
@@ -33,6 +37,8 @@ __all__ = [
 
 PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
+DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
+TAPPED_ARCHITECTURES: Final = frozenset({"llama", "qwen3"})  # whose graphs give the inputs of their layers
 _KV_TYPES: Final[tuple[KvType, ...]] = (MIXED, "q8_0", "f16", "q4_0")
 
 _CELLS: Final = 256  # llama.cpp rounds the cells of a context up to a multiple of this
@@ -114,6 +120,17 @@ class LlamaCppFacts:
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
         return exact_rows_of(tensor_types)
+
+    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+        """A model of one layer in Q8_0, its K/V and its buffers; what is projected in front of it in float32."""
+        if draft.kind != "feature" or shape.architecture not in TAPPED_ARCHITECTURES:
+            return None
+        layer = replace(
+            shape, n_layers=1, n_vocab=draft.n_ranked + shape.hidden, kv=(replace(shape.kv[0], n_layers=1),)
+        )
+        weights = 2 * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
+        buffers = forward_bytes(layer, DRAFT_ROWS, 1)
+        return weights + buffers + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
 
     def is_measured_on(self, device: DeviceProfile) -> bool:
         return _runs_on_x86(device)

@@ -39,6 +39,7 @@ __all__ = [
     "NodeCallback",
     "base_function",
     "byref",
+    "library_function",
     "load",
     "padded",
     "tensor_name",
@@ -104,6 +105,11 @@ _seq_rm = _function(
     "llama_memory_seq_rm", ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
 )
 _get_name = _function("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p, library=_BASE)
+
+
+def library_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of llama.cpp's library, with its prototype. Raises AttributeError where this build has none."""
+    return _function(name, result, *arguments)
 
 
 def tensor_name(address: int) -> bytes:
@@ -177,7 +183,8 @@ class Batch:
     """Up to `capacity` rows. Filled in place, never freed while in use: llama.cpp reads these arrays only inside
     `decode`."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, hidden: int = 0) -> None:
+        """With `hidden`, rows are embeddings [hidden] in place of tokens."""
         self.capacity = capacity
         self.n_wanted = 0
         self.tokens = np.zeros(capacity, np.int32)
@@ -190,7 +197,11 @@ class Batch:
             *[ctypes.cast(self._streams[row:].ctypes.data, ctypes.POINTER(ctypes.c_int32)) for row in range(capacity)]
         )
         self.struct = C.llama_batch()
-        self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._inputs: Floats = np.zeros((capacity if hidden else 0, hidden), np.float32)
+        if hidden:
+            self.struct.embd = self._inputs.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        else:
+            self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.n_seq_id = self._n_sequences.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.struct.seq_id = ctypes.cast(self._sequences, type(self.struct.seq_id))
@@ -218,6 +229,11 @@ class Batch:
             self.tokens[:n] = tokens
             self._streams[:n] = stream
         self.place(n, position, n_wanted=n_wanted)
+
+    def fill_inputs(self, inputs: Floats, position: int, *, n_wanted: int) -> None:
+        """inputs: [T, hidden]."""
+        self._inputs[: len(inputs)] = inputs
+        self.place(len(inputs), position, n_wanted=n_wanted)
 
     def add(self, tokens: Tokens, position: int, *, n_wanted: int, stream: int) -> None:
         """Rows of another stream, after those that `fill` and `add` have placed."""
@@ -282,7 +298,7 @@ class Context:
         self.own_window = model.own_window
         self.kv_format = _kv_format(model, options)
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
-        self._address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
+        self.address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
         self._views: dict[int, Logits] = {}
 
     def decode(self, batch: Batch) -> None:
@@ -290,7 +306,7 @@ class Context:
         self.be_open()
         if batch.n_wanted > self.n_outputs:  # llama.cpp would abort the process
             raise EngineError(f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for")
-        code = _decode(self._address, batch.struct)
+        code = _decode(self.address, batch.struct)
         if code != 0:
             reason = {1: "no free K/V cell", 2: "aborted", -1: "invalid batch"}.get(code, f"code {code}")
             raise EngineError(f"llama.cpp stopped decoding: {reason}" + (f" ({LOG.tail()})" if LOG.tail() else ""))
@@ -301,7 +317,7 @@ class Context:
         A negative `row` counts from the last wanted row.
         """
         self.be_open()
-        address = _logits_ith(self._address, row)
+        address = _logits_ith(self.address, row)
         if not address:
             raise EngineError(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
         view = self._views.get(address)
@@ -335,8 +351,8 @@ class Context:
     def state(self, stream: int) -> npt.NDArray[np.uint8]:
         """K and V of a stream, as llama.cpp writes them: see state.py."""
         self.be_open()
-        buffer = np.empty(_state_size(self._address, stream), np.uint8)
-        n: int = _get_state(self._address, buffer.ctypes.data, len(buffer), stream)
+        buffer = np.empty(_state_size(self.address, stream), np.uint8)
+        n: int = _get_state(self.address, buffer.ctypes.data, len(buffer), stream)
         if not n:
             raise EngineError(f"llama.cpp could not copy out a conversation: {LOG.tail()}")
         return buffer[:n]
@@ -344,7 +360,7 @@ class Context:
     def load_state(self, state: bytes, stream: int) -> None:
         """Replace a stream by what `state` gave for one. llama.cpp checks its lengths, not its bytes."""
         self.be_open()
-        if _set_state(self._address, state, len(state), stream) != len(state):
+        if _set_state(self.address, state, len(state), stream) != len(state):
             raise EngineError(f"llama.cpp could not take a conversation back: {LOG.tail()}")
 
     def be_open(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf import facts
 from edgeinfer.backends.gguf.cache import GgufCache, cache_alone
+from edgeinfer.backends.gguf.draft.support import TaughtSupport
 from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
 from edgeinfer.backends.gguf.exit.self_test import self_test
@@ -21,10 +22,11 @@ from edgeinfer.backends.gguf.streams import Streams
 from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
 from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.errors import EngineError
+from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import read_by_type, shape_from_gguf
 from edgeinfer.protocols import Ask, Row
-from edgeinfer.types import KvType
+from edgeinfer.types import DraftsWith, KvType
 from edgeinfer.window import WindowPolicy
 
 
@@ -105,9 +107,11 @@ class GgufModel:
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
         self.loaded = loaded
+        self._header = header
         self._shape = shape_from_gguf(header)
         self._caches: list[GgufCache] = []
         self._exit: ExitSupport | None = None
+        self._taught: TaughtSupport | None = None
         self.note = ""
         self.n_caches = n_caches
         self._policy = policy
@@ -123,6 +127,26 @@ class GgufModel:
     @property
     def exit_layer(self) -> int | None:
         return self._exit.exit_layer if self._exit is not None else None
+
+    @property
+    def drafts_with(self) -> DraftsWith:
+        return "feature" if self._taught is not None else "early-exit" if self._exit is not None else ""
+
+    def draft_by_file(self, draft: DraftFile, path: Path) -> None:
+        """Let new caches draft with a draft that was taught to the model of the file at `path`.
+
+        `note` says why they do not. Raises ArtifactError for a draft that llama.cpp cannot run.
+        """
+        if self.n_caches > 1:
+            self.note = "no drafts from the taught layer: that is for one conversation"
+            return
+        self._taught = TaughtSupport(draft, self._header, path)
+        try:
+            self.new_cache(SELF_TEST_POLICY).close()
+        except EngineError as error:
+            self._taught.close()
+            self._taught = None
+            self.note = f"no drafts from the taught layer: {error}"
 
     def draft_with(self, exit_layer: int, path: Path) -> None:
         """Let new caches draft with layers [0, `exit_layer`), once a self-test has shown that this changes no row.
@@ -169,12 +193,13 @@ class GgufModel:
         options = self.settings.options(policy)
         if self._streams is not None and policy == self._policy:
             return self._streams.new_cache(policy, n_bytes)
-        if self._exit is None:
-            cache = cache_alone(self.loaded, options, policy, n_bytes)
-        else:  # several rows run in a context of their own
-            cache = cache_alone(self.loaded, replace(options, n_outputs=1), policy, n_bytes)
+        support = self._taught or self._exit
+        # with an early exit, several rows run in a context of their own
+        own = options if self._exit is None or self._taught else replace(options, n_outputs=1)
+        cache = cache_alone(self.loaded, own, policy, n_bytes)
+        if support is not None:
             try:
-                self._exit.attach(cache, self.loaded, options)
+                support.attach(cache, self.loaded, options)
             except EngineError:
                 cache.close()
                 raise
@@ -187,4 +212,6 @@ class GgufModel:
             cache.close()
         if self._streams is not None:
             self._streams.close()
+        if self._taught is not None:
+            self._taught.close()
         self.loaded.close()

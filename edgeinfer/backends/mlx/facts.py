@@ -6,6 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
@@ -71,6 +72,10 @@ class MlxFacts:
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return None  # one row and several take different kernels, which round differently
+
+    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+        del draft, shape, policy, kv_type
+        return None
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

@@ -26,6 +26,7 @@ from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Ask, Row, Tokenizer
+from edgeinfer.types import DraftsWith
 from edgeinfer.window import WindowPolicy
 
 KV_BITS: dict[str, KvBits] = {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}
@@ -43,6 +44,7 @@ class MlxModel:
         self.tokenizer = tokenizer
         self.note = refusal(module, exit_layer) if exit_layer is not None else ""
         self.exit_layer = None if self.note else exit_layer
+        self.drafts_with: DraftsWith = "early-exit" if self.exit_layer else ""
         self._kv_bits = kv_bits
         self._own_windows = own_windows(module)
         self._kernels = choose_kernels()

@@ -44,17 +44,23 @@ class ReferenceBackend:
             path,
             kv_type=plan.kv_type,
             exit_layer=plan.speculation.exit_layer,
+            draft=Path(plan.taught.file) if plan.taught else None,
             planned=PlannedCaches(plan.n_conversations, plan.window),
         )
 
 
 def load_gguf(
-    path: Path, *, kv_type: KvType = "f32", exit_layer: int | None = None, planned: PlannedCaches | None = None
+    path: Path,
+    *,
+    kv_type: KvType = "f32",
+    exit_layer: int | None = None,
+    draft: Path | None = None,
+    planned: PlannedCaches | None = None,
 ) -> ReferenceModel:
-    """A model that drafts with layers [0, `exit_layer`), or not at all.
+    """A model that drafts with the taught `draft`, with layers [0, `exit_layer`), or not at all.
 
-    Raises ArtifactError for a file that is damaged, hostile, or of an architecture that is not computed here, and for
-    an exit layer that it does not have.
+    Raises ArtifactError for a file that is damaged, hostile, or of an architecture that is not computed here, for an
+    exit layer that it does not have, and for a draft of another model.
     """
     from edgeinfer.backends.reference.model import ReferenceModel
     from edgeinfer.backends.reference.weights import read_shape, read_weights
@@ -71,8 +77,15 @@ def load_gguf(
     if exit_layer is not None and not 0 < exit_layer < shape.n_layers:
         raise ArtifactError(f"{path} has {shape.n_layers} layers; it cannot exit after layer {exit_layer}")
     weights = read_weights(header, path, shape)
+    tokenizer, taught = GgufTokenizer(header), None
+    if draft is not None:
+        from edgeinfer.backends.reference.taught import TaughtLayer
+        from edgeinfer.formats.draft_file import read_draft_for
+        from edgeinfer.formats.shape import shape_from_gguf
+
+        taught = TaughtLayer(read_draft_for(draft, shape_from_gguf(header)), shape, weights, tokenizer, kv_type)
     return ReferenceModel(
-        shape, weights, GgufTokenizer(header), kv_type=kv_type, exit_layer=exit_layer, planned=planned
+        shape, weights, tokenizer, kv_type=kv_type, exit_layer=exit_layer, taught=taught, planned=planned
     )
 
 

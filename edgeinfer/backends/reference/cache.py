@@ -16,6 +16,7 @@ from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import LayerKv, Rings
 from edgeinfer.backends.rounds import RoundGuard, check_ids
+from edgeinfer.backends.taught import FeatureDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Ask, Row, TokenLike, as_id
 from edgeinfer.types import common_prefix
@@ -35,6 +36,7 @@ class PackedRows:
     start: int
     kv: Sequence[LayerKv]
     policy: WindowPolicy
+    first: int = 0  # no key lies before this position
 
 
 @maps_engine_errors("reference")
@@ -63,10 +65,12 @@ class ReferenceCache:
         policy: WindowPolicy,
         rings: Rings,
         give_back: Callable[[WindowPolicy, Rings], None],
+        drafts: FeatureDrafts | None = None,
     ) -> None:
         self.policy = policy
         self.model = model
         self.layers = rings
+        self.drafts = drafts
         self._give_back = give_back
         self._length = 0
         self._evicted = range(0)  # positions whose slots others may have taken
@@ -96,6 +100,8 @@ class ReferenceCache:
         self._length = length
         if length == 0:
             self._evicted = range(0)
+        if self.drafts:
+            self.drafts.rewind(length)
 
     @property
     def block_format(self) -> str:
@@ -116,6 +122,8 @@ class ReferenceCache:
                 layer.restore(slots, block[index * n_bytes : (index + 1) * n_bytes])
             at += n
         self._length = at
+        if self.drafts:
+            self.drafts.start_at(at)
 
     def close(self) -> None:
         if self.layers:
@@ -160,17 +168,23 @@ class ReferenceRound:
         self._start = cache.length
         self._exit = cache.model.exit_layer or 0
         self._drafted: list[int] = []
+        self._ids: Sequence[int] = ()  # verified
+        self._tapped: list[Floats] = []
         self._n_reused = 0
         self._states: Floats = cache.model.embed([])  # [drafted, hidden], after layers [0, exit)
 
     def draft(self, token: TokenLike) -> Row:
-        if not self._exit:
-            raise UsageError("this model names no exit layer to draft with")
+        drafts, model = self._cache.drafts, self._cache.model
+        if not (self._exit or drafts):
+            raise UsageError("this model does not draft: it has no exit layer and no taught draft")
         at = len(self._drafted)
         self._guard.draft(at)
-        model = self._cache.model
         check_ids([token], model.shape.n_vocab)
         token = as_id(token)
+        if drafts:
+            row = drafts.draft(token, self._start + at)
+            self._drafted.append(token)
+            return row
         [state] = model.forward([self._cache.rows(model.embed([token]), self._start + at)], range(self._exit))
         self._drafted.append(token)
         self._states = np.concatenate([self._states, state])
@@ -186,12 +200,17 @@ class ReferenceRound:
 
     def early(self, ids: Sequence[int]) -> PackedRows:
         """What the early layers have to run: the tokens after those that were drafted alike."""
-        self._n_reused = common_prefix(self._drafted, ids)
+        self._ids = ids
+        self._n_reused = common_prefix(self._drafted, ids) if self._exit else 0
         return self._cache.rows(self._cache.model.embed(ids[self._n_reused :]), self._start + self._n_reused)
 
     def late(self, states: Floats) -> PackedRows:
         """What the late layers have to run, given the result of `early`."""
         return self._cache.rows(np.concatenate([self._states[: self._n_reused], states]), self._start)
+
+    def tap(self, states: Floats) -> None:
+        """`states` [T, hidden] at the next layer that the draft taps."""
+        self._tapped.append(states)
 
     def has_run(self, n_tokens: int) -> None:
         self._guard.n_verified = n_tokens
@@ -199,7 +218,12 @@ class ReferenceRound:
     def commit(self, n: int) -> None:
         self._guard.commit(n)
         self._cache.end_round(n)
+        if self._cache.drafts:
+            self._cache.drafts.end(first_stays=n > 0 and self._drafted[:1] == [*self._ids[:1]])
+            self._cache.drafts.saw(self._ids[:n], np.concatenate(self._tapped, axis=1)[:n])
 
     def rollback(self) -> None:
         if self._guard.end():
             self._cache.end_round(0)
+            if self._cache.drafts:
+                self._cache.drafts.end(first_stays=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
@@ -14,6 +15,7 @@ from edgeinfer.plan.facts import (
     forward_bytes,
     installed_version,
     kv_row_bytes,
+    tapped_bytes,
 )
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KV_CHOICES, KvType
@@ -57,6 +59,14 @@ class ReferenceFacts:
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS
+
+    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+        """Weights in float32, and the rows of the head that the draft has of its own."""
+        if draft.kind != "feature" or shape.architecture not in _ARCHITECTURES:
+            return None
+        layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1),))
+        weights = 2 * draft.n_bytes + 4 * draft.n_ranked * shape.hidden
+        return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +24,11 @@ from edgeinfer.backends.reserve import PlannedCaches, Reserve
 from edgeinfer.backends.rounds import check_tokens
 from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row, Tokenizer, as_id
-from edgeinfer.types import KvType
+from edgeinfer.types import DraftsWith, KvType
 from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.reference.taught import TaughtLayer
 
 BLOCK_ROWS = 8  # rows of every product; more would slow a single row down
 _SLOT_STEP = 64  # attention reads the slots in use rounded up to this
@@ -43,20 +49,27 @@ class ReferenceModel:
         tokenizer: Tokenizer,
         *,
         kv_type: KvType = "f32",
-        exit_layer: int | None,
+        exit_layer: int | None = None,
+        taught: TaughtLayer | None = None,
         planned: PlannedCaches | None = None,
     ) -> None:
         self.shape = shape
         self.tokenizer = tokenizer
         self.kv_type = kv_type
-        self.exit_layer = exit_layer
+        self.exit_layer = None if taught else exit_layer
+        self.taught = taught
         self._weights: Weights | None = weights
         self.n_caches = planned.n if planned is not None else 1
         self._reserved = Reserve(planned, self._new_rings)
         self._block_rows = BLOCK_ROWS if _place_is_free(weights) else 1
 
+    @property
+    def drafts_with(self) -> DraftsWith:
+        return "feature" if self.taught else "early-exit" if self.exit_layer else ""
+
     def new_cache(self, policy: WindowPolicy) -> ReferenceCache:
-        return ReferenceCache(self, policy, self._reserved.take(policy), self._reserved.give_back)
+        drafts = self.taught.on(self, policy) if self.taught else None
+        return ReferenceCache(self, policy, self._reserved.take(policy), self._reserved.give_back, drafts)
 
     def _new_rings(self, policy: WindowPolicy) -> Rings:
         return [LayerKv(self.shape, policy.slots, self.kv_type) for _ in range(self.shape.n_layers)]
@@ -84,12 +97,25 @@ class ReferenceModel:
         exit_layer = self.exit_layer or 0
         early = self.forward([step.early(ids) for step, ids in zip(rounds, asked, strict=True)], range(exit_layer))
         late = [step.late(states) for step, states in zip(rounds, early, strict=True)]
-        states = self.forward(late, range(exit_layer, self.shape.n_layers))
+        states = self._run_late(late, rounds)
         wanted = [found[len(found) - ask.n_rows :] for found, ask in zip(states, asks, strict=True)]
         logits = self.head(np.concatenate(wanted))
         for step, ids in zip(rounds, asked, strict=True):
             step.has_run(len(ids))
         return [[ReferenceRow(row) for row in rows] for rows in _split(logits, [ask.n_rows for ask in asks])]
+
+    def _run_late(self, packed: Sequence[PackedRows], rounds: Sequence[ReferenceRound]) -> list[Floats]:
+        """The late layers. At each layer that a draft taps, the rounds are shown the states."""
+        taps = self.taught.taps if self.taught else ()
+        states = [rows.states for rows in packed]
+        for start, stop in pairwise(sorted({self.exit_layer or 0, *taps, self.shape.n_layers})):
+            states = self.forward(
+                [replace(rows, states=found) for rows, found in zip(packed, states, strict=True)], range(start, stop)
+            )
+            if stop in taps:
+                for step, found in zip(rounds, states, strict=True):
+                    step.tap(found)
+        return states
 
     def forward(self, packed: Sequence[PackedRows], layers: range) -> list[Floats]:
         """The states of each conversation's rows after `layers`; their K and V go into its rings."""
@@ -180,8 +206,8 @@ class _Query:
         slots = np.arange(self.n_slots)
         # the newest position <= `position` that lives in each recent slot; older ones there are overwritten
         newest = position - (position - (slots - policy.sink)) % policy.window
-        recent = (slots >= policy.sink) & (newest >= max(policy.sink, policy.oldest(position)))
-        sinks = (slots < policy.sink) & (slots <= position)
+        recent = (slots >= policy.sink) & (newest >= max(policy.sink, policy.oldest(position), rows.first))
+        sinks = (slots < policy.sink) & (slots <= position) & (slots >= rows.first)
         self.bias = np.where(recent | sinks, np.float32(0), np.float32(-np.inf))
 
 

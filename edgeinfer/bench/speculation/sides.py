@@ -101,7 +101,7 @@ class Sides:
     @property
     def exit_model(self) -> Model | None:
         """The model as it is opened to draft by itself."""
-        return next((model for model in self._models.values() if model.exit_layer is not None), None)
+        return next((model for model in self._models.values() if model.drafts_with), None)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """Its beginning is a prompt like the rest: here nothing is ever evicted, and there are no sinks to keep it."""
@@ -135,7 +135,7 @@ class Sides:
         plan = plan_of(name, mode, self._draft_model)
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
-        if "early-exit" in plan.speculation.drafters and model.exit_layer is None:
+        if "early-exit" in plan.speculation.drafters and not model.drafts_with:
             if mode == "early-exit":
                 raise UsageError(model.note or "this model does not draft with its early layers")
             self.notes[arm] = model.note

@@ -65,7 +65,7 @@ def calibrate(
     try:
         n_vocab = model.tokenizer.n_vocab
         _fill(cache, n_vocab, clock)
-        trials = _trials(max_rows, drafts=model.exit_layer is not None)
+        trials = _trials(max_rows, drafts=bool(model.drafts_with))
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in (_PLAIN, *trials)}
         trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
         draft_s: list[float] = []

@@ -1,0 +1,89 @@
+"""A taught feature draft in NumPy: its layer is a model of one layer, whose head says the ranked tokens alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeinfer.backends.reference.cache import PackedRows
+from edgeinfer.backends.reference.model import ReferenceModel
+from edgeinfer.backends.reference.storage import LayerKv
+from edgeinfer.backends.reference.weights import LayerWeights, Shape, Weights
+from edgeinfer.backends.taught import FeatureDrafts, FeatureInputs
+from edgeinfer.formats.draft_file import DraftFile
+from edgeinfer.protocols import Tokenizer
+from edgeinfer.types import KvType
+from edgeinfer.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.reference.weights import Floats
+    from edgeinfer.types import Logits
+
+__all__ = ["TaughtLayer"]
+
+
+class TaughtLayer:
+    """The weights of a draft, shared by the conversations of its model."""
+
+    def __init__(self, file: DraftFile, shape: Shape, weights: Weights, tokenizer: Tokenizer, kv_type: KvType) -> None:
+        self.taps = file.taps
+        self._ranked = file.ranked_tokens
+        self._inputs = FeatureInputs(file)
+        layer = LayerWeights(
+            attn_norm=file.tensor("attn_norm"),
+            qkv=np.concatenate([file.tensor(f"attn_{part}") for part in "qkv"]),
+            q_norm=None,
+            k_norm=None,
+            attn_output=file.tensor("attn_output"),
+            ffn_norm=file.tensor("ffn_norm"),
+            gate_up=np.concatenate([file.tensor("ffn_gate"), file.tensor("ffn_up")]),
+            ffn_down=file.tensor("ffn_down"),
+        )
+        head = weights.output[self._ranked]
+        own = Weights(weights.embedding, (layer,), file.tensor("output_norm"), head, weights.frequencies)
+        shape = replace(shape, n_layers=1, n_vocab=len(self._ranked), norm_eps=file.norm_eps)
+        self._layer = ReferenceModel(shape, own, tokenizer, kv_type=kv_type)
+
+    def on(self, model: ReferenceModel, policy: WindowPolicy) -> FeatureDrafts:
+        """The drafts of a new conversation with `model`."""
+        layer = _Layer(self._layer, policy)
+        return FeatureDrafts(self._inputs, layer, self._ranked, model.embed, model.shape.n_vocab)
+
+
+class _Layer:
+    """See backends.taught.DraftLayer."""
+
+    def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
+        self._model = model
+        self._policy = policy
+        self._kv = [LayerKv(model.shape, policy.slots, model.kv_type)]
+        self.first = 0
+        self.length = 0
+
+    @property
+    def room(self) -> int:
+        return self._policy.room(self.length)
+
+    def run(self, inputs: Floats) -> tuple[Logits, Floats]:
+        state = self._forward(inputs)[-1:]
+        return self._model.head(state)[0], state[0]
+
+    def feed(self, inputs: Floats) -> None:
+        self._forward(inputs)
+
+    def rewind(self, length: int) -> None:
+        self.length = length
+
+    def start_at(self, position: int) -> None:
+        self.first = self.length = position
+
+    def close(self) -> None:
+        """The arrays go with the object."""
+
+    def _forward(self, inputs: Floats) -> Floats:
+        rows = PackedRows(inputs, self.length, self._kv, self._policy, self.first)
+        [states] = self._model.forward([rows], range(1))
+        self.length += len(inputs)
+        return states

@@ -1,0 +1,216 @@
+"""A taught draft on one conversation: what its layer is fed, and when. Engines run the layer, this decides its inputs.
+
+A feature draft's row at position p needs the token there and what the model knew at p - 1. So the rows of committed
+tokens, and that of the newest one, have true inputs; deeper drafts of a round take the layer's own state. Keys of true
+rows stay; those of deeper drafts end with their round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+
+from edgeinfer.errors import UsageError
+from edgeinfer.formats.draft_file import TAP_EPS
+from edgeinfer.plan.facts import TAPPED_ROWS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edgeinfer.formats.draft_file import DraftFile
+    from edgeinfer.types import Logits
+
+    Floats: TypeAlias = npt.NDArray[np.float32]
+
+__all__ = ["DraftLayer", "FeatureDrafts", "FeatureInputs", "RankedRow", "TapLog"]
+
+
+class DraftLayer(Protocol):
+    """The draft's one layer, norm and head on one conversation. Its keys are at the conversation's positions."""
+
+    @property
+    def first(self) -> int:
+        """No key lies before this position."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """The position of the next row."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Rows that the next `run` may add."""
+        ...
+
+    def feed(self, inputs: Floats) -> None:
+        """Add rows [T, hidden] whose outputs are not wanted. T is at most `room`, here and below."""
+        ...
+
+    def run(self, inputs: Floats) -> tuple[Logits, Floats]:
+        """Add rows [T, hidden]; of the last one, the logits [n] of the ranked tokens and the state [hidden].
+
+        The state may be scaled: only its direction counts.
+        """
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget positions >= `length`."""
+        ...
+
+    def start_at(self, position: int) -> None:
+        """Forget everything; the next row is at `position`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RankedRow:
+    """See protocols.Row. Tokens that the draft cannot say have a logit of -inf."""
+
+    __slots__ = ("_logits", "_n_vocab", "_ranked")
+
+    def __init__(self, logits: Logits, ranked: npt.NDArray[np.int32], n_vocab: int) -> None:
+        """logits: [n], of the tokens `ranked` [n]."""
+        self._logits, self._ranked, self._n_vocab = logits, ranked, n_vocab
+
+    def argmax(self) -> int:
+        return int(self._ranked[self._logits.argmax()])
+
+    def numpy(self) -> Logits:
+        row = np.full(self._n_vocab, -np.inf, np.float32)
+        row[self._ranked] = self._logits
+        return row
+
+
+class FeatureInputs:
+    """The projections in front of a feature draft's layer; `formats/draft_file.py` has the formulas."""
+
+    def __init__(self, draft: DraftFile) -> None:
+        self.hidden = draft.shape.hidden
+        self.n_taps = len(draft.taps)
+        self._eps = draft.norm_eps
+        self._token_norm, self._feature_norm = draft.tensor("token_norm"), draft.tensor("feature_norm")
+        self._join, self._taps = draft.tensor("join"), draft.tensor("taps")
+
+    def known(self, tapped: Floats) -> Floats:
+        """[T, hidden] of tapped states [T, taps x hidden]."""
+        states = tapped.reshape(len(tapped), self.n_taps, self.hidden)
+        return _rms(states, TAP_EPS).reshape(tapped.shape) @ self._taps.T
+
+    def rows(self, embeddings: Floats, known: Floats) -> Floats:
+        """The layer's inputs [T, hidden], for tokens and what is known of the positions before them."""
+        token = _rms(embeddings, self._eps) * self._token_norm
+        feature = _rms(known, self._eps) * self._feature_norm
+        return np.concatenate([token, feature], axis=1) @ self._join.T
+
+
+class TapLog:
+    """Tokens and tapped states of the newest positions, at most TAPPED_ROWS of them: [start, stop)."""
+
+    def __init__(self, width: int, start: int = 0) -> None:
+        self.start = self.stop = start
+        self._tapped: Floats = np.zeros((TAPPED_ROWS, width), np.float32)
+        self._tokens: npt.NDArray[np.int32] = np.zeros(TAPPED_ROWS, np.int32)
+
+    def add(self, tokens: Sequence[int], tapped: Floats) -> None:
+        """tapped: [T, width], with T <= TAPPED_ROWS."""
+        at = np.arange(self.stop, self.stop + len(tokens)) % TAPPED_ROWS
+        self._tokens[at], self._tapped[at] = tokens, tapped
+        self.stop += len(tokens)
+        self.start = max(self.start, self.stop - TAPPED_ROWS)
+
+    def rewind(self, length: int) -> None:
+        self.stop = length
+        self.start = min(self.start, length)
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        found: list[int] = self._tokens[np.arange(start, stop) % TAPPED_ROWS].tolist()
+        return found
+
+    def tapped(self, start: int, stop: int) -> Floats:
+        """[stop - start, width]. A position that is no longer kept has zeros: its draft is worse, and no token is."""
+        positions = np.arange(start, stop)
+        found: Floats = self._tapped[positions % TAPPED_ROWS]
+        found[positions < self.start] = 0.0
+        return found
+
+
+class FeatureDrafts:
+    """The feature drafts of one conversation.
+
+    `saw` is told of every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
+    round.
+    """
+
+    def __init__(
+        self,
+        inputs: FeatureInputs,
+        layer: DraftLayer,
+        ranked: npt.NDArray[np.int32],
+        embed: Callable[[Sequence[int]], Floats],
+        n_vocab: int,
+    ) -> None:
+        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks."""
+        self._inputs, self._layer, self._ranked, self._embed, self._n_vocab = inputs, layer, ranked, embed, n_vocab
+        self._log = TapLog(inputs.n_taps * inputs.hidden)
+        self._state: Floats | None = None  # of the layer at the newest draft of the round
+        layer.start_at(1)  # position 0 has nothing before it and is left out
+
+    def draft(self, token: int, position: int) -> RankedRow:
+        """The row after `token` at `position`: that of the newest token, or of a draft of this round."""
+        if self._state is not None:
+            inputs = self._inputs.rows(self._embed([token]), self._state[None])
+        elif position != self._log.stop or not position:
+            raise UsageError(f"a feature draft at position {position}, after {self._log.stop} known ones")
+        else:
+            inputs = self._fed(position, [token])
+        logits, self._state = self._layer.run(inputs)
+        return RankedRow(logits, self._ranked, self._n_vocab)
+
+    def end(self, *, first_stays: bool) -> None:
+        """End a round. `first_stays`: the token of its first draft was committed."""
+        self._state = None
+        self._layer.rewind(min(self._layer.length, max(1, self._log.stop + first_stays)))
+
+    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+        """Committed tokens, after `end`, with the states [T, taps x hidden] that the model had there."""
+        if self._log.stop + len(tokens) - self._layer.length > TAPPED_ROWS:
+            self._layer.feed(self._fed(self._log.stop))
+        self._log.add(tokens, tapped)
+
+    def rewind(self, length: int) -> None:
+        self._state = None
+        self._log.rewind(length)
+        if length < self._layer.first:
+            self._layer.start_at(max(1, length))
+        else:
+            self._layer.rewind(min(self._layer.length, max(1, length)))
+
+    def start_at(self, length: int) -> None:
+        """The conversation goes on at `length`, after tokens whose states were never seen."""
+        self._state = None
+        self._log = TapLog(self._inputs.n_taps * self._inputs.hidden, length)
+        self._layer.start_at(max(1, length))
+
+    def close(self) -> None:
+        self._layer.close()
+
+    def _fed(self, stop: int, newest: Sequence[int] = ()) -> Floats:
+        """The layer's inputs of the tokens before `stop` and of `newest` there; all but the last piece is fed."""
+        start, layer = self._layer.length, self._layer
+        tokens = [*self._log.tokens(start, stop), *newest]
+        known = self._inputs.known(self._log.tapped(start - 1, start - 1 + len(tokens)))
+        inputs = self._inputs.rows(self._embed(tokens), known)
+        while len(inputs) > layer.room:
+            n = layer.room
+            layer.feed(inputs[:n])
+            inputs = inputs[n:]
+        return inputs
+
+
+def _rms(x: Floats, eps: float) -> Floats:
+    scaled: Floats = x / np.sqrt((x * x).mean(axis=-1, keepdims=True, dtype=np.float32) + np.float32(eps))
+    return scaled
