@@ -31,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.executorch.export.bundle import export_bundle
+    from edgeinfer.backends.executorch.export.source import open_source
 
     model = model_path(args)
+    open_source(model)  # refuses what is not exported, at once
     if args.device:
         say(device_line(args, model))
     say(f"exporting {model.name} as {args.tier}: this takes minutes")

@@ -105,8 +105,11 @@ def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]
 
 def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str, object]:
     from edgeinfer.formats import GgufHeader, check_artifact, facts_from_gguf
+    from edgeinfer.formats.bundle import is_bundle
     from edgeinfer.hub import known_digest, verify
 
+    if is_bundle(path):
+        return said_by_bundle(path)
     header = check_artifact(path)
     said: dict[str, object] = {}
     if isinstance(header, GgufHeader):
@@ -129,6 +132,14 @@ def said_by_file(path: Path, artifact: Artifact, *, verify_it: bool) -> dict[str
             said["verified"] = bool(known_digest(part)) and said["verified"]
             verify(part)
     return said
+
+
+def said_by_bundle(path: Path) -> dict[str, object]:
+    from edgeinfer.formats.bundle import check_bundle
+    from edgeinfer.formats.hf_folder import chat_template
+
+    manifest = check_bundle(path).manifest
+    return {"base_model": manifest.base_model or None, "template": chat_template(path)}
 
 
 def lines(facts: dict[str, object]) -> list[str]:

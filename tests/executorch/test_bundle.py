@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgeinfer.cli.main import main
 from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, check_bundle, check_files, is_bundle
@@ -44,6 +45,16 @@ def test_a_bundle_is_a_model_that_the_plan_can_take(tmp_path: Path) -> None:
     assert (entry.name, entry.title, entry.license, entry.exit_layer) == ("my-model", "a model", "apache-2.0", 2)
     assert entry.shape.limit == 2048
     assert [(artifact.backend, artifact.tier) for artifact in entry.artifacts] == [("executorch", "8da4w")]
+
+
+def test_show_and_export_know_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_bundle(tmp_path / "b")
+    assert main(["show", str(folder), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["title"], shown["license"]) == ("a model", "apache-2.0")
+    assert shown["files"][0]["base_model"] == "Somebody/Base-1B"
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == ArtifactError.exit_code
+    assert "is a bundle already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.artifact import check_artifact
+from edgeinfer.formats.bundle import is_bundle
 from edgeinfer.formats.gguf_header import GgufHeader
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -56,6 +57,8 @@ def open_source(path: Path) -> Source:
     from edgeinfer.backends.executorch.export.folder_source import FolderSource
     from edgeinfer.backends.executorch.export.gguf_source import GgufSource
 
+    if is_bundle(path):
+        raise ArtifactError(f"{path} is a bundle already", hint="export the model that it was made from")
     checked = check_artifact(path)
     if isinstance(checked, GgufHeader) and checked.parts:
         raise ArtifactError(
