@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeinfer.cli.options import add_open_options, add_plan_options, count, take_name
+from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, take_name
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
 
@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conversations", type=count, default=4, metavar="N", help="answers that run at once, each with a window (4)"
     )
     group.add_argument("--queue", type=count, metavar="N", help="requests that may wait (4 for each conversation)")
+    group.add_argument(
+        "--prefix-memory", type=count0, default=512, metavar="MB", help="memory for beginnings of prompts (512)"
+    )
+    group.add_argument(
+        "--prefix-disk", type=count0, default=4096, metavar="MB", help="disk for them, kept between runs (4096)"
+    )
     group.add_argument("--token-file", default="", metavar="FILE", help="a file with the token that requests must send")
     group.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
     group.add_argument("--origin", action="append", default=[], metavar="URL", help="a web page that may ask")
@@ -45,13 +51,16 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.cli.opening import load_from, plan_from, say_choice
     from edgeinfer.serve.models import Models
     from edgeinfer.serve.served import ServedModel
+    from edgeinfer.serve.store.opening import StoreSize, prefixes_of
 
     take_name(args)
     access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
     plan = plan_from(args)
     if not args.model:
         say_choice(plan)
-    served = ServedModel(load_from(args, plan), max_waiting=args.queue)
+    size = StoreSize(args.prefix_memory * 10**6, args.prefix_disk * 10**6)
+    loaded = load_from(args, plan)
+    served = ServedModel(loaded, open_prefixes=prefixes_of(plan, size, whisper), max_waiting=args.queue)
     say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
     whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
     serve(Models([served]), access, port=args.port)

@@ -10,9 +10,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.scheduler import Scheduler
+from edgeinfer.serve.engine.slots import PrefixFigures
 from edgeinfer.serve.models import Models
 
 __all__ = ["health", "metrics"]
+
+HELD_PREFIXES = frozenset({"memory_bytes", "memory_blocks", "disk_bytes", "disk_blocks"})  # the others only grow
 
 
 async def health(request: Request) -> Response:
@@ -36,6 +39,12 @@ def metric_lines(models: Models) -> Iterator[str]:
         yield f"# TYPE {name} counter"
         for served in models:
             yield f'{name}{{model="{served.name}"}} {getattr(served.scheduler.counts, field.name)}'
+    for field in fields(PrefixFigures):
+        held = field.name in HELD_PREFIXES
+        name = f"edgeinfer_prefix_{field.name}" + ("" if held else "_total")
+        yield f"# TYPE {name} {'gauge' if held else 'counter'}"
+        for served in models:
+            yield f'{name}{{model="{served.name}"}} {getattr(served.prefixes.figures, field.name)}'
     gauges: dict[str, Callable[[Scheduler], float]] = {
         "running": lambda scheduler: scheduler.n_running,
         "waiting": lambda scheduler: scheduler.n_waiting,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from edgeinfer.chat.trace_formats import TraceFormat, may_use, open_trace
 from edgeinfer.decode.timeline import Timeline, reuse
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
+from edgeinfer.protocols import Cache
 from edgeinfer.runner.conversation import NO_THINKING, raw_prompt
 from edgeinfer.runner.model import LoadedModel, together
 from edgeinfer.serve.answering import Answering
@@ -24,8 +26,6 @@ from edgeinfer.types import Prompt, Sampling
 
 __all__ = ["ServedModel"]
 
-_NO_PREFIXES = NoPrefixes()
-
 
 class ServedModel:
     """A loaded model with its scheduler. `close` ends both.
@@ -35,8 +35,13 @@ class ServedModel:
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, prefixes: Prefixes = _NO_PREFIXES, max_waiting: int | None = None
+        self,
+        loaded: LoadedModel,
+        *,
+        open_prefixes: Callable[[Cache], Prefixes] = lambda _: NoPrefixes(),
+        max_waiting: int | None = None,
     ) -> None:
+        """`open_prefixes` gets an empty cache of the model, and gives what keeps the beginnings of prompts."""
         self.started_s = int(time.time())
         self.tokenizer = loaded.tokenizer
         opened = together(loaded)
@@ -45,8 +50,9 @@ class ServedModel:
         self._builder = PromptBuilder(opened.template, loaded.tokenizer)
         self._traces = may_use(opened.template.source, loaded.tokenizer, loaded.plan.model.thinking)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self.prefixes = open_prefixes(opened.decoders[0].cache)
         slots = [Slot(decoder) for decoder in opened.decoders]
-        self.scheduler = Scheduler(opened.model.run, slots, prefixes=prefixes, max_waiting=max_waiting)
+        self.scheduler = Scheduler(opened.model.run, slots, prefixes=self.prefixes, max_waiting=max_waiting)
         self.scheduler.start()
 
     @property
@@ -102,6 +108,7 @@ class ServedModel:
     def close(self) -> None:
         self._preparing.shutdown(cancel_futures=True)
         self.scheduler.close()
+        self.prefixes.close()
         self._loaded.close()
 
     def _prepare(self, generation: Generation) -> tuple[Prompt, list[AnswerText]]:

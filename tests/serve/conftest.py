@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 import edgeinfer
-from edgeinfer.plan import Request
+from edgeinfer.plan import Plan, Request
 from edgeinfer.serve.app import make_app
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
@@ -73,9 +73,11 @@ class Server:
         raise AssertionError("an answer still runs")
 
 
-def running(access: Access, max_waiting: int | None = None) -> Iterator[Server]:
-    plan = edgeinfer.choose(Request(model="demo", conversations=4, context=512))
-    served = ServedModel(edgeinfer.load(plan), max_waiting=max_waiting)
+def running(access: Access, plan: Plan | None = None, **options: Any) -> Iterator[Server]:
+    """`options` are those of ServedModel."""
+    served = ServedModel(
+        edgeinfer.load(plan or edgeinfer.choose(Request(model="demo", conversations=4, context=512))), **options
+    )
     listening = bound("127.0.0.1", 0)
     server = uvicorn.Server(configured(make_app(Models([served]), access)))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)

@@ -368,3 +368,8 @@ def test_a_digest_of_the_weights_is_remembered_until_the_file_changes(
     assert [weights_digest(path), weights_digest(path), weights_digest(path, "known")] == ["one", "one", "known"]
     path.write_text("three")
     assert weights_digest(path) == "three" and digests == ["one", "three"]
+
+
+def test_the_memory_is_within_what_the_plan_leaves_free() -> None:
+    size = StoreSize(memory_bytes=500)
+    assert [size.within(free).memory_bytes for free in (2000, 600, 0, -50)] == [500, 300, 0, 0]

@@ -24,6 +24,20 @@ class Slot:
     broken: bool = False  # its cache cannot be emptied: the slot is of no more use
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixFigures:
+    """What the prefix cache holds, and what it has done since the server started."""
+
+    memory_bytes: int = 0
+    memory_blocks: int = 0
+    disk_bytes: int = 0
+    disk_blocks: int = 0
+    restored_tokens: int = 0
+    evicted_blocks: int = 0  # from memory
+    thrashed_tokens: int = 0  # run again after they had been kept and had to go for others
+    unwritten_blocks: int = 0  # that the disk was too slow for, or could not take
+
+
 class Prefixes(Protocol):
     """Beginnings of prompts whose keys and values are kept outside the caches."""
 
@@ -38,9 +52,17 @@ class Prefixes(Protocol):
         """`cache` holds `tokens` from position 0 on, as far as they have not left its window: keep whole blocks."""
         ...
 
+    @property
+    def figures(self) -> PrefixFigures: ...
+    def close(self) -> None:
+        """Wait for what is being written."""
+        ...
+
 
 class NoPrefixes:
     """Keeps nothing."""
+
+    figures = PrefixFigures()
 
     def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
         del cache, tokens, n_held
@@ -48,6 +70,9 @@ class NoPrefixes:
 
     def keep(self, cache: Cache, tokens: Tokens) -> None:
         del cache, tokens
+
+    def close(self) -> None:
+        pass
 
 
 def choose_slot(slots: Sequence[Slot], prompt: Prompt) -> Slot | None:

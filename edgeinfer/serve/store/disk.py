@@ -24,7 +24,7 @@ from edgeinfer.serve.store.eviction import LeafLru
 SUFFIX: Final = ".kv"
 PART: Final = ".part"
 STALE_S: Final = 60.0  # an unfinished file that is older was left by a killed process
-MAX_WAITING: Final = 256  # blocks that wait for the disk; what comes when there are more is not written
+MAX_WAITING: Final = 512  # blocks that wait for the disk; what comes when there are more is not written
 
 Work: TypeAlias = Callable[[], None]
 

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from edgeinfer.errors import EngineError
 from edgeinfer.protocols import BlockCache, Cache
+from edgeinfer.serve.engine.slots import PrefixFigures
 from edgeinfer.serve.store.blocks import Block, chain, root_digest
 from edgeinfer.serve.store.disk import DiskBlocks
 from edgeinfer.serve.store.memory import MemoryBlocks
 from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
+BLOCK_TOKENS: Final = 32  # finer than the window's blocks, which are an eighth of it: of a prompt less is run again
 MAX_REMEMBERED: Final = 4096  # digests of blocks that went for others
 THRASH_TOKENS: Final = 4096  # tokens run again that had been kept before it is worth a word
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What the prefix cache holds and did, for people who size it. Counts of tokens and blocks since the start."""
-
-    memory_bytes: int
-    memory_blocks: int
-    disk_bytes: int
-    disk_blocks: int
-    restored_tokens: int
-    evicted_blocks: int  # from memory
-    thrashed_tokens: int  # run again after they had been kept and had to go for others
-    unwritten_blocks: int  # that the disk was too slow for, or could not take
-
-
 class PrefixStore:
-    """Keeps the first `policy.window` positions of conversations, in blocks of `policy.block`.
+    """Keeps the first `policy.window` positions of conversations, in small blocks.
 
     Up to there a key does not depend on what leaves the window, and a cache that is filled from blocks has its keys in
     the order of one that ran them. `disk` is None where nothing is kept between runs. One thread at a time.
@@ -49,7 +36,8 @@ class PrefixStore:
         say: Callable[[str], None],
     ) -> None:
         self._root = root_digest(identity)
-        self._policy = policy
+        self._window = policy.window
+        self._block = min(BLOCK_TOKENS, policy.block)
         self._memory = memory
         self._disk = disk
         self._say = say
@@ -58,9 +46,9 @@ class PrefixStore:
         self._warned = self._broken = False
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> PrefixFigures:
         disk = self._disk
-        return Figures(
+        return PrefixFigures(
             memory_bytes=self._memory.n_bytes,
             memory_blocks=len(self._memory),
             disk_bytes=disk.n_bytes if disk is not None else 0,
@@ -121,7 +109,7 @@ class PrefixStore:
         for block, payload in zip(missing, payloads, strict=True):
             if payload is None:
                 return  # it has left the window, and no block after it can be found without it
-            before = blocks[: block.positions.stop // self._policy.block]
+            before = blocks[: block.positions.stop // self._block]
             self._remember(before, payload)
             if self._disk is not None:
                 self._disk.add(before, payload)
@@ -132,7 +120,7 @@ class PrefixStore:
             self._disk.close()
 
     def _chain(self, tokens: Tokens) -> Sequence[Block]:
-        return list(chain(self._root, tokens[: self._policy.window], self._policy.block))
+        return list(chain(self._root, tokens[: self._window], self._block))
 
     def _is_kept(self, block: Block) -> bool:
         return block in self._memory or (self._disk is not None and block in self._disk)

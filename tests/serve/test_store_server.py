@@ -1,0 +1,95 @@
+"""The prefix cache in a server of the demo model, over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgeinfer
+from edgeinfer.plan import Plan, Request
+from edgeinfer.serve.http.safety import Access
+from edgeinfer.serve.store import opening
+from edgeinfer.serve.store.opening import StoreSize, prefixes_of
+from tests.serve.conftest import Server, running
+
+SYSTEM = "You are the keeper of a lighthouse. " * 14
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return edgeinfer.choose(Request(model="demo", conversations=2, context=512, sink=256))
+
+
+def started(plan: Plan, folder: Path, said: list[str], patch: pytest.MonkeyPatch) -> Iterator[Server]:
+    patch.setattr(opening, "cache_folder", lambda: folder)
+    return running(Access("127.0.0.1"), plan=plan, open_prefixes=prefixes_of(plan, StoreSize(), said.append))
+
+
+def ask(server: Server, question: str, **more: object) -> Any:
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+    body = {"model": "demo", "messages": messages, "max_tokens": 24, "temperature": 0, "seed": 3, **more}
+    return server.ask("/v1/chat/completions", body).json
+
+
+def cached(answer: Any) -> int:
+    n: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return n
+
+
+def text(answer: Any) -> str:
+    content: str = answer["choices"][0]["message"]["content"]
+    return content
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+def test_the_same_words_after_a_restart_and_less_to_run(
+    plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    questions = ["Who are you?", "What do you see?", "Tell me a story."]
+    for server in running(Access("127.0.0.1"), plan=plan):
+        alone = [text(ask(server, question, temperature=temperature)) for question in questions]
+    for run in range(2):
+        for server in started(plan, tmp_path, said, monkeypatch):
+            answers = [ask(server, question, temperature=temperature) for question in questions]
+            assert [text(answer) for answer in answers] == alone
+            assert (cached(answers[0]) >= 64) == (run > 0) and cached(answers[2]) >= 64
+            metrics = server.ask("/metrics").body.decode()
+            (restored,) = re.findall(r"edgeinfer_prefix_restored_tokens_total.* (\d+)", metrics)
+            assert int(restored) == (160 if run else 0)
+    assert said == []
+
+
+def test_another_file_of_weights_finds_nothing(
+    plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(plan, artifact=replace(plan.artifact, sha256="sha256:" + 64 * "0"))
+    for which in (plan, other):
+        for server in started(which, tmp_path, said, monkeypatch):
+            assert cached(ask(server, "Who are you?")) == 0
+
+
+def test_a_request_for_a_title_does_not_cost_the_chat_its_place(
+    plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat: list[dict[str, str]] = []
+    for server in started(plan, tmp_path, said, monkeypatch):
+        for turn in range(3):
+            chat.append({"role": "user", "content": f"Question {turn} about the sea: {SYSTEM[:160]}?"})
+            body = {"model": "demo", "messages": chat, "max_tokens": 40, "temperature": 0}
+            answer = server.ask("/v1/chat/completions", body).json
+            if turn:
+                assert cached(answer) > len(chat) * 8
+            chat.append({"role": "assistant", "content": text(answer)})
+            for title in range(3):
+                prompt = f"{title + 1} words as a title for: {chat[0]['content']} {SYSTEM}"
+                server.chat(prompt, max_tokens=8)
