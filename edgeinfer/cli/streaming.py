@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from edgeinfer.window import WindowPolicy
 
 LIVE_S = 0.1  # between two drawings of the live line
+MIN_ROWS = 4  # with fewer there is no room for it
+UNWRAPPED = 1 << 30  # a width that no line reaches
 
 
 class Interrupt:
@@ -89,40 +92,68 @@ class Screen:
 
 
 class LiveLine:
-    """Speed and drafter on the terminal's last row; the text scrolls above it."""
+    """Speed and drafter on the terminal's last row; the text scrolls above it.
+
+    The window may change its size: each drawing looks, and sets the rows that scroll again.
+    """
 
     def __init__(self) -> None:
-        self._width, self._height = shutil.get_terminal_size()
+        self._size = os.terminal_size((0, 0))  # that the rows were set for
         self._column = 0
+        self._line = 0  # columns of the text since its last newline, wrapped or not
         self._started = self._drawn = time.perf_counter()
         self._rounds: dict[str, int] = {}
         self._arm = "none"
-        self._on = colored(sys.stderr) and self._height > 4
-        if self._on:  # make a free row below, then keep scrolling out of it
-            self._write(f"\n\033[A\0337\033[1;{self._height - 1}r\0338")
+        self._on = colored(sys.stderr) and terminal_size().lines > MIN_ROWS
+        if self._on:
+            self._set_rows(terminal_size())
 
     def draw(self, stats: AnswerStats, text: str) -> None:
         """Draw it again after `text` was written, but not while the cursor waits past the last column to wrap: many
         terminals forget that when the cursor comes back, and the next character would replace the last one."""
-        now = time.perf_counter()
-        self._column = column_after(text, self._column, self._width)
-        if not self._on or now - self._drawn < LIVE_S or self._column == self._width:
+        if not self._on:
             return
+        now, size = time.perf_counter(), terminal_size()
+        self._column = column_after(text, self._column, self._size.columns)
+        self._line = column_after(text, self._line, UNWRAPPED)
+        if now - self._drawn < LIVE_S or size.lines <= MIN_ROWS:
+            return
+        if size != self._size:
+            self._column = (self._line - 1) % size.columns + 1 if self._line else 0  # the terminal wrapped it again
+        if self._column == size.columns:
+            return
+        if size != self._size:
+            self._set_rows(size)
         self._drawn = now
         new = {name: arm.rounds - self._rounds.get(name, 0) for name, arm in stats.arms.items()}
         if any(new.values()):
             self._arm = max(reversed(new), key=lambda name: new[name])
         self._rounds = {name: arm.rounds for name, arm in stats.arms.items()}
-        line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
-        self._write(f"\0337\033[{self._height};1H\033[2K{DIM}{line}{RESET}\0338")
+        line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"[: size.columns - 1]
+        self._write(f"\0337\033[{size.lines};1H\033[2K{DIM}{line}{RESET}\0338")
 
     def close(self) -> None:
         if self._on:
-            self._write(f"\0337\033[r\033[{self._height};1H\033[2K\0338")
+            size = terminal_size()
+            below = "" if self._column == size.columns else "\033[J"  # where the row was before the window changed
+            self._write(f"\0337\033[r\033[{size.lines};1H\033[2K\0338{below}")
             self._on = False
+
+    def _set_rows(self, size: os.terminal_size) -> None:
+        """Let all rows but the last scroll. What is below the text is cleared, and the text leaves the last row."""
+        self._size = size
+        self._write(f"\0337\033[r\0338\033[J\033D\033[A\0337\033[1;{size.lines - 1}r\0338")
 
     def _write(self, text: str) -> None:
         write(sys.stderr, text)
+
+
+def terminal_size() -> os.terminal_size:
+    """Of the terminal on stderr: stdout may be a file."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return shutil.get_terminal_size()
 
 
 def column_after(text: str, column: int, width: int) -> int:

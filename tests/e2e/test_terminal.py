@@ -1,11 +1,15 @@
 """The chat in a real terminal, driven through tmux: what a person sees, types and interrupts."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,14 @@ class Terminal:
             time.sleep(0.05)
         raise AssertionError(f"{text!r} did not come {times} times; the screen:\n{self.screen()}")
 
+    def say(self, what: str) -> str:
+        """What tmux knows of the window, such as `#{scroll_region_lower}`."""
+        told = subprocess.run([*self.tmux, "display", "-p", what], capture_output=True, check=True, text=True)
+        return told.stdout.strip()
+
+    def resize(self, columns: int, rows: int) -> None:
+        subprocess.run([*self.tmux, "resize-window", "-x", str(columns), "-y", str(rows)], check=True)
+
     def close(self) -> None:
         subprocess.run([*self.tmux, "kill-server"], check=False, capture_output=True)
 
@@ -64,12 +76,22 @@ def one_core() -> str:
     return "taskset -c 0 " if shutil.which("taskset") else ""
 
 
+@contextmanager
+def running(folder: Path, command: str) -> Iterator[Terminal]:
+    terminal = Terminal(folder, command)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+CHAT = f"{one_core()}{sys.executable} -m edgeinfer chat --model demo --temp 0 --stats --speculation off"
+
+
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    command = f"{one_core()}{sys.executable} -m edgeinfer chat --model demo --temp 0 --stats --speculation off"
-    opened = Terminal(tmp_path, command)
-    yield opened
-    opened.close()
+    with running(tmp_path, CHAT) as opened:
+        yield opened
 
 
 def test_a_chat_from_banner_to_bye(terminal: Terminal, tmp_path: Path) -> None:
@@ -135,3 +157,84 @@ def test_ctrl_d_leaves_and_the_history_stays(terminal: Terminal, tmp_path: Path)
     terminal.send("C-d")
     terminal.wait_for("left with 0")
     assert "/show" in (tmp_path / "home" / ".local" / "state" / "edgeinfer" / "history").read_text()
+
+
+WORDS = 250
+LIVE = f"""
+import time
+from edgeinfer.cli.streaming import LiveLine, Screen
+from edgeinfer.decode.stats import AnswerStats, ArmStats
+stats, live, screen = AnswerStats(arms={{"none": ArmStats()}}), LiveLine(), Screen(show_thinking=True, quiet=False)
+for n in range({WORDS}):
+    word = f"w{{n:03d}} " + "\\n" * (n % 90 == 89)
+    stats.emitted = stats.arms["none"].rounds = n
+    screen.answer(word)
+    live.draw(stats, word)
+    time.sleep(0.02)
+live.close()
+screen.finish()
+"""
+
+
+def test_the_live_line_follows_the_size_of_the_window(tmp_path: Path) -> None:
+    (tmp_path / "live.py").write_text(LIVE)
+    with running(tmp_path, f"{sys.executable} live.py") as terminal:
+        terminal.resize(60, 16)
+        terminal.wait_for("w030")
+        for columns, rows, word in ((45, 10, "w090"), (80, 24, "w150"), (33, 4, "w180"), (50, 12, "w220")):
+            terminal.resize(columns, rows)
+            terminal.wait_for(word)
+            lines = terminal.say("#{scroll_region_lower}"), terminal.screen().rstrip("\n").splitlines()[-1]
+            if rows > 4:
+                assert lines[0] == str(rows - 2)
+                assert "tokens/s, arm: none" in lines[1]
+        screen = terminal.wait_for("left with 0")
+        assert re.findall(r"w\d+", screen) == [f"w{n:03d}" for n in range(WORDS)]
+        assert "tokens/s" not in screen
+        assert terminal.say("#{scroll_region_lower}") == "11"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_puts_the_terminal_back_and_keeps_the_conversation(tmp_path: Path, number: signal.Signals) -> None:
+    chat = f"sh -c 'echo $$ > pid; exec {CHAT} --max-tokens 100000'"
+    with running(tmp_path, f"{chat}; echo ended with $?; stty -a; {CHAT}") as terminal:
+        terminal.wait_for(">>>")
+        terminal.type("Tell me a long story about a king, a queen, a dragon and a ship.")
+        terminal.wait_for("tokens/s, arm: none")  # the live line
+        os.kill(int((tmp_path / "pid").read_text()), number)
+        screen = terminal.wait_for(f"ended with {128 + number}")
+        assert "(the conversation is kept: /restore in the next chat continues it)" in screen
+        screen = terminal.wait_for(">>>", times=2)
+        assert terminal.say("#{scroll_region_upper} #{scroll_region_lower} #{cursor_flag}") == "0 39 1"
+        assert re.search(r"[^-]icanon .*[^-]echo ", screen, re.DOTALL)
+        assert ": /restore continues it)" in screen
+        terminal.type("/restore")
+        terminal.wait_for("(loaded 2 messages)")
+        assert re.search(r"a setting differs: max-tokens was 100000, is 2048", terminal.screen())
+
+
+def test_a_window_that_is_closed_keeps_the_conversation(tmp_path: Path) -> None:
+    with running(tmp_path, CHAT) as terminal:
+        terminal.wait_for(">>>")
+        terminal.type("Hi")
+        terminal.wait_for("window: ")
+    until = time.monotonic() + WAIT_S
+    chats = tmp_path / "home" / ".local" / "state" / "edgeinfer" / "chats"
+    while list(chats.glob("*.lock")) and time.monotonic() < until:
+        time.sleep(0.05)
+    (file,) = chats.iterdir()
+    assert json.loads(file.read_text())["messages"][0] == {"role": "user", "content": "Hi"}
+
+
+def test_a_terminal_that_can_do_nothing_shows_a_prompt(tmp_path: Path) -> None:
+    with running(tmp_path, f"TERM=dumb {CHAT}") as terminal:
+        terminal.wait_for(">>>")
+        terminal.type('"""Hi')
+        terminal.wait_for("...")
+        terminal.type('there"""')
+        terminal.wait_for("window: ")
+        terminal.wait_for(">>>", times=2)
+        terminal.type("/byee")
+        terminal.wait_for("did you mean `/bye`?")
+        terminal.send("C-d")
+        terminal.wait_for("left with 0")

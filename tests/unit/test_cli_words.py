@@ -159,7 +159,7 @@ def test_the_live_line_stays_on_the_last_row_and_leaves(monkeypatch: pytest.Monk
     text = terminal.getvalue()
     assert "\033[1;23r" in text  # text scrolls above the last row
     assert "\033[24;1H\033[2K\033[2m21 tokens, 16.0 tokens/s, arm: lookup\033[0m\0338" in text
-    assert text.endswith("\0337\033[r\033[24;1H\033[2K\0338")  # the whole screen again, the row empty
+    assert text.endswith("\0337\033[r\033[24;1H\033[2K\0338\033[J")  # the whole screen again, the row empty
     assert out.getvalue() == ""
 
 
