@@ -13,7 +13,7 @@ USAGE = "plan [MODEL] [--device SLUG] [--context N] [--all] [--sources] [--json]
 EXAMPLES = """\
   edgeinfer plan                                the choice for this machine
   edgeinfer plan --device iphone-15-pro --json  the choice for a phone, for a program
-  edgeinfer plan --all --sources                every refusal, and where the figures come from
+  edgeinfer plan --all --sources                every reason and refusal, and where the figures come from
   edgeinfer plan --devices                      the devices that are known by name
   edgeinfer plan --model llama-3.1-8b --context 8192
 """
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--conversations", type=count, default=1, metavar="N", help="answers that `serve` is to run at once (1)"
     )
-    parser.add_argument("--all", action="store_true", help="also list everything that was not chosen")
+    parser.add_argument("--all", action="store_true", help="also say more about why, and what was not chosen")
     add_json_option(parser)
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         return list_devices(as_json=args.json)
     import edgeinfer
     from edgeinfer.plan import explain, to_json
-    from edgeinfer.plan.report import list_refusals, list_sources
+    from edgeinfer.plan.report import details, list_refusals, list_sources
 
     take_name(args)
     plan = edgeinfer.choose(request_from(args), device=args.device)
@@ -47,10 +47,14 @@ def run(args: argparse.Namespace) -> int:
         show_json(to_json(plan))
     else:
         lines = explain(plan)
+        if args.all:
+            lines += ["", *details(plan)]
         if args.sources:
             lines += ["", *(f"source: {line}" for line in list_sources(plan))]
         if args.all:
             lines += ["", *(f"not chosen: {line}" for line in list_refusals(plan))]
+        if not (args.all or args.sources):
+            lines += ["", "`--all` says more about why, and what was refused"]
         show("\n".join(lines))
     return 0
 

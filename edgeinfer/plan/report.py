@@ -11,6 +11,7 @@ from edgeinfer.plan.fit import reserve_bytes, tokens_per_s
 from edgeinfer.plan.types import Plan, Rejection, Request
 
 __all__ = [
+    "details",
     "device_to_json",
     "explain",
     "list_refusals",
@@ -25,28 +26,42 @@ _FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection of what cou
 
 
 def explain(plan: Plan) -> list[str]:
-    """The choice in the first five lines; then why, and what came nearest to it. One line each, no markup."""
+    """The choice, why it was made, and what to expect of it: five lines, and one about drafts. No markup."""
     cost, window = plan.estimate, plan.window
     about = "" if plan.artifact.exact else "about "
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
     draft = f", draft model {_mb(cost.draft_bytes)}" if plan.draft else ""
     reached = f", {plan.reached_tokens_per_s:.0f} measured here" if plan.reached_tokens_per_s else ""
     draft = f", taught draft {_mb(cost.draft_bytes)}" if plan.taught and not plan.draft else draft
-    lines = [
-        f"model    {plan.model.title}, {plan.artifact.tier}, {about}{_mb(plan.artifact.n_bytes)}",
-        f"backend  {plan.backend} on {plan.device.name}",
+    size = f"{about}{_mb(plan.artifact.n_bytes)}"
+    return [
+        f"model    {plan.model.title}, {plan.artifact.tier}, {size}, with {plan.backend} on {plan.device.name}",
+        f"why      {plan.reasons[0]}",
         f"memory   {_mb(cost.total_bytes)} of {_mb(plan.budget_bytes)}: weights {_mb(cost.weight_bytes)}, "
         f"K/V {_mb(cost.kv_bytes)} ({plan.kv_type}), workspace {_mb(cost.workspace_bytes)}{draft}",
         f"speed    about {plan.expected_tokens_per_s:.0f} tokens/s expected{reached}",
-        f"context  {window.slots} tokens{several}: {window.sink} kept from the start, {window.window} recent",
+        f"context  {window.slots} tokens{several}: {window.sink} kept from the start, {window.window} recent"
+        + _cost_of_short(plan),
         f"drafts   {plan.speculation.note}",
-        "",
-        *(f"why: {reason}" for reason in plan.reasons),
     ]
+
+
+def details(plan: Plan) -> list[str]:
+    """The other reasons, and what came nearest to being chosen. One line each, no markup."""
+    lines = [f"why: {reason}" for reason in plan.reasons[1:]]
     refused = _nearest(plan)
     if refused:
         lines += ["", *(f"refused: {one.model} {one.tier} on {one.backend}: {one.reason}" for one in refused)]
     return lines
+
+
+def _cost_of_short(plan: Plan) -> str:
+    """What a context below 2048 costs in a longer chat: the perplexity of two models in docs/perplexity.md."""
+    slots = plan.window.slots
+    if slots >= min(2048, plan.window.limit):
+        return ""
+    cost = "about 10 %" if slots >= 1024 else "20 to 40 %"
+    return f"; a chat that outgrows it has {cost} more perplexity (2048 tokens: 3 %)"
 
 
 def list_refusals(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ from edgeinfer.catalog import Catalog, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import load_devices
 from edgeinfer.plan import Plan, Request, explain, make_plan, to_json
-from edgeinfer.plan.report import list_refusals, list_sources
+from edgeinfer.plan.report import details, list_refusals, list_sources
 
 PLANS = Path(__file__).parent / "plans"
 NOTHING_OF_MINE = Path(__file__).parent / "no-such-file.toml"
@@ -30,7 +30,8 @@ def plan_of(catalog: Catalog, slug: str, request: Request) -> Plan:
 
 @pytest.mark.parametrize("slug", DEVICES.devices)
 def test_plan_of_device(slug: str, catalog: Catalog, check_golden: Callable[[Path, str], None]) -> None:
-    check_golden(PLANS / f"{slug}.txt", "\n".join(explain(plan_of(catalog, slug, Request()))) + "\n")
+    plan = plan_of(catalog, slug, Request())
+    check_golden(PLANS / f"{slug}.txt", "\n".join([*explain(plan), "", *details(plan)]) + "\n")
 
 
 def test_every_refusal_on_one_device(catalog: Catalog, check_golden: Callable[[Path, str], None]) -> None:

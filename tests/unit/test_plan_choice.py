@@ -12,6 +12,7 @@ from edgeinfer.device import EngineSpeed, named
 from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
 from edgeinfer.plan import Plan, Probe, Request, explain, make_plan
 from edgeinfer.plan.fit import expected_tokens_per_s
+from edgeinfer.plan.report import details
 from edgeinfer.types import KvType
 from tests.unit.plan_things import GGUF, MLX, artifact, catalog, device, model, with_shape
 
@@ -274,7 +275,7 @@ def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:
         plan = make_plan(
             device(free_gb, gb_per_s), catalog(small, both), [GGUF, MLX], Request(context=4096), probes=absent
         )
-        return [line for line in explain(plan) if line.startswith("refused: ")]
+        return [line for line in details(plan) if line.startswith("refused: ")]
 
     (line,) = told(4, 200)
     assert line.startswith("refused: both Q4_K_M on gguf: needs ") and line.endswith("MB more than the budget")
@@ -327,3 +328,17 @@ def test_a_tensor_type_that_takes_long_to_unpack_is_slower_than_its_bytes() -> N
     assert expected_tokens_per_s(two_cores, with_shape(), other) == pytest.approx(1 / (0.5 / 30))
     many = replace(two_cores, n_cores=16)
     assert expected_tokens_per_s(many, with_shape(), mixed) == pytest.approx(1 / (0.5 / 70))
+
+
+def test_the_first_five_lines_are_the_choice_and_say_what_a_short_context_costs() -> None:
+    def lines(context: int) -> list[str]:
+        request = Request(model="small", context=context)
+        return explain(make_plan(device(), catalog(SMALL), [GGUF], request))
+
+    titles = ("model ", "why ", "memory ", "speed ", "context ")
+    assert all(line.startswith(title) for line, title in zip(lines(2048), titles, strict=False))
+    assert "perplexity" not in lines(2048)[4]
+    assert "a chat that outgrows it has about 10 % more perplexity (2048 tokens: 3 %)" in lines(1024)[4]
+    assert "a chat that outgrows it has 20 to 40 % more perplexity" in lines(512)[4]
+    short = model("short", 1, artifact(0.5), shape=with_shape(limit=1024))
+    assert "perplexity" not in explain(make_plan(device(), catalog(short), [GGUF], Request(context=1024)))[4]
