@@ -1,6 +1,7 @@
 # make chat    set everything up in .venv and chat: with SmolLM2 135M after a question, or with the embedded model
 # make test    the tests
 # make check   lint, types, layers and the tests
+# make test-tune   the tests of teaching, which need torch (large)
 # make test-metal   the Metal kernels: on a Mac on its GPU, elsewhere in the simulator
 # make test-phone   export, verify and chat with phone bundles: installs torch and ExecuTorch (1.3 GB), exports for minutes, once
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 WHEELS := .venv/wheels
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: chat test test-metal test-phone check lint format golden clean
+.PHONY: chat test test-metal test-tune test-phone check lint format golden clean
 
 chat: .venv/.ready
 	@$(BIN)/edgeinfer chat --model smollm2-135m --fallback demo
@@ -18,6 +19,10 @@ test: .venv/.dev
 
 test-metal: .venv/.dev
 	$(BIN)/python -m pytest tests/metal
+
+test-tune: .venv/.dev
+	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot,tune]'
+	$(BIN)/python -m pytest tests/tune
 
 test-phone: .venv/.dev
 	@$(PIP) install -qq --editable '.[dev,export]'

@@ -29,6 +29,7 @@ COMMANDS = (
     "models",
     "export",
     "verify",
+    "tune",
     "bench",
     "doctor",
 )

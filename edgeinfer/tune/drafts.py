@@ -19,7 +19,7 @@ from edgeinfer.tune.torch_model import TorchModel, attend, feed_forward
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Draft", "ExitDraft", "FeatureDraft", "Kind", "default_taps"]
+__all__ = ["Draft", "ExitDraft", "FeatureDraft", "Kind", "default_taps", "new_draft"]
 
 Kind: TypeAlias = Literal["exit", "feature"]
 TAP_EPS: Final = 2.0**-7  # tapped states are normalized without a weight; the draft file's format fixes this value
@@ -166,9 +166,18 @@ class FeatureDraft(nn.Module):
         )
 
 
-def default_taps(n_layers: int) -> tuple[int, int, int]:
+def new_draft(model: TorchModel, kind: Kind, *, exit_layer: int, seed: int) -> Draft:
+    """A draft that was taught nothing. The same seed gives the same one."""
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return (
+            ExitDraft(model, exit_layer) if kind == "exit" else FeatureDraft(model, default_taps(model.shape.n_layers))
+        )
+
+
+def default_taps(n_layers: int) -> tuple[int, ...]:
     """An early, a middle and the last state; 8, 16, 30 of 30 layers in the measured drafts."""
-    return max(1, round(n_layers * 0.27)), max(2, round(n_layers * 0.53)), n_layers
+    return tuple(sorted({max(1, round(n_layers * 0.27)), max(1, round(n_layers * 0.53)), n_layers}))
 
 
 def _sight(n: int, depth: int, device: torch.device) -> Tensor:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Expected", "best_depth", "expected_speedup"]
+from edgeinfer.shape import ModelShape
+
+__all__ = [
+    "KNOWN_AGREEMENT",
+    "WORTHWHILE",
+    "Expected",
+    "best_depth",
+    "deepened",
+    "draft_cost",
+    "expected_speedup",
+    "layer_params",
+]
+
+# Agreement by depth of the drafts that were taught to SmolLM2-135M-Instruct for minutes on a GPU, on answers to prompts
+# that they were not taught on: benchmarks/models/drafts/README.md.
+KNOWN_AGREEMENT: Final[Mapping[str, tuple[float, ...]]] = {
+    "exit": (0.49, 0.49, 0.49, 0.49),
+    "feature": (0.67, 0.69, 0.72, 0.72),
+}
+WORTHWHILE: Final = 1.03  # a smaller gain is lost in what this estimate leaves out
+_MAX_DEPTH: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +51,31 @@ def expected_speedup(
     return tokens / (row_cost(depth + 1) + depth * draft_cost)
 
 
-def best_depth(agreement: Sequence[float], row_cost: Callable[[int], float], draft_cost: float) -> Expected:
+def best_depth(
+    agreement: Sequence[float], row_cost: Callable[[int], float], draft_cost: float, *, max_rows: int = _MAX_DEPTH + 1
+) -> Expected:
     """The best fixed depth, without a gate and without prompt lookup: what a draft brings by itself, at least."""
     found = [
         Expected(expected_speedup(agreement, depth, row_cost, draft_cost), depth)
-        for depth in range(1, len(agreement) + 1)
+        for depth in range(1, min(len(agreement), max_rows - 1) + 1)
     ]
     best = max(found, key=lambda one: one.speedup, default=Expected(1.0, 0))
     return best if best.speedup > 1.0 else Expected(1.0, 0)
+
+
+def deepened(agreement: Sequence[float]) -> tuple[float, ...]:
+    """`agreement` to the depth of four; depths that were not judged count as the last one that was."""
+    return (*agreement, *[agreement[-1]] * (_MAX_DEPTH - len(agreement)))
+
+
+def layer_params(shape: ModelShape) -> int:
+    """Parameters of one Llama layer of the model's widths."""
+    group = shape.kv[0]
+    attention = 2 * shape.n_heads * group.head_dim + 2 * group.n_kv_heads * group.head_dim
+    return shape.hidden * (attention + 3 * shape.n_ffn)
+
+
+def draft_cost(shape: ModelShape, kind: str, *, exit_layer: int, n_ranked: int) -> float:
+    """Time of one draft in plain rounds, by the weights that it reads: input, layer and head."""
+    before = exit_layer * layer_params(shape) if kind == "exit" else 5 * shape.hidden**2
+    return (layer_params(shape) + before + n_ranked * shape.hidden) / shape.n_active_params

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,12 +17,13 @@ from edgeinfer.tune.torch_model import TorchModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Progress", "Schedule", "teach"]
+__all__ = ["Point", "Progress", "Schedule", "teach"]
 
 _CONTEXT_WEIGHT: Final = 0.1  # of a token that the assistant did not write; its own count 1
 _DEPTH_DECAY: Final = 0.8  # of the loss, a depth: later drafts are reached less often
 _DEEP_ROWS: Final = 2  # every second row is judged past the first depth, which halves the cost of the head
-_SAVE_EVERY_S: Final = 60.0
+_SHOW_EVERY: Final = 5  # steps
+_N_POINTS: Final = 12  # of the curve of agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,26 @@ class Schedule:
     """`n_steps` batches; warm-up, then constant, then a linear decay over the last `decay` of the steps."""
 
     n_steps: int
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 50
     decay: float = 0.7
 
     def rate(self, step: int) -> float:
         left = (self.n_steps - step) / max(1.0, self.decay * self.n_steps)
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * min(1.0, left)
+        warmup_steps = max(1, min(self.warmup_steps, self.n_steps // 10))
+        return self.learning_rate * min(1.0, (step + 1) / warmup_steps) * min(1.0, left)
+
+    def is_judged(self, step: int) -> bool:
+        """Whether the draft is judged after so many steps: twelve times in all, and at the end."""
+        return step == self.n_steps or step % max(1, self.n_steps // _N_POINTS) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The draft on held-out text after `step` steps: its agreement by depth."""
+
+    step: int
+    agreement: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class Progress:
     n_steps: int
     loss: float  # cross-entropy of the first draft, nats a token
     s_per_step: float
+    curve: tuple[Point, ...]  # so far
 
 
 def teach(
@@ -54,38 +69,41 @@ def teach(
     schedule: Schedule,
     *,
     ranked: Tensor,
+    judge: Callable[[], tuple[float, ...]],
     checkpoint: Path | None = None,
+    save_every_s: float = 60.0,
     progress: Callable[[Progress], None] = lambda _: None,
-) -> None:
-    """Teach `draft` in place with AdamW. `data` gives tokens [B, T] and which next tokens are the assistant's.
+) -> tuple[Point, ...]:
+    """Teach `draft` in place with AdamW; returns what `judge` said on the way.
 
-    Only the tokens of `ranked` [n] are guessed, so the draft's capacity goes where drafts can be right, and a head of n
-    rows is a fraction of the cost. With `checkpoint` the run resumes from a file of that name, which is replaced once a
-    minute and when the run is interrupted; `data` must then give the same batches again.
+    `data` gives tokens [B, T] and which next tokens are the assistant's. Only the tokens of `ranked` [n] are guessed:
+    the draft's capacity goes where drafts can be right, and a head of n rows costs less.
+
+    With `checkpoint` the run resumes from that file, which is replaced every `save_every_s` seconds and at the end;
+    `data` must then give the same batches again. An interruption loses the steps since the last save, so that a
+    half-made step is never kept.
     """
     module = draft.module()
     ranked = ranked.to(model.device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    first = _resume(module, optimizer, checkpoint)
+    first, curve = _resume(module, optimizer, checkpoint)
     for _ in range(first):
         next(data)
-    step, began, saved = first, perf_counter(), perf_counter()
-    try:
-        while step < schedule.n_steps:
-            tokens, own = (part.to(model.device) for part in next(data))
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.rate(step)
-            loss = _step(model, draft, optimizer, (tokens, own), ranked, offset=step % _DEEP_ROWS)
-            step += 1
-            if step % 10 == 0 or step == schedule.n_steps:
-                s_per_step = (perf_counter() - began) / (step - first)
-                progress(Progress(step, schedule.n_steps, float(loss), s_per_step))
-            if checkpoint and perf_counter() - saved > _SAVE_EVERY_S:
-                _save(module, optimizer, step, checkpoint)
-                saved = perf_counter()
-    finally:
-        if checkpoint:
-            _save(module, optimizer, step, checkpoint)
+    began = saved = perf_counter()
+    for step in range(first + 1, schedule.n_steps + 1):
+        tokens, own = (part.to(model.device) for part in next(data))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step - 1)
+        loss = _step(model, draft, optimizer, (tokens, own), ranked, offset=step % _DEEP_ROWS)
+        if schedule.is_judged(step):
+            curve = (*curve, Point(step, judge()))
+        if step % _SHOW_EVERY == 0 or step == schedule.n_steps:
+            s_per_step = (perf_counter() - began) / (step - first)
+            progress(Progress(step, schedule.n_steps, float(loss), s_per_step, curve))
+        if checkpoint and (perf_counter() - saved > save_every_s or step == schedule.n_steps):
+            _save(checkpoint, module, optimizer, step, curve)
+            saved = perf_counter()
+    return curve
 
 
 def _step(
@@ -127,16 +145,27 @@ def _cross_entropy(rows: Tensor, head: Tensor, target: Tensor, weight: Tensor) -
     return (cross * weight).sum() / weight.sum()
 
 
-def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None) -> int:
+def _resume(
+    module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path | None
+) -> tuple[int, tuple[Point, ...]]:
+    """The steps that were taken, and the curve so far."""
     if checkpoint is None or not checkpoint.exists():
-        return 0
+        return 0, ()
     kept = torch.load(checkpoint, weights_only=True)
     module.load_state_dict(kept["draft"])
     optimizer.load_state_dict(kept["optimizer"])
-    return int(kept["step"])
+    return int(kept["step"]), tuple(Point(step, tuple(agreement)) for step, agreement in kept["curve"])
 
 
-def _save(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+def _save(
+    checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, curve: Sequence[Point]
+) -> None:
     part = checkpoint.with_suffix(".part")
-    torch.save({"draft": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    kept = {
+        "draft": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "curve": [(point.step, list(point.agreement)) for point in curve],
+    }
+    torch.save(kept, part)
     part.replace(checkpoint)

@@ -21,7 +21,7 @@ from edgeinfer.formats.gguf_header import GgufHeader
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GenerationCache", "TorchModel", "attend", "feed_forward", "load"]
+__all__ = ["GenerationCache", "TorchModel", "attend", "check_architecture", "feed_forward", "load"]
 
 
 Attention: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"  # of q, k and v, RoPE applied
@@ -153,6 +153,11 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return (F.silu(gate) * up) @ down.T
 
 
+def check_architecture(header: GgufHeader, name: str) -> None:
+    """Raises ArtifactError for a model that the reference does not compute, and so cannot be taught."""
+    read_shape(header, name)
+
+
 def load(path: Path, *, device: str, dtype: torch.dtype) -> TorchModel:
     """The model of a GGUF file. Raises ArtifactError for an architecture that the reference does not compute."""
     header = check_artifact(path)
@@ -162,7 +167,7 @@ def load(path: Path, *, device: str, dtype: torch.dtype) -> TorchModel:
     weights = read_weights(header, path, shape)
 
     def put(values: object) -> Tensor:
-        return torch.as_tensor(values).to(device=device, dtype=dtype)
+        return torch.tensor(values, device=device, dtype=dtype)
 
     def layer_of(layer: LayerWeights) -> Layer:
         return Layer(

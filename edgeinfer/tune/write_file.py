@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from edgeinfer.formats.draft_file import FORMAT, DraftShape
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -72,5 +72,5 @@ def write_draft(
     tensors = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in draft.tensors().items()}
     tensors["ranked_tokens"] = ranked.to("cpu", torch.int32).contiguous()
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata=meta)
+    part.write_bytes(save(tensors, metadata=meta))
     part.replace(path)

@@ -1,0 +1,126 @@
+"""The parts of teaching on scripted models: every token and every share written out by hand."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="teaching needs torch: `make test-tune` installs it")
+
+from edgeinfer.tune.conversations import ASSISTANT, USER, Conversations, batches, joined, write  # noqa: E402
+from edgeinfer.tune.judge import judge, rank_tokens  # noqa: E402
+from edgeinfer.tune.turns import Turns  # noqa: E402
+
+END, WORD = 9, 5
+TURNS = Turns(opening=(1, 2), to_assistant=(3, 4), to_user=(6,), end=END)
+
+
+class Scripted:
+    """A model that says WORD, and END on every third call."""
+
+    shape = SimpleNamespace(n_layers=1, n_kv_heads=1, head_dim=1)
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.n_calls = 0
+
+    def step(self, tokens: Any, cache: Any) -> Any:
+        self.n_calls += 1
+        logits = torch.full((len(tokens), 10), -1e9)
+        logits[:, END if self.n_calls % 3 == 0 else WORD] = 0.0
+        return logits
+
+
+def test_a_conversation_follows_the_template() -> None:
+    text = write(Scripted(), TURNS, [TURNS.opening], speaker=USER, n_tokens=14, seed=0)
+    #                                 user speaks        head   answer       head user     head
+    assert text.tokens.tolist() == [[1, 2, WORD, END, 3, 4, END, 6, WORD, END, 3, 4, END, 6]]
+    own = [at + 1 for at, is_own in enumerate(text.own[0].tolist()) if is_own]
+    assert own == [6, 12]  # the assistant chose these; the template or the user wrote the others
+
+
+def test_an_answer_follows_a_given_question() -> None:
+    question = [1, 2, WORD, END, 3, 4]
+    text = write(
+        Scripted(), TURNS, [question], speaker=ASSISTANT, n_tokens=10, seed=0, greedy_share=1.0
+    )  # fmt: skip
+    assert text.tokens.tolist() == [[*question, END, 6, WORD, END]]
+    assert text.own[0].tolist() == [False] * 5 + [True] + [False] * 4
+    assert text.greedy.tolist() == [True]
+
+
+class Judged:
+    """States are one-hot: the model's next token is given by `says`."""
+
+    shape = SimpleNamespace(n_layers=1)
+    dtype = torch.float32
+    device = torch.device("cpu")
+    output = torch.eye(6)
+
+    def __init__(self, says: list[int]) -> None:
+        self._says = says
+
+    def states(self, tokens: Any, kept: frozenset[int]) -> dict[int, Any]:
+        return {1: one_hot(self._says)}
+
+    def logits(self, states: Any) -> Any:
+        return states
+
+    def mixed(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def one_hot(tokens: list[int]) -> Any:
+    return torch.nn.functional.one_hot(torch.tensor([tokens]), 6).float()
+
+
+def drafts(*depths: list[int]) -> Any:
+    rows = [one_hot(depth) for depth in depths]
+    return SimpleNamespace(kept=frozenset({1}), n_depths=len(depths), rows=lambda states, tokens: rows)
+
+
+SAYS = [0, 1, 2, 3, 4, 0]
+DATA = Conversations(
+    torch.zeros((1, 6), dtype=torch.int32), torch.tensor([[False, True, True, True, True, False]]), torch.tensor([True])
+)
+
+
+def test_agreement_by_hand() -> None:
+    """Row 2 of the first draft is wrong, so the second draft is judged in rows 2 and 4, and is right in one of them."""
+    draft = drafts([0, 1, 5, 3, 4, 0], [0, 1, 2, 3, 0, 0])
+    found = judge(Judged(SAYS), draft, DATA, torch.arange(6), head_sizes=[6])
+    assert found[0].by_depth == (0.75, 0.5)
+    assert found[0].n == 4
+
+
+def test_a_small_head_cannot_guess_what_is_not_in_it() -> None:
+    draft = drafts(SAYS)
+    found = judge(Judged(SAYS), draft, DATA, torch.tensor([4, 3, 1, 2, 0, 5]), head_sizes=[1, 2, 6])
+    assert [one.by_depth for one in found] == [(0.25,), (0.5,), (1.0,)]
+
+
+def test_text_that_is_not_greedy_is_not_judged() -> None:
+    sampled = replace(DATA, greedy=torch.tensor([False]))
+    found = judge(Judged(SAYS), drafts(SAYS), joined([DATA, sampled]), torch.arange(6), head_sizes=[6])
+    assert (found[0].by_depth, found[0].n) == ((1.0,), 4)
+
+
+def test_tokens_are_ranked_by_what_the_assistant_wrote() -> None:
+    tokens = torch.tensor([[0, 3, 3, 3, 2, 2, 1]], dtype=torch.int32)
+    own = torch.tensor([[False, False, False, True, True, False, False]])  # it wrote 2 twice
+    assert rank_tokens(Conversations(tokens, own, torch.tensor([True])), 5).tolist() == [2, 3, 1, 0, 4]
+
+
+def test_batches_take_every_row_once_a_pass() -> None:
+    data = Conversations(
+        torch.arange(5)[:, None], torch.ones((5, 1), dtype=torch.bool), torch.ones(5, dtype=torch.bool)
+    )
+    taken = batches(data, 2, seed=3)
+    first, second = ([row for _ in range(3) for row in next(taken)[0].flatten().tolist()] for _ in range(2))
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4]
+    assert first != second
