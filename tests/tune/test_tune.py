@@ -22,7 +22,7 @@ from edgeinfer.tune.turns import Turns  # noqa: E402
 from edgeinfer.tune.work import Pace, Sizes  # noqa: E402
 from tests.tiny_gguf import Tiny, write_tiny  # noqa: E402
 
-OFTEN = 24  # a token that the random model says often, so that turns end
+OFTEN = 227  # a token that the random model says often, so that turns end
 TURNS = Turns((1, 100, 13), (13, 1, 101, 13), (13, 1, 100, 13), OFTEN)
 PREPARED = Prepared(
     (1.0, 1.1, 1.2, 1.3), TURNS, ((1, 100, 13, 50, 2, 13, 1, 101, 13), (1, 100, 13, 60, 2, 1, 101, 13)), None
@@ -99,19 +99,16 @@ def contents(path: Path) -> tuple[dict[str, str], bytes]:
     return dict(header.metadata), path.read_bytes()[min(tensor.offset for tensor in header.tensors.values()) :]
 
 
-@pytest.mark.parametrize("stop_at", [20, 45])
-def test_an_interrupted_run_gives_the_same_file(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
+def test_an_interrupted_run_gives_the_same_draft(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, stopped = tmp_path / "whole.draft.safetensors", tmp_path / "stopped.draft.safetensors"
-    (through,) = run(request(model, whole, minutes=0.4, kinds=("feature",)))
+    (through,) = run(request(model, whole))
     monkeypatch.setattr(job, "SAVE_EVERY_S", 0.5)
     with pytest.raises(KeyboardInterrupt):
-        run(request(model, stopped, minutes=0.4, kinds=("feature",)), Quiet(stop_at))
+        run(request(model, stopped), Quiet(stop_at=100))
     assert not stopped.exists()
     again = Quiet()
-    (resumed,) = run(request(model, stopped, minutes=0.4, kinds=("feature",)), again)
-    assert again.steps[0].step > 5  # it did not begin anew
+    (resumed,) = run(request(model, stopped), again)
+    assert again.steps[0].step > 10  # it did not begin anew
     assert resumed.curve == through.curve
     assert contents(stopped) == contents(whole)
 
