@@ -35,8 +35,8 @@ MUTANTS = (
     Mutant("keys are turned the other way", "operators.cpp", "a * c[i] - b * s[i]", "a * c[i] + b * s[i]"),
     Mutant("values of the neighbor's head", "operators.cpp", "layer.values.data() + head", "layer.values.data()"),
     Mutant("the first rows, not the last", "engine.cpp", "indices.push_back(row)", "indices.push_back(n - 1 - row)"),
-    Mutant("two queries round differently from one", "attention_kernel.inc", "Vec products[8] = {};",
-           "Vec products[8] = {}; if (N == 2) products[7] += all(1e-6f);"),
+    Mutant("several rows round differently from one", "attention_kernel.inc", "Vec sums[N][C] = {};",
+           "Vec sums[N][C] = {}; if (N == 4) sums[3][0] += all(1e-6f);"),
 )  # fmt: skip
 
 CHECK = """

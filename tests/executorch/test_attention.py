@@ -1,0 +1,72 @@
+"""The engine's attention by itself: compiled without ExecuTorch, held to float64 and to equal bits."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.executorch.exported import ROOT
+
+ENGINE = ROOT / "mobile/runtime/engine"
+CHECK = Path(__file__).with_name("attention_check.cpp")
+COMPILER = shutil.which("c++")
+MISTAKES = {
+    "the last key is left out": ("const int n_shared = t.n_keys[query];", "const int n_shared = t.n_keys[query] - 1;"),
+    "keys beyond the list are weighed": ("scores[i] = -1e30f;", "scores[i] = scores[0];"),
+    "several queries round differently from one": (
+        "Vec sums[N][C] = {};",
+        "Vec sums[N][C] = {}; if (N > 1) sums[N - 1][0] += all(1e-7f);",
+    ),
+    "two queries swap their scores": (
+        "scores + i * t.score_stride + key",
+        "scores + (N - 1 - i) * t.score_stride + key",
+    ),
+    "e to the x is a little off": ("1.6666665459e-1f", "1.7666665459e-1f"),
+}
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+
+
+def compile_with(folder: Path, source: Path, out: Path, *more: str) -> str:
+    assert COMPILER is not None
+    flags = ["-std=c++17", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{folder}"]
+    subprocess.run([COMPILER, *flags, *more, "-c", str(source), "-o", str(out)], check=True)
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compile_with(ENGINE, CHECK, tmp_path_factory.mktemp("check") / "check.o")
+
+
+def run(sources: Path, check: str) -> subprocess.CompletedProcess[str]:
+    assert COMPILER is not None
+    avx2 = ("-mavx2", "-mfma") if platform.machine() in ("x86_64", "AMD64") else ()
+    objects = [
+        compile_with(sources, sources / "attention_portable.cpp", sources / "portable.o"),
+        compile_with(sources, sources / "attention_avx2.cpp", sources / "avx2.o", *avx2),
+    ]
+    subprocess.run([COMPILER, check, *objects, "-o", str(sources / "check")], check=True)
+    return subprocess.run([str(sources / "check")], capture_output=True, text=True, check=False)
+
+
+def test_every_query_is_exact(tmp_path: Path, check: str) -> None:
+    sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
+    done = run(sources, check)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(tmp_path: Path, mistake: str, check: str) -> None:
+    before, after = MISTAKES[mistake]
+    sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
+    kernel = sources / "attention_kernel.inc"
+    text = kernel.read_text(encoding="utf-8")
+    assert before in text
+    kernel.write_text(text.replace(before, after), encoding="utf-8")
+    done = run(sources, check)
+    assert done.returncode == 1 and "off by" in done.stdout
