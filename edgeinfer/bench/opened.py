@@ -28,7 +28,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
     parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
-    parser.add_argument("--backend", default="", metavar="NAME", help="gguf, mlx or reference")
+    parser.add_argument("--backend", default="", metavar="NAME", help="one of those that `edgeinfer doctor` lists")
 
 
 def request_of(args: argparse.Namespace) -> Request:

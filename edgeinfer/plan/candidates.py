@@ -127,8 +127,7 @@ def _judge(
         return refuse("context", str(error))
     draft = drafts[facts.name] if drafts is not None else None
     alone = facts.early_exit_in_batches or request.conversations == 1
-    may_exit = found.early_exit and alone
-    exit_layer = model.exit_layer if may_exit and request.speculation in ("auto", "early-exit") else None
+    exit_layer, no_early_exit = _early_exit(model, backend, request)
     taught_bytes = None
     if model.draft and alone and request.speculation in ("auto", model.draft.kind):
         taught_bytes = facts.taught_bytes(model.draft, model.shape, window, kv_type)
@@ -141,7 +140,7 @@ def _judge(
         artifact=artifact,
         facts=facts,
         exit_layer=exit_layer,
-        no_early_exit=backend.no_early_exit if model.exit_layer is not None else "",
+        no_early_exit=no_early_exit,
         tier_order=tier.order if tier else 0,
         kv_type=kv_type,
         window=window,
@@ -156,3 +155,20 @@ def _judge(
         draft=draft,
         taught=taught,
     )
+
+
+def _early_exit(model: ModelEntry, backend: Backend, request: Request) -> tuple[int | None, str]:
+    """Where the model may stop for a draft, and why it may not where it names a layer.
+
+    This is the one place that decides it: a backend gets a layer that the model has, or none.
+    """
+    layer, n_layers = model.exit_layer, model.shape.n_layers
+    if layer is None or request.speculation not in ("auto", "early-exit"):
+        return None, ""
+    if not 0 < layer < n_layers:
+        return None, f"the model has {n_layers} layers and cannot stop after layer {layer}"
+    if backend.no_early_exit:
+        return None, backend.no_early_exit
+    if request.conversations > 1 and not backend.facts.early_exit_in_batches:
+        return None, f"{backend.facts.name} has it for one conversation only"
+    return (layer if backend.capabilities.early_exit else None), ""

@@ -220,7 +220,25 @@ def test_a_plan_says_that_early_exit_is_switched_off() -> None:
     assert plan.speculation.note.endswith("; no early exit: SWITCH=off")
 
 
-def test_a_draft_model_that_nobody_knows_is_refused() -> None:
+@pytest.mark.parametrize("layer", [-1, 0, 10, 99])
+def test_a_plan_refuses_an_exit_layer_that_the_model_does_not_have(layer: int) -> None:
+    exits = replace(SMALL, exit_layer=layer)
+    plan = make_plan(device(), catalog(exits), [GGUF], Request(), drafters=drafter_facts())
+    assert plan.speculation.exit_layer is None
+    words = f"; no early exit: the model has {SMALL.shape.n_layers} layers and cannot stop after layer {layer}"
+    assert plan.speculation.note.endswith(words)
+    with pytest.raises(UsageError, match="small has no early exit on gguf"):
+        make_plan(device(), catalog(exits), [GGUF], Request(speculation="early-exit"), drafters=drafter_facts())
+
+
+def test_a_plan_for_several_conversations_says_where_early_exit_is_for_one() -> None:
+    exits = replace(SMALL, exit_layer=2)
+    plan = make_plan(device(), catalog(exits), [GGUF], Request(conversations=2), drafters=drafter_facts())
+    assert plan.speculation.exit_layer is None
+    assert plan.speculation.note.endswith("; no early exit: gguf has it for one conversation only")
+
+
+def test_a_draft_model_that_no_catalog_has_is_refused() -> None:
     with pytest.raises(ModelNotFoundError, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="large", draft_model="smal"))
     assert "small" in caught.value.hint
