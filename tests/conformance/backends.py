@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import edgeinfer
+from edgeinfer import backends
+from edgeinfer.plan import Request
 from edgeinfer.protocols import Model
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -110,9 +113,17 @@ several_conversations = gguf("q8_0/f16", n_caches=4)
 as_chat_opens_it = gguf("q8_0/f16", drafts=True, n_threads=2)
 STREAMS = Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256)
 
+
+def toy(path: Path) -> Model:
+    """From a plan, by the line in the list of backends that conftest.py adds."""
+    plan = edgeinfer.choose(Request(model=str(path), backend="toy", context=512, force=True), offline=True)
+    return backends.get(plan.backend).load(plan, path)
+
+
 SUBJECTS = (
     Subject("reference-llama", LLAMA, reference("f32"), "f32", oracle_tolerance=1e-3),
     Subject("reference-qwen3", QWEN, reference("f16"), "f16", oracle_tolerance=0.1),
+    Subject("toy-llama", LLAMA, toy, "f32", oracle_tolerance=1e-3),
 )
 GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),

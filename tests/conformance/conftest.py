@@ -1,4 +1,4 @@
-"""What backends keep between runs goes to a folder of the tests' own."""
+"""The toy backend is one of the list. What backends keep between runs goes to a folder of the tests' own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from edgeinfer import backends
+from tests.toy_backend.facts import FACTS as TOY
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def with_toy_backend() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "FACTS", (*backends.FACTS, TOY))
         yield

@@ -13,10 +13,7 @@ from edgeinfer import backends
 from edgeinfer.cli.main import main, parser_of
 from edgeinfer.hub import cache
 from edgeinfer.plan import Request
-from edgeinfer.protocols import Model
-from tests.conformance import checks
-from tests.conformance.backends import LLAMA, Subject
-from tests.conformance.plain import Case, Check
+from tests.conformance.backends import available
 from tests.tiny_gguf import Tiny, write_tiny
 from tests.toy_backend import BACKEND
 from tests.toy_backend.facts import FACTS as TOY
@@ -70,16 +67,8 @@ def test_it_answers(path: Path) -> None:
         assert model.chat().ask("one", max_tokens=4).tokens
 
 
-@pytest.mark.parametrize("check", [checks.check_bytes, checks.check_misuse, checks.check_close, checks.check_bad_token])
-def test_the_conformance_suite_takes_it(path: Path, check: Check) -> None:
-    def load(file: Path) -> Model:
-        plan = edgeinfer.choose(Request(model=str(file), backend="toy", context=512, force=True))
-        return BACKEND.load(plan, file)
-
-    subject = Subject("toy-llama", LLAMA, load, "f32", oracle_tolerance=1e-3)
-    model = load(path)
-    check(Case(subject, model, path))
-    model.close()
+def test_the_conformance_suite_takes_it() -> None:
+    assert "toy-llama" in {subject.name for subject in available()}
 
 
 def test_bench_speed_measures_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
