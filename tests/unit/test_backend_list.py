@@ -43,7 +43,7 @@ def test_it_is_a_choice_of_the_flag() -> None:
 
 def test_it_is_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(path), "--backend", "toy", "--context", "512", "--force"]) == 0
-    assert "\nbackend  toy on " in capsys.readouterr().out
+    assert ", with toy on " in capsys.readouterr().out
 
 
 def test_it_competes_with_the_others(path: Path) -> None:
