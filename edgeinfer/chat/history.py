@@ -68,6 +68,17 @@ def load(path: Path) -> SavedChat:
     return check(value, path)
 
 
+def is_of_another_kind(path: Path) -> bool:
+    """Whether a file is there that holds something, and no conversation."""
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        load(path)
+    except (OSError, UsageError) as error:
+        return isinstance(error, UsageError)
+    return False
+
+
 def check(value: object, path: Path) -> SavedChat:
     def wrong(what: str) -> UsageError:
         return UsageError(f"`{path}` is not a conversation: {what}", hint="/save writes one")

@@ -205,6 +205,8 @@ class Repl:
     def save(self, rest: str) -> None:
         file = named_file(rest, "/save")
         self.chat.system = self.settings.system
+        if history.is_of_another_kind(file):
+            raise UsageError(f"`{file}` is there already and holds something else", hint="name another file")
         saved = self.saved
         history.save(file, saved)
         whisper(f"(saved {n_said(saved)} messages to {file})")

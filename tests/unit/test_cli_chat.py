@@ -202,3 +202,18 @@ def test_a_folder_that_cannot_be_written_stops_no_chat(tmp_path: Path, capsys: p
     assert repl.run(Typed("first", "second")) == 0
     assert len(repl.chat.turns) == 4
     assert capsys.readouterr().err.count("(this chat is not kept while it runs: ") == 1
+
+
+@pytest.mark.parametrize("content", ["my notes\n", "[1, 2]"])
+def test_save_replaces_no_file_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file, empty = tmp_path / "notes.txt", tmp_path / "empty"
+    file.write_text(content)
+    empty.touch()
+    lines = ["first", f"/save {file}", f"/save {empty}", "second", f"/save {empty}", f"/save {tmp_path / ('x' * 300)}"]
+    assert chatting("one.", "two.").run(Typed(*lines, interactive=False)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ["holds something else" in errors[0], "cannot save" in errors[1], len(errors)] == [True, True, 2]
+    assert file.read_text() == content
+    assert contents(empty) == ["first", "one.", "second", "two."]
