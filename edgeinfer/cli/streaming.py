@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
-import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from edgeinfer.cli.live_line import LiveLine
 from edgeinfer.cli.output import DIM, RESET, colored, whisper, write
 from edgeinfer.cli.stats_lines import stats_lines
 from edgeinfer.text import shown
@@ -21,10 +18,6 @@ if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
     from edgeinfer.runner.answer import Answer, AnswerStream
     from edgeinfer.window import WindowPolicy
-
-LIVE_S = 0.1  # between two drawings of the live line
-MIN_ROWS = 4  # with fewer there is no room for it
-UNWRAPPED = 1 << 30  # a width that no line reaches
 
 
 class Interrupt:
@@ -89,84 +82,6 @@ class Screen:
         if self._in_thinking:
             write(sys.stderr, "\n\n")
             self._in_thinking = False
-
-
-class LiveLine:
-    """Speed and drafter on the terminal's last row; the text scrolls above it.
-
-    The window may change its size: each drawing looks, and sets the rows that scroll again.
-    """
-
-    def __init__(self) -> None:
-        self._size = os.terminal_size((0, 0))  # that the rows were set for
-        self._column = 0
-        self._line = 0  # columns of the text since its last newline, wrapped or not
-        self._started = self._drawn = time.perf_counter()
-        self._rounds: dict[str, int] = {}
-        self._arm = "none"
-        self._on = colored(sys.stderr) and terminal_size().lines > MIN_ROWS
-        if self._on:
-            self._set_rows(terminal_size())
-
-    def draw(self, stats: AnswerStats, text: str) -> None:
-        """Draw it again after `text` was written, but not while the cursor waits past the last column to wrap: many
-        terminals forget that when the cursor comes back, and the next character would replace the last one."""
-        if not self._on:
-            return
-        now, size = time.perf_counter(), terminal_size()
-        self._column = column_after(text, self._column, self._size.columns)
-        self._line = column_after(text, self._line, UNWRAPPED)
-        if now - self._drawn < LIVE_S or size.lines <= MIN_ROWS:
-            return
-        if size != self._size:
-            self._column = (self._line - 1) % size.columns + 1 if self._line else 0  # the terminal wrapped it again
-        if self._column == size.columns:
-            return
-        if size != self._size:
-            self._set_rows(size)
-        self._drawn = now
-        new = {name: arm.rounds - self._rounds.get(name, 0) for name, arm in stats.arms.items()}
-        if any(new.values()):
-            self._arm = max(reversed(new), key=lambda name: new[name])
-        self._rounds = {name: arm.rounds for name, arm in stats.arms.items()}
-        line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"[: size.columns - 1]
-        self._write(f"\0337\033[{size.lines};1H\033[2K{DIM}{line}{RESET}\0338")
-
-    def close(self) -> None:
-        if self._on:
-            size = terminal_size()
-            below = "" if self._column == size.columns else "\033[J"  # where the row was before the window changed
-            self._write(f"\0337\033[r\033[{size.lines};1H\033[2K\0338{below}")
-            self._on = False
-
-    def _set_rows(self, size: os.terminal_size) -> None:
-        """Let all rows but the last scroll. What is below the text is cleared, and the text leaves the last row."""
-        self._size = size
-        self._write(f"\0337\033[r\0338\033[J\033D\033[A\0337\033[1;{size.lines - 1}r\0338")
-
-    def _write(self, text: str) -> None:
-        write(sys.stderr, text)
-
-
-def terminal_size() -> os.terminal_size:
-    """Of the terminal on stderr: stdout may be a file."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return shutil.get_terminal_size()
-
-
-def column_after(text: str, column: int, width: int) -> int:
-    """Columns of the row that are written once `text` was, from 0 to `width`."""
-    for character in text:
-        if character == "\n":
-            column = 0
-        elif character == "\t":
-            column = min(width - 1, (column // 8 + 1) * 8)
-        elif not unicodedata.combining(character):
-            columns = 2 if unicodedata.east_asian_width(character) in "WF" else 1
-            column = column + columns if column + columns <= width else columns
-    return column
 
 
 def print_answer(

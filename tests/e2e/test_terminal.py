@@ -162,7 +162,8 @@ def test_ctrl_d_leaves_and_the_history_stays(terminal: Terminal, tmp_path: Path)
 WORDS = 250
 LIVE = f"""
 import time
-from edgeinfer.cli.streaming import LiveLine, Screen
+from edgeinfer.cli.live_line import LiveLine
+from edgeinfer.cli.streaming import Screen
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 stats, live, screen = AnswerStats(arms={{"none": ArmStats()}}), LiveLine(), Screen(show_thinking=True, quiet=False)
 for n in range({WORDS}):
@@ -238,3 +239,20 @@ def test_a_terminal_that_can_do_nothing_shows_a_prompt(tmp_path: Path) -> None:
         terminal.wait_for("did you mean `/bye`?")
         terminal.send("C-d")
         terminal.wait_for("left with 0")
+
+
+def test_ctrl_z_gives_the_shell_the_whole_terminal(tmp_path: Path) -> None:
+    (tmp_path / "live.py").write_text(LIVE)
+    with running(tmp_path, "PS1='$ ' bash --norc") as terminal:
+        terminal.type(f"{sys.executable} live.py")
+        terminal.wait_for("tokens/s, arm: none")
+        assert terminal.say("#{scroll_region_lower}") == "38"
+        terminal.send("C-z")
+        screen = terminal.wait_for("Stopped")
+        assert terminal.say("#{scroll_region_lower}") == "39"
+        assert "tokens/s" not in screen
+        terminal.type("fg")
+        terminal.wait_for("tokens/s, arm: none")
+        screen = terminal.wait_for(f"w{WORDS - 1:03d}")
+        after = re.findall(r"w\d+", screen)[-200:]  # the kernel drops what it had not yet passed on at Ctrl-Z
+        assert after == [f"w{n:03d}" for n in range(WORDS - 200, WORDS)]

@@ -10,11 +10,12 @@ import pytest
 from edgeinfer.cli import output, progress
 from edgeinfer.cli.banner import banner
 from edgeinfer.cli.lines import messages
+from edgeinfer.cli.live_line import LiveLine, column_after
 from edgeinfer.cli.options import add_plan_options, add_sampling_options, sampling_from
 from edgeinfer.cli.parser import make_parser
 from edgeinfer.cli.settings import Settings, changed, lines
 from edgeinfer.cli.stats_lines import speedup, stats_json, stats_lines
-from edgeinfer.cli.streaming import LiveLine, Screen
+from edgeinfer.cli.streaming import Screen
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
 from edgeinfer.plan import Request, make_plan
@@ -345,3 +346,19 @@ def test_a_stop_text_may_be_written_with_escapes(given: str, means: str) -> None
 
 def test_stop_is_set_to_none() -> None:
     assert changed(changed(SETTINGS, "stop", "a b"), "stop", "").stop == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("abc", 3),
+        ("e\u0301", 1),
+        ("世界", 4),
+        ("می\u200cخواهم", 7),
+        ("a\u00a0b\u202fc\u3000d", 8),
+        ("\U0001fae9", 2),
+        ("a\tb", 9),
+    ],
+)
+def test_columns_of_text(text: str, columns: int) -> None:
+    assert column_after(text, 0, 80) == columns
