@@ -19,6 +19,7 @@ EXAMPLES = """\
 MEASURES = {
     "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
     "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
+    "serve": "the server: tokens/s, latency and gaps of 1 to 8 clients, beside llama.cpp's own",
     "kernels": "on a Mac: each Metal kernel against its plain twin",
 }
 

@@ -1,0 +1,93 @@
+"""The workloads on both servers in turn; which comes first alternates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
+
+from edgeinfer.bench.serve.servers import Server
+from edgeinfer.bench.serve.workloads import QUESTION, Load, load, longest_gap, repeated_system, second_turn, text_of
+from edgeinfer.runner.model import LoadedModel
+from edgeinfer.types import GREEDY
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs(Generic[T]):
+    """What each run gave; `theirs` is empty where there is no other server."""
+
+    ours: list[T] = field(default_factory=list)
+    theirs: list[T] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of the workloads: answers in tokens, prompts in words."""
+
+    n_tokens: int
+    arriving_words: int
+    chat_words: int
+    system_words: int
+    n_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    loads: Mapping[int, Pairs[Load]]  # by the number of clients
+    gaps: Pairs[float]
+    second_turns: Pairs[float]
+    systems: Pairs[float]
+    chat: list[float]  # tokens/s of `edgeinfer chat`, on the prompts of one client
+
+
+def measure(
+    sides: Sequence[Server],
+    chat: LoadedModel,
+    clients: Sequence[int],
+    sizes: Sizes,
+    runs: int,
+    say: Callable[[str], None],
+) -> Measured:
+    """`sides` are ours, and the other server where there is one."""
+    found = Measured({n: Pairs() for n in clients}, Pairs(), Pairs(), Pairs(), [])
+    for server in sides:
+        load(server, n_clients=max(clients), n_tokens=8, seed=-1)  # touches the weights, and every slot
+    for run in range(runs):
+        say(f"run {run + 1} of {runs}")
+        both = partial(paired, sides, list(sides) if run % 2 == 0 else list(reversed(sides)))
+        for n, pairs in found.loads.items():
+            both(pairs, partial(load, n_clients=n, n_tokens=sizes.n_tokens, seed=run))
+        found.chat.append(chat_speed(chat, sizes.n_tokens, run))
+        if max(clients) > 2:
+            both(found.gaps, partial(longest_gap, n_words=sizes.arriving_words, seed=run))
+        both(found.second_turns, partial(second_turn, n_words=sizes.chat_words, seed=run))
+        both(found.systems, partial(repeated_system, n_words=sizes.system_words, n_slots=sizes.n_slots, seed=run))
+    return found
+
+
+def paired(sides: Sequence[Server], order: Sequence[Server], pairs: Pairs[T], workload: Callable[[Server], T]) -> None:
+    for server in order:
+        (pairs.ours if server is sides[0] else pairs.theirs).append(workload(server))
+
+
+def chat_speed(chat: LoadedModel, n_tokens: int, seed: int) -> float:
+    """Tokens/s after the first token, in this process, for the prompt that the one client sends in run `seed`."""
+    answer = chat.stream(f"{text_of(40, 1000 * seed)}. {QUESTION}", max_tokens=n_tokens, sampling=GREEDY).finish()
+    return answer.stats.tokens_per_s
+
+
+def alone_speed(one: Load) -> float:
+    """Tokens/s after the first token, of a load of one client."""
+    return 1 / (sum(one.between_s) / len(one.between_s))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
