@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # numpy is heavy: `edgeinfer --help` must not pay for it
     Logits: TypeAlias = npt.NDArray[np.float32]  # [V]
 
 Tokens: TypeAlias = Sequence[int]
-Role: TypeAlias = Literal["system", "user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 ValueType: TypeAlias = Literal["f32", "f16", "q8_0", "q4_0"]
 KvType: TypeAlias = ValueType | Literal["q8_0/f16"]
 """How K and V are kept: one type for both, or that of K, a slash and that of V."""
@@ -41,9 +41,32 @@ def of_k_and_v(kv_type: KvType) -> tuple[ValueType, ValueType]:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for. `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """A turn. The assistant may call tools; a message of role "tool" is the result of the call `call_id`."""
+
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    name: str = ""  # of the tool
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters` is the text of a JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ class Frames:
         return (text,) if text else ()
 
     def of(self, message: Message) -> Frame | None:
+        if message.tool_calls:  # a template writes them in a way of its own
+            return None
         return {"user": self.user, "assistant": self.assistant}.get(message.role)
 
 

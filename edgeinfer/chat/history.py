@@ -16,7 +16,7 @@ from edgeinfer.types import Message, Role
 FORMAT = 1
 MAX_FILE_BYTES = 16 * 1024 * 1024  # a conversation of some four million tokens
 MAX_MESSAGES = 100_000
-ROLES = frozenset(get_args(Role))
+ROLES = frozenset(get_args(Role)) - {"tool"}  # a chat of the command line calls no tools
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,8 +79,8 @@ class PromptBuilder:
         Raises UsageError when the template refuses the conversation, or when its system prompt cannot be kept.
         """
         variables = variables or {}
-        self._mark = unused_mark([message.content for message in messages])
-        hidden = [replace(message, content=self._encoder.hide(message.content, self._mark)) for message in messages]
+        self._mark = unused_mark([text for message in messages for text in texts_of(message)])
+        hidden = [self._hidden(message) for message in messages]
         n_folded = 0
         where = self._writer.frames(variables).system if hidden[0].role == "system" else "first"
         if where in ("dropped", "refused") and len(hidden) > 1:
@@ -112,6 +112,24 @@ class PromptBuilder:
         self._text += self._encoder.hide(text, self._mark)
         self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
         self._marks.add(len(self._text), len(self._tokens))
+
+    def _hidden(self, message: Message) -> Message:
+        """The message, so that no text in it becomes a control token."""
+
+        def hide(text: str) -> str:
+            return self._encoder.hide(text, self._mark)
+
+        calls = tuple(
+            replace(call, name=hide(call.name), arguments=hide(call.arguments), id=hide(call.id))
+            for call in message.tool_calls
+        )
+        return replace(
+            message,
+            content=hide(message.content),
+            tool_calls=calls,
+            call_id=hide(message.call_id),
+            name=hide(message.name),
+        )
 
     def _start_of_question(self, written: Written, variables: Mapping[str, Any]) -> int:
         """Where the first question begins in the text, seen by asking another one; -1 where that cannot be seen."""
@@ -152,6 +170,12 @@ class PromptBuilder:
         if self._marks.last[0] < len(text):
             self._marks.add(len(text), len(self._tokens))
         self._text = text
+
+
+def texts_of(message: Message) -> Iterator[str]:
+    yield from (message.content, message.call_id, message.name)
+    for call in message.tool_calls:
+        yield from (call.name, call.arguments, call.id)
 
 
 def end_of(text: str, content: str, start: int, n_chars: int | None = None) -> int:

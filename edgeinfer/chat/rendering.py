@@ -18,6 +18,7 @@ from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.types import Message, compact
 
 WHOLE = 64  # messages that are always rendered together, and the messages of a window
+MOST_FRAMES = 32  # sets of variables, such as the tools of a request, for which frames are remembered
 OVERLAP = 4  # messages of a window that the one before has, too
 
 
@@ -54,6 +55,8 @@ class ConversationWriter:
     def frames(self, variables: Mapping[str, Any]) -> Frames:
         key = repr(sorted(variables.items()))
         if key not in self._frames:
+            if len(self._frames) >= MOST_FRAMES:
+                del self._frames[next(iter(self._frames))]
             self._frames[key] = learn_frames(self._template, variables)
         return self._frames[key]
 

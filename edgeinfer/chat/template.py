@@ -127,12 +127,29 @@ class Template:
         self, messages: Sequence[Message], variables: Mapping[str, Any] | None, *, opening: bool, cpu_s: float
     ) -> str:
         request = {
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [as_template_reads(message) for message in messages],
             "opening": opening,
             "variables": {**self._variables, **(variables or {})},
         }
         text = self._renderer.render(request, cpu_s)
         return text if text.startswith(self._bos) else self._bos + text
+
+
+def as_template_reads(message: Message) -> dict[str, Any]:
+    """The names that the templates of the Hub know."""
+    read: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        read["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        read |= {"name": message.name, "tool_call_id": message.call_id}
+    return read
 
 
 def start_child() -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.serve.engine.job import Admitted, Ended, Event, Failed, Finish, Job, TokenLogprob, Written
+from edgeinfer.types import ToolCall
 
 __all__ = ["Answering", "Whole"]
 
@@ -19,10 +20,21 @@ class Whole:
 
     text: str = ""
     thinking: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
     finish: Finish = "stop"
     logprobs: list[TokenLogprob] = field(default_factory=list)
     stats: AnswerStats = field(default_factory=AnswerStats)
     n_tokens: int = 0
+
+    def take(self, written: Written) -> None:
+        self.logprobs += written.logprobs
+        for part in written.parts:
+            if isinstance(part, ToolCall):
+                self.calls.append(part)
+            elif part.thinking:
+                self.thinking += part.text
+            else:
+                self.text += part.text
 
 
 class Answering:
@@ -77,9 +89,7 @@ class Answering:
         async for index, event in self:
             answer = answers[index]
             if isinstance(event, Written):
-                answer.text += "".join(segment.text for segment in event.segments if not segment.thinking)
-                answer.thinking += "".join(segment.text for segment in event.segments if segment.thinking)
-                answer.logprobs += event.logprobs
+                answer.take(event)
             else:
                 answer.finish, answer.stats, answer.n_tokens = event.finish, event.stats, event.n_tokens
         return answers

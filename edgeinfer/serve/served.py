@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.trace_formats import TraceFormat, may_use, open_trace
+from edgeinfer.chat.trace_formats import may_use, open_trace
+from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.timeline import Timeline, reuse
-from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Cache
 from edgeinfer.runner.conversation import NO_THINKING, raw_prompt
@@ -22,7 +23,12 @@ from edgeinfer.serve.engine.scheduler import Scheduler
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot
 from edgeinfer.serve.engine.text import AnswerText
 from edgeinfer.serve.generation import Generation
-from edgeinfer.types import Prompt, Sampling
+from edgeinfer.serve.grammar import Grammars
+from edgeinfer.serve.tools.constraint import CallsInText, calls_schema
+from edgeinfer.serve.tools.formats import format_of
+from edgeinfer.serve.tools.prompting import template_variables, with_tools_in_words
+from edgeinfer.serve.tools.reading import ToolReader
+from edgeinfer.types import Message, Prompt, Sampling, compact
 
 __all__ = ["ServedModel"]
 
@@ -49,6 +55,8 @@ class ServedModel:
         self._loaded = loaded
         self._builder = PromptBuilder(opened.template, loaded.tokenizer)
         self._traces = may_use(opened.template.source, loaded.tokenizer, loaded.plan.model.thinking)
+        self._written = format_of(opened.template.source)
+        self._grammars = Grammars(loaded.tokenizer)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self.prefixes = open_prefixes(opened.decoders[0].cache)
         slots = [Slot(decoder) for decoder in opened.decoders]
@@ -83,13 +91,13 @@ class ServedModel:
         """
         answering = Answering()
         loop = asyncio.get_running_loop()
-        prompt, texts = await loop.run_in_executor(self._preparing, self._prepare, generation)
+        prepared = await loop.run_in_executor(self._preparing, self._prepare, generation)
         stop_tokens = self.tokenizer.stop_tokens
         jobs = []
-        for index, text in enumerate(texts):
+        for index, (text, constraint) in enumerate(prepared.answers):
             sampling = replace(generation.sampling, seed=generation.sampling.seed + index)
-            task = Task(prompt, sampling, generation.max_tokens, stop_tokens, generation.n_top)
-            jobs.append(Job(task, text, answering.reporter(index)))
+            task = Task(prepared.prompt, sampling, generation.max_tokens, stop_tokens, generation.n_top)
+            jobs.append(Job(task, text, answering.reporter(index), constraint))
         self.scheduler.submit(jobs)
         answering.jobs = jobs
         try:
@@ -102,8 +110,8 @@ class ServedModel:
     async def count_tokens(self, generation: Generation) -> int:
         """Tokens of the prompt."""
         loop = asyncio.get_running_loop()
-        prompt, _ = await loop.run_in_executor(self._preparing, self._prompt, generation)
-        return len(prompt.tokens)
+        rendered = await loop.run_in_executor(self._preparing, self._render, generation)
+        return len(rendered.prompt.tokens)
 
     def close(self) -> None:
         self._preparing.shutdown(cancel_futures=True)
@@ -111,33 +119,74 @@ class ServedModel:
         self.prefixes.close()
         self._loaded.close()
 
-    def _prepare(self, generation: Generation) -> tuple[Prompt, list[AnswerText]]:
-        prompt, builder = self._prompt(generation)
-        reuse(Timeline(), 0, prompt, self.plan.window)  # refuses what does not fit, before it waits
-        inside: TraceFormat | None = None
-        stops = generation.stop
-        if builder is not None:
-            inside = open_trace(builder.opening, self._traces)
-            stops = (*stops, *builder.stops)
-        texts = [
-            AnswerText(
+    def _prepare(self, generation: Generation) -> Prepared:
+        """All that an answer needs besides a conversation. What cannot be answered is refused here, before it waits."""
+        rendered = self._render(generation)
+        prompt = rendered.prompt
+        reuse(Timeline(), 0, prompt, self.plan.window)
+        must_call = generation.may_call and generation.tool_choice == "required"
+        constraint = self._constraint(generation)
+        answers = []
+        for _ in range(generation.n_answers):
+            calls = None
+            if generation.may_call:
+                names = frozenset(tool.name for tool in generation.tools)
+                calls = ToolReader(self._written, names, inside=must_call)
+            text = AnswerText(
                 self.tokenizer,
-                stops=stops,
-                traces=self._traces if builder is not None else (),
-                inside=inside,
-                think_budget=generation.think_budget if generation.thinking else 0,
+                stops=(*generation.stop, *rendered.stops),
+                traces=self._traces if generation.messages else (),
+                inside=None if must_call else open_trace(rendered.opening, self._traces),
+                think_budget=generation.think_budget if may_think(generation) else 0,
+                calls=calls,
+                most_calls=1 if generation.one_call else None,
             )
-            for _ in range(generation.n_answers)
-        ]
-        return prompt, texts
+            answers.append((text, constraint() if constraint else None))
+        return Prepared(prompt, tuple(answers))
 
-    def _prompt(self, generation: Generation) -> tuple[Prompt, PromptBuilder | None]:
+    def _constraint(self, generation: Generation) -> Callable[[], Constraint] | None:
+        """What makes the constraint of each answer; None where every token may follow."""
+        if generation.schema is not None:
+            return self._grammars.json(generation.schema, parameter=generation.schema_parameter).copy
+        if not generation.may_call:
+            return None
+        call = self._grammars.json(calls_schema(generation.tools, self._written), parameter="tools")
+        if generation.tool_choice == "required":
+            return call.copy
+        return lambda: CallsInText(self.tokenizer, self._written, call.copy)
+
+    def _render(self, generation: Generation) -> Rendered:
         if not generation.messages:
-            return raw_prompt(generation.raw, self.tokenizer), None
-        builder = self._builder.fresh()
-        prompt = builder.build(generation.messages, {"enable_thinking": True} if generation.thinking else NO_THINKING)
-        if generation.messages[0].role != "system" and prompt.n_system > self.plan.window.sink:
+            return Rendered(raw_prompt(generation.raw, self.tokenizer))
+        builder, tools, written = self._builder.fresh(), generation.tools if generation.may_call else (), self._written
+        messages: Sequence[Message] = generation.messages
+        if not written.native:
+            messages = with_tools_in_words(messages, tools)
+        variables = {"enable_thinking": True} if may_think(generation) else NO_THINKING
+        prompt = builder.build(messages, {**variables, **template_variables(tools, written)})
+        if messages[0].role != "system" and not tools and prompt.n_system > self.plan.window.sink:
             prompt = replace(prompt, n_system=0)  # the template's own default: it may leave the window
-        if not prompt.tokens:
-            raise UsageError("the prompt is empty")
-        return prompt, builder
+        if generation.tool_choice == "required" and tools:
+            opening = encode_continuation(self.tokenizer, written.opening, after=builder.opening, special=True)
+            prompt = replace(prompt, tokens=compact([*prompt.tokens, *opening]))
+        return Rendered(prompt, builder.opening, builder.stops)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`opening` is what the template wrote to open the answer, `stops` what would end it in text."""
+
+    prompt: Prompt
+    opening: str = ""
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    prompt: Prompt
+    answers: tuple[tuple[AnswerText, Constraint | None], ...]
+
+
+def may_think(generation: Generation) -> bool:
+    """An answer that must be JSON from its first token on has no place for reasoning."""
+    return generation.thinking and generation.schema is None and generation.tool_choice != "required"

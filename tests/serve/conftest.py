@@ -1,4 +1,4 @@
-"""A server on the demo model, in this process: four conversations of 512 tokens."""
+"""A server on the demo model, in this process: four conversations of 1,024 tokens."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ class Server:
 
 def running(access: Access, plan: Plan | None = None, **options: Any) -> Iterator[Server]:
     """`options` are those of ServedModel."""
-    served = ServedModel(
-        edgeinfer.load(plan or edgeinfer.choose(Request(model="demo", conversations=4, context=512))), **options
-    )
+    plan = plan or edgeinfer.choose(Request(model="demo", conversations=4, context=1024, sink=512))
+    served = ServedModel(edgeinfer.load(plan), **options)
     listening = bound("127.0.0.1", 0)
     server = uvicorn.Server(configured(make_app(Models([served]), access)))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)

@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_refused_by_its_name(
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_it_runs(server: Server) -> None:
-    system = [{"role": "system", "content": "Be kind. " * 100}, {"role": "user", "content": "Hi"}]
+    system = [{"role": "system", "content": "Be kind. " * 300}, {"role": "user", "content": "Hi"}]
     reply = server.chat(messages=system)
     assert reply.status == 400 and "--sink" in reply.json["error"]["message"]
 

@@ -213,4 +213,4 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it() -> None:
 
 
 def text_of(heard: Heard) -> str:
-    return "".join(segment.text for event in heard.events for segment in getattr(event, "segments", ()))
+    return "".join(segment.text for event in heard.events for segment in getattr(event, "parts", ()))

@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from edgeinfer.chat.thinking import Segment
+from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.protocols import Row
-from edgeinfer.serve.engine.text import AnswerText
+from edgeinfer.serve.engine.text import AnswerText, Part
 from edgeinfer.types import Prompt, Sampling
 
 State: TypeAlias = Literal["waiting", "prefilling", "running", "finished", "canceled", "failed"]
@@ -43,7 +43,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    segments: tuple[Segment, ...]
+    parts: tuple[Part, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
@@ -79,8 +79,11 @@ class Job:
     `report` is called in the engine thread for every event. After Ended, Failed or a cancellation there is none.
     """
 
-    def __init__(self, task: Task, text: AnswerText, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, task: Task, text: AnswerText, report: Callable[[Event], None], constraint: Constraint | None = None
+    ) -> None:
         self.task = task
+        self.constraint = constraint
         self.text = text
         self.report = report
         self.state: State = "waiting"
@@ -94,19 +97,19 @@ class Job:
 
     def take(self, tokens: Sequence[int], rows: Sequence[Row]) -> None:
         """Read the newest tokens, and report what they say. `rows` hold the row of each."""
-        segments: list[Segment] = []
+        parts: list[Part] = []
         logprobs: list[TokenLogprob] = []
         for token, row in zip(tokens, rows, strict=False):
             if token in self.task.stop_tokens or self.text.stopped:
                 break
-            segments += self.text.feed(token)
+            parts += self.text.feed(token)
             if self.task.n_top is not None:
                 logprobs.append(logprob_of(token, row, self.task.n_top))
-        self.tell(segments, logprobs)
+        self.tell(parts, logprobs)
 
-    def tell(self, segments: Sequence[Segment], logprobs: Sequence[TokenLogprob] = ()) -> None:
-        if segments or logprobs:
-            self.report(Written(tuple(segments), tuple(logprobs)))
+    def tell(self, parts: Sequence[Part], logprobs: Sequence[TokenLogprob] = ()) -> None:
+        if parts or logprobs:
+            self.report(Written(tuple(parts), tuple(logprobs)))
 
 
 def logprob_of(token: int, row: Row, n_top: int) -> TokenLogprob:

@@ -174,7 +174,13 @@ class Scheduler:
         n = self._prefixes.restore(slot.decoder.cache, task.prompt.tokens, n_held)
         if n:
             slot.decoder.adopt(task.prompt.tokens[:n])
-        slot.decoder.start(task.prompt, task.sampling, max_tokens=task.max_tokens, stop_tokens=task.stop_tokens)
+        slot.decoder.start(
+            task.prompt,
+            task.sampling,
+            max_tokens=task.max_tokens,
+            stop_tokens=task.stop_tokens,
+            constraint=job.constraint,
+        )
         job.report(Admitted())
         if job.text.over_budget:
             self._end_reasoning(slot, job)
@@ -252,13 +258,18 @@ class Scheduler:
 
     def _end_reasoning(self, slot: Slot, job: Job) -> None:
         """Write the end of the trace in the model's place, and let it continue."""
-        tokens, segments = job.text.end_reasoning()
-        job.tell(segments)
+        tokens, parts = job.text.end_reasoning()
+        job.tell(parts)
         task, so_far = job.task, job.text.tokens
         prompt = Prompt(compact([*task.prompt.tokens, *so_far]), task.prompt.n_system, task.prompt.starts)
         left = max(1, task.max_tokens - len(so_far) + len(tokens))
         slot.decoder.start(
-            prompt, task.sampling, max_tokens=left, stop_tokens=task.stop_tokens, first_index=len(so_far)
+            prompt,
+            task.sampling,
+            max_tokens=left,
+            stop_tokens=task.stop_tokens,
+            first_index=len(so_far),
+            constraint=job.constraint,
         )
 
     def _finish(self, slot: Slot, job: Job, finish: Finish) -> None:

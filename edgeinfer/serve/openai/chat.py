@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from starlette.requests import Request
@@ -15,42 +16,29 @@ from starlette.responses import JSONResponse, Response
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.serve.answering import Answering, Whole
-from edgeinfer.serve.engine.job import Ended, TokenLogprob
+from edgeinfer.serve.engine.job import Ended, Finish, TokenLogprob
+from edgeinfer.serve.engine.text import Part
 from edgeinfer.serve.generation import Generation
 from edgeinfer.serve.http.errors import status_of
-from edgeinfer.serve.http.reading import Body, ParameterError, read_body
+from edgeinfer.serve.http.reading import ParameterError, read_body
 from edgeinfer.serve.http.streams import AnswerResponse, as_json, event, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.errors import openai_error
+from edgeinfer.serve.openai.messages import ChatMessage, as_conversation
 from edgeinfer.serve.openai.sampling import SamplingBody, most_tokens
+from edgeinfer.serve.openai.tools import (
+    MAX_TOOLS,
+    FunctionChoice,
+    FunctionTool,
+    ResponseFormat,
+    choose_tools,
+    schema_of,
+)
 from edgeinfer.serve.openai.usage import figures, usage
 from edgeinfer.serve.served import ServedModel
-from edgeinfer.types import Message
+from edgeinfer.types import ToolCall
 
 __all__ = ["ChatBody", "chat_completions"]
-
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    # What clients send back of an answer.
-    reasoning_content: str | None = None
-    refusal: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
 
 
 class ChatBody(SamplingBody):
@@ -60,10 +48,20 @@ class ChatBody(SamplingBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
 
     def generation(self, served: ServedModel) -> Generation:
         if self.top_logprobs is not None and not self.logprobs:
             raise ParameterError("`top_logprobs` needs `logprobs: true`", parameter="top_logprobs")
+        choice = self.tool_choice
+        named = choice.function.name if isinstance(choice, FunctionChoice) else None
+        chosen = choose_tools([one.tool for one in self.tools or ()], None if named else choice, named)  # type: ignore[arg-type]
+        schema, parameter = schema_of(self.response_format)
+        if schema is not None and chosen.tools and chosen.choice != "none":
+            raise ParameterError("an answer of a given form cannot call tools", parameter="response_format")
         return Generation(
             sampling=self.sampling(served.usual, served.tokenizer.n_vocab),
             messages=as_conversation(self.messages),
@@ -72,20 +70,12 @@ class ChatBody(SamplingBody):
             thinking=self.reasoning_effort != "none",
             n_answers=self.n or 1,
             n_top=(self.top_logprobs or 0) if self.logprobs else None,
+            tools=chosen.tools,
+            tool_choice=chosen.choice,
+            one_call=self.parallel_tool_calls is False,
+            schema=schema,
+            schema_parameter=parameter,
         )
-
-
-def as_conversation(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """The system messages at the front as one, then the others. Raises ParameterError for one that comes later."""
-    n_system = next((at for at, one in enumerate(messages) if one.role not in ("system", "developer")), len(messages))
-    system = "\n\n".join(message.text for message in messages[:n_system])
-    rest = messages[n_system:]
-    if any(message.role in ("system", "developer") for message in rest):
-        raise ParameterError("a system message can only come first", parameter="messages")
-    if not rest or rest[-1].role != "user":
-        raise ParameterError("a conversation must end with a message of the user", parameter="messages")
-    turns = [Message("assistant" if one.role == "assistant" else "user", one.text) for one in rest]
-    return (*([Message("system", system)] if n_system else []), *turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +102,18 @@ class ChatWriter:
         for index in range(len(answering.jobs)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
         ended: list[Ended] = []
+        n_calls: Counter[int] = Counter()
         try:
             async for index, step in answering:
                 if isinstance(step, Ended):
                     ended.append(step)
-                    yield self._chunk(index, {}, finish=step.finish, figures=figures(step.stats, self.served))
+                    finish = finish_reason(step.finish, n_calls[index])
+                    yield self._chunk(index, {}, finish=finish, figures=figures(step.stats, self.served))
                     continue
                 logprobs = self._logprobs(step.logprobs)
-                for segment in step.segments:
-                    name = "reasoning_content" if segment.thinking else "content"
-                    yield self._chunk(index, {name: segment.text}, logprobs=logprobs)
+                for part in step.parts:
+                    yield self._chunk(index, delta_of(part, n_calls[index]), logprobs=logprobs)
+                    n_calls[index] += isinstance(part, ToolCall)
                     logprobs = None
                 if logprobs:
                     yield self._chunk(index, {"content": ""}, logprobs=logprobs)
@@ -145,14 +137,17 @@ class ChatWriter:
     def _choice(self, index: int, answer: Whole) -> dict[str, object]:
         message: dict[str, object] = {
             "role": "assistant",
-            "content": answer.text,
+            "content": answer.text or (None if answer.calls else ""),
             "refusal": None,
             "annotations": [],
         }
         if answer.thinking:
             message["reasoning_content"] = answer.thinking
+        if answer.calls:
+            message["tool_calls"] = [call_object(call) for call in answer.calls]
         logprobs = self._logprobs(answer.logprobs) if self.body.logprobs else None
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish}
+        finish = finish_reason(answer.finish, len(answer.calls))
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
     def _chunk(
         self,
@@ -175,6 +170,21 @@ class ChatWriter:
         if not tokens:
             return None
         return {"content": [logprob_object(token, self.served.tokenizer) for token in tokens], "refusal": None}
+
+
+def finish_reason(finish: Finish, n_calls: int) -> str:
+    return "tool_calls" if n_calls and finish == "stop" else finish
+
+
+def delta_of(part: Part, n_calls: int) -> dict[str, object]:
+    if isinstance(part, ToolCall):
+        return {"tool_calls": [{"index": n_calls, **call_object(part)}]}
+    return {"reasoning_content" if part.thinking else "content": part.text}
+
+
+def call_object(call: ToolCall) -> dict[str, object]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def logprob_object(token: TokenLogprob, tokenizer: Tokenizer) -> dict[str, object]:

@@ -1,0 +1,147 @@
+"""Answers that must be JSON, and calls of tools, on the demo model."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.serve.conftest import Server
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "get_time"}}
+
+
+def form(schema: Any) -> dict[str, object]:
+    return {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"temperature": 1.2, "seed": 3}], ids=["greedy", "seeded"])
+def test_an_answer_of_a_schema_is_compact_json_of_it(server: Server, how: dict[str, object]) -> None:
+    choice = server.chat("Name a person.", response_format=form(PERSON), max_tokens=200, **how).json["choices"][0]
+    text = choice["message"]["content"]
+    value = json.loads(text)
+    assert set(value) == {"name", "age"} and 0 <= value["age"] <= 120
+    assert text == json.dumps(value, separators=(",", ":"), ensure_ascii=False) or "\\u" in text
+    assert choice["finish_reason"] == "stop"
+
+
+def test_any_object(server: Server) -> None:
+    choice = server.chat("Hi", response_format={"type": "json_object"}, temperature=0, max_tokens=300).json["choices"][
+        0
+    ]
+    assert choice["message"]["content"].startswith("{")
+    if choice["finish_reason"] == "stop":
+        assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+def test_json_is_the_same_alone_and_beside_others(server: Server) -> None:
+    def ask(seed: int) -> str:
+        reply = server.chat("Name one.", response_format=form(PERSON), temperature=1, seed=seed, max_tokens=120)
+        said: str = reply.json["choices"][0]["message"]["content"]
+        return said
+
+    alone = [ask(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == alone
+    assert len(set(alone)) > 1
+
+
+def test_forced_tokens_are_drafted_and_accepted(server: Server) -> None:
+    figures = server.chat("Name a person.", response_format=form(PERSON), temperature=0, max_tokens=100).json[
+        "edgeinfer"
+    ]
+    assert figures["accepted"] > 0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "nope"}, {"$ref": "#/nope"}, {"type": "string", "pattern": "(?=a)b"}, {"not": {}}],
+    ids=["type", "reference", "look-around", "not"],
+)
+def test_a_schema_that_cannot_be_held_to_is_refused(server: Server, schema: dict[str, object]) -> None:
+    reply = server.chat(response_format=form(schema))
+    assert reply.status == 400 and reply.json["error"]["param"] == "response_format"
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}}},
+    }
+    reply = server.chat(tools=[tool])
+    assert reply.status == 400 and reply.json["error"]["param"] == "tools"
+
+
+def test_a_tool_that_must_be_called_is_called_by_its_schema(server: Server) -> None:
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice in ("required", named):
+        tools = [WEATHER] if choice == "required" else [CLOCK, WEATHER]
+        reply = server.chat("Weather in Paris?", tools=tools, tool_choice=choice, temperature=0, max_tokens=100).json
+        answer = reply["choices"][0]
+        assert answer["finish_reason"] == "tool_calls" and answer["message"]["content"] is None
+        (call,) = answer["message"]["tool_calls"]
+        assert call["type"] == "function" and call["function"]["name"] == "get_weather" and call["id"]
+        assert set(json.loads(call["function"]["arguments"])) == {"city"}
+
+
+def test_a_stream_holds_the_call_that_the_whole_answer_holds(server: Server) -> None:
+    asked: dict[str, Any] = {"tools": [WEATHER, CLOCK], "tool_choice": "required", "temperature": 0, "max_tokens": 100}
+    whole = server.chat("Weather in Paris?", **asked).json["choices"][0]["message"]["tool_calls"]
+    chunks = server.chat("Weather in Paris?", stream=True, **asked).events
+    calls = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    assert [call["function"] for call in calls] == [call["function"] for call in whole]
+    assert [call["index"] for call in calls] == [0]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_result_is_part_of_the_conversation(server: Server) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Weather in Paris?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "Sunny, 21 degrees"},
+    ]
+    reply = server.chat(messages=messages, tools=[WEATHER])
+    assert reply.status == 200
+    without = server.chat(messages=[messages[0], messages[1], {**messages[2], "content": "Rain"}], tools=[WEATHER])
+    assert without.json["usage"]["prompt_tokens"] != reply.json["usage"]["prompt_tokens"]
+    lost = server.chat(messages=[messages[0], messages[2]], tools=[WEATHER])
+    assert lost.status == 400 and "which nobody made" in lost.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nope"}}}, "tool_choice"),
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].function"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(server: Server, change: dict[str, object], parameter: str) -> None:
+    reply = server.chat(**change)  # type: ignore[arg-type]
+    assert reply.status == 400, reply.json
+    assert reply.json["error"]["param"] in (parameter, parameter.partition(".")[0] + ".type")
