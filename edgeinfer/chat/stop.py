@@ -17,7 +17,7 @@ def tail_that_may_become(text: str, words: Sequence[str]) -> int:
 
 
 class StopStrings:
-    """Passes text on up to the first stop string, which is not passed on. `stopped` tells that it came."""
+    """Passes text on up to the first stop string, which is not passed on. `found` is that string, once `stopped`."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         if any(not stop for stop in stops):
@@ -25,16 +25,18 @@ class StopStrings:
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
+        self.found = ""
 
     def feed(self, text: str) -> str:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
+            place, self.found = min(found)
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[:place]
         n_held = tail_that_may_become(text, self._stops)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

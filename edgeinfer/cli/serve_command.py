@@ -9,6 +9,8 @@ from edgeinfer.cli.options import add_open_options, add_plan_options, count, cou
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
 
+USUAL_SINK = 512  # tokens: clients send long system prompts, and tools count as part of them
+
 HELP = "answer OpenAI, Anthropic and Ollama clients on this machine"
 USAGE = "serve [MODEL] [--conversations N] [--port N] [...]"
 EXAMPLES = """\
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.serve.store.opening import StoreSize, prefixes_of
 
     take_name(args)
+    if args.sink is None and (args.context is None or args.context >= 4 * USUAL_SINK):
+        args.sink = USUAL_SINK
     access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
     plan = plan_from(args)
     if not args.model:

@@ -25,6 +25,8 @@ class Whole:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     stats: AnswerStats = field(default_factory=AnswerStats)
     n_tokens: int = 0
+    n_thought: int = 0
+    stop_string: str = ""
 
     def take(self, written: Written) -> None:
         self.logprobs += written.logprobs
@@ -92,6 +94,7 @@ class Answering:
                 answer.take(event)
             else:
                 answer.finish, answer.stats, answer.n_tokens = event.finish, event.stats, event.n_tokens
+                answer.n_thought, answer.stop_string = event.n_thought, event.stop_string
         return answers
 
     def cancel(self) -> None:

@@ -12,13 +12,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgeinfer.errors import UsageError
+from edgeinfer.serve.anthropic.errors import anthropic_error
+from edgeinfer.serve.anthropic.messages import count_tokens, messages
 from edgeinfer.serve.health import health, metrics
 from edgeinfer.serve.http.endpoint import route
 from edgeinfer.serve.http.safety import Access, Guard
 from edgeinfer.serve.models import Models
+from edgeinfer.serve.ollama.answers import chat, generate
+from edgeinfer.serve.ollama.errors import ollama_error
+from edgeinfer.serve.ollama.listing import ps, show, tags, version
 from edgeinfer.serve.openai.chat import chat_completions
+from edgeinfer.serve.openai.completions import completions
 from edgeinfer.serve.openai.errors import openai_error
 from edgeinfer.serve.openai.listing import list_models, show_model
+from edgeinfer.serve.openai.responses import responses
 from edgeinfer.serve.page import page
 from edgeinfer.serve.protocols import envelope_of
 
@@ -33,6 +40,16 @@ def make_app(models: Models, access: Access) -> Starlette:
         route("/v1/models", list_models, openai_error, method="GET"),
         route("/v1/models/{model:path}", show_model, openai_error, method="GET"),
         route("/v1/chat/completions", chat_completions, openai_error),
+        route("/v1/completions", completions, openai_error),
+        route("/v1/responses", responses, openai_error),
+        route("/v1/messages", messages, anthropic_error),
+        route("/v1/messages/count_tokens", count_tokens, anthropic_error),
+        route("/api/chat", chat, ollama_error),
+        route("/api/generate", generate, ollama_error),
+        route("/api/show", show, ollama_error),
+        route("/api/tags", tags, ollama_error, method="GET"),
+        route("/api/ps", ps, ollama_error, method="GET"),
+        route("/api/version", version, ollama_error, method="GET"),
     ]
     app = Starlette(
         routes=routes,

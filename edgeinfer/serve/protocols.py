@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from edgeinfer.serve.anthropic.errors import anthropic_error
 from edgeinfer.serve.http.errors import Envelope
+from edgeinfer.serve.ollama.errors import ollama_error
 from edgeinfer.serve.openai.errors import openai_error
 
 __all__ = ["envelope_of"]
 
-_ENVELOPES: tuple[tuple[str, Envelope], ...] = ()
+_ENVELOPES: tuple[tuple[str, Envelope], ...] = (("/v1/messages", anthropic_error), ("/api/", ollama_error))
 
 
 def envelope_of(path: str) -> Envelope:

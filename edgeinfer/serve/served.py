@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.trace_formats import may_use, open_trace
+from edgeinfer.chat.trace_formats import may_use, mentioned_in, open_trace
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.timeline import Timeline, reuse
 from edgeinfer.plan.types import Plan
@@ -51,6 +51,7 @@ class ServedModel:
         self.started_s = int(time.time())
         self.tokenizer = loaded.tokenizer
         opened = together(loaded)
+        self.template_source = opened.template.source
         self.exact = opened.model.exact_rows is not None
         self._loaded = loaded
         self._builder = PromptBuilder(opened.template, loaded.tokenizer)
@@ -75,6 +76,11 @@ class ServedModel:
     def usual(self) -> Sampling:
         """What the model's makers advise."""
         return self._loaded.sampling
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the template or the catalog knows of reasoning."""
+        return self.plan.model.thinking is not None or any(mentioned_in(self.template_source))
 
     @property
     def fingerprint(self) -> str:

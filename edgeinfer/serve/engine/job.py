@@ -52,6 +52,8 @@ class Ended:
     finish: Finish
     stats: AnswerStats
     n_tokens: int  # of the answer, the stop token left out
+    n_thought: int = 0  # tokens of its reasoning
+    stop_string: str = ""  # that ended it
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,8 @@ class Scheduler:
         self._count(job, stats)
         self._prefixes.keep(slot.decoder.cache, slot.decoder.at_their_positions)
         self._leave(slot, "finished")
-        job.report(Ended(finish, stats, len(job.text.tokens)))
+        text = job.text
+        job.report(Ended(finish, stats, len(text.tokens), text.n_thought, text.stop_string))
 
     def _count(self, job: Job, stats: AnswerStats) -> None:
         now = perf_counter()

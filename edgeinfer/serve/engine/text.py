@@ -21,7 +21,7 @@ Part: TypeAlias = Segment | ToolCall
 class AnswerText:
     """Takes tokens, gives parts. `stopped` says that a stop string or the only call came: nothing follows it.
 
-    `tokens` are all tokens of the answer, the reasoning's included, without the stop token.
+    `tokens` are all tokens of the answer, `n_thought` of them reasoning; the stop token is left out.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class AnswerText:
         self._splitter = ThinkingSplitter(traces, inside=inside)
         self._stops = StopStrings(stops)
         self._think_budget = think_budget
-        self._n_thought = 0
+        self.n_thought = 0
         self._recent = ""
 
     @property
@@ -57,13 +57,18 @@ class AnswerText:
         return self._stops.stopped or self._calls_left == 0
 
     @property
+    def stop_string(self) -> str:
+        """The stop string that came; "" when none did."""
+        return self._stops.found
+
+    @property
     def over_budget(self) -> bool:
         """Whether the reasoning has had its tokens: `end_reasoning` is due."""
-        return bool(self._splitter.inside) and self._think_budget is not None and self._n_thought >= self._think_budget
+        return bool(self._splitter.inside) and self._think_budget is not None and self.n_thought >= self._think_budget
 
     def feed(self, token: int) -> list[Part]:
         self.tokens.append(token)
-        self._n_thought += bool(self._splitter.inside)
+        self.n_thought += bool(self._splitter.inside)
         return list(self._until_stop(self._splitter.feed(self._text_of([token]))))
 
     def end_reasoning(self) -> tuple[list[int], list[Part]]:

@@ -20,6 +20,8 @@ MAX_BODY_S: Final = 30.0
 MAX_NESTING: Final = 64
 MAX_ITEMS: Final = 100_000  # of all arrays and objects together
 
+PLAIN_TYPES: Final = frozenset({"str", "int", "float", "bool", "none"})  # how pydantic names alternatives
+
 BodyT = TypeVar("BodyT", bound="Body")
 
 
@@ -130,7 +132,9 @@ def checked(value: object, kind: type[BodyT]) -> BodyT:
 
 def parameter_error(error: ValidationError, kind: type[Body]) -> ParameterError:
     """The first mistake, in our words."""
-    first = next((one for one in error.errors() if one["type"] == "extra_forbidden"), error.errors()[0])
+    mistakes = error.errors(include_url=False, include_input=False)
+    deepest = max(len(one["loc"]) for one in mistakes)  # of the alternatives of a union, the one that came closest
+    first = min(mistakes, key=lambda one: (one["type"] != "extra_forbidden", len(one["loc"]) < deepest))
     place = name_of(first["loc"])
     if first["type"] == "extra_forbidden":
         known = list(kind.model_fields) if len(first["loc"]) == 1 else []
@@ -151,6 +155,6 @@ def name_of(path: Sequence[int | str]) -> str:
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and part.islower():
+        elif part.isidentifier() and part.islower() and part not in PLAIN_TYPES:
             text += f".{part}" if text else part
     return text[:200]

@@ -18,6 +18,7 @@ from edgeinfer.protocols import Tokenizer
 from edgeinfer.serve.answering import Answering, Whole
 from edgeinfer.serve.engine.job import Ended, Finish, TokenLogprob
 from edgeinfer.serve.engine.text import Part
+from edgeinfer.serve.figures import figures
 from edgeinfer.serve.generation import Generation
 from edgeinfer.serve.http.errors import status_of
 from edgeinfer.serve.http.reading import ParameterError, read_body
@@ -34,7 +35,7 @@ from edgeinfer.serve.openai.tools import (
     choose_tools,
     schema_of,
 )
-from edgeinfer.serve.openai.usage import figures, usage
+from edgeinfer.serve.openai.usage import total, usage
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
 
@@ -89,11 +90,11 @@ class ChatWriter:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, answers: Sequence[Whole]) -> dict[str, object]:
-        n_tokens = sum(answer.n_tokens for answer in answers)
+        n_tokens, n_thought = total(answers)
         return {
             **self._head("chat.completion"),
             "choices": [self._choice(index, answer) for index, answer in enumerate(answers)],
-            "usage": usage(answers[0].stats, self.n_prompt, n_tokens),
+            "usage": usage(answers[0].stats, self.n_prompt, n_tokens, n_thought),
             "edgeinfer": figures(answers[0].stats, self.served),
         }
 
@@ -121,7 +122,7 @@ class ChatWriter:
             yield event(as_json(openai_error(error, status_of(error))))
             return
         if self.body.wants_usage and ended:
-            counted = usage(ended[0].stats, self.n_prompt, sum(one.n_tokens for one in ended))
+            counted = usage(ended[0].stats, self.n_prompt, *total(ended))
             yield event(as_json({**self._head("chat.completion.chunk"), "choices": [], "usage": counted}))
         yield event("[DONE]")
 
