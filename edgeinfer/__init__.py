@@ -17,7 +17,7 @@ from edgeinfer import errors
 from edgeinfer.errors import EdgeInferError
 
 if TYPE_CHECKING:
-    from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
+    from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape, TaughtDraft
     from edgeinfer.chat.thinking import Segment
     from edgeinfer.decode.stats import AnswerStats, ArmStats
     from edgeinfer.device.profile import DeviceProfile, EngineSpeed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeinfer.runner.choose import choose
     from edgeinfer.runner.model import LoadedModel
     from edgeinfer.runner.opening import Downloads, load, open  # noqa: A004
-    from edgeinfer.types import GREEDY, Message, Sampling
+    from edgeinfer.types import GREEDY, Message, Sampling, ToolCall
     from edgeinfer.window import WindowPolicy
 
 __version__ = "0.1.0"
@@ -61,7 +61,9 @@ __all__ = [
     "Sampling",
     "Segment",
     "SpeculationPlan",
+    "TaughtDraft",
     "Tokenizer",
+    "ToolCall",
     "WindowPolicy",
     "choose",
     "errors",
@@ -70,7 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "catalog.entry": ("Artifact", "LayerKv", "ModelEntry", "ModelShape"),
+    "catalog.entry": ("Artifact", "LayerKv", "ModelEntry", "ModelShape", "TaughtDraft"),
     "chat.thinking": ("Segment",),
     "decode.stats": ("AnswerStats", "ArmStats"),
     "device.profile": ("DeviceProfile", "EngineSpeed"),
@@ -82,7 +84,7 @@ _HOMES = {
     "runner.choose": ("choose",),
     "runner.model": ("LoadedModel",),
     "runner.opening": ("Downloads", "load", "open"),
-    "types": ("GREEDY", "Message", "Sampling"),
+    "types": ("GREEDY", "Message", "Sampling", "ToolCall"),
     "window": ("WindowPolicy",),
 }
 _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
