@@ -106,8 +106,7 @@ def printable(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    streams.open_missing()
-    streams.take_any_character()
+    streams.prepare()
     debug = "--debug" in argv
     try:
         if any(not argument.isprintable() and has_surrogates(argument) for argument in argv):

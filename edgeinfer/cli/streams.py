@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TextIO, cast
 
 
-def open_missing() -> None:
-    """Give the null device to each standard stream that is closed. Without that, the next file that is opened gets its
-    number, and what an engine prints ends up in the file."""
+def prepare() -> None:
+    """Give the null device to each standard stream that is closed, and let each wait: another program may have left a
+    shared one in non-blocking mode. A character that a terminal cannot show becomes `?`.
+
+    Without the null device, the next file that is opened gets the stream's number, and what an engine prints ends up
+    in the file.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        with suppress(OSError, AttributeError):  # Windows has it for pipes, from Python 3.12
+            os.set_blocking(number, True)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))  # noqa: SIM115
-
-
-def take_any_character() -> None:
-    """A terminal that cannot show a character shows `?`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -194,3 +194,24 @@ def test_utf_16_that_is_cut_is_refused_and_the_lines_before_it_are_answered(cli:
     assert ran.code == 2
     assert ran.out
     assert ran.err.count("error: stdin ends inside a character of UTF-16") == 1
+
+
+@pytest.mark.parametrize("command", [["run", "-"], ["chat"]])
+def test_a_pipe_in_non_blocking_mode_is_waited_for(tmp_path: Path, on_tiny: list[str], command: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgeinfer", *command, *on_tiny],
+        stdin=reading,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path),
+    ) as running:
+        os.close(reading)
+        assert running.stderr is not None
+        assert running.stderr.readline()  # it waits, or has loaded
+        os.write(writing, b"the rain\n")
+        os.close(writing)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    assert out
