@@ -1,4 +1,4 @@
-"""What every backend checks before blocks of K and V are put into a cache."""
+"""What every backend checks before blocks of K and V are taken out of a cache, or put into one."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def positions_in(blocks: Sequence[bytes], position_bytes: int, cache: Cache) -> 
     if not 0 < sum(counts) <= cache.policy.window:
         raise EngineError(f"{sum(counts)} positions do not fit into a window of {cache.policy.window}")
     return counts
+
+
+def is_held(span: range, length: int, evicted: range) -> bool:
+    """Whether a cache of `length` positions still has all of `span`, when others may have taken the `evicted` ones."""
+    before, after = span.stop <= evicted.start, span.start >= evicted.stop
+    return span.stop <= length and (not evicted or before or after)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from edgeinfer.backends import engine_errors
+from edgeinfer.backends.blocks import is_held, positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.mlx.adapter import Stages
 from edgeinfer.backends.mlx.kernels import Head, Kernels
@@ -97,6 +99,7 @@ class MlxCache:
         self.span = Span(policy)
         self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
         self._length = 0
+        self._evicted = range(0)  # positions whose slots others may have taken
         self._round: MlxRound | None = None
         self._closed = False
         self._shape_rings()
@@ -123,6 +126,7 @@ class MlxCache:
         room = self.policy.room(self._length)
         if not 1 <= max_rows <= room:
             raise UsageError(f"a round at length {self._length} may have 1 to {room} rows; received {max_rows}")
+        self._evicted = self.policy.evicted(self._length)
         self._round = MlxRound(self, max_rows)
         return self._round
 
@@ -133,6 +137,33 @@ class MlxCache:
         if length < self._length and not all(layer.can_rewind(length) for layer in self.layers):
             raise RewindError(f"cannot rewind to {length}: its keys have left the model's own sliding window")
         self._length = length
+        if length == 0:
+            self._evicted = range(0)
+
+    @property
+    def block_format(self) -> str:
+        if any(layer.storage is not self.policy for layer in self.layers):  # a layer's own window loses positions
+            return ""
+        kinds = {f"{layer.ring.dtype} of {layer.ring.shape}" for layer in self.layers if layer.ring is not None}
+        return f"MLX {metadata.version('mlx')}, {len(self.layers)} layers, {', '.join(sorted(kinds))}"
+
+    def snapshot(self, spans: Sequence[range]) -> Sequence[bytes | None]:
+        self._refuse_open_round()
+        return [self._snapshot(span) if is_held(span, self._length, self._evicted) else None for span in spans]
+
+    def restore(self, blocks: Sequence[bytes]) -> None:
+        self._refuse_open_round()
+        counts = positions_in(blocks, self.n_bytes // self.policy.slots, self)
+        at = 0
+        for n, block in zip(counts, blocks, strict=True):
+            slots, start = [self.policy.slot(position) for position in range(at, at + n)], 0
+            for layer in self.layers:
+                n_bytes = n * layer.n_bytes // self.policy.slots
+                layer.store(slots, block[start : start + n_bytes])
+                start += n_bytes
+            at += n
+        mx.eval([layer.ring for layer in self.layers])
+        self._length = at
 
     def close(self) -> None:
         for layer in self.layers:
@@ -143,6 +174,10 @@ class MlxCache:
     def end_round(self, keep: int) -> None:
         self._length += keep
         self._round = None
+
+    def _snapshot(self, span: range) -> bytes:
+        slots = [self.policy.slot(position) for position in span]
+        return b"".join(layer.stored(slots) for layer in self.layers)
 
     def _shape_rings(self) -> None:
         """Each layer's heads and widths are its own business: a forward that is never computed tells them."""

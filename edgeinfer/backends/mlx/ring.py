@@ -10,6 +10,7 @@ import itertools
 from typing import Literal
 
 import mlx.core as mx
+import numpy as np
 
 from edgeinfer.backends.mlx.kernels import Kernels, RingLayout, Step, unpack_rows
 from edgeinfer.window import WindowPolicy
@@ -99,6 +100,17 @@ class RingLayer:
         """Empty the ring, its shape kept."""
         if self.ring is not None and self._layout is not None:
             self.ring = self._layout.empty(self.ring.shape[1], self.storage.slots)
+
+    def stored(self, slots: list[int]) -> bytes:
+        """The rows of those slots, as they are packed."""
+        assert self.ring is not None, "a cache shapes its rings when it is made"
+        return np.array(self.ring[:, :, mx.array(slots)].view(mx.uint8)).tobytes()
+
+    def store(self, slots: list[int], data: bytes) -> None:
+        """Put back what `stored` gave."""
+        assert self.ring is not None, "a cache shapes its rings when it is made"
+        rows = np.frombuffer(data, np.uint8).reshape(1, self.ring.shape[1], len(slots), -1)
+        self.ring[:, :, mx.array(slots)] = mx.array(rows).view(self.ring.dtype)
 
     def make_mask(self, n_rows: int, *, window_size: int | None = None, return_array: bool = False) -> mx.array:
         """[n_rows, used slots] bool: what the window and the model's own sliding window both allow."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeinfer.backends.blocks import positions_in
+from edgeinfer.backends.blocks import is_held, positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import LayerKv, Rings
 from edgeinfer.backends.rounds import RoundGuard, check_ids
@@ -109,7 +109,7 @@ class ReferenceCache:
 
     def snapshot(self, spans: Sequence[range]) -> Sequence[bytes | None]:
         self._check_ready()
-        return [self._snapshot(span) if self._holds(span) else None for span in spans]
+        return [self._snapshot(span) if is_held(span, self._length, self._evicted) else None for span in spans]
 
     def restore(self, blocks: Sequence[bytes]) -> None:
         self._check_ready()
@@ -143,10 +143,6 @@ class ReferenceCache:
     def _snapshot(self, span: range) -> bytes:
         slots = [self.policy.slot(position) for position in span]
         return b"".join(layer.snapshot(slots) for layer in self.layers)
-
-    def _holds(self, span: range) -> bool:
-        before, after = span.stop <= self._evicted.start, span.start >= self._evicted.stop
-        return span.stop <= self._length and (not self._evicted or before or after)
 
     def be_open(self) -> None:
         if not self.layers:
