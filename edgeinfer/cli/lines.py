@@ -44,8 +44,9 @@ class PlainLines:
     def read(self, prompt: str) -> str | None:
         if self._failed:
             return None
-        if self.interactive:
-            write(sys.stderr, prompt)
+        screen = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
+        if self.interactive and screen:
+            write(screen, prompt)
         try:
             line = self._line()
         except OSError as error:

@@ -13,6 +13,7 @@ from edgeinfer.cli.options import request_from
 from edgeinfer.cli.output import say, size, whisper, write
 from edgeinfer.errors import CanceledError, DownloadError, UsageError
 from edgeinfer.plan.report import too_slow
+from edgeinfer.text import shown
 
 if TYPE_CHECKING:
     from edgeinfer.catalog import Artifact
@@ -104,7 +105,7 @@ def ask(plan: Plan) -> None:
             f"this needs to download {what}, and stdin is not a terminal, so I cannot ask",
             hint=f"`--yes` downloads without asking; {DEMO_HINT}",
         )
-    write(sys.stderr, f"Download {what}? [Y/n] ")
+    write(sys.stderr, f"Download {shown(what)}? [Y/n] ")
     answer = sys.stdin.readline()
     if answer.strip().lower() not in ("", "y", "yes") or not answer:
         raise CanceledError("nothing was downloaded", hint=DEMO_HINT)

@@ -227,16 +227,16 @@ def test_a_window_that_is_closed_keeps_the_conversation(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["messages"][0] == {"role": "user", "content": "Hi"}
 
 
-def test_a_terminal_that_can_do_nothing_shows_a_prompt(tmp_path: Path) -> None:
-    with running(tmp_path, f"TERM=dumb {CHAT}") as terminal:
+@pytest.mark.parametrize("command", [f"TERM=dumb {CHAT}", f"{CHAT} 2>log"], ids=["dumb", "stderr in a file"])
+def test_a_terminal_without_an_editor_shows_a_prompt(tmp_path: Path, command: str) -> None:
+    with running(tmp_path, command) as terminal:
         terminal.wait_for(">>>")
         terminal.type('"""Hi')
         terminal.wait_for("...")
         terminal.type('there"""')
-        terminal.wait_for("window: ")
         terminal.wait_for(">>>", times=2)
         terminal.type("/byee")
-        terminal.wait_for("did you mean `/bye`?")
+        terminal.wait_for(">>>", times=3)
         terminal.send("C-d")
         terminal.wait_for("left with 0")
 
