@@ -33,20 +33,25 @@ class Autosave:
         self._due = 0.0
         self._told = False
 
-    def write(self, chat: SavedChat) -> None:
+    def write(self, chat: SavedChat) -> bool:
+        """Keep the chat as it is now. False where it has no messages, or where it cannot be kept."""
         if not chat.messages:
             self.discard()
-            return
+            return False
         began = time.monotonic()
         try:
-            if file := self._own_file():
-                history.save(file, chat)
+            file = self._own_file()
+            if file is None:
+                return False
+            history.save(file, chat)
         except (OSError, NotImplementedError, UsageError) as error:  # filelock raises the second
             if not self._told:
                 whisper(f"(this chat is not kept while it runs: {error})")
             self._told = True
+            return False
         now = time.monotonic()
         self._due = now + max(WHILE_ANSWERING_S, (now - began) / MAX_WRITING_SHARE)
+        return True
 
     def write_if_due(self, chat: Callable[[], SavedChat]) -> None:
         if time.monotonic() >= self._due:

@@ -72,8 +72,7 @@ class Repl:
             self.cut_off = True
             raise
         finally:
-            if self.cut_off and self.saved.messages:
-                self.autosave.write(self.saved)
+            if self.cut_off and self.autosave.write(self.saved):
                 whisper("(the conversation is kept: /restore in the next chat continues it)")
             self.autosave.close()
         return self.exit_code
@@ -82,33 +81,32 @@ class Repl:
         interrupted = False
         while not self.leaving:
             try:
-                for text in messages(source):
-                    interrupted = False
-                    self.take(text)
-                    if self.leaving:
-                        break
-                else:
-                    break
-            except BrokenPipeError:
-                raise
+                text = next(messages(source), None)
+                if text is None:
+                    return
+                interrupted = False
+                self.take(text)
             except EdgeInferError as error:  # the conversation can still be saved
                 complain(str(error), error.hint)
                 self.exit_code = 0 if source.interactive else error.exit_code
-            except Exception as error:  # so it can after an error of ours
-                complain(f"unexpected {type(error).__name__}: {error}", "/save FILE keeps the conversation")
-                self.exit_code = 0 if source.interactive else 70
             except KeyboardInterrupt:
                 if interrupted:
-                    break
+                    return
                 interrupted = True
                 whisper("(Ctrl-C again, Ctrl-D or /bye leaves)")
 
     def take(self, text: str) -> None:
-        """Handle one message or command. Raises UsageError for one that cannot be handled; the chat continues."""
-        if text.startswith("/") and not re.match(r"/\S*/", text):  # a path is a message, not a command
-            self.command(*text[1:].split(None, 1))
-        else:
-            self.ask(text)
+        """Handle one message or command. Raises EdgeInferError for whatever goes wrong in it, and BrokenPipeError."""
+        try:
+            if text.startswith("/") and not re.match(r"/\S*/", text):  # a path is a message, not a command
+                self.command(*text[1:].split(None, 1))
+            else:
+                self.ask(text)
+        except (EdgeInferError, BrokenPipeError):
+            raise
+        except Exception as error:
+            message = f"unexpected {type(error).__name__}: {error}"
+            raise EdgeInferError(message, hint="/save FILE keeps the conversation") from error
 
     def ask(self, text: str) -> None:
         self.chat.system = self.settings.system

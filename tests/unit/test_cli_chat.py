@@ -103,6 +103,16 @@ def test_no_error_of_an_answer_ends_the_chat(
     assert len(errors) == 2
 
 
+def test_an_error_of_reading_ends_the_chat_once_and_keeps_it(tmp_path: Path) -> None:
+    def gone() -> None:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        chatting("one.", folder=tmp_path).run(Typed("first", gone))
+    (file,) = tmp_path.glob("*.json")
+    assert contents(file) == ["first", "one."]
+
+
 def test_a_question_without_an_answer_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "talk.json"
     chatting(EngineError("it gave up")).run(Typed("what?", f"/save {file}"))
@@ -185,9 +195,10 @@ def test_an_answer_is_kept_while_it_is_written(tmp_path: Path, monkeypatch: pyte
     seen: list[list[str]] = []
     write = Autosave.write
 
-    def watch(self: Autosave, chat: history.SavedChat) -> None:
-        write(self, chat)
+    def watch(self: Autosave, chat: history.SavedChat) -> bool:
+        assert write(self, chat)
         seen.append(contents(next(tmp_path.glob("*.json"))))
+        return True
 
     monkeypatch.setattr(Autosave, "write", watch)
     monkeypatch.setattr("edgeinfer.cli.autosave.MAX_WRITING_SHARE", 1e9)
