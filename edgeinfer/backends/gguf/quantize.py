@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.formats.gguf_types import GGML_TYPES
 
 
 def quantize(
-    source: Path, out: Path, tier: str, *, pure: bool = False, search: bool = False, n_threads: int = 0
+    source: Path,
+    out: Path,
+    tier: str,
+    *,
+    pure: bool = False,
+    search: bool = False,
+    n_threads: int = 0,
+    types: Mapping[str, str] = MappingProxyType({}),
+    requantize: bool = False,
 ) -> None:
     """Write `source` (F32, F16 or BF16) to `out` in `tier` ("Q4_0", "Q8_0", "Q4_K_M", ...).
 
     `pure` gives every matrix the same type, so that a batch of rows rounds as single rows do. With `search` the
-    scale of each block is the one of least square error, not the first guess. `out` appears whole or not at all.
+    scale of each block is the one of least square error, not the first guess. `types` are regular expressions of tensor
+    names with the type that those tensors get in place of the tier's. `requantize` allows a source that is quantized
+    already. `out` appears whole or not at all.
     Raises UsageError for an unknown tier, EngineError when llama.cpp refuses.
     """
     from edgeinfer.backends.gguf import llama
@@ -28,6 +41,9 @@ def quantize(
     options = llama.C.llama_model_quantize_default_params()
     options.ftype = ftype
     options.pure = pure
+    options.allow_requantize = requantize
+    if types:
+        options.tt_overrides = _overrides(llama.C, types)
     options.nthread = n_threads or os.cpu_count() or 1
     if search:
         options.imatrix = _equal_importance(llama.C, source)
@@ -40,6 +56,15 @@ def quantize(
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _overrides(library: Any, types: Mapping[str, str]) -> Any:
+    """llama_model_tensor_override for each pattern, and a last one without a pattern."""
+    numbers = {kind.name: number for number, kind in GGML_TYPES.items()}
+    entries = (library.llama_model_tensor_override * (len(types) + 1))()
+    for entry, (pattern, name) in zip(entries, types.items(), strict=False):
+        entry.pattern, entry.type = pattern.encode(), numbers[name]
+    return entries
 
 
 def _equal_importance(library: Any, source: Path) -> Any:

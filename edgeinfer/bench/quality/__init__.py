@@ -1,0 +1,110 @@
+"""`edgeinfer bench quality`: what tiers, K/V types and backends cost in quality, and give in speed and memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from edgeinfer.bench.opened import path_of
+from edgeinfer.bench.quality.files import layer_types, quantized
+from edgeinfer.bench.quality.measure import Reference, Result, Setting, measure
+from edgeinfer.bench.quality.plot import plot
+from edgeinfer.bench.quality.report import Layer, markdown
+from edgeinfer.bench.report import write
+from edgeinfer.errors import NoPlanError, UsageError
+from edgeinfer.plan.types import Request
+from edgeinfer.runner.choose import choose
+from edgeinfer.types import KV_CHOICES
+
+_DATA = Path(__file__).parents[1] / "data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", metavar="NAME|PATH", help="repeatable: files of one model, the best first (demo)"
+    )
+    parser.add_argument("--tier", action="append", metavar="TIER", help="repeatable: make this tier of the first file")
+    parser.add_argument("--kv-type", action="append", choices=KV_CHOICES, help="repeatable: also with this K/V type")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="repeatable; the first one is compared with")
+    parser.add_argument("--layers", default="", metavar="TIER", help="put each layer of this tier back to Q8_0 in turn")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text; default: an article of WikiText-2")
+    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="tokens of the text (512)")
+    parser.add_argument("--json", action="store_true", help="one object a setting on stdout")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw FILE.png and FILE.svg (needs matplotlib)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.tokens < 2:
+        raise UsageError(f"--tokens must be at least 2; received {args.tokens}")
+    text = _read(args.text or _DATA / "text.txt")
+    with tempfile.TemporaryDirectory() as folder:
+        models = list(args.model or ["demo"])
+        source = _file_of(models[0]) if args.tier or args.layers else None
+        if source:
+            models += [str(quantized(source, tier, Path(folder))) for tier in args.tier or ()]
+        reference = Reference(text, args.tokens)
+        results = []
+        for setting in settings(models, args.kv_type or (), args.backend or ["gguf"]):
+            results.append(measure(setting, reference))
+            _show(results[-1], as_json=args.json)
+        layers = list(sweep(source, args.layers, Path(folder), reference)) if source and args.layers else []
+    report = markdown(results, layers, args)
+    if not args.json:
+        sys.stdout.write(report)
+    if args.out:
+        write(args.out, report)
+    if args.plot:
+        plot(results, args.plot)
+    return 0
+
+
+def settings(models: Sequence[str], kv_types: Sequence[str], backends: Sequence[str]) -> Iterator[Setting]:
+    """Each file with K and V in 16 bits, the first one with each K/V type, and each file on the other backends."""
+    exact = {name: "f32" if name == "reference" else "f16" for name in backends}
+    first = backends[0]
+    yield from (Setting(model, first, exact[first]) for model in models)
+    yield from (Setting(models[0], first, kv_type) for kv_type in kv_types if kv_type != exact[first])
+    for name in backends[1:]:
+        for model in models:
+            try:
+                choose(Request(model=model, backend=name, kv_type=exact[name]), offline=True)  # type: ignore[arg-type]
+            except NoPlanError as error:
+                sys.stderr.write(f"left out: {error}\n")
+            else:
+                yield Setting(model, name, exact[name])
+
+
+def sweep(source: Path, tier: str, folder: Path, reference: Reference) -> Iterator[Layer]:
+    """Every matrix in `tier`; then the same with one layer, or the embedding and head, put back to 8 bits."""
+    for name, types in layer_types(source):
+        file = quantized(source, tier, folder, name=f"{tier}-{name}", types=types)
+        found = measure(Setting(str(file), "gguf", "f16"), reference, quality_only=True)
+        file.unlink()
+        yield Layer(name, found.n_bytes, found.kl, found.perplexity)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="--text takes a UTF-8 file") from error
+
+
+def _file_of(model: str) -> Path:
+    """Raises UsageError for a folder, which llama.cpp's quantizer does not read."""
+    path = path_of(choose(Request(model=model, backend="gguf"), offline=True))
+    if not path.is_file():
+        raise UsageError(f"{model} is no GGUF file", hint="--tier and --layers make copies of one")
+    return path
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result)) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,144 @@
+"""One file with one K/V type on one backend: its quality against the best one, its speed and its memory."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from edgeinfer.bench.memory_use import rss_bytes
+from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.quality.tasks import share_of_right
+from edgeinfer.decode.loop import Decoder
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Request
+from edgeinfer.types import GREEDY, KvType, Prompt, Tokens
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    LogProbs: TypeAlias = npt.NDArray[np.float32]  # [positions, V], nats
+
+__all__ = ["Reference", "Result", "Setting", "measure"]
+
+_PROMPT_TOKENS = 128
+_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    model: str  # a name or a path
+    backend: str
+    kv_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`kl` is the mean over positions of KL(best || this), in nats; `top1` the share of equal most likely tokens."""
+
+    model: str
+    tier: str
+    backend: str
+    kv_type: str
+    n_bytes: int
+    perplexity: float
+    kl: float
+    top1: float
+    tasks: float  # share of tasks with the right answer
+    tokens_per_s: float
+    first_token_s: float  # of a prompt of 128 tokens
+    memory_bytes: int  # added to the process by opening the model and answering
+
+
+@dataclass(slots=True)
+class Reference:
+    """The text, and what the first setting that is measured expects at each of its positions."""
+
+    text: str
+    n_tokens: int
+    expected: LogProbs | None = field(default=None)
+
+
+def measure(setting: Setting, reference: Reference, *, quality_only: bool = False) -> Result:
+    """The first call makes the reference. With `quality_only`, tasks, speed and memory are left out (0).
+
+    Raises UsageError where the text is too short for `n_tokens`, or a vocabulary differs from the reference's.
+    """
+    gc.collect()
+    before = rss_bytes()
+    kv_type: KvType = setting.kv_type  # type: ignore[assignment]
+    context = max(512, -(-(reference.n_tokens + 64) // 256) * 256)
+    request = Request(
+        model=setting.model, backend=setting.backend, kv_type=kv_type, context=context, speculation="off", force=True
+    )
+    with opened(request) as subject:
+        tokens = _tokens(subject, reference)
+        seconds, first_s = (math.inf, 0.0) if quality_only else _speed(subject, tokens)
+        memory = 0 if quality_only else max(0, rss_bytes() - before)
+        found = log_probs(subject, tokens)
+        if reference.expected is None:
+            reference.expected = found
+        elif reference.expected.shape != found.shape:
+            raise UsageError("the files are of different models: their texts or vocabularies have other sizes")
+        best = reference.expected
+        plan = subject.plan
+        return Result(
+            model=plan.model.name,
+            tier=plan.artifact.tier,
+            backend=plan.backend,
+            kv_type=plan.kv_type,
+            n_bytes=plan.artifact.n_bytes,
+            perplexity=math.exp(-float(found[np.arange(len(found)), tokens[1:]].mean(dtype=np.float64))),
+            kl=float((np.exp(best) * (best - found)).sum(axis=1).mean(dtype=np.float64)),
+            top1=float((best.argmax(axis=1) == found.argmax(axis=1)).mean()),
+            tasks=0.0 if quality_only else share_of_right(subject),
+            tokens_per_s=1 / seconds,
+            first_token_s=first_s,
+            memory_bytes=memory,
+        )
+
+
+def _tokens(subject: Opened, reference: Reference) -> Tokens:
+    """The text's first tokens, after a BOS where the model has one."""
+    tokenizer = subject.model.tokenizer
+    tokens = [*tokenizer.encode(tokenizer.bos_text, special=True), *tokenizer.encode(reference.text, special=False)]
+    if len(tokens) < reference.n_tokens:
+        raise UsageError(f"the text has {len(tokens)} tokens; {reference.n_tokens} were asked for")
+    return tokens[: reference.n_tokens]
+
+
+def log_probs(subject: Opened, tokens: Tokens) -> LogProbs:
+    """[len(tokens) - 1, V]: of the token after each but the last."""
+    cache = subject.model.new_cache(subject.plan.window)
+    parts = []
+    try:
+        while cache.length < len(tokens) - 1:
+            at = cache.length
+            n = min(subject.plan.window.room(at), subject.plan.facts.max_rows, len(tokens) - 1 - at)
+            step = cache.begin(n)
+            rows = np.array([row.numpy() for row in step.verify(tokens[at : at + n])], np.float32)
+            step.commit(n)
+            rows -= rows.max(axis=1, keepdims=True)
+            parts.append(rows - np.log(np.exp(rows).sum(axis=1, keepdims=True)))
+    finally:
+        cache.close()
+    return np.concatenate(parts)
+
+
+def _speed(subject: Opened, tokens: Tokens) -> tuple[float, float]:
+    """Seconds of a token, of the quickest tenth, because others may use the machine; and seconds to the first one."""
+    decoder = Decoder(subject.model, subject.plan.window)
+    try:
+        prompt = Prompt(tuple(tokens[:_PROMPT_TOKENS]))
+        times = [time.perf_counter()]
+        for _ in decoder.stream(prompt, GREEDY, max_tokens=_NEW_TOKENS, stop_tokens=frozenset()):
+            times.append(time.perf_counter())
+    finally:
+        decoder.close()
+    gaps = [after - before for before, after in pairwise(times)]
+    return sorted(gaps[1:])[_NEW_TOKENS // 10], gaps[0]
