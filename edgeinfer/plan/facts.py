@@ -137,7 +137,7 @@ class Scaling:
 
 
 _VALUE_BITS: Final[Mapping[ValueType, int]] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
-TOKENIZER_BYTES_PER_ENTRY: Final = 200
+TOKENIZER_BYTES_PER_ENTRY: Final = 150  # docs/memory.md: vocabularies of 16k, 49k and 262k
 
 
 def kv_row_bytes(kv_type: KvType, n_values: int, scaling: Scaling) -> int:
