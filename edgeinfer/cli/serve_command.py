@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_from(args, plan)
     served = ServedModel(loaded, open_prefixes=prefixes_of(plan, size, whisper), max_waiting=args.queue)
     say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
+    whisper(f"  a page to chat on: http://{args.host}:{args.port}/")
     whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
     serve(Models([served]), access, port=args.port)
     return 0
