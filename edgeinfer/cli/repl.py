@@ -230,8 +230,9 @@ class Repl:
         whisper(f"(loaded {n_said(saved)} messages)")
         if saved.model != self.plan.model.name:
             whisper(f"(they were written with {one_line(saved.model)[:80]}; this is {self.plan.model.name})")
-        for difference in settings_module.differences(self.settings, saved.settings):
-            whisper(f"(a setting differs: {one_line(difference)[:200]})")
+        differences = settings_module.differences(self.settings, saved.settings)
+        if differences:
+            whisper(f"(settings that differ: {one_line('; '.join(differences))[:400]})")
         if self.unanswered:
             whisper("(the last question has no answer: /retry asks it again)")
 

@@ -131,15 +131,14 @@ def test_load_says_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     same.run(Typed("/set temp 0.5", "/set stop END", f"/load {file}"))
     said = capsys.readouterr().err
     assert "(loaded 2 messages)" in said
-    assert "a setting differs" not in said
+    assert "settings that differ" not in said
     assert "written with" not in said
     saved = history.load(file)
     history.save(file, history.SavedChat(saved.messages, "other\033[2J", saved.settings))
     chatting().run(Typed(f"/load {file}"))
     said = capsys.readouterr().err
     assert "(they were written with other[2J; this is tiny)" in said
-    assert "(a setting differs: temp was 0.5, is 0.0)" in said
-    assert "(a setting differs: stop was 'END', is none)" in said
+    assert "(settings that differ: temp was 0.5, is 0.0; stop was 'END', is none)" in said
 
 
 def killed() -> None:
