@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from edgeinfer.errors import UsageError
 from edgeinfer.formats.draft_file import TAP_EPS
 from edgeinfer.plan.facts import TAPPED_ROWS
 
@@ -163,9 +162,9 @@ class FeatureDrafts:
         """The row after `token` at `position`: that of the newest token, or of a draft of this round."""
         if self._state is not None:
             inputs = self._inputs.rows(self._embed([token]), self._state[None])
-        elif position != self._log.stop or not position:
-            raise UsageError(f"a feature draft at position {position}, after {self._log.stop} known ones")
         else:
+            if not position:
+                self._layer.start_at(0)  # for this round
             inputs = self._fed(position, [token])
         logits, self._state = self._layer.run(inputs)
         return RankedRow(logits, self._ranked, self._n_vocab)
@@ -173,7 +172,10 @@ class FeatureDrafts:
     def end(self, *, first_stays: bool) -> None:
         """End a round. `first_stays`: the token of its first draft was committed."""
         self._state = None
-        self._layer.rewind(min(self._layer.length, max(1, self._log.stop + first_stays)))
+        if self._layer.first:
+            self._layer.rewind(min(self._layer.length, max(self._layer.first, self._log.stop + first_stays)))
+        else:
+            self._layer.start_at(1)
 
     def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
         """Committed tokens, after `end`, with the states [T, taps x hidden] that the model had there."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import edgeinfer
 from edgeinfer import backends
@@ -20,6 +21,7 @@ from edgeinfer.protocols import Model
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests.executorch.exported import missing as missing_executorch
+from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
 
 LLAMA = Tiny(tier="F32")
@@ -41,27 +43,35 @@ class Subject:
     tolerance: float = 0.0
     pad_slots: int = 1  # the engine rounds the slots of a cache up to a multiple of this
     kv_group: tuple[int, int] = (32, 2)  # quantized K/V: values that share a scale, bytes of that scale
+    taps: tuple[int, ...] = ()  # of a taught draft beside the model; empty: it has none
+    draft_tolerance: float = 0.0  # of the draft's rows to the oracle
 
 
-def reference(kv_type: KvType) -> Callable[[Path], Model]:
+def reference(kv_type: KvType, *, taught: bool = False) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.reference import load_gguf
 
-        return load_gguf(path, kv_type=kv_type, exit_layer=2)
+        return load_gguf(path, kv_type=kv_type, exit_layer=2, draft=draft_beside(path) if taught else None)
 
     return load
 
 
-def gguf(kv_type: KvType, *, drafts: bool = False, n_threads: int = 1, n_caches: int = 1) -> Callable[[Path], Model]:
+def gguf(
+    kv_type: KvType, *, drafts: Literal["", "early-exit", "feature"] = "", n_threads: int = 1, n_caches: int = 1
+) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.gguf import llama
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
+        from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.gguf_header import read_header
+        from edgeinfer.formats.shape import shape_from_gguf
 
         settings = EngineSettings(n_threads, kv_type)
         model = GgufModel(llama.load(path), read_header(path), settings, n_caches=n_caches, policy=POLICY)
-        if drafts:
+        if drafts == "early-exit":
             model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
+        if drafts == "feature":
+            model.draft_by_file(read_draft_for(draft_beside(path), shape_from_gguf(read_header(path))), path)
         return model
 
     return load
@@ -110,7 +120,7 @@ def executorch(tier: str) -> Callable[[Path], Model]:
 
 
 several_conversations = gguf("q8_0/f16", n_caches=4)
-as_chat_opens_it = gguf("q8_0/f16", drafts=True, n_threads=2)
+as_chat_opens_it = gguf("q8_0/f16", drafts="early-exit", n_threads=2)
 STREAMS = Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256)
 
 
@@ -120,19 +130,40 @@ def toy(path: Path) -> Model:
     return backends.get(plan.backend).load(plan, path)
 
 
+TAUGHT = Subject(
+    "reference-feature", LLAMA, reference("f32", taught=True), "f32", 1e-3, taps=(1, 2, 4), draft_tolerance=1e-3
+)
+TAUGHT_GGUF = Subject(
+    "gguf-feature", LLAMA, gguf("f16", drafts="feature"), "f16", 0.5, tolerance=0.2, pad_slots=256, taps=(1, 2, 3),
+    draft_tolerance=0.8,
+)  # fmt: skip
+
 SUBJECTS = (
     Subject("reference-llama", LLAMA, reference("f32"), "f32", oracle_tolerance=1e-3),
     Subject("reference-qwen3", QWEN, reference("f16"), "f16", oracle_tolerance=0.1),
     Subject("toy-llama", LLAMA, toy, "f32", oracle_tolerance=1e-3),
+    TAUGHT,
+    Subject(
+        "reference-feature-qwen3", QWEN, reference("f16", taught=True), "f16", 0.1, taps=(1, 4), draft_tolerance=0.1
+    ),
 )
 GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),
     Subject("gguf-qwen3", QWEN, gguf("f16"), "f16", oracle_tolerance=1.2, tolerance=0.3, pad_slots=256),
-    Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts=True), "f16", 1.2, tolerance=0.3, pad_slots=256),
+    Subject("gguf-exit-qwen3", QWEN, gguf("f16", drafts="early-exit"), "f16", 1.2, tolerance=0.3, pad_slots=256),
     Subject("gguf-exit-q4_0", LLAMA_Q4, as_chat_opens_it, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
     Subject("gguf-streams-llama", LLAMA, gguf("f16", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256),
     STREAMS,
-)
+    TAUGHT_GGUF,
+    Subject(
+        "gguf-feature-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts="feature", n_threads=2), "q8_0/f16", 2.5, tolerance=0.5,
+        pad_slots=256, taps=(2, 3), draft_tolerance=2.5,
+    ),
+    Subject(
+        "gguf-feature-qwen3", QWEN, gguf("f16", drafts="feature"), "f16", 1.2, tolerance=0.3, pad_slots=256, taps=(3,),
+        draft_tolerance=1.2,
+    ),
+)  # fmt: skip
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),
     Subject("mlx-qwen3-q8", QWEN, mlx("q8_0"), "q8_0", oracle_tolerance=1.2, tolerance=2e-3, kv_group=(64, 4)),
@@ -153,4 +184,7 @@ def available() -> tuple[Subject, ...]:
 
 def write_model(subject: Subject, folder: Path) -> Path:
     path = folder / f"{subject.tiny.architecture}-{subject.tiny.tier}.gguf"
-    return path if path.exists() else write_tiny(path, subject.tiny)
+    path = path if path.exists() else write_tiny(path, subject.tiny)
+    if subject.taps:
+        write_tiny_draft(draft_beside(path), path, subject.taps)
+    return path

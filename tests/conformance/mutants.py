@@ -15,13 +15,15 @@ from edgeinfer.backends.reference import cache as reference_cache
 from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.model import ReferenceModel
+from edgeinfer.backends.taught import FeatureDrafts, RankedRow, TapLog
 from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
-from tests.conformance import blocks, checks, together
-from tests.conformance.backends import STREAMS, SUBJECTS, Subject
+from tests.conformance import blocks, checks, drafted, together
+from tests.conformance.backends import STREAMS, SUBJECTS, TAUGHT, TAUGHT_GGUF, Subject
 from tests.conformance.plain import GREEDY, SAMPLED, Check
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -329,6 +331,54 @@ def moved_without_its_keys(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(llama, "_seq_cp", lambda *arguments: None)
 
 
+def taps_one_position_late(patch: pytest.MonkeyPatch) -> None:
+    """The newest row is fed with what the model knew two positions before, and so on."""
+    true = TapLog.tapped
+    patch.setattr(
+        TapLog, "tapped", lambda self, start, stop: true(self, max(0, start - 1), max(0, start - 1) + stop - start)
+    )
+
+
+def true_states_not_fed(patch: pytest.MonkeyPatch) -> None:
+    """Accepted drafts keep the keys that the draft made of its own states."""
+    true_saw = FeatureDrafts.saw
+
+    def end(self: Any, *, first_stays: bool) -> None:
+        self._state = None
+        if not first_stays:
+            self._layer.rewind(min(self._layer.length, max(1, self._log.stop)))
+
+    def saw(self: Any, tokens: Any, tapped: Any) -> None:
+        true_saw(self, tokens, tapped)
+        self._layer.rewind(min(self._layer.length, self._log.stop))
+
+    patch.setattr(FeatureDrafts, "end", end)
+    patch.setattr(FeatureDrafts, "saw", saw)
+
+
+def draft_keys_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    """A round that is given up leaves the draft's keys: the next one goes on after them."""
+
+    def end(self: Any, *, first_stays: bool) -> None:
+        del first_stays
+        self._state = None
+
+    patch.setattr(FeatureDrafts, "end", end)
+
+
+def ranked_ids_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    true = RankedRow.__init__
+
+    def init(self: Any, logits: Any, ranked: Any, n_vocab: int) -> None:
+        true(self, logits, np.roll(ranked, 1), n_vocab)
+
+    patch.setattr(RankedRow, "__init__", init)
+
+
+def draft_of_another_model_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DraftFile, "refusal", lambda self, model: "")
+
+
 true_prefix = common_prefix
 
 
@@ -340,6 +390,13 @@ def lossless(name: str, how: Sampling) -> Check:
     return partial(checks.check_lossless, name=name, how=how)
 
 
+TAUGHT_MISTAKES = (
+    ("taps one position late", taps_one_position_late, drafted.check_draft_rows),
+    ("true states not fed after acceptance", true_states_not_fed, drafted.check_draft_rows),
+    ("draft keys not rolled back", draft_keys_not_rolled_back, drafted.check_draft_rows),
+    ("ranked ids off by one", ranked_ids_off_by_one, drafted.check_draft_rows),
+    ("draft of another model taken", draft_of_another_model_taken, drafted.check_draft_of_another_model),
+)
 MUTANTS = (
     Mutant("window one longer", window_one_longer, checks.check_oracle),
     Mutant("window one shorter", window_one_shorter, checks.check_oracle),
@@ -367,6 +424,11 @@ MUTANTS = (
     Mutant("re-anchor drops one more", reanchor_drops_one_more, partial(checks.check_plain, how=GREEDY)),
     Mutant("reuse one too many", reuse_one_too_many, partial(checks.check_walk_away, how=GREEDY)),
     Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
+    *(
+        Mutant(f"{name}{where}", patch, check, subject)
+        for where, subject in (("", TAUGHT), (", llama.cpp", TAUGHT_GGUF))
+        for name, patch, check in TAUGHT_MISTAKES
+    ),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),
     Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from edgeinfer.types import Sampling
-from tests.conformance import blocks, checks, together
+from tests.conformance import blocks, checks, drafted, together
 from tests.conformance.backends import available, write_model
 from tests.conformance.forced import Piecewise
 from tests.conformance.plain import GREEDY, SAMPLED, Case, Check
@@ -31,6 +31,17 @@ def exact(case: Case) -> Case:
     if case.model.exact_rows is None:
         pytest.skip("rows of this backend are close, not equal")
     return replace(case, model=Piecewise(case.model, case.model.exact_rows))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [drafted.check_draft_rows, drafted.check_draft_rows_after_rewind, drafted.check_draft_of_another_model],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_taught_draft(case: Case, check: Check) -> None:
+    if not case.subject.taps:
+        pytest.skip("this model has no taught draft")
+    check(case)
 
 
 def test_reference_runs_everywhere() -> None:

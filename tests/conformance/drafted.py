@@ -1,0 +1,93 @@
+"""What a taught draft must do on every backend that runs it: its rows are those of the oracle, whatever went before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from edgeinfer.errors import ArtifactError
+from edgeinfer.formats.draft_file import read_draft_for
+from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.formats.shape import shape_from_gguf
+from edgeinfer.prefill import prefill
+from edgeinfer.protocols import Cache
+from tests.conformance.draft_oracle import draft_rows
+from tests.conformance.oracle import visible
+from tests.conformance.plain import Case, tokens_of
+from tests.tiny_draft import draft_beside, write_tiny_draft
+from tests.tiny_gguf import Tiny, write_tiny
+
+
+def check_draft_rows(case: Case) -> None:
+    """Rounds in which drafts are all, partly or not accepted, without drafts, rolled back; chunks; past evictions."""
+    tokens = tokens_of(case.policy.limit)
+    cache = case.model.new_cache(case.policy)
+    prefill(cache, tokens[:30])
+    rng, accepted, wrapped = np.random.default_rng(4), set(), 0
+    while cache.policy.room(cache.length) and cache.length < case.policy.limit - 4:
+        at, room = cache.length, min(4, cache.policy.room(cache.length))
+        drafted = int(rng.integers(0, room + 1))
+        right = int(rng.integers(0, drafted + 1)) if drafted else 0
+        chain = [*tokens[at : at + max(right, 1)], *tokens_of(drafted, at)][:drafted]
+        step = cache.begin(room)
+        rows = [step.draft(token).numpy() for token in chain]
+        assert_draft_rows(case, tokens[:at], chain, rows)
+        if rng.random() < 0.15:
+            step.rollback()
+            continue
+        keep = max(1, right)
+        step.verify([*tokens[at : at + keep], *chain[keep:]])
+        step.commit(keep)
+        accepted.add((drafted, keep))
+        wrapped += at > case.policy.window
+        if rng.random() < 0.15 and cache.policy.room(cache.length) > 2:
+            prefill(cache, tokens[cache.length : cache.length + 2])
+    cache.close()
+    assert wrapped > 10 and len(accepted) > 6 and (3, 3) in accepted
+
+
+def check_draft_rows_after_rewind(case: Case) -> None:
+    """Back inside the kept states, back to the start, and on from there with other tokens."""
+    tokens, others = tokens_of(60), tokens_of(60, 7)
+    cache = case.model.new_cache(case.policy)
+    prefill(cache, tokens[:40])
+    draft_once(case, cache, tokens[:40], tokens[40])
+    cache.rewind(25)
+    prefill(cache, others[25:30])
+    draft_once(case, cache, [*tokens[:25], *others[25:30]], 9)
+    cache.rewind(28)
+    draft_once(case, cache, [*tokens[:25], *others[25:28]], 11)
+    cache.rewind(0)
+    prefill(cache, others[:12])
+    draft_once(case, cache, others[:12], 12)
+    cache.close()
+
+
+def draft_once(case: Case, cache: Cache, before: Sequence[int], token: int) -> None:
+    step = cache.begin(3)
+    chain = [token, *tokens_of(1, 3)]
+    rows = [step.draft(one).numpy() for one in chain]
+    step.rollback()
+    assert_draft_rows(case, before, chain, rows)
+
+
+def check_draft_of_another_model(case: Case) -> None:
+    """It is refused, and the message names the model that it was taught to."""
+    other = write_tiny(case.path.with_name("other.gguf"), Tiny(n_layers=5))
+    draft = write_tiny_draft(draft_beside(other), other, (1, 2))
+    with pytest.raises(ArtifactError, match=r"another model: it was taught to org/tiny: .*n_layers 5, the model has 4"):
+        read_draft_for(draft, shape_from_gguf(read_header(case.path)))
+
+
+def assert_draft_rows(case: Case, before: Sequence[int], chain: Sequence[int], rows: Sequence[object]) -> None:
+    if not chain:
+        return
+    policy, n = case.policy, len(before) + len(chain)
+    seen = visible(n, policy.window, policy.sink, policy.block)
+    expected = draft_rows(case.path, draft_beside(case.path), list(before), chain, seen)
+    got = np.array(rows)
+    can_say = np.isfinite(expected)
+    assert np.array_equal(np.isfinite(got), can_say)
+    assert np.abs(got[can_say] - expected[can_say]).max() <= case.subject.draft_tolerance
