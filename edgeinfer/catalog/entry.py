@@ -26,6 +26,7 @@ class Artifact:
     exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
     tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not seen
+    made_from: Artifact | None = None  # `edgeinfer export` makes it from this one; None: it is loaded as it is
 
     @property
     def tensor_types(self) -> frozenset[str]:
@@ -71,6 +72,7 @@ class ModelEntry:
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
     draft: TaughtDraft | None = None
+    in_catalog: bool = True  # False: made from a file, and known by the path or repository of that only
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,15 +59,15 @@ def device_line(args: argparse.Namespace, model: Path) -> str:
 
 
 def model_path(args: argparse.Namespace) -> Path:
-    """The model's file, fetched when a catalog name is given."""
+    """The file that the bundle is made from, fetched when a name is given."""
     named = Path(args.model)
     if named.exists():
         return named
     import edgeinfer
-    from edgeinfer.backends.executorch.export import SOURCE_BACKEND
     from edgeinfer.cli.opening import downloads_from
     from edgeinfer.runner.opening import bring
+    from edgeinfer.runner.planned_export import source_request
 
-    request = edgeinfer.Request(model=args.model, backend=SOURCE_BACKEND, force=True)
+    source = source_request(args.model, args.tier, offline=args.offline)
     with downloads_from(args) as downloads:
-        return bring(edgeinfer.choose(request, offline=args.offline), downloads)
+        return bring(edgeinfer.choose(source, offline=args.offline), downloads)

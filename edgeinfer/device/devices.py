@@ -92,6 +92,7 @@ class Devices:
             bandwidth_source=f"{chip.gb_per_s.source} ({chip.gb_per_s.sure})",
             accelerators=device.accelerators,
             named=True,
+            slug=device.slug,
             speeds=self.speeds(chip.speed),
         )
 

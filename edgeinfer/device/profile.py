@@ -47,6 +47,7 @@ class DeviceProfile:
     bandwidth_source: str
     accelerators: frozenset[str]  # "metal", "cuda"
     named: bool = False  # True: planning for another device
+    slug: str = ""  # its name in `devices.toml`; "" for a machine that was found
     speeds: tuple[EngineSpeed, ...] = ()
     reached: Mapping[str, float] = field(default_factory=dict)  # tokens per second of plain decoding, by `Artifact.key`
 
@@ -54,6 +55,11 @@ class DeviceProfile:
     def machine(self) -> str:
         """Names this kind of machine in what is kept between runs: a home folder may be on several."""
         return f"{self.chip}, {self.n_cores} cores, {self.total_bytes >> 30} GiB"
+
+    @property
+    def is_phone(self) -> bool:
+        """A phone or a tablet: an app runs the model there, not this program."""
+        return self.os in ("ios", "ipados", "android")
 
     @property
     def has_avx2(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from edgeinfer.backends.executorch.facts import FACTS
-from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
+from dataclasses import replace
+
+from edgeinfer.backends.executorch.exports import bundle_artifact
+from edgeinfer.catalog.entry import LayerKv, ModelEntry, ModelShape
 from edgeinfer.formats.bundle import Bundle
 from edgeinfer.types import Sampling
 
@@ -25,6 +27,7 @@ def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry
         n_params=manifest.n_params,
         n_active_params=manifest.n_params,
     )
+    computed = bundle_artifact(shape, manifest.tier, file=str(bundle.path.resolve()))
     return ModelEntry(
         name=name,
         title=manifest.name or name,
@@ -34,6 +37,7 @@ def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry
         rank_source=RANK_SOURCE,
         shape=shape,
         sampling=sampling,
-        artifacts=(Artifact(FACTS.name, manifest.tier, n_bytes, repo="", file=str(bundle.path.resolve())),),
+        artifacts=(replace(computed, n_bytes=n_bytes, exact=True),),
         exit_layer=manifest.exit_layer or None,
+        in_catalog=False,
     )

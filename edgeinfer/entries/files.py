@@ -142,6 +142,7 @@ def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[M
         artifacts=artifacts,
         exit_layer=facts.exit_layer,
         thinking=tags_of_template(header),
+        in_catalog=False,
     )
     names = [name, PurePosixPath(file.file).stem, facts.name, facts.base_model]
     return recognized(entry, known if facts.has_template else (), names)

@@ -87,6 +87,7 @@ def entry_of_config(name: str, config: Mapping[str, Any], artifact: Artifact, sa
         shape=shape,
         sampling=sampling,
         artifacts=(artifact,),
+        in_catalog=False,
         thinking=THINK if str(config.get("model_type", "")).startswith("qwen3") else None,
     )
 

@@ -15,7 +15,7 @@ from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Reque
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["Backend", "Candidate", "candidates", "on_device", "wanted_context"]
+__all__ = ["Backend", "Candidate", "candidates", "on_device", "wanted_context", "with_exports"]
 
 _LONG_CONTEXT = 32768  # what `--prefer context` asks for
 
@@ -69,6 +69,16 @@ def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> Backe
     return Backend(facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint, probe.no_early_exit)
 
 
+def with_exports(device: DeviceProfile, catalog: Catalog, facts: Sequence[BackendFacts]) -> Catalog:
+    """`catalog` with what can be exported for `device` before the files that each model has."""
+    models = []
+    for model in catalog.models:
+        known = model.artifacts
+        exports = [artifact for one in facts for artifact in one.exports(device, model) if artifact not in known]
+        models.append(replace(model, artifacts=(*exports, *known)))
+    return replace(catalog, models=tuple(models))
+
+
 def wanted_context(model: ModelEntry, request: Request) -> int:
     """The context that must fit for this model to count; the chosen one gets more where there is room."""
     if request.context is not None:
@@ -114,6 +124,8 @@ def _judge(
     facts, found, tier = backend.facts, backend.capabilities, catalog.tiers.get(artifact.tier)
     if backend.unavailable:
         return refuse("unavailable", f"{facts.name} cannot run here: {backend.unavailable}")
+    if artifact.made_from and (why := facts.cannot_export(model.shape)):
+        return refuse("unavailable", why)
     if tier and artifact.tier not in found.tiers:  # a tier that is in no table is left to the engine
         return refuse("unavailable", f"{facts.name} does not load {artifact.tier}")
     kv_type = request.kv_type or facts.preferred_kv_type(device, model.shape)
@@ -149,6 +161,7 @@ def _judge(
             kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
             workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None),
             draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
+            packed_bytes=facts.packed_bytes(artifact),
         ),
         tokens_per_s=tokens_per_s(device, model.shape, artifact),
         n_conversations=request.conversations,

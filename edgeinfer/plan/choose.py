@@ -9,7 +9,7 @@ from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
-from edgeinfer.plan.candidates import Backend, Candidate, candidates, on_device
+from edgeinfer.plan.candidates import Backend, Candidate, candidates, on_device, with_exports
 from edgeinfer.plan.facts import BackendFacts, Probe
 from edgeinfer.plan.fit import (
     DEFAULT_CONTEXT,
@@ -29,6 +29,7 @@ __all__ = ["make_plan"]
 _FULL_WINDOW_SPEED = 0.8  # a window is not grown so far that, full, it decodes below this share of a short chat's speed
 _NOTHING_PROBED: Mapping[str, Probe] = {}
 _MAX_CONVERSATIONS = 256
+_PLAN_WITHOUT_MODEL = "without a model's name, the plan takes one that runs there"
 
 
 def make_plan(
@@ -47,6 +48,7 @@ def make_plan(
     `probes` says, by backend, what is installed; without a probe, as for a named device, a backend counts as installed.
     Raises ModelNotFoundError, UsageError, BackendError, NoPlanError.
     """
+    catalog = with_exports(device, catalog, facts)
     request = _checked(catalog, facts, request)
     backends = [on_device(device, one, probes.get(one.name, Probe())) for one in facts]
     drafts = _drafts(device, catalog, backends, probes, request)
@@ -55,7 +57,7 @@ def make_plan(
     able = [one for one in judged if isinstance(one, Candidate)]
     refused = [one for one in judged if isinstance(one, Rejection)]
     if not able:
-        raise _nothing_can_run(catalog, request, backends, refused)
+        raise _nothing_can_run(device, catalog, request, backends, refused)
     fitting = [one for one in able if one.estimate.total_bytes <= budget]
     floor = _floor(fitting, request)
     usable = [one for one in fitting if one.tokens_per_s >= floor]
@@ -225,7 +227,11 @@ def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: 
 
 
 def _nothing_can_run(
-    catalog: Catalog, request: Request, backends: Sequence[Backend], refused: Sequence[Rejection]
+    device: DeviceProfile,
+    catalog: Catalog,
+    request: Request,
+    backends: Sequence[Backend],
+    refused: Sequence[Rejection],
 ) -> BackendError | NoPlanError:
     absent = {backend.facts.name: backend for backend in backends if backend.unavailable}
     needed = {one.backend for one in refused}
@@ -243,7 +249,7 @@ def _nothing_can_run(
         hint = "without --kv-type each backend takes its own"
     return NoPlanError(
         f"nothing here can run {wanted}{reason}",
-        hint=hint or "`edgeinfer doctor` says what each backend found",
+        hint=hint or (_PLAN_WITHOUT_MODEL if device.named else "`edgeinfer doctor` says what each backend found"),
         rejected=tuple(map(rejection_to_json, refused)),
     )
 

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType, ValueType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 __all__ = [
+    "NOT_ON_PHONES",
+    "ON_PHONES_HINT",
     "TAPPED_ROWS",
     "TOKENIZER_BYTES_PER_ENTRY",
     "BackendFacts",
@@ -111,6 +113,21 @@ class BackendFacts(Protocol):
         """What a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this one."""
         ...
 
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
+        """What `edgeinfer export` can make of the files of `model` for this device; () where they run as they are."""
+        ...
+
+    def cannot_export(self, shape: ModelShape) -> str:
+        """Why it cannot export a model of this shape; "" when it can."""
+        ...
+
+    def packed_bytes(self, artifact: Artifact) -> int:
+        """The copy of the weights that it keeps in a file and maps; 0: the weights are in its own memory.
+
+        Mapped weights are clean pages: the system drops them when memory is short, and reads them again.
+        """
+        ...
+
     def is_measured_on(self, device: DeviceProfile) -> bool:
         """Whether the speeds in docs/speculation.md were measured with this backend on a device of this kind."""
         ...
@@ -154,6 +171,9 @@ def forward_bytes(shape: ModelShape, n_rows: int, n_outputs: int) -> int:
     """Activations of a forward of `n_rows`, and `n_outputs` rows of logits: in the graph, and as they are returned."""
     return n_rows * (7 * shape.hidden + 5 * shape.n_ffn) * 4 + 2 * n_outputs * shape.n_vocab * 4
 
+
+NOT_ON_PHONES: Final = "phones and tablets run bundles that `edgeinfer export` makes"
+ON_PHONES_HINT: Final = "without --backend and --tier, the plan names the command that makes one"
 
 TAPPED_ROWS: Final = 512
 """Positions whose states are kept for a taught draft: two chunks of a prompt."""

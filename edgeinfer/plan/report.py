@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.candidates import Candidate
 from edgeinfer.plan.fit import reserve_bytes, tokens_per_s
-from edgeinfer.plan.types import Plan, Rejection, Request
+from edgeinfer.plan.types import Estimate, Plan, Rejection, Request
 
 __all__ = [
     "details",
     "device_to_json",
     "explain",
+    "export_command",
     "list_refusals",
     "list_sources",
     "reasons",
@@ -26,24 +29,48 @@ _FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection of what cou
 
 
 def explain(plan: Plan) -> list[str]:
-    """The choice, why it was made, and what to expect of it: five lines, and one about drafts. No markup."""
+    """The choice, why it was made, and what to expect of it: six lines, and more for an exported model. No markup."""
     cost, window = plan.estimate, plan.window
     about = "" if plan.artifact.exact else "about "
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
     draft = f", draft model {_mb(cost.draft_bytes)}" if plan.draft else ""
     reached = f", {plan.reached_tokens_per_s:.0f} measured here" if plan.reached_tokens_per_s else ""
     draft = f", taught draft {_mb(cost.draft_bytes)}" if plan.taught and not plan.draft else draft
+    dirty = f" ({_mb(cost.dirty_bytes)} dirty)" if cost.packed_bytes else ""
     size = f"{about}{_mb(plan.artifact.n_bytes)}"
     return [
         f"model    {plan.model.title}, {plan.artifact.tier}, {size}, with {plan.backend} on {plan.device.name}",
         f"why      {plan.reasons[0]}",
-        f"memory   {_mb(cost.total_bytes)} of {_mb(plan.budget_bytes)}: weights {_mb(cost.weight_bytes)}, "
+        f"memory   {_mb(cost.total_bytes)} of {_mb(plan.budget_bytes)}{dirty}: weights {_mb(cost.weight_bytes)}, "
         f"K/V {_mb(cost.kv_bytes)} ({plan.kv_type}), workspace {_mb(cost.workspace_bytes)}{draft}",
         f"speed    about {plan.expected_tokens_per_s:.0f} tokens/s expected{reached}",
         f"context  {window.slots} tokens{several}: {window.sink} kept from the start, {window.window} recent"
         + _cost_of_short(plan),
         f"drafts   {plan.speculation.note}",
+        *_export_lines(plan),
     ]
+
+
+def export_command(plan: Plan) -> list[str]:
+    """The words of the command that makes the planned bundle; [] where the plan opens a file as it is."""
+    source = plan.artifact.made_from
+    if source is None:
+        return []
+    model = plan.model.name if plan.model.in_catalog else source.repo or source.file
+    out = f"{plan.model.name}-{plan.artifact.tier}"
+    return ["edgeinfer", "export", model, "--tier", plan.artifact.tier, "--device", plan.device.slug, "--out", out]
+
+
+def _export_lines(plan: Plan) -> list[str]:
+    cost, source = plan.estimate, plan.artifact.made_from
+    lines = []
+    if cost.packed_bytes:
+        lines.append(f"disk     {_mb(cost.disk_bytes)}: the bundle, and a copy of its weights that the engine packs")
+    if source is not None:
+        lines.append(f"export   {shlex.join(export_command(plan))}")
+        where = f" of {source.source}" if source.source else ""
+        lines.append(f"from     {PurePath(source.file).name}{where}, {_mb(source.n_bytes)}")
+    return lines
 
 
 def details(plan: Plan) -> list[str]:
@@ -255,6 +282,7 @@ def to_json(plan: Plan) -> dict[str, object]:
             "sha256": artifact.sha256,
             "embedded": artifact.embedded,
         },
+        "export": _export_to_json(plan),
         "files": [
             {"role": one.role, "model": one.model.name, "tier": one.artifact.tier, "n_bytes": one.artifact.n_bytes}
             for one in plan.files
@@ -270,13 +298,7 @@ def to_json(plan: Plan) -> dict[str, object]:
             "kv_type": plan.kv_type,
         },
         "n_threads": plan.n_threads,
-        "estimate": {
-            "weight_bytes": cost.weight_bytes,
-            "kv_bytes": cost.kv_bytes,
-            "workspace_bytes": cost.workspace_bytes,
-            "draft_bytes": cost.draft_bytes,
-            "total_bytes": cost.total_bytes,
-        },
+        "estimate": _estimate_to_json(cost),
         "expected_tokens_per_s": round(plan.expected_tokens_per_s, 2),
         "reached_tokens_per_s": round(plan.reached_tokens_per_s, 2) or None,
         "speculation": {
@@ -289,6 +311,33 @@ def to_json(plan: Plan) -> dict[str, object]:
         "reasons": list(plan.reasons),
         "rejected": [rejection_to_json(one) for one in plan.rejected],
         "forced": plan.forced,
+    }
+
+
+def _estimate_to_json(cost: Estimate) -> dict[str, int]:
+    return {
+        "weight_bytes": cost.weight_bytes,
+        "kv_bytes": cost.kv_bytes,
+        "workspace_bytes": cost.workspace_bytes,
+        "draft_bytes": cost.draft_bytes,
+        "total_bytes": cost.total_bytes,
+        "dirty_bytes": cost.dirty_bytes,
+        "disk_bytes": cost.disk_bytes,
+    }
+
+
+def _export_to_json(plan: Plan) -> dict[str, object] | None:
+    """How the bundle is made; None where the plan opens a file as it is."""
+    source = plan.artifact.made_from
+    if source is None:
+        return None
+    return {
+        "command": export_command(plan),
+        "tier": source.tier,
+        "n_bytes": source.n_bytes,
+        "repo": source.repo,
+        "package": source.package,
+        "file": source.file,
     }
 
 

@@ -42,10 +42,21 @@ class Estimate:
     kv_bytes: int  # of all conversations
     workspace_bytes: int
     draft_bytes: int = 0  # weights and K/V of the draft model, or of the taught draft
+    packed_bytes: int = 0  # a second copy of the weights on disk, which is mapped; 0: the engine makes none
 
     @property
     def total_bytes(self) -> int:
+        """What is resident at most."""
         return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.draft_bytes
+
+    @property
+    def dirty_bytes(self) -> int:
+        """What the system cannot drop: all but weights that are mapped from files."""
+        return self.total_bytes - (self.weight_bytes if self.packed_bytes else 0)
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.weight_bytes + self.packed_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from edgeinfer.entries.local_files import local_path
 from edgeinfer.errors import DownloadError, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, pull, pull_packaged
 from edgeinfer.plan import Plan, Request
+from edgeinfer.plan.report import export_command
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.model import LoadedModel, Parts
@@ -86,8 +87,16 @@ def open(  # noqa: A001  # the name until 0.1
 
 
 def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
-    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadError, ArtifactError."""
+    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadError, ArtifactError.
+
+    Raises UsageError for a plan whose bundle is still to be exported.
+    """
     artifact = plan.artifact
+    if artifact.made_from is not None:
+        raise UsageError(
+            f"this plan is for {plan.device.name}, and its bundle is not made yet",
+            hint=f"`{' '.join(export_command(plan))}`",
+        )
     path = local_path(artifact)
     if path is not None:
         return path

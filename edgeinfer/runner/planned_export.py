@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeinfer.backends.executorch.export.sizes import program_bytes
 from edgeinfer.backends.executorch.export.source import open_source
+from edgeinfer.backends.executorch.exports import SOURCE_BACKEND, bundle_artifact, source_of
 from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.catalog import load_catalog
-from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
+from edgeinfer.catalog.entry import LayerKv, ModelEntry, ModelShape
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
 from edgeinfer.entries.files import RANK_SOURCE
+from edgeinfer.errors import ArtifactError
 from edgeinfer.plan import Plan, Request, make_plan
+from edgeinfer.runner.choose import resolve
 from edgeinfer.types import Sampling
 
-__all__ = ["plan_export"]
+__all__ = ["plan_export", "source_request"]
 
 
 def plan_export(model: Path, tier: str, device: str) -> Plan:
     """How the bundle of `model` would run on a device of `devices.toml`. Raises NoPlanError where it does not fit."""
-    shape = open_source(model).shape
+    source = open_source(model).shape
+    shape = ModelShape(
+        architecture=source.architecture,
+        n_layers=source.n_layers,
+        hidden=source.hidden,
+        n_heads=source.n_heads,
+        n_ffn=source.n_ffn,
+        n_vocab=source.n_vocab,
+        limit=source.limit,
+        kv=(LayerKv(source.n_layers, source.n_kv_heads, source.head_dim),),
+        n_params=source.n_params,
+        n_active_params=source.n_params,
+    )
     name = f"{model.stem.lower()}-export"
     entry = ModelEntry(
         name=name,
@@ -29,21 +43,28 @@ def plan_export(model: Path, tier: str, device: str) -> Plan:
         gated=False,
         rank=0,
         rank_source=RANK_SOURCE,
-        shape=ModelShape(
-            architecture=shape.architecture,
-            n_layers=shape.n_layers,
-            hidden=shape.hidden,
-            n_heads=shape.n_heads,
-            n_ffn=shape.n_ffn,
-            n_vocab=shape.n_vocab,
-            limit=shape.limit,
-            kv=(LayerKv(shape.n_layers, shape.n_kv_heads, shape.head_dim),),
-            n_params=shape.n_params,
-            n_active_params=shape.n_params,
-        ),
+        shape=shape,
         sampling=Sampling(),
-        artifacts=(Artifact(FACTS.name, tier, program_bytes(shape, tier), repo="", file=str(model), exact=False),),
-        exit_layer=shape.exit_layer,
+        artifacts=(bundle_artifact(shape, tier, file=str(model)),),
+        exit_layer=source.exit_layer,
+        in_catalog=False,
     )
     catalog = load_catalog().with_model(entry)
     return make_plan(named(device), catalog, [FACTS], Request(model=name), drafters=drafter_facts())
+
+
+def source_request(model: str, tier: str, *, offline: bool) -> Request:
+    """The request for the file that a bundle of `model` in `tier` is made from: the one that a phone's plan names.
+
+    Raises ModelNotFoundError as `choose` does, and ArtifactError for a model that is not exported.
+    """
+    catalog, request = resolve(load_catalog(), Request(model=model), offline=offline)
+    entry = catalog.find(request.model)
+    source = source_of(entry, tier) if entry else None
+    if entry is None or source is None:
+        raise ArtifactError(
+            f"the catalog has no file of {model} that can be exported", hint="name a GGUF file or a folder"
+        )
+    if why := FACTS.cannot_export(entry.shape):
+        raise ArtifactError(f"{entry.title}: {why}", hint="`edgeinfer plan --device NAME` names models that are")
+    return Request(model=model, tier=source.tier, backend=SOURCE_BACKEND, force=True)

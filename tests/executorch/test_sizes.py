@@ -9,8 +9,10 @@ import psutil
 import pytest
 
 from edgeinfer.backends.executorch.export.bundle import export_bundle
-from edgeinfer.backends.executorch.export.sizes import peak_bytes, program_bytes
+from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import open_source
+from edgeinfer.backends.executorch.exports import program_bytes
+from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import NoPlanError, UsageError
 from edgeinfer.runner.planned_export import plan_export
 from tests.tiny_gguf import Tiny, write_tiny
@@ -19,13 +21,13 @@ DEMO = Path(__file__).parents[2] / "edgeinfer/models/demo.Q4_0.gguf"
 
 
 def test_the_bytes_of_a_model_counted_by_hand(tmp_path: Path) -> None:
-    source = open_source(write_tiny(tmp_path / "t.gguf", Tiny(n_layers=2, exit_layer=1)))
+    shape = entry_of_path(write_tiny(tmp_path / "t.gguf", Tiny(n_layers=2, exit_layer=1))).shape
     vocabulary = 288 * 128
     per_layer_4_bits = 128 * 128 + 128 * 64 + 3 * 128 * 256  # q, k; gate, up, down
     per_layer_8_bits = 128 * 64 + 128 * 128  # v, output
     by_hand = (per_layer_4_bits * 2 + vocabulary) * 4.5 / 8 + per_layer_8_bits * 2 + vocabulary
-    assert program_bytes(source.shape, "8da4w") == int(by_hand) + 2 * 20_000
-    assert program_bytes(source.shape, "fp32") > 4 * (2 * vocabulary + 2 * (per_layer_4_bits + per_layer_8_bits))
+    assert program_bytes(shape, "8da4w") == int(by_hand) + 2 * 20_000
+    assert program_bytes(shape, "fp32") > 4 * (2 * vocabulary + 2 * (per_layer_4_bits + per_layer_8_bits))
 
 
 def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,4 +48,4 @@ def test_a_phone_is_planned_before_the_export() -> None:
     assert (plan.artifact.backend, plan.artifact.tier) == ("executorch", "8da4w")
     assert plan.window.limit == 2048 and plan.speculation.exit_layer == 3
     assert plan.estimate.kv_bytes == 2 * 12 * 4 * 64 * 4 * plan.window.slots  # K and V, layers, heads, values, float32
-    assert plan.estimate.weight_bytes == program_bytes(open_source(DEMO).shape, "8da4w")
+    assert plan.estimate.weight_bytes == program_bytes(entry_of_path(DEMO).shape, "8da4w")

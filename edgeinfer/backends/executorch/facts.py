@@ -6,7 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.backends.executorch.exports import ARCHITECTURES, BUNDLE_BACKEND, exports_of
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
@@ -33,7 +34,7 @@ _ENGINE_BYTES: Final = 40_000_000
 class ExecutorchFacts:
     """See plan.facts.BackendFacts."""
 
-    name: str = "executorch"
+    name: str = BUNDLE_BACKEND
     package: str = "edgeinfer.backends.executorch"
     on_request_only: bool = False
     rows_cheap_to_read: bool = True
@@ -63,6 +64,17 @@ class ExecutorchFacts:
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         del draft, shape, policy, kv_type
         return None
+
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
+        return exports_of(model) if device.is_phone else ()
+
+    def cannot_export(self, shape: ModelShape) -> str:
+        exported = shape.architecture in ARCHITECTURES
+        return "" if exported else f"{shape.architecture} models are not exported"
+
+    def packed_bytes(self, artifact: Artifact) -> int:
+        """All but the embedding, which is read from the program's file."""
+        return sum(n_bytes for _, n_bytes in artifact.tensors) or artifact.n_bytes
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

@@ -6,10 +6,12 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.plan.facts import (
+    NOT_ON_PHONES,
+    ON_PHONES_HINT,
     TOKENIZER_BYTES_PER_ENTRY,
     Capabilities,
     Scaling,
@@ -90,8 +92,11 @@ class LlamaCppFacts:
     max_rows: int = N_OUTPUTS
     early_exit_in_batches: bool = False
 
-    def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # it runs wherever there is a CPU
-        return Capabilities(frozenset(FILE_TYPES.values()), _KV_TYPES, early_exit=True)
+    def capabilities(self, device: DeviceProfile) -> Capabilities:
+        unavailable, hint = (NOT_ON_PHONES, ON_PHONES_HINT) if device.is_phone else ("", "")
+        return Capabilities(
+            frozenset(FILE_TYPES.values()), _KV_TYPES, early_exit=True, unavailable=unavailable, hint=hint
+        )
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
         """f16 on Metal, where other types are slow, and for heads that are no whole blocks.
@@ -131,6 +136,15 @@ class LlamaCppFacts:
         weights = 2 * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
         buffers = forward_bytes(layer, DRAFT_ROWS, 1)
         return weights + buffers + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
+
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:  # noqa: ARG002
+        return ()
+
+    def cannot_export(self, shape: ModelShape) -> str:  # noqa: ARG002
+        return ""
+
+    def packed_bytes(self, artifact: Artifact) -> int:  # noqa: ARG002
+        return 0
 
     def is_measured_on(self, device: DeviceProfile) -> bool:
         return _runs_on_x86(device)

@@ -6,9 +6,11 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
+    NOT_ON_PHONES,
+    ON_PHONES_HINT,
     TOKENIZER_BYTES_PER_ENTRY,
     Capabilities,
     Scaling,
@@ -46,12 +48,14 @@ class MlxFacts:
     early_exit_in_batches: bool = True
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
-        unavailable = ""
-        if not device.has_metal:
+        unavailable, hint = "", "use --backend gguf"
+        if device.is_phone:
+            unavailable, hint = NOT_ON_PHONES, ON_PHONES_HINT
+        elif not device.has_metal:
             unavailable = f"{device.chip} has no Metal GPU"
         elif device.os != "macos":
             unavailable = "MLX for Python runs on macOS only"
-        hint = "use --backend gguf" if unavailable else ""
+        hint = hint if unavailable else ""
         return Capabilities(_TIERS, ("f16", "q8_0", "q4_0"), early_exit=True, unavailable=unavailable, hint=hint)
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
@@ -76,6 +80,15 @@ class MlxFacts:
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         del draft, shape, policy, kv_type
         return None
+
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:  # noqa: ARG002
+        return ()
+
+    def cannot_export(self, shape: ModelShape) -> str:  # noqa: ARG002
+        return ""
+
+    def packed_bytes(self, artifact: Artifact) -> int:  # noqa: ARG002
+        return 0
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

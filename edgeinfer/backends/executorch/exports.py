@@ -1,0 +1,81 @@
+"""The bundles that can be made of a model, before one is: from which file, and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.shape import ModelShape
+
+__all__ = [
+    "ARCHITECTURES",
+    "BUNDLE_BACKEND",
+    "SOURCE_BACKEND",
+    "exports_of",
+    "program_bytes",
+    "read_bytes",
+    "source_of",
+]
+
+BUNDLE_BACKEND: Final = "executorch"
+SOURCE_BACKEND: Final = "gguf"  # a bundle of a catalog model is made from a file of this backend
+ARCHITECTURES: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})  # those of export/*_source.py
+
+_BITS: Final[Mapping[str, float]] = {"8da4w": 4.5, "8da8w": 8, "fp32": 32}
+_GRAPH_BYTES_PER_LAYER: Final = 20_000  # norms, scales of rows, and the program itself
+
+
+def exports_of(model: ModelEntry) -> tuple[Artifact, ...]:
+    """The bundles of `model` for a phone, smallest first; () where the catalog has no file to make them from.
+
+    8da8w is not made from a Q4_0 file: 8da4w holds the values of such a file already.
+    """
+    found = []
+    for tier in ("8da4w", "8da8w"):
+        source = source_of(model, tier)
+        if source is not None and (tier, source.tier) != ("8da8w", "Q4_0"):
+            found.append(bundle_artifact(model.shape, tier, made_from=source))
+    return tuple(found)
+
+
+def source_of(model: ModelEntry, tier: str) -> Artifact | None:
+    """The file that a bundle is made from: one of the package index first, then Q4_0 for 8da4w, then the largest."""
+    files = [file for file in model.artifacts if file.backend == SOURCE_BACKEND]
+    taken_as_it_is = "Q4_0" if tier == "8da4w" else ""
+    return max(files, key=lambda file: (bool(file.package), file.tier == taken_as_it_is, file.n_bytes), default=None)
+
+
+def bundle_artifact(shape: ModelShape, tier: str, *, file: str = "", made_from: Artifact | None = None) -> Artifact:
+    """A bundle by its computed size."""
+    return Artifact(
+        BUNDLE_BACKEND,
+        tier,
+        program_bytes(shape, tier),
+        repo="",
+        file=file,
+        exact=False,
+        tensors=((tier, read_bytes(shape, tier)),),
+        made_from=made_from,
+    )
+
+
+def program_bytes(shape: ModelShape, tier: str) -> int:
+    """The size of `model.pte`. The embedding lies beside the head, also where the model ties them."""
+    vocabulary = shape.n_vocab * shape.hidden
+    return read_bytes(shape, tier) + vocabulary * (4 if tier == "fp32" else 1)
+
+
+def read_bytes(shape: ModelShape, tier: str) -> int:
+    """What one token reads and XNNPACK packs: every matrix but the embedding.
+
+    `attn_v` and `attn_output` have 8 bits in 8da4w too.
+    """
+    in_tier, in_8_bits = shape.n_vocab * shape.hidden + 3 * shape.n_layers * shape.hidden * shape.n_ffn, 0
+    for group in shape.kv:
+        queries = shape.hidden * shape.n_heads * group.head_dim
+        keys = shape.hidden * group.n_kv_heads * group.head_dim
+        in_tier += group.n_layers * (queries + keys)
+        in_8_bits += group.n_layers * (queries + keys)  # attn_output and attn_v are as large
+    bits = _BITS[tier] * in_tier + (32 if tier == "fp32" else 8) * in_8_bits
+    return int(bits / 8) + _GRAPH_BYTES_PER_LAYER * shape.n_layers
