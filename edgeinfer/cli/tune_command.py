@@ -15,6 +15,7 @@ from edgeinfer.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from edgeinfer.tune.drafts import Kind
+    from edgeinfer.tune.expect import Expected
     from edgeinfer.tune.job import Forecast, Taught
     from edgeinfer.tune.teach import Progress
 
@@ -154,12 +155,17 @@ def forecast_lines(forecast: Forecast) -> list[str]:
         f"positions to teach: {positions}",
         f"memory   up to {size(forecast.memory_bytes)} of {size(forecast.budget_bytes)}",
         f"rows     cost here, in plain tokens: {costs or 'only one row is exact'}",
-        *(
-            f"expected {kind}: {one.speedup:.2f} times plain speed with {one.depth} drafts a round, if it agrees "
-            "like the drafts that were taught on a GPU"
-            for kind, one in forecast.expected.items()
-        ),
+        *(f"expected {kind}: {expectation(one)}" for kind, one in forecast.expected.items()),
     ]
+
+
+def expectation(expected: Expected) -> str:
+    if not expected.depth:
+        return "nothing is won here, at the agreement that drafts reached on a GPU"
+    return (
+        f"{expected.speedup:.2f} times plain speed with {expected.depth} drafts a round, "
+        "at the agreement that drafts reached on a GPU"
+    )
 
 
 def lines_of(taught: Taught) -> list[str]:
