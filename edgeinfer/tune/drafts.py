@@ -19,9 +19,10 @@ from edgeinfer.tune.torch_model import TorchModel, attend, feed_forward
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Draft", "ExitDraft", "FeatureDraft", "Kind", "default_taps", "new_draft"]
+__all__ = ["N_DEPTHS", "Draft", "ExitDraft", "FeatureDraft", "Kind", "default_taps", "new_draft"]
 
 Kind: TypeAlias = Literal["exit", "feature"]
+N_DEPTHS: Final = 3  # drafts in a row that a feature draft is taught; four agreed no more often
 TAP_EPS: Final = 2.0**-7  # tapped states are normalized without a weight; the draft file's format fixes this value
 
 
@@ -120,7 +121,7 @@ class FeatureDraft(nn.Module):
 
     kind: Kind = "feature"
 
-    def __init__(self, model: TorchModel, taps: Sequence[int], *, n_depths: int = 4) -> None:
+    def __init__(self, model: TorchModel, taps: Sequence[int], *, n_depths: int = N_DEPTHS) -> None:
         super().__init__()
         hidden = model.shape.hidden
         self.taps = tuple(taps)

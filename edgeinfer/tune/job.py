@@ -18,7 +18,7 @@ from edgeinfer.plan.types import Plan, Request
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.opening import Downloads, bring
 from edgeinfer.tune.conversations import batches
-from edgeinfer.tune.drafts import Draft, Kind, new_draft
+from edgeinfer.tune.drafts import N_DEPTHS, Draft, Kind, new_draft
 from edgeinfer.tune.expect import KNOWN_AGREEMENT, WORTHWHILE, Expected, best_depth, deepened, draft_cost
 from edgeinfer.tune.judge import Agreement, judge, rank_tokens
 from edgeinfer.tune.pace import measure_pace
@@ -121,43 +121,68 @@ def tune(request: TuneRequest, downloads: Downloads, listener: Listener) -> list
     expected: dict[str, Expected] = {
         kind: best_depth(
             KNOWN_AGREEMENT[kind], prepared.row_cost,
-            draft_cost(shape, kind, exit_layer=request.exit_layer, n_ranked=n_ranked // 2),
+            draft_cost(shape, kind, exit_layer=request.exit_layer, n_ranked=n_ranked),
             max_rows=len(prepared.row_costs),
         )
         for kind in request.kinds
     }  # fmt: skip
     if not request.force:
         check_worth(subject.plan, prepared, expected)
-    budget = free_bytes(device, subject.plan.budget_bytes)
-    needs = {"n_ranked": n_ranked, "n_depths": 4, "value_bytes": device.value_bytes}
-    sizes, n_bytes = fit_memory(shape, usual_sizes(device, request, prepared), budget, **needs)
+    n_given = len(prepared.given.tokens) if prepared.given else 0
+    begun = begin(request, subject, device, usual_sizes(device, request, n_given), n_ranked=n_ranked, n_given=n_given)
+    work = begun.kept.work
+    listener.forecast(
+        Forecast(
+            subject.plan.model.title, device.title, begun.kept.seconds,
+            n_given or work.n_parts * work.sizes.part_tokens,
+            {kind: n * work.sizes.step_positions for kind, n in work.n_steps.items()},
+            begun.n_bytes, begun.budget_bytes, prepared.row_costs, expected,
+        )
+    )  # fmt: skip
+    taught = teach_all(request, subject, prepared, begun.model, work, listener)
+    shutil.rmtree(subject.folder)
+    return taught
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A model that is loaded for teaching, and the work that was planned, now or in an earlier run."""
+
+    model: TorchModel
+    kept: KeptWork
+    n_bytes: int
+    budget_bytes: int
+
+
+def begin(
+    request: TuneRequest, subject: Subject, device: TorchDevice, wanted: Sizes, *, n_ranked: int, n_given: int
+) -> Begun:
+    """Raises NoPlanError where memory is short, UsageError where the time is, or the work has other settings."""
     settings = {
         "model": subject.digest, "kind": list(request.kinds), "minutes": request.minutes,
         "exit layer": request.exit_layer, "data": str(request.data or ""), "device": device.title,
     }  # fmt: skip
     kept = read_work(subject.folder, settings)
     if kept is not None:
-        device = replace(device, dtype=getattr(torch, kept.value_type))
-        sizes, n_bytes = fit_memory(shape, kept.work.sizes, budget, **needs)
+        device, wanted = replace(device, dtype=getattr(torch, kept.value_type)), kept.work.sizes
+    budget = free_bytes(device, subject.plan.budget_bytes)
+    sizes, n_bytes = fit_memory(
+        subject.plan.model.shape, wanted, budget,
+        n_ranked=n_ranked, n_depths=N_DEPTHS, value_bytes=device.value_bytes,
+    )  # fmt: skip
+    if kept is not None and sizes != wanted:
+        raise NoPlanError(
+            f"the work was begun with more memory than the {budget / 1e9:.1f} GB that this device can give now",
+            hint=f"close other programs, or delete {subject.folder} to begin anew",
+        )
     model = load(subject.path, device=device.name, dtype=device.dtype)
-    n_given = len(prepared.given.tokens) if prepared.given else 0
     if kept is None:
         pace = measure_pace(model, sizes, request.kinds, exit_layer=request.exit_layer, n_ranked=n_ranked)
         work = make_work(sizes, pace, request.minutes, n_given_rows=n_given // sizes.n_tokens)
         kept = KeptWork(work, work.seconds(pace), str(device.dtype).removeprefix("torch."))
         subject.folder.mkdir(exist_ok=True)
         write_work(subject.folder, settings, kept)
-    work = kept.work
-    listener.forecast(
-        Forecast(
-            subject.plan.model.title, device.title, kept.seconds, n_given or work.n_parts * work.sizes.part_tokens,
-            {kind: n * work.sizes.step_positions for kind, n in work.n_steps.items()},
-            n_bytes, budget, prepared.row_costs, expected,
-        )
-    )  # fmt: skip
-    taught = teach_all(request, subject, prepared, model, work, listener)
-    shutil.rmtree(subject.folder)
-    return taught
+    return Begun(model, kept, n_bytes, budget)
 
 
 def find_subject(request: TuneRequest, downloads: Downloads) -> Subject:
@@ -200,10 +225,9 @@ def check_worth(plan: Plan, prepared: Prepared, expected: Mapping[str, Expected]
     )
 
 
-def usual_sizes(device: TorchDevice, request: TuneRequest, prepared: Prepared) -> Sizes:
+def usual_sizes(device: TorchDevice, request: TuneRequest, n_given: int) -> Sizes:
     """A GPU is filled by large batches; a CPU learns more from many small ones."""
     sizes = request.sizes or (Sizes(512, 512, 32) if device.is_gpu else Sizes(256, 32, 4))
-    n_given = len(prepared.given.tokens) if prepared.given else 0
     if request.data and n_given < 10 * sizes.n_tokens:
         raise UsageError(
             f"{request.data} has {n_given:,} tokens; at least {10 * sizes.n_tokens:,} are needed",

@@ -121,6 +121,17 @@ def test_unfinished_work_is_not_mixed_with_other_settings(model: Path, tmp_path:
         run(request(model, out, minutes=2.0))
 
 
+def test_work_is_not_continued_with_less_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "tiny.draft.safetensors"
+    listener = Quiet(5)
+    with pytest.raises(KeyboardInterrupt):
+        run(request(model, out), listener)
+    needed = listener.said[0].memory_bytes
+    monkeypatch.setattr(job, "free_bytes", lambda device, planned: needed - 1)
+    with pytest.raises(NoPlanError, match="begun with more memory"):
+        run(request(model, out))
+
+
 def test_nothing_is_taught_where_nothing_is_won(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dear = replace(PREPARED, row_costs=(1.0, 2.0, 3.0))
     monkeypatch.setattr(job, "prepare", lambda plan, path, *, data: dear)
