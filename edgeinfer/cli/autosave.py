@@ -60,20 +60,23 @@ class Autosave:
     def discard(self) -> None:
         """The chat ended as it should, or has no messages any more."""
         if self._file:
-            self._file.unlink(missing_ok=True)
+            remove(self._file)
 
     def close(self) -> None:
         """Release the lock. What was written and not discarded will be found."""
         if self._lock:
             self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            remove(Path(self._lock.lock_file))
 
     def left_behind(self) -> Path | None:
-        """The newest file of a chat that was cut off."""
-        if self._folder is None or not self._folder.is_dir():
+        """The newest file of a chat that was cut off; None as well where the folder cannot be read and written."""
+        if self._folder is None:
             return None
-        files = [file for file in self._folder.glob("*.json") if file != self._file and not is_locked(file)]
-        return max(files, key=lambda file: file.stat().st_mtime, default=None)
+        try:
+            files = [file for file in self._folder.glob("*.json") if file != self._file and not is_locked(file)]
+            return max(files, key=lambda file: file.stat().st_mtime, default=None)
+        except (OSError, NotImplementedError):
+            return None
 
     def _own_file(self) -> Path | None:
         if self._file is None and self._folder is not None:
@@ -92,6 +95,10 @@ def is_locked(file: Path) -> bool:
     except Timeout:
         return True
     lock.release()
-    with suppress(OSError):
-        Path(lock.lock_file).unlink()
+    remove(Path(lock.lock_file))
     return False
+
+
+def remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()

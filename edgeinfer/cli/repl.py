@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.chat import history
 from edgeinfer.chat.history import SavedChat
 from edgeinfer.cli import settings as settings_module
-from edgeinfer.cli.autosave import Autosave
+from edgeinfer.cli.autosave import Autosave, remove
 from edgeinfer.cli.lines import LineSource, messages
 from edgeinfer.cli.output import complain, near, say, size, whisper
 from edgeinfer.cli.settings import Settings
@@ -151,10 +150,8 @@ class Repl:
 
     def offer(self) -> None:
         """Say that an earlier chat was cut off."""
-        file = self.autosave.left_behind()
-        if file:
-            when = time.strftime("%d %b %H:%M", time.localtime(file.stat().st_mtime))
-            whisper(f"(a chat was cut off on {when}: /restore continues it)")
+        if self.autosave.left_behind():
+            whisper("(an earlier chat was cut off: /restore continues it)")
 
     def command(self, name: str = "", rest: str = "") -> None:
         if name not in COMMANDS:
@@ -219,7 +216,7 @@ class Repl:
             raise UsageError("no chat was cut off", hint="/load FILE continues one that was saved")
         self.continue_with(history.load(file))
         self.autosave.write(self.saved)
-        file.unlink(missing_ok=True)
+        remove(file)
 
     def continue_with(self, saved: SavedChat) -> None:
         """Take over a conversation, and say what is not as it was."""

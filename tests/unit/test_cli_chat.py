@@ -227,3 +227,15 @@ def test_save_replaces_no_file_of_another_kind(
     assert ["holds something else" in errors[0], "cannot save" in errors[1], len(errors)] == [True, True, 2]
     assert file.read_text() == content
     assert contents(empty) == ["first", "one.", "second", "two."]
+
+
+def test_a_folder_of_another_user_stops_no_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.json").write_text("{}")
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("edgeinfer.cli.autosave.FileLock.acquire", forbidden)
+    repl = chatting("one.", folder=tmp_path)
+    assert repl.run(Typed("first", "/clear")) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
