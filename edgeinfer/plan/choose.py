@@ -242,7 +242,7 @@ def _nothing_can_run(
     reason = next((f": {one.reason}" for one in reversed(refused) if one.backend not in absent), "")
     if not refused and (model := catalog.find(request.model)):
         has = ", ".join(dict.fromkeys(file.backend for file in model.artifacts))
-        reason = f": it has files for {has}; {request.backend} reads no {model.shape.architecture} from them"
+        reason = f": its files are for {has}, not for {request.backend}"
         return NoPlanError(f"nothing here can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
     hint = next((backend.hint for backend in absent.values() if backend.hint), "") if not reason else ""
     if request.kv_type and not hint:

@@ -54,7 +54,7 @@ def test_a_backend_that_does_not_read_the_file_says_so(tmp_path: Path, capsys: p
     for backend in ("mlx", "reference"):
         assert main(["plan", "--model", str(path), "--backend", backend]) == 3
         said = capsys.readouterr().err
-        assert f"it has files for gguf; {backend} reads no gemma3 from them" in said
+        assert f"its files are for gguf, not for {backend}" in said
         assert "--backend gguf" in said
 
 

@@ -38,7 +38,7 @@ def plan_of(tier: str = "Q4_0", **how: object) -> Plan:
 def test_names_differ_and_the_modes_are_not_among_them() -> None:
     modes = drafters.speculation_modes()
     assert len(set(modes)) == len(modes)
-    assert modes == ("auto", "off", "lookup", "early-exit", "feature", "draft")
+    assert modes[:2] == ("auto", "off")
 
 
 def test_an_added_drafter_is_a_choice_of_the_flag(with_echo: None) -> None:

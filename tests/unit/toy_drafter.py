@@ -27,6 +27,7 @@ class Echo:
         self.last = tokens[-1]
 
     def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
+        del round
         return [self.last] * limit
 
 
@@ -41,6 +42,7 @@ class EchoEstimator:
 
 
 def build(opened: Opened) -> Built:
+    del opened
     return Built(Echo(), EchoEstimator())
 
 
