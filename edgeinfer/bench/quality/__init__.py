@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
+from edgeinfer.backends.reference.facts import FACTS as REFERENCE
 from edgeinfer.bench.opened import path_of
 from edgeinfer.bench.quality.files import layer_types, quantized
 from edgeinfer.bench.quality.measure import Reference, Result, Setting, measure
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             models += [str(quantized(source, tier, Path(folder))) for tier in args.tier or ()]
         reference = Reference(text, args.tokens)
         results = []
-        for setting in settings(models, args.kv_type or (), args.backend or ["gguf"]):
+        for setting in settings(models, args.kv_type or (), args.backend or [LLAMA_CPP.name]):
             results.append(measure(setting, reference))
             _show(results[-1], as_json=args.json)
         layers = list(sweep(source, args.layers, Path(folder), reference)) if source and args.layers else []
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def settings(models: Sequence[str], kv_types: Sequence[str], backends: Sequence[str]) -> Iterator[Setting]:
     """Each file with K and V in 16 bits, the first one with each K/V type, and each file on the other backends."""
-    exact = {name: "f32" if name == "reference" else "f16" for name in backends}
+    exact = {name: "f32" if name == REFERENCE.name else "f16" for name in backends}
     first = backends[0]
     yield from (Setting(model, first, exact[first]) for model in models)
     yield from (Setting(models[0], first, kv_type) for kv_type in kv_types if kv_type != exact[first])
@@ -84,7 +86,7 @@ def sweep(source: Path, tier: str, folder: Path, reference: Reference) -> Iterat
     """Every matrix in `tier`; then the same with one layer, or the embedding and head, put back to 8 bits."""
     for name, types in layer_types(source):
         file = quantized(source, tier, folder, name=f"{tier}-{name}", types=types)
-        found = measure(Setting(str(file), "gguf", "f16"), reference, quality_only=True)
+        found = measure(Setting(str(file), LLAMA_CPP.name, "f16"), reference, quality_only=True)
         file.unlink()
         yield Layer(name, found.n_bytes, found.kl, found.perplexity)
 
@@ -98,7 +100,7 @@ def _read(path: Path) -> str:
 
 def _file_of(model: str) -> Path:
     """Raises UsageError for a folder, which llama.cpp's quantizer does not read."""
-    path = path_of(choose(Request(model=model, backend="gguf"), offline=True))
+    path = path_of(choose(Request(model=model, backend=LLAMA_CPP.name), offline=True))
     if not path.is_file():
         raise UsageError(f"{model} is no GGUF file", hint="--tier and --layers make copies of one")
     return path

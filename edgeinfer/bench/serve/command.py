@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import edgeinfer
+from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.opened import opened
 from edgeinfer.bench.report import head, write
 from edgeinfer.bench.serve.ceiling import ceilings
@@ -49,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.against is not None and not args.against.is_file():
         raise UsageError(f"there is no file {args.against}", hint="--against takes a llama-server that was built")
     request = Request(
-        model=args.model, context=args.context, sink=SINK, force=True, conversations=max(args.clients), backend="gguf"
+        model=args.model,
+        context=args.context,
+        sink=SINK,
+        force=True,
+        conversations=max(args.clients),
+        backend=LLAMA_CPP.name,
     )
     with opened(replace(request, speculation="off")) as subject:
         found_ceilings = ceilings(subject, args.clients)
