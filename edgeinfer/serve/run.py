@@ -10,12 +10,14 @@ from starlette.applications import Starlette
 
 from edgeinfer.errors import UsageError
 from edgeinfer.serve.app import make_app
+from edgeinfer.serve.http.connection import TimedProtocol
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
 
 __all__ = ["bound", "configured", "serve"]
 
 KEEP_ALIVE_S = 75  # longer than what clients keep an idle connection for
+MAX_CONNECTIONS = 1000  # each may hold a body in memory
 CLOSE_S = 5  # for answers that still run, when the server is stopped
 
 
@@ -31,12 +33,13 @@ def serve(models: Models, access: Access, *, port: int) -> None:
 def configured(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=TimedProtocol,
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )

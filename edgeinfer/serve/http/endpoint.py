@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,26 +12,39 @@ from starlette.routing import Route
 
 from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.serve.http.errors import Envelope, error_response
+from edgeinfer.serve.http.reading import Body
 from edgeinfer.serve.http.streams import GoneError
 
-__all__ = ["Handler", "route"]
+__all__ = ["Endpoint", "Handler"]
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 CLIENT_LEFT = 499  # nobody reads it; it is for a log
 
 
-def route(path: str, handler: Handler, envelope: Envelope, *, method: str = "POST") -> Route:
-    async def endpoint(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except GoneError:
-            return Response(status_code=CLIENT_LEFT)
-        except EdgeInferError as error:
-            return error_response(error, envelope)
-        except Exception as error:  # a mistake of ours: said in the protocol's own words, and logged by the server
-            wrong = EngineError(f"unexpected {type(error).__name__}", hint="please report it with the request")
-            request.app.state.log(error)
-            return error_response(wrong, envelope)
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`says` is what it does, for the description; `body` what a request must hold."""
 
-    return Route(path, endpoint, methods=[method])
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    envelope: Envelope
+    says: str
+    body: type[Body] | None = None
+
+    @property
+    def route(self) -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                return await self.handler(request)
+            except GoneError:
+                return Response(status_code=CLIENT_LEFT)
+            except EdgeInferError as error:
+                return error_response(error, self.envelope)
+            except Exception as error:  # a mistake of ours: said in the protocol's own words, and logged
+                wrong = EngineError(f"unexpected {type(error).__name__}", hint="please report it with the request")
+                request.app.state.log(error)
+                return error_response(wrong, self.envelope)
+
+        return Route(self.path, answer, methods=[self.method])

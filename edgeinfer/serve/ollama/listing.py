@@ -12,7 +12,7 @@ from edgeinfer.serve.http.reading import Body, ParameterError, read_body
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.served import ServedModel
 
-__all__ = ["ps", "show", "tags", "version"]
+__all__ = ["ShowBody", "ps", "show", "tags", "version"]
 
 NEVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat()  # the model stays loaded
 

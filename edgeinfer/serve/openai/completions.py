@@ -27,7 +27,7 @@ from edgeinfer.serve.openai.usage import total, usage
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
 
-__all__ = ["completions"]
+__all__ = ["CompletionBody", "completions"]
 
 USUAL_TOKENS = 16  # OpenAI's own default for this endpoint
 

@@ -1,0 +1,192 @@
+"""What people complain about in other servers, as far as no other test of this folder holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeinfer.errors import EngineError
+from edgeinfer.serve.engine import scheduler as scheduler_module
+from edgeinfer.serve.http import connection, streams
+from edgeinfer.serve.http.safety import Access
+from tests.serve.conftest import Server, running
+from tests.serve.test_openai_chat import LONG, endless
+
+
+def post(server: Server, body: dict[str, object]) -> socket.socket:
+    """A connection that has asked for a chat, and has read nothing."""
+    data = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}], **body}).encode()
+    opened = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    opened.sendall(head.encode() + data)
+    return opened
+
+
+def wait(server: Server, n_running: int) -> None:
+    for _ in range(500):
+        if server.served.scheduler.n_running == n_running:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{server.served.scheduler.n_running} answers run, not {n_running}")
+
+
+def test_health_answers_while_a_long_prompt_is_read(server: Server) -> None:
+    asked = threading.Thread(target=lambda: server.chat(LONG * 60, max_tokens=1))
+    asked.start()
+    slowest = 0.0
+    while asked.is_alive():
+        began = time.perf_counter()
+        assert server.ask("/health").status == 200
+        slowest = max(slowest, time.perf_counter() - began)
+    asked.join()
+    assert slowest < 5  # not a speed: it does not wait for the prompt's end
+
+
+def test_a_full_server_refuses_with_a_time_and_serves_the_others(server: Server) -> None:
+    server.until_idle()
+    forever = {"max_tokens": 100_000, "logit_bias": endless(server)}
+    most = server.served.scheduler.n_slots * 5
+    held = [post(server, forever) for _ in range(most)]
+    for _ in range(500):
+        if server.served.scheduler.n_running + server.served.scheduler.n_waiting == most:
+            break
+        time.sleep(0.01)
+    reply = server.chat()
+    assert reply.status == 429 and int(reply.headers["retry-after"]) >= 1
+    assert reply.json["error"]["type"] == "rate_limit_error"
+    anthropic = {"model": "demo", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+    assert server.ask("/v1/messages", anthropic).json["error"]["type"] == "rate_limit_error"
+    for one in held:
+        one.close()
+    server.until_idle()
+    assert server.chat().status == 200
+
+
+def test_a_client_that_leaves_the_queue_or_a_prompt_frees_its_place(server: Server) -> None:
+    server.until_idle()
+    forever = {"max_tokens": 100_000, "logit_bias": endless(server)}
+    held = [post(server, forever) for _ in range(server.served.scheduler.n_slots + 2)]
+    for _ in range(500):
+        if server.served.scheduler.n_waiting == 2:
+            break
+        time.sleep(0.01)
+    for one in held[-2:]:
+        one.close()
+    for _ in range(500):
+        if server.served.scheduler.n_waiting == 0:
+            break
+        time.sleep(0.01)
+    assert (server.served.scheduler.n_waiting, server.served.scheduler.n_running) == (0, 4)
+    for one in held:
+        one.close()
+    server.until_idle()
+
+
+def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SLOW_READER_S", 0.05)
+    sent: list[Any] = []
+
+    class Held:
+        canceled = False
+
+        def cancel(self) -> None:
+            self.canceled = True
+
+    async def body() -> Any:
+        for number in range(100):
+            yield b"%d" % number
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 4:
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    held: Any = Held()
+    asyncio.run(streams.AnswerResponse(held, body())({}, receive, send))
+    assert held.canceled and [one.get("body") for one in sent] == [None, b"0", b"1", b"2"]
+
+
+def test_headers_that_do_not_end_are_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEADERS_S", 0.2)
+    for head in (b"", b"GET /health HTTP/1.1\r\nHost: local"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+            slow.sendall(head)
+            assert slow.recv(100) == b""
+
+
+def test_an_engine_that_hangs_is_unhealthy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = post(server, {"max_tokens": 100_000, "logit_bias": endless(server)})
+    wait(server, 1)
+    monkeypatch.setattr(scheduler_module, "STALLED_S", -1.0)
+    reply = server.ask("/health")
+    assert reply.status == 503 and "no step of the engine has ended" in reply.json["error"]["message"]
+    monkeypatch.undo()
+    held.close()
+    server.until_idle()
+    assert server.ask("/health").status == 200
+
+
+def test_an_engine_that_gives_up_fails_one_answer_with_a_status(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = server.served.scheduler
+    true = scheduler._run_asks
+
+    def gives_up(asks: Any) -> Any:
+        if any(len(ask.tokens) > 1 for ask in asks):
+            raise EngineError("the engine gave up")
+        return true(asks)
+
+    beside = post(server, {"max_tokens": 300, "logit_bias": endless(server)})
+    wait(server, 1)
+    monkeypatch.setattr(scheduler, "_run_asks", gives_up)
+    whole, streamed = server.chat(LONG), server.chat(LONG, stream=True)
+    monkeypatch.undo()
+    assert whole.status == 500 and "the engine gave up" in whole.json["error"]["message"]
+    assert streamed.events[-1]["error"]["message"] == "the engine gave up"
+    received = b""
+    while b"\r\n0\r\n" not in received and b'"finish_reason":"length"' not in received:
+        part = beside.recv(65536)
+        assert part, received
+        received += part
+    beside.close()
+    assert server.chat(LONG).status == 200
+
+
+def test_no_request_reaches_the_files_of_the_machine(server: Server, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hidden")
+    for name in (str(secret), f"file://{secret}", "../../etc/passwd", "https://example.com/model"):
+        assert server.chat(model=name).status == 404
+        assert server.ask("/api/show", {"model": name}).status == 404
+        part = {"type": "image_url", "image_url": {"url": name}}
+        assert server.chat(messages=[{"role": "user", "content": [part]}]).status == 400
+
+
+def test_a_page_that_is_listed_may_ask_from_a_browser() -> None:
+    for server in running(Access("127.0.0.1", "a-token-of-this-test", origins=frozenset({"http://localhost:3000"}))):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as browser:
+            browser.sendall(
+                b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n"
+                b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n\r\n"
+            )
+            reply = browser.recv(4096).lower()
+        assert reply.startswith(b"http/1.1 200") and b"access-control-allow-origin: http://localhost:3000" in reply
+
+
+def test_the_description_names_every_parameter(server: Server) -> None:
+    described = server.ask("/openapi.json").json
+    chat = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = described["components"]["schemas"][chat["$ref"].rsplit("/", 1)[1]]
+    assert {"messages", "tools", "response_format", "seed", "logit_bias"} <= set(body["properties"])
+    assert body["additionalProperties"] is False
