@@ -24,7 +24,7 @@ __all__ = ["make_app"]
 
 
 def make_app(models: Models, access: Access) -> Starlette:
-    described = describe(ENDPOINTS)
+    described = describe(ENDPOINTS, [one.name for one in models])
 
     async def description(request: Request) -> Response:
         del request

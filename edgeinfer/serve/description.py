@@ -23,7 +23,8 @@ ERRORS = {
 }
 
 
-def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def describe(endpoints: Sequence[Endpoint], models: Sequence[str]) -> dict[str, Any]:
+    """`models` are the names that requests may ask for."""
     bodies = {one.body for one in endpoints if one.body is not None}
     names, schemas = models_json_schema(
         [(body, "validation") for body in sorted(bodies, key=lambda body: (body.__module__, body.__name__))],
@@ -34,11 +35,15 @@ def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     for one in endpoints:
         path = one.path.replace(":path", "")
         paths.setdefault(path, {})[one.method.lower()] = operation(one, references)
+    described = schemas.get("$defs", {})
+    for schema in described.values():
+        if "model" in schema.get("properties", {}):
+            schema["properties"]["model"] = {"type": "string", "enum": list(models)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "edgeinfer", "version": __version__},
         "paths": paths,
-        "components": {"schemas": schemas.get("$defs", {})},
+        "components": {"schemas": described},
     }
 
 
