@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeinfer.bench.memory_use import rss_bytes
 from edgeinfer.bench.opened import Opened, opened
 from edgeinfer.bench.quality.tasks import share_of_right
-from edgeinfer.decode.loop import Decoder
+from edgeinfer.bench.quality.use import Use, measure_use
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
-from edgeinfer.types import GREEDY, KvType, Prompt, Tokens
+from edgeinfer.types import KvType, Tokens
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,9 +21,6 @@ if TYPE_CHECKING:
     LogProbs: TypeAlias = npt.NDArray[np.float32]  # [positions, V], nats
 
 __all__ = ["Reference", "Result", "Setting", "measure"]
-
-_PROMPT_TOKENS = 128
-_NEW_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +43,9 @@ class Result:
     kl: float
     top1: float
     tasks: float  # share of tasks with the right answer
-    tokens_per_s: float
-    first_token_s: float  # of a prompt of 128 tokens
-    memory_bytes: int  # added to the process by opening the model and answering
+    tokens_per_s: float  # see `Use`
+    first_token_s: float
+    memory_bytes: int
 
 
 @dataclass(slots=True)
@@ -69,17 +62,14 @@ def measure(setting: Setting, reference: Reference, *, quality_only: bool = Fals
 
     Raises UsageError where the text is too short for `n_tokens`, or a vocabulary differs from the reference's.
     """
-    gc.collect()
-    before = rss_bytes()
     kv_type: KvType = setting.kv_type  # type: ignore[assignment]
     context = max(512, -(-(reference.n_tokens + 64) // 256) * 256)
     request = Request(
         model=setting.model, backend=setting.backend, kv_type=kv_type, context=context, speculation="off", force=True
     )
+    use = Use(0.0, 0.0, 0) if quality_only else measure_use(request)
     with opened(request) as subject:
         tokens = _tokens(subject, reference)
-        seconds, first_s = (math.inf, 0.0) if quality_only else _speed(subject, tokens)
-        memory = 0 if quality_only else max(0, rss_bytes() - before)
         found = log_probs(subject, tokens)
         if reference.expected is None:
             reference.expected = found
@@ -97,9 +87,9 @@ def measure(setting: Setting, reference: Reference, *, quality_only: bool = Fals
             kl=float((np.exp(best) * (best - found)).sum(axis=1).mean(dtype=np.float64)),
             top1=float((best.argmax(axis=1) == found.argmax(axis=1)).mean()),
             tasks=0.0 if quality_only else share_of_right(subject),
-            tokens_per_s=1 / seconds,
-            first_token_s=first_s,
-            memory_bytes=memory,
+            tokens_per_s=use.tokens_per_s,
+            first_token_s=use.first_token_s,
+            memory_bytes=use.memory_bytes,
         )
 
 
@@ -128,17 +118,3 @@ def log_probs(subject: Opened, tokens: Tokens) -> LogProbs:
     finally:
         cache.close()
     return np.concatenate(parts)
-
-
-def _speed(subject: Opened, tokens: Tokens) -> tuple[float, float]:
-    """Seconds of a token, of the quickest tenth, because others may use the machine; and seconds to the first one."""
-    decoder = Decoder(subject.model, subject.plan.window)
-    try:
-        prompt = Prompt(tuple(tokens[:_PROMPT_TOKENS]))
-        times = [time.perf_counter()]
-        for _ in decoder.stream(prompt, GREEDY, max_tokens=_NEW_TOKENS, stop_tokens=frozenset()):
-            times.append(time.perf_counter())
-    finally:
-        decoder.close()
-    gaps = [after - before for before, after in pairwise(times)]
-    return sorted(gaps[1:])[_NEW_TOKENS // 10], gaps[0]

@@ -65,9 +65,9 @@ def markdown(results: Sequence[Result], layers: Sequence[Layer], args: argparse.
     text = (
         head(f"Quality of {results[0].model}", command(args), detect(), versions)
         + f"\n{args.tokens} tokens of text, teacher-forced, after a BOS where the model has one. KL (nats) and top-1 "
-        "are against the first row. Tasks: the right one of four continuations, 30 times. Tokens/s: the quickest tenth "
-        "of 48 tokens. First token: of a prompt of 128 tokens. MB in memory: what opening the model and answering "
-        "added to the process.\n\n" + table(titles, rows)
+        "are against the first row. Tasks: the right one of four continuations, 30 times. Tokens/s and the first token "
+        "(of a prompt of 128) on llama.cpp: one thread, by its processor time; elsewhere on the clock. MB in memory: "
+        "what opening the model and answering added to the process.\n\n" + table(titles, rows)
     )
     best = [
         ", ".join(dict.fromkeys(f"{one.tier} ({one.kv_type})" for one in on_frontier(results, cost)))
