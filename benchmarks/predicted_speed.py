@@ -97,6 +97,9 @@ def report(rows: Sequence[Row], top: Table, devices: Devices) -> str:
         "Seconds a token = bytes read / (efficiency x bandwidth) + layers x seconds a layer. The constants were fitted",
         "to these same runs, two to a class of device and backend: it shows how well the form holds, no forecast.",
         "",
+        "Of a file that is on the machine, each tensor type has a rate of its own (docs/tensor-types.md); a machine is",
+        "measured against that in docs/expected-speed.md.",
+        "",
         f"Median error {statistics.median(errors):.1%}, largest {max(errors):.1%}, "
         f"{len(outliers)} of {len(rows)} runs off by more than {OUTLIER:.0%}.",
         "",
