@@ -1,6 +1,6 @@
 """A phone bundle: one folder with an exported program, its tokenizer and a manifest. Checked before an engine sees it.
 
-manifest.json        what the program is and needs, and the size and digest of every other file
+manifest.json        what the program is and needs, and the size and digest of every other file: manifest.schema.json
 model.pte            the ExecuTorch program
 tokenizer.json       as the `tokenizers` library writes it
 chat_template.jinja  absent where the model has none
@@ -104,6 +104,8 @@ def check_bundle(folder: Path) -> Bundle:
 
     `check_files` compares the digests too, which reads every byte.
     """
+    if folder.is_file():
+        raise ArtifactError(f"{folder} is a file; a bundle is a folder", hint="unpack an archive first")
     path = folder / MANIFEST
     try:
         data = path.read_bytes()[: MAX_MANIFEST_BYTES + 1]

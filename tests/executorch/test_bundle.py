@@ -92,6 +92,13 @@ def test_a_file_that_the_manifest_does_not_name(tmp_path: Path) -> None:
         check(folder)
 
 
+def test_an_archive_of_a_bundle_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "b"), "zip", write_bundle(tmp_path / "b"))
+    with pytest.raises(ArtifactError, match="is a file; a bundle is a folder") as caught:
+        check(Path(archive))
+    assert caught.value.hint == "unpack an archive first"
+
+
 def test_a_link_is_refused_though_its_content_is_right(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
     shutil.move(folder / PROGRAM, tmp_path / "elsewhere")

@@ -1,0 +1,95 @@
+"""The JSON schema of the manifest, for apps that read it, and our own reader agree."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+from edgeinfer import formats
+from edgeinfer.errors import ArtifactError
+from edgeinfer.formats.bundle import MANIFEST, check_bundle
+from tests.executorch.bundles import write_bundle
+
+SCHEMA = json.loads((Path(formats.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+OPTIONAL = {("files", "chat_template.jinja"), ("golden",)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "b")
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return fields
+
+
+def both(folder: Path, fields: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the schema and our reader take these fields."""
+    (folder / MANIFEST).write_text(json.dumps(fields), encoding="utf-8")
+    try:
+        check_bundle(folder)
+    except ArtifactError:
+        return VALIDATOR.is_valid(fields), False
+    return VALIDATOR.is_valid(fields), True
+
+
+def keys(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Paths of all values but those of `exporter`, whose keys are free."""
+    if at == ("exporter",):
+        return
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, inner in items:
+        yield (*at, key)
+        yield from keys(inner, (*at, key))
+
+
+def changed(fields: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    """A copy with another value at `path`; `...` removes it."""
+    other: Any = copy.deepcopy(fields)
+    inner = other
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    result: dict[str, Any] = other
+    return result
+
+
+def test_the_schema_is_one_and_takes_a_manifest(folder: Path) -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    assert both(folder, manifest_of(folder)) == (True, True)
+
+
+def test_a_manifest_without_a_key_is_refused_by_both(folder: Path) -> None:
+    fields = manifest_of(folder)
+    named = [path for path in keys(fields) if isinstance(path[-1], str) and path not in OPTIONAL]
+    assert len(named) > 30
+    for path in named:
+        assert both(folder, changed(fields, path, ...)) == (False, False), path
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1 << 31, "x", [None], {"x": 1}], ids=str)
+def test_a_value_that_the_schema_refuses_is_refused_by_the_reader(folder: Path, value: object) -> None:
+    fields = manifest_of(folder)
+    n_refused = 0
+    for path in keys(fields):
+        by_schema, by_reader = both(folder, changed(fields, path, value))
+        assert by_schema or not by_reader, path
+        n_refused += not by_schema
+    assert n_refused > 10
+
+
+def test_an_unknown_key_is_refused_by_both(folder: Path) -> None:
+    fields = manifest_of(folder)
+    for path in ((), ("files", "model.pte"), ("golden", 0)):
+        assert both(folder, changed(fields, (*path, "surprise"), 1)) == (False, False), path
