@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from edgeinfer import backends
@@ -150,7 +151,7 @@ class Sides:
     def _model(self, plan: Plan) -> Model:
         """Arms that open the model alike share it, and on llama.cpp all share its weights: where in memory these come
         to lie moves the speed of a small model by some percent."""
-        key = ("early-exit",) if "early-exit" in plan.speculation.drafters else ()
+        key = tuple(name for name in ("early-exit", "feature") if name in plan.speculation.drafters)
         if key not in self._models:
             first = self._models.get(())
             if plan.facts == LLAMA_CPP and first is not None:
@@ -179,6 +180,7 @@ class Sides:
 def _over_the_same_weights(first: Model, plan: Plan) -> Model:
     """`first` owns the weights: close it, and only the caches of this one."""
     from edgeinfer.backends.gguf.model import GgufModel
+    from edgeinfer.formats.draft_file import read_draft_for
     from edgeinfer.formats.gguf_header import read_header
 
     assert isinstance(first, GgufModel)
@@ -186,6 +188,8 @@ def _over_the_same_weights(first: Model, plan: Plan) -> Model:
     model = GgufModel(first.loaded, read_header(path), first.settings)
     if plan.speculation.exit_layer is not None:
         model.draft_with(plan.speculation.exit_layer, path)
+    if plan.taught is not None:
+        model.draft_by_file(read_draft_for(Path(plan.taught.file), plan.model.shape), path)
     return model
 
 
