@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def describe(entry: ModelEntry, files: list[list[Artifact]], *, verify_files: bo
         "vocabulary": shape.n_vocab,
         "positions": shape.limit,
         "exit_layer": entry.exit_layer,
+        "draft": asdict(entry.draft) if entry.draft else None,
         "thinking": list(entry.thinking) if entry.thinking else None,
         "notes": entry.notes,
         "files": [describe_file(same, verify_it=verify_files) for same in files],
@@ -153,6 +155,7 @@ def lines(facts: dict[str, object]) -> list[str]:
         "license": f"{facts['license']}{', gated' if facts['gated'] else ''}",
         "shape": shape,
         "early exit": f"after layer {facts['exit_layer']}" if facts["exit_layer"] else "none",
+        "draft": draft_line(facts["draft"]),
         "notes": facts["notes"],
     }
     text += [f"  {name:<11} {value}" for name, value in rows.items() if value]
@@ -177,6 +180,14 @@ def file_lines(file: dict[str, object]) -> list[str]:
     assert isinstance(backends, list)
     head = f"  {file['tier']} for {', '.join(backends)}, {size(file['n_bytes'])}"
     return [head, *(f"    {name:<11} {value}" for name, value in rows.items() if value)]
+
+
+def draft_line(draft: object) -> str:
+    if not isinstance(draft, dict):
+        return ""
+    right = ", ".join(f"{share:.2f}" for share in draft["agreement"])
+    agrees = f", right by depth {right}" if right else ""
+    return f"{draft['kind']}, taught to {draft['base_model']}{agrees}: {draft['file']}"
 
 
 def digest_line(file: dict[str, object]) -> str:

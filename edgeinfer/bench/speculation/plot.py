@@ -10,7 +10,13 @@ from edgeinfer.bench.speculation.records import CONTROL
 from edgeinfer.bench.speculation.report import ALL, Row
 from edgeinfer.errors import BackendError
 
-_COLORS: Final = {"auto": "#1b6ca8", "early-exit": "#c8553d", "lookup": "#588b4a", "draft": "#8a5aa8", "feature": "#c9a227"}
+_COLORS: Final = {
+    "auto": "#1b6ca8",
+    "early-exit": "#c8553d",
+    "lookup": "#588b4a",
+    "draft": "#8a5aa8",
+    "feature": "#c9a227",
+}
 _MARKS: Final = "osD^vP*X"
 
 

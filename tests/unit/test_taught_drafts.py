@@ -1,0 +1,92 @@
+"""A taught draft from its file to the plan: where it is found, what it costs, and when it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgeinfer
+from edgeinfer.backends.taught import RankedRow, TapLog
+from edgeinfer.cli.main import main
+from edgeinfer.errors import ArtifactError, UsageError
+from edgeinfer.plan import Plan, Request
+from edgeinfer.plan.facts import TAPPED_ROWS
+from tests.tiny_draft import draft_beside, write_tiny_draft
+from tests.tiny_gguf import Tiny, write_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a draft beside it."""
+    path = write_tiny(tmp_path_factory.mktemp("taught") / "tiny.gguf", Tiny())
+    write_tiny_draft(draft_beside(path), path, (1, 2, 4))
+    return path
+
+
+def plan_of(path: Path, **how: object) -> Plan:
+    request = Request(model=str(path), backend="reference", context=512, force=True, **how)  # type: ignore[arg-type]
+    return edgeinfer.choose(request, offline=True)
+
+
+def test_a_draft_beside_the_model_is_planned_in_place_of_its_early_exit(model: Path) -> None:
+    plan = plan_of(model)
+    assert plan.speculation.drafters == ("lookup", "feature")
+    assert "a taught draft while it is confident, right in 50% of first drafts" in plan.speculation.note
+    assert [(file.role, Path(file.artifact.file).name) for file in plan.files] == [
+        ("weights", "tiny.gguf"),
+        ("taught draft", "tiny.draft.safetensors"),
+    ]
+    without = plan_of(model, speculation="lookup")
+    assert (without.taught, without.estimate.draft_bytes) == (None, 0)
+    layer = 4 * (3 * 128 * 256 + 2 * 128 * 128 + 2 * 64 * 128)  # its matrices in float32
+    assert plan.estimate.draft_bytes > layer + 512 * 2 * 64 * 4 + TAPPED_ROWS * 3 * 128 * 4  # K/V, tapped states
+
+
+def test_a_named_draft_is_taken_and_one_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    alone = write_tiny(tmp_path / "alone.gguf", Tiny(seed=5))
+    assert plan_of(alone).taught is None
+    named = plan_of(alone, draft_file=str(draft_beside(model)))
+    assert named.taught is not None and named.taught.file == str(draft_beside(model).resolve())
+    other = write_tiny(tmp_path / "other.gguf", Tiny(n_layers=3))
+    with pytest.raises(ArtifactError, match=r"taught to org/tiny: n_layers 4, the model has 3"):
+        plan_of(other, draft_file=str(draft_beside(model)))
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [
+        ({"model": "", "draft_file": "a.draft.safetensors"}, UsageError, "a draft is for one model"),
+        ({"draft_file": "no-such.draft.safetensors"}, ArtifactError, "there is no draft no-such"),
+        ({"speculation": "off", "draft_file": "here"}, UsageError, "speculation is off"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(model: Path, how: dict[str, str], kind: type[Exception], said: str) -> None:
+    request = {"model": str(model), **how}
+    if request.get("draft_file") == "here":
+        request["draft_file"] = str(draft_beside(model))
+    with pytest.raises(kind, match=said):
+        edgeinfer.choose(Request(backend="reference", force=True, **request), offline=True)  # type: ignore[arg-type]
+
+
+def test_show_says_what_the_draft_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(model)]) == 0
+    assert "feature, taught to org/tiny, right by depth 0.50, 0.50" in capsys.readouterr().out
+
+
+def test_a_ranked_row_says_no_other_token() -> None:
+    row = RankedRow(np.array([0.5, 2.0], np.float32), np.array([3, 1], np.int32), 5)
+    assert row.argmax() == 1
+    assert row.numpy().tolist() == [-np.inf, 2.0, -np.inf, 0.5, -np.inf]
+
+
+def test_the_log_keeps_the_newest_states_and_gives_zeros_for_older_ones() -> None:
+    log = TapLog(1)
+    for start in range(0, TAPPED_ROWS + 2, 2):
+        log.add([start, start + 1], np.array([[start + 1.0], [start + 2.0]], np.float32))
+    assert (log.start, log.stop) == (2, TAPPED_ROWS + 2)
+    assert log.tapped(1, 4).ravel().tolist() == [0.0, 3.0, 4.0]  # of position 1 nothing is kept
+    assert log.tokens(2, 4) == [2, 3]
+    log.rewind(1)
+    assert log.tapped(0, 1).ravel().tolist() == [0.0]
