@@ -33,6 +33,8 @@ def plot(taught: Sequence[Taught], path: Path) -> None:
     labels = (("step", "agreement, held-out text"), ("draft of a round", "agreement"))
     for axis, (x, y) in zip((curve, depths), labels, strict=True):
         axis.set(xlabel=x, ylabel=y, ylim=(0, 1))
+    depths.set_xticks(range(1, 1 + max(len(one.answers[-1].by_depth) for one in taught)))
+    heads.set_xscale("log", base=2)
     heads.axhline(1.0, color="#888888", linewidth=1)
     heads.set(xlabel="tokens that a draft may guess", ylabel="expected speed-up on this device")
     for axis in (curve, depths, heads):
