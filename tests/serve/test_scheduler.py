@@ -170,6 +170,8 @@ def test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone()
     title = Prompt((*system, 8, 8, 8), n_system=4)
     assert choose_slot(slots, continued) is slots[2]
     assert choose_slot(slots, title) is slots[0]
+    mostly_system = slots_with([], [*system, 2])
+    assert choose_slot(mostly_system, title) is mostly_system[0]
     slots[2].job = Engine().job([1]).job
     assert choose_slot(slots, continued) is slots[0]
 
