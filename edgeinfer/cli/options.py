@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgeinfer.plan import Request
     from edgeinfer.types import Sampling
 
+SERVER_SINK = 512  # tokens; tools count as part of the system prompt
+
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
@@ -65,7 +67,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--draft", default="", metavar="FILE", help="a draft that was taught to the model")
     group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
-    parser.set_defaults(conversations=1)  # commands that run several have a flag for it
+    parser.set_defaults(conversations=1, json_schemas=False)  # a server differs
 
 
 def add_open_options(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +119,13 @@ def take_name(args: argparse.Namespace) -> None:
     args.model = args.model or args.name
 
 
+def plan_for_server(args: argparse.Namespace) -> None:
+    """Room for what the clients of a server send: long system prompts, and schemas for the answers."""
+    args.json_schemas = True
+    if args.sink is None and (args.context is None or args.context >= 4 * SERVER_SINK):
+        args.sink = SERVER_SINK
+
+
 def request_from(args: argparse.Namespace) -> Request:
     from edgeinfer.plan import Request
 
@@ -138,6 +147,7 @@ def request_from(args: argparse.Namespace) -> Request:
         draft_file=args.draft,
         force=args.force,
         conversations=args.conversations,
+        json_schemas=args.json_schemas,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeinfer.cli.options import add_json_option, add_plan_options, count, request_from, take_name
+from edgeinfer.cli.options import add_json_option, add_plan_options, count, plan_for_server, request_from, take_name
 from edgeinfer.cli.output import show, show_json
 from edgeinfer.errors import UsageError
 
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--devices lists all of them and --device plans for one", hint="give one of the two")
     if args.devices:
         return list_devices(as_json=args.json)
+    if args.conversations > 1:
+        plan_for_server(args)
     import edgeinfer
     from edgeinfer.plan import explain, to_json
     from edgeinfer.plan.report import details, list_refusals, list_sources

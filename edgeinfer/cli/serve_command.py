@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, take_name
+from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server, take_name
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
-
-USUAL_SINK = 512  # tokens: clients send long system prompts, and tools count as part of them
 
 HELP = "answer OpenAI, Anthropic and Ollama clients on this machine"
 USAGE = "serve [MODEL] [--conversations N] [--port N] [...]"
@@ -56,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.serve.store.opening import StoreSize, prefixes_of
 
     take_name(args)
-    if args.sink is None and (args.context is None or args.context >= 4 * USUAL_SINK):
-        args.sink = USUAL_SINK
+    plan_for_server(args)
     access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
     plan = plan_from(args)
     if not args.model:

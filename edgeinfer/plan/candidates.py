@@ -9,7 +9,7 @@ from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.facts import BackendFacts, Capabilities, Probe
+from edgeinfer.plan.facts import GRAMMAR_BYTES_PER_ENTRY, BackendFacts, Capabilities, Probe
 from edgeinfer.plan.fit import DEFAULT_CONTEXT, make_policy, tokens_per_s
 from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Request
 from edgeinfer.types import KvType
@@ -159,7 +159,8 @@ def _judge(
         estimate=Estimate(
             weight_bytes=artifact.n_bytes,
             kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
-            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None),
+            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None)
+            + (model.shape.n_vocab * GRAMMAR_BYTES_PER_ENTRY if request.json_schemas else 0),
             draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
             packed_bytes=facts.packed_bytes(artifact),
         ),

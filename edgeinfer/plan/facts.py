@@ -13,6 +13,7 @@ from edgeinfer.types import KvType, ValueType, of_k_and_v
 from edgeinfer.window import WindowPolicy
 
 __all__ = [
+    "GRAMMAR_BYTES_PER_ENTRY",
     "NOT_ON_PHONES",
     "ON_PHONES_HINT",
     "TAPPED_ROWS",
@@ -154,6 +155,7 @@ class Scaling:
 
 
 _VALUE_BITS: Final[Mapping[ValueType, int]] = {"f32": 32, "f16": 16, "q8_0": 8, "q4_0": 4}
+GRAMMAR_BYTES_PER_ENTRY: Final = 460  # the trie of llguidance: 21 MB for 49k entries, 120 MB for 262k
 TOKENIZER_BYTES_PER_ENTRY: Final = 150  # docs/memory.md: vocabularies of 16k, 49k and 262k
 
 

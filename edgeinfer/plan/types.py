@@ -34,6 +34,7 @@ class Request:
     draft_file: str = ""  # a taught draft for `model`
     force: bool = False
     conversations: int = 1  # open at once on one model
+    json_schemas: bool = False  # answers may have to be JSON of a schema, as in a server
 
 
 @dataclass(frozen=True, slots=True)

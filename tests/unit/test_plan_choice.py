@@ -360,3 +360,11 @@ def test_the_first_five_lines_are_the_choice_and_say_what_a_short_context_costs(
     assert "a chat that outgrows it has 20 to 40 % more perplexity" in lines(512)[4]
     short = model("short", 1, artifact(0.5), shape=with_shape(limit=1024))
     assert "perplexity" not in explain(make_plan(device(), catalog(short), [GGUF], Request(context=1024)))[4]
+
+
+def test_the_trie_of_json_schemas_is_counted() -> None:
+    plain = make_plan(device(), catalog(SMALL), [GGUF], Request(context=2048))
+    held = make_plan(device(), catalog(SMALL), [GGUF], Request(context=2048, json_schemas=True))
+    more = held.estimate.workspace_bytes - plain.estimate.workspace_bytes
+    assert more == 460 * SMALL.shape.n_vocab > 0
+    assert held.estimate.total_bytes == plain.estimate.total_bytes + more
