@@ -175,7 +175,9 @@ def forward_bytes(shape: ModelShape, n_rows: int, n_outputs: int) -> int:
 
 
 NOT_ON_PHONES: Final = "phones and tablets run bundles that `edgeinfer export` makes"
-ON_PHONES_HINT: Final = "without --backend and --tier, the plan names the command that makes one"
+ON_PHONES_HINT: Final = (
+    "leave out --backend and --tier; for a folder, `edgeinfer export FOLDER --device NAME --out NEW` says how it fits"
+)
 
 TAPPED_ROWS: Final = 512
 """Positions whose states are kept for a taught draft: two chunks of a prompt."""

@@ -132,7 +132,20 @@ def test_other_engines_are_refused_on_phones() -> None:
 def test_a_backend_that_no_phone_runs_is_refused_with_what_does() -> None:
     with pytest.raises(BackendError, match="gguf cannot run here") as caught:
         plan(backend="gguf")
-    assert "names the command" in caught.value.hint
+    assert "leave out --backend" in caught.value.hint
+
+
+def test_a_draft_model_is_planned_as_a_bundle_too() -> None:
+    chosen = plan("llama-3.2-1b", draft_model="smollm2-135m")
+    assert chosen.draft is not None
+    assert (chosen.draft.backend, chosen.draft.artifact.tier) == ("executorch", "8da8w")
+    bundles = [one.tier for one in chosen.draft.rejected if one.backend == "executorch" and one.model == "smollm2-135m"]
+    assert bundles == ["8da4w"]  # each tier once
+
+
+@pytest.mark.parametrize("device", ["pixel-9-pro", "ipad-pro-m4-8gb"])
+def test_tablets_and_android_take_bundles(device: str) -> None:
+    assert edgeinfer.choose(device=device).backend == "executorch"
 
 
 def test_the_tiers_are_ordered_as_they_were_measured() -> None:
