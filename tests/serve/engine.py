@@ -30,7 +30,7 @@ class Letters:
     control_texts: frozenset[str] = frozenset()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        return [ord(letter) - ord("a") for letter in text]
+        return [(ord(letter) - ord("a")) % N_VOCAB for letter in text]
 
     def piece(self, token: int) -> bytes:
         return bytes([ord("a") + token])
@@ -62,10 +62,11 @@ class Engine:
         run: list[int] = cache._cache.tokens
         return len(run) >= self.after and tuple([*run, *map(as_id, ask.tokens)][: len(self.poison)]) == self.poison
 
-    def job(self, prompt: Sequence[int], n: int = 20, sampling: Sampling = GREEDY, stops: Sequence[str] = ()) -> Heard:
+    def job(self, prompt: Sequence[int], n: int = 20, sampling: Sampling = GREEDY, **text: Any) -> Heard:
+        """`text` are the arguments of AnswerText."""
         heard = Heard()
         task = Task(Prompt(tuple(prompt)), sampling, n, frozenset())
-        heard.job = Job(task, AnswerText(Letters(), stops=stops), heard.events.append)
+        heard.job = Job(task, AnswerText(Letters(), **text), heard.events.append)
         return heard
 
     def submit(self, *heard: Heard) -> None:

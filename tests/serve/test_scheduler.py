@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from edgeinfer.chat.trace_formats import TraceFormat
+from edgeinfer.decode.loop import Decoder
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
 from edgeinfer.serve.engine.slots import Slot, choose_slot
 from edgeinfer.types import GREEDY, Prompt, Sampling
-from tests.serve.engine import Engine, Heard
+from tests.serve.engine import POLICY, Engine, Heard, Letters
+from tests.unit.fake_model import FakeModel
 
 SEEDED = Sampling(temperature=1.0, seed=11)
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [2] * 30, [3, 1, 4, 1, 5, 9, 2, 6]]
@@ -212,6 +215,27 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it() -> None:
     engine.submit(heard)
     engine.until_idle()
     assert heard.finish == "stop" and text_of(heard) == plain[: plain.index(plain[10:13])]
+
+
+@pytest.mark.parametrize("how", [GREEDY, SEEDED])
+def test_reasoning_that_has_had_its_tokens_is_ended_and_the_answer_follows(how: Sampling) -> None:
+    trace = TraceFormat("<", (">",))
+    engine = Engine()
+    heard = engine.job([1, 2, 3], 20, how, traces=[trace], inside=trace, think_budget=5)
+    engine.submit(heard, engine.job([4, 5], 30))
+    engine.until_idle()
+    thought = engine.alone([1, 2, 3], 5, how)
+    ending = Letters().encode(trace.ending, special=True)
+    decoder = Decoder(FakeModel(), POLICY)
+    so_far = [*thought, *ending]
+    rest = decoder.stream(
+        Prompt((1, 2, 3, *so_far)), how, max_tokens=20 - 5, stop_tokens=frozenset(), first_index=len(so_far)
+    )
+    assert heard.tokens == [*so_far, *rest]
+    parts = [part for event in heard.events for part in getattr(event, "parts", ())]
+    said = "".join(part.text for part in parts if part.thinking)
+    assert said.rstrip("\n") == "".join(Letters().piece(token).decode() for token in thought)
+    assert isinstance(heard.last, Ended) and heard.last.n_thought == 5
 
 
 def text_of(heard: Heard) -> str:
