@@ -299,6 +299,28 @@ def test_what_a_killed_process_left_unfinished_is_cleared(tmp_path: Path, said: 
     assert not old.exists() and new.exists()  # another process may be writing that one
 
 
+def test_a_file_that_another_process_deletes_meanwhile_is_no_failure(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = DiskBlocks(tmp_path, IDENTITY, 1 << 20, said.append)
+    blocks = [next(chain(ROOT, tokens_of(16, seed), 16)) for seed in (1, 2)]
+    for block in blocks:
+        disk.add([block], b"payload")
+    disk.close()
+    gone, true = tmp_path / f"{blocks[0].digest.hex()}.kv", Path.stat
+
+    def deleted_before(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == gone:
+            path.unlink(missing_ok=True)
+        return true(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", deleted_before)
+    disk = DiskBlocks(tmp_path, IDENTITY, 1 << 20, said.append)
+    assert disk.read(blocks[0]) is None and disk.read(blocks[1]) == b"payload"
+    disk.close()
+    assert said == []
+
+
 def test_an_engine_that_fails_to_restore_switches_the_store_off(
     model: ReferenceModel, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import stat
 import tempfile
 import threading
 import time
@@ -116,12 +117,7 @@ class DiskBlocks:
         """The files of the last run, in the order of their last use."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found: list[tuple[int, bytes, int]] = []
-            for entry in os.scandir(self._folder):
-                if entry.name.endswith(PART) and entry.stat().st_mtime < time.time() - STALE_S:
-                    Path(entry.path).unlink(missing_ok=True)
-                elif (digest := _digest_of(entry.name)) and entry.is_file(follow_symlinks=False):
-                    found.append((entry.stat().st_mtime_ns, digest, entry.stat().st_size))
+            found = [record for entry in os.scandir(self._folder) if (record := _found(Path(entry.path)))]
         except OSError as error:
             self._fail(error)
             return
@@ -169,6 +165,17 @@ class DiskBlocks:
 
     def _path(self, digest: bytes) -> Path:
         return self._folder / f"{digest.hex()}{SUFFIX}"
+
+
+def _found(path: Path) -> tuple[int, bytes, int] | None:
+    """The time of last use, the digest and the size of a record; None for another file. Deletes what is stale."""
+    try:
+        facts, digest = path.stat(follow_symlinks=False), _digest_of(path.name)
+        if path.name.endswith(PART) and facts.st_mtime < time.time() - STALE_S:
+            path.unlink()
+        return (facts.st_mtime_ns, digest, facts.st_size) if digest and stat.S_ISREG(facts.st_mode) else None
+    except FileNotFoundError:  # another process has deleted it
+        return None
 
 
 def _digest_of(name: str) -> bytes | None:
