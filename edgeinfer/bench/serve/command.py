@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -77,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         found = measure(sides, chat, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
     claims = verdicts(found)
     title = f"The server: {plan.model.title} {plan.artifact.tier}, K/V {plan.kv_type}, {n_threads} threads"
-    text = head(title, ("edgeinfer", "bench", "serve", *sys.argv[3:]), plan.device, versions)
+    shown = [Path(part).name for part in sys.argv[3:]]  # where files lie on this machine is of no interest
+    text = head(title, ("edgeinfer", "bench", "serve", *shown), plan.device, versions)
+    text += f"\nLoad average at the end: {os.getloadavg()[0]:.1f}; both servers and the clients share the cores.\n"
     text += "\n" + text_of_report(found, found_ceilings) + "\n## Claims\n\n"
     text += "".join(f"* {claim}: {'met' if met else '**not met**'}\n" for claim, met in claims.items())
     if args.out:

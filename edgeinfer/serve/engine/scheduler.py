@@ -246,7 +246,6 @@ class Scheduler:
             return
         if was_reading:
             job.state = "running"
-            self._prefixes.keep(decoder.cache, decoder.at_their_positions)
         job.take(tokens, rows)
         if job.text.stopped:
             decoder.stop()
@@ -255,6 +254,8 @@ class Scheduler:
             self._finish(slot, job, "length" if decoder.stats.finish == "length" else "stop")
         elif job.text.over_budget:
             self._end_reasoning(slot, job)
+        elif was_reading:  # after the first token is on its way; a conversation that is over was kept already
+            self._prefixes.keep(decoder.cache, decoder.at_their_positions)
 
     def _end_reasoning(self, slot: Slot, job: Job) -> None:
         """Write the end of the trace in the model's place, and let it continue."""
