@@ -83,7 +83,7 @@ def verdicts(found: Measured) -> dict[str, bool]:
     for n, pairs in found.loads.items():
         if pairs.theirs:
             speeds = ([one.tokens_per_s for one in side] for side in (pairs.ours, pairs.theirs))
-            said[f"{n} clients: at least 1.0 of llama.cpp's tokens/s"] = median(ratios(*speeds)) >= 1.0
+            said[f"{n} client{'s' * (n > 1)}: at least 1.0 of llama.cpp's tokens/s"] = median(ratios(*speeds)) >= 1.0
     if found.gaps.theirs:
         said["the longest gap is at most a third of llama.cpp's"] = median_ratio(found.gaps) <= 1 / 3
     if 1 in found.loads:
