@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgeinfer.backends.executorch.export.source import open_source
@@ -17,7 +18,7 @@ from edgeinfer.plan import Plan, Request, make_plan
 from edgeinfer.runner.choose import resolve
 from edgeinfer.types import Sampling
 
-__all__ = ["plan_export", "source_request"]
+__all__ = ["plan_export", "plan_named_export", "source_request"]
 
 
 def plan_export(model: Path, tier: str, device: str) -> Plan:
@@ -49,8 +50,13 @@ def plan_export(model: Path, tier: str, device: str) -> Plan:
         exit_layer=source.exit_layer,
         in_catalog=False,
     )
-    catalog = load_catalog().with_model(entry)
-    return make_plan(named(device), catalog, [FACTS], Request(model=name), drafters=drafter_facts())
+    return _planned(entry, device)
+
+
+def plan_named_export(model: str, tier: str, device: str, *, offline: bool) -> Plan:
+    """The same for a model by name, before its file is downloaded: by the shape that the catalog or the hub states."""
+    entry = _entry(model, offline=offline)
+    return _planned(replace(entry, artifacts=(bundle_artifact(entry.shape, tier),)), device)
 
 
 def source_request(model: str, tier: str, *, offline: bool) -> Request:
@@ -58,13 +64,22 @@ def source_request(model: str, tier: str, *, offline: bool) -> Request:
 
     Raises ModelNotFoundError as `choose` does, and ArtifactError for a model that is not exported.
     """
-    catalog, request = resolve(load_catalog(), Request(model=model), offline=offline)
-    entry = catalog.find(request.model)
-    source = source_of(entry, tier) if entry else None
-    if entry is None or source is None:
+    entry = _entry(model, offline=offline)
+    source = source_of(entry, tier)
+    if source is None:
         raise ArtifactError(
             f"the catalog has no file of {model} that can be exported", hint="name a GGUF file or a folder"
         )
     if why := FACTS.cannot_export(entry.shape):
         raise ArtifactError(f"{entry.title}: {why}", hint="`edgeinfer plan --device NAME` names models that are")
     return Request(model=model, tier=source.tier, backend=SOURCE_BACKEND, force=True)
+
+
+def _entry(model: str, *, offline: bool) -> ModelEntry:
+    catalog, request = resolve(load_catalog(), Request(model=model), offline=offline)
+    return next(entry for entry in catalog.models if entry.name == request.model)
+
+
+def _planned(entry: ModelEntry, device: str) -> Plan:
+    catalog = load_catalog().with_model(entry)
+    return make_plan(named(device), catalog, [FACTS], Request(model=entry.name), drafters=drafter_facts())

@@ -119,6 +119,15 @@ def test_other_architectures_are_refused_by_name() -> None:
         source_request("gemma-4-e2b", "8da4w", offline=True)
 
 
+def test_what_does_not_fit_the_phone_is_refused_before_the_download(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export", "llama-3.3-70b", "--device", PHONE, "--out", str(tmp_path / "out"), "--offline"]
+    assert main(argv) == NoPlanError.exit_code
+    assert "llama-3.3-70b 8da4w needs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_plan_exports_what_the_exporter_reads() -> None:
     assert {*gguf_source.ARCHITECTURES, *folder_source.ARCHITECTURES} == ARCHITECTURES
 
