@@ -1,6 +1,6 @@
 """The plan's estimate against measured peak memory, on Linux.
 
-    python -m benchmarks memory --model demo --model wide.Q4_0.gguf > docs/memory.md
+    python -m benchmarks memory --model demo --model smollm2-135m > docs/memory.md
 
 Each row is a new process that opens the model as `edgeinfer chat` does, reads a prompt and answers. Its memory, and
 that of its children, is looked at every 20 ms.

@@ -144,11 +144,12 @@ def _pieces(subject: Opened, text: Path, length: int, n_pieces: int) -> list[Tok
         words = text.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{text} cannot be read: {error}") from error
-    tokens = subject.model.tokenizer.encode(words, special=False)
+    tokenizer = subject.model.tokenizer
+    bos, tokens = tokenizer.encode(tokenizer.bos_text, special=True), tokenizer.encode(words, special=False)
     step = len(tokens) // n_pieces
     if step < length:
         raise UsageError(f"{text} has {len(tokens)} tokens; {n_pieces} pieces of {length} need {n_pieces * length}")
-    return [tokens[at * step : at * step + length] for at in range(n_pieces)]
+    return [[*bos, *tokens[at * step : at * step + length]][:length] for at in range(n_pieces)]
 
 
 def _result(

@@ -19,7 +19,7 @@ from edgeinfer.paths import cache_folder
 
 __all__ = ["Copied", "Kept", "bandwidth", "measure", "settle"]
 
-_BUFFER_BYTES: Final = 32 << 20  # beyond the last-level cache of the machines this is for
+_BUFFER_BYTES: Final = 16 << 20  # two a thread: together beyond most last-level caches, and less than a model takes
 _MEASURE_S: Final = 0.05
 _QUIET_SHARE: Final = 0.9  # threads that ran for less of their time were waiting for other programs
 _FIRST_RUN: Final = 4  # measurements where nothing is kept: the first plan needs a true figure too

@@ -22,7 +22,7 @@ from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, Log, LogF
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.errors import UsageError
-from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
+from edgeinfer.types import GREEDY, KV_CHOICES, Message, Sampling, SpeculationMode
 
 TEMPERATURES: Final = (0.0, 0.7)
 MAX_ROWS: Final = 16  # of the rounds whose cost is measured
@@ -68,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeatable; default: all but draft",
     )
     parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
+    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
+    parser.add_argument("--template", default="", metavar="FILE", help="a Jinja template, or chatml")
     parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
@@ -140,6 +142,8 @@ def command_of(args: argparse.Namespace) -> list[str]:
     for arm in args.arm or []:
         command += ["--arm", arm]
     command += ["--draft-model", Path(args.draft_model).name] if args.draft_model else []
+    command += ["--kv-type", args.kv_type] if args.kv_type else []
+    command += ["--template", Path(args.template).name] if args.template else []
     command += ["--prompts", Path(args.prompts).name] if args.prompts else []
     command += ["--quick"] if args.quick else []
     for flag in ("minutes", "runs"):
@@ -159,7 +163,7 @@ def measure_model(
     subject = subject_of(plan_of(name, "off"))
     if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
         return
-    with Sides(name, arms, args.draft_model) as sides:
+    with Sides(name, arms, args.draft_model, kv_type=args.kv_type, template=args.template) as sides:
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")

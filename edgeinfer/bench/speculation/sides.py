@@ -24,7 +24,8 @@ from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
-from edgeinfer.types import Message, Prompt, Sampling, SpeculationMode
+from edgeinfer.runner.opening import read_template
+from edgeinfer.types import KvType, Message, Prompt, Sampling, SpeculationMode
 
 CONTEXT: Final = 1024  # positions: enough for every prompt of the bench, and equal for all sides
 SLICE: Final = 10  # tokens that a side answers before the next one has its turn
@@ -71,9 +72,19 @@ class Sides:
     """The decoders of one model by arm name, "plain" and "plain again" among them. A context manager; owns all that
     it opens."""
 
-    def __init__(self, name: str, arms: Sequence[SpeculationMode], draft_model: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        arms: Sequence[SpeculationMode],
+        draft_model: str = "",
+        *,
+        kv_type: KvType | None = None,
+        template: str = "",
+    ) -> None:
+        """`template` is a Jinja file in place of the model's own, or "chatml"."""
+        source = read_template(template) if template else None
         self._stack = ExitStack()
-        self._draft_model = draft_model
+        self._draft_model, self._kv_type = draft_model, kv_type
         self._draft: OpenedDraftModel | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
         self.notes: dict[str, str] = {}  # arms that are less than was asked for, and why
@@ -90,7 +101,7 @@ class Sides:
                     self.plan = self._open(name, arm, arm)
                 except UsageError as error:
                     self.skipped[arm] = str(error)
-            self._words = self._template()
+            self._words = self._template(source)
         except BaseException:
             self._stack.close()
             raise
@@ -133,7 +144,7 @@ class Sides:
         self.close()
 
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
-        plan = plan_of(name, mode, self._draft_model)
+        plan = plan_of(name, mode, self._draft_model, kv_type=self._kv_type)
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
         if "early-exit" in plan.speculation.drafters and not model.drafts_with:
@@ -171,9 +182,9 @@ class Sides:
             self._draft = opened_draft_model(model, small)
         return self._draft
 
-    def _template(self) -> Template:
+    def _template(self, source: str | None) -> Template:
         tokenizer = self.plain_model.tokenizer
-        source = tokenizer.chat_template or CHATML
+        source = source or tokenizer.chat_template or CHATML
         return Template(self._renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
 
 
@@ -193,9 +204,23 @@ def _over_the_same_weights(first: Model, plan: Plan) -> Model:
     return model
 
 
-def plan_of(name: str, mode: SpeculationMode, draft_model: str = "", *, backend: str = "") -> Plan:
+def plan_of(
+    name: str,
+    mode: SpeculationMode,
+    draft_model: str = "",
+    *,
+    backend: str = "",
+    kv_type: KvType | None = None,
+) -> Plan:
     request = Request(
-        model=name, speculation=mode, draft_model=draft_model, backend=backend, context=CONTEXT, sink=0, force=True
+        model=name,
+        speculation=mode,
+        draft_model=draft_model,
+        backend=backend,
+        kv_type=kv_type,
+        context=CONTEXT,
+        sink=0,
+        force=True,
     )
     return choose(request, offline=True)
 
