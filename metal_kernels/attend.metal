@@ -17,8 +17,8 @@
 // Memory   threadgroup: 4 * NS * (D + 2) bytes.
 //
 // A SIMD group takes 32 slots at a time. Scores: the lanes of a key group share a key and split its words. Softmax: lane j
-// holds key j. Values: key groups again, so K and V are read by the same lanes in the same way. A tile that nobody sees is
-// not read; in other tiles rows that nobody sees have no weight, whatever they hold.
+// holds key j. Values: key groups again, so K and V are read by the same lanes in the same way. A tile that no query sees is
+// not read; in other tiles rows that no query sees have no weight, whatever they hold.
 
   using Packed = Row<BITS, D>;
   constexpr int LPK = lanes_per_key(Packed::words, D);
@@ -128,7 +128,7 @@
           float value[EPW];
           decode_word<KT, BITS>(fetched[b][k], value);
           for (int e = 0; e < EPW; e++) {
-            const float held = present ? value[e] : 0.0f;  // what nobody sees may be NaN
+            const float held = present ? value[e] : 0.0f;  // what no query sees may be NaN
             for (int r = 0; r < R; r++) sum[r][k * EPW + e] += weight[r] * held;
           }
         }

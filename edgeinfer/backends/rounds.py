@@ -31,7 +31,7 @@ class RoundGuard:
     __slots__ = ("_asked", "_max_drafts", "_max_rows", "_open", "n_verified")
 
     def __init__(self, max_rows: int, max_drafts: int | None = None) -> None:
-        self.n_verified = 0  # set by the round, once its engine has run so many tokens
+        self.n_verified = 0  # set by the round, once its engine has run that many tokens
         self._max_rows = max_rows
         self._max_drafts = max_rows if max_drafts is None else min(max_rows, max_drafts)
         self._open = True

@@ -192,7 +192,7 @@ class FeatureDrafts:
             self._layer.rewind(min(self._layer.length, max(1, length)))
 
     def start_at(self, length: int) -> None:
-        """The conversation goes on at `length`, after tokens whose states were never seen."""
+        """The conversation continues at `length`, after tokens whose states were never seen."""
         self._state = None
         self._log = TapLog(self._inputs.n_taps * self._inputs.hidden, length)
         self._layer.start_at(max(1, length))

@@ -1,6 +1,6 @@
 """Times each Metal kernel against its twin on this Mac, at the shapes of real models.
 
-Kernel and twin run in turn, on so many layers that no cache holds their data; the ratio is the median over pairs.
+Kernel and twin run in turn, on enough layers that no cache holds their data; the ratio is the median over pairs.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ STAND_IN = "qotherx"  # in place of the first question, to see what stands befor
 
 
 class Marks:
-    """Places, in order, where text and tokens are known to agree: so many characters are so many tokens."""
+    """Pairs of offsets, in order, at which text and tokens are known to agree: n characters are m tokens."""
 
     def __init__(self) -> None:
         self._chars, self._tokens = compact([0]), compact([0])  # 8 bytes a place, as a chat may have no end

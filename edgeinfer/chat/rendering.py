@@ -91,7 +91,7 @@ class ConversationWriter:
                 return None
             joined = join(known, window, messages[:end], begin, n_lead)
             if joined is None and known is self._last:
-                known = NOTHING  # the past was written otherwise, as with other variables: write it again
+                known = NOTHING  # the history was rendered differently: render it again
                 continue
             if joined is None or joined.ends[n_lead] < 0:
                 return None

@@ -72,7 +72,7 @@ class Renderer:
             data = json.dumps({**request, "cpu_s": cpu_s}).encode("ascii") + b"\n"
             line = exchange(child.stdin, child.stdout, data)
         except BaseException:
-            self.close()  # a reply that nobody waited for must not answer the next question
+            self.close()  # a late reply must not answer the next question
             raise
         finally:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""What a sound GGUF header must mean besides: the numbers that engines divide by, multiply and index with.
+"""Values that a sound GGUF header must have: the numbers that engines divide by, multiply and index with.
 
 Each check stands for a way in which a file has made an engine divide by zero, read out of bounds, or abort.
 """

@@ -191,7 +191,7 @@ def _gave_up(target: _Target, have: int, cut: DownloadError | None) -> Exception
     if cut is None:
         target.part.unlink(missing_ok=True)
         return ArtifactError(f"{where}: the hub has no more", hint="nothing was kept; try again later")
-    return DownloadError(f"{where}: {cut}", hint="run the same command again: it goes on from there")
+    return DownloadError(f"{where}: {cut}", hint="run the same command again: it resumes from there")
 
 
 def _digest(target: _Target) -> str:

@@ -1,4 +1,4 @@
-"""A loaded bundle behind the seam: the model."""
+"""A loaded bundle as a model."""
 
 from __future__ import annotations
 

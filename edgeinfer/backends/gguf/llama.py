@@ -49,7 +49,7 @@ LOG: Final = EngineLog()
 
 NodeCallback: TypeAlias = Callable[[int, bool], bool]
 """`(tensor address, ask) -> bool`, ggml_backend_sched_eval_callback: with `ask`, whether this node is wanted; without,
-the node has been computed and True goes on with the graph."""
+the node has been computed and True continues the graph."""
 
 KV_TYPES: Final[Mapping[ValueType, tuple[int, int, int]]] = {  # ggml type id, values a block, bytes a block
     "f32": (0, 1, 4),
@@ -118,7 +118,7 @@ def tensor_name(address: int) -> bytes:
 
 
 def padded(cells: int) -> int:
-    """K/V cells that llama.cpp really allocates for so many."""
+    """K/V cells that llama.cpp allocates for this many."""
     return -(-cells // _CELL_PAD) * _CELL_PAD
 
 
@@ -379,7 +379,7 @@ class Context:
 
 
 def _kv_format(model: LoadedModel, options: ContextOptions) -> str:
-    """What K and V depend on besides the weights, this build and the tokens; "" where they cannot be taken apart."""
+    """What K and V depend on, apart from weights, build and tokens; "" where they cannot be taken apart."""
     if model.own_window or not options.flash_attention:  # masked positions are left out; V is transposed
         return ""
     architecture = model.metadata("general.architecture")

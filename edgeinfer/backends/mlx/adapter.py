@@ -1,7 +1,7 @@
 """Early exit over stock mlx-lm models: no forward pass is written again.
 
 The inner module (the one that owns `embed_tokens`, `layers` and `norm`) is copied shallowly into a front, whose layers
-past the exit are stubs, and a back, whose layers before the exit are stubs. The stock `__call__` goes on computing
+past the exit are stubs, and a back, whose layers before the exit are stubs. The stock `__call__` still computes
 embeddings, scales, masks and per-layer inputs with its own code and its own layer numbers; MLX is lazy, so what a stub
 throws away is never computed. The head is the stock outer `__call__` over an inner that returns norm(hidden): a tied
 head, a soft cap or a logit scale come with it. (mlx-lm 0.32.2; arXiv 2404.16710 for the idea of the exit.)

@@ -32,7 +32,7 @@ def engine_error(error: Exception) -> EdgeInferError:
 
 
 class Pending:
-    """The rows of one round that nobody has looked at yet. The first look evaluates all of them at once."""
+    """The rows of one round that have not been read yet. The first look evaluates all of them at once."""
 
     def __init__(self) -> None:
         self.waiting: list[MlxRow] = []
@@ -47,7 +47,7 @@ class Pending:
 
 @maps_engine_errors("MLX")
 class MlxRow:
-    """logits [V] and their argmax, both still on the device. What nobody asks for is never computed."""
+    """logits [V] and their argmax, both still on the device. What is never read is never computed."""
 
     def __init__(self, pending: Pending, logits: mx.array, token: mx.array) -> None:
         self.logits = logits
@@ -180,7 +180,7 @@ class MlxCache:
         return b"".join(layer.stored(slots) for layer in self.layers)
 
     def _shape_rings(self) -> None:
-        """Each layer's heads and widths are its own business: a forward that is never computed tells them."""
+        """Learn each layer's K/V shape by tracing one lazy forward; nothing is evaluated."""
         hidden = self._forward(mx.zeros((1, 1), mx.int32))
         self.n_vocab: int = self.stages.head(hidden).shape[-1]
         for layer in self.layers:
@@ -243,7 +243,7 @@ class MlxRound:
                 hidden = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
             self._cache.span.place(self._start, len(tokens))
             hidden = stages.back(ids, hidden, self._layers)
-            if n_wanted < len(tokens):  # a chunk of a prompt: nobody may look at a row of it
+            if n_wanted < len(tokens):  # a chunk of a prompt: its rows may never be read
                 mx.eval([layer.ring for layer in self._cache.layers if layer.ring is not None])
             rows = self._cache.rows(self._pending, hidden[:, len(tokens) - n_wanted :]) if n_wanted else []
         except Exception as error:
@@ -268,7 +268,7 @@ class MlxRound:
         return list(self._cache.layers)
 
     def _reusable(self, tokens: Sequence[TokenLike]) -> int:
-        """How many leading tokens are the very ones that were drafted; a row is compared by identity, not value."""
+        """How many leading tokens were drafted in this round. A row is compared by identity, not by value."""
         reused = 0
         for token, drafted in zip(tokens, self._tokens, strict=False):
             if token is not drafted and not (isinstance(token, int) and isinstance(drafted, int) and token == drafted):

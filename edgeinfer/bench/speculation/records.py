@@ -1,4 +1,4 @@
-"""What a speed run writes down, one JSON object a line, so that a run that was cut can go on."""
+"""What a speed run writes down, one JSON object a line, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
