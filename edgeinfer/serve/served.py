@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import PromptBuilder
@@ -82,7 +83,7 @@ class ServedModel:
         """Whether the template or the catalog knows of reasoning."""
         return self.plan.model.thinking is not None or any(mentioned_in(self.template_source))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What the tokens of an answer depend on, besides the request: file, engine, K/V type, exactness."""
         plan = self.plan
