@@ -31,6 +31,11 @@ class Models:
     def stalled(self) -> str:
         return next((why for one in self if (why := one.scheduler.stalled)), "")
 
+    def end_answers(self) -> None:
+        """Fail every answer that runs or waits, and take no more."""
+        for one in self:
+            one.scheduler.close()
+
     def close(self) -> None:
         for one in self:
             one.close()

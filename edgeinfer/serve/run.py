@@ -14,7 +14,7 @@ from edgeinfer.serve.http.connection import TimedProtocol
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
 
-__all__ = ["bound", "configured", "serve"]
+__all__ = ["Listener", "bound", "configured", "serve"]
 
 KEEP_ALIVE_S = 75  # longer than what clients keep an idle connection for
 MAX_CONNECTIONS = 1000  # each may hold a body in memory
@@ -25,9 +25,21 @@ def serve(models: Models, access: Access, *, port: int) -> None:
     """Owns `models`: they are closed at the end. Raises UsageError when the address cannot be had."""
     try:
         listening = bound(access.address, port)
-        asyncio.run(uvicorn.Server(configured(make_app(models, access))).serve(sockets=[listening]))
+        asyncio.run(Listener(configured(make_app(models, access)), models).serve(sockets=[listening]))
     finally:
         models.close()
+
+
+class Listener(uvicorn.Server):
+    """Ends the answers when it is stopped, so that each client is told and none is waited for."""
+
+    def __init__(self, config: uvicorn.Config, models: Models) -> None:
+        super().__init__(config)
+        self._models = models
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._models.end_answers)
+        await super().shutdown(sockets)
 
 
 def configured(app: Starlette) -> uvicorn.Config:

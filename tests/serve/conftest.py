@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import uvicorn
 
 import edgeinfer
 from edgeinfer.plan import Plan, Request
 from edgeinfer.serve.app import make_app
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
-from edgeinfer.serve.run import bound, configured
+from edgeinfer.serve.run import Listener, bound, configured
 from edgeinfer.serve.served import ServedModel
 
 
@@ -78,7 +77,8 @@ def running(access: Access, plan: Plan | None = None, **options: Any) -> Iterato
     plan = plan or edgeinfer.choose(Request(model="demo", conversations=4, context=1024, sink=512))
     served = ServedModel(edgeinfer.load(plan), **options)
     listening = bound("127.0.0.1", 0)
-    server = uvicorn.Server(configured(make_app(Models([served]), access)))
+    models = Models([served])
+    server = Listener(configured(make_app(models, access)), models)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
     thread.start()
     try:

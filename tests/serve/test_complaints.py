@@ -190,3 +190,17 @@ def test_the_description_names_every_parameter(server: Server) -> None:
     body = described["components"]["schemas"][chat["$ref"].rsplit("/", 1)[1]]
     assert {"messages", "tools", "response_format", "seed", "logit_bias"} <= set(body["properties"])
     assert body["additionalProperties"] is False
+
+
+def test_a_server_that_is_stopped_tells_its_clients() -> None:
+    server_run = running(Access("127.0.0.1"))
+    server = next(server_run)
+    held = post(server, {"max_tokens": 100_000, "stream": True, "logit_bias": endless(server)})
+    wait(server, 1)
+    with pytest.raises(StopIteration):
+        next(server_run)
+    received = b""
+    while part := held.recv(65536):
+        received += part
+    held.close()
+    assert b"the server is closing" in received

@@ -6,8 +6,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeinfer.protocols import Tokenizer
+from edgeinfer.serve.grammar import Grammars
+from edgeinfer.serve.tools.constraint import CallsInText, calls_schema
+from edgeinfer.serve.tools.formats import GENERIC, ToolFormat
+from edgeinfer.types import Tool
 from tests.serve.conftest import Server
 
 PERSON = {
@@ -145,3 +151,56 @@ def test_what_does_not_fit_together_is_refused(server: Server, change: dict[str,
     reply = server.chat(**change)  # type: ignore[arg-type]
     assert reply.status == 400, reply.json
     assert reply.json["error"]["param"] in (parameter, parameter.partition(".")[0] + ".type")
+
+
+def likes(tokenizer: Tokenizer, text: str) -> Any:
+    """A row that would write `text`."""
+    row = np.zeros(tokenizer.n_vocab, np.float32)
+    row[tokenizer.encode(text, special=False)[0]] = 5.0
+    return row
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["marked", "bare"])
+def test_text_is_free_until_a_call_opens_and_the_call_is_held_to_its_schema(server: Server, bare: bool) -> None:
+    tokenizer = server.served.tokenizer
+    written = ToolFormat("", arguments="parameters") if bare else GENERIC
+    tools = [Tool("get_weather", "", json.dumps(WEATHER["function"]["parameters"]))]  # type: ignore[index]
+    call = Grammars(tokenizer).json(calls_schema(tools, written), parameter="tools")
+    constraint = CallsInText(tokenizer, written, call.copy)
+    if not bare:
+        for token in tokenizer.encode("Let me see. <tool_call>", special=False):
+            row = likes(tokenizer, "Never")
+            assert constraint.masked(row) is row and not constraint.forced()
+            constraint.accept(token)
+    said = ""
+    if bare:
+        (said_token, *_) = tokenizer.encode("{", special=False)
+        constraint.accept(said_token)
+        said = "{"
+    for _ in range(60):
+        row = constraint.masked(likes(tokenizer, "Never"))
+        if np.isfinite(row).all():
+            break
+        token = constraint.forced()[0] if constraint.forced() else int(row.argmax())
+        said += tokenizer.piece(token).decode()
+        constraint.accept(token)
+    value = json.loads(said)
+    assert value["name"] == "get_weather" and list(value[written.arguments]) == ["city"]
+    row = likes(tokenizer, "Never")
+    assert constraint.masked(row) is row  # free again
+
+
+def test_an_answer_that_only_begins_like_an_object_is_no_call(server: Server) -> None:
+    tokenizer = server.served.tokenizer
+    written = ToolFormat("", arguments="parameters")
+    call = Grammars(tokenizer).json(calls_schema([Tool("f")], written), parameter="tools")
+    constraint = CallsInText(tokenizer, written, call.copy)
+    row = likes(tokenizer, "Never")
+    for token in tokenizer.encode("Hello {", special=False):
+        constraint.accept(token)
+        assert constraint.masked(row) is row
+
+
+def test_a_request_with_tools_that_may_answer_in_words(server: Server) -> None:
+    reply = server.chat("Hi", tools=[WEATHER, CLOCK], temperature=0)
+    assert reply.status == 200 and reply.json["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")

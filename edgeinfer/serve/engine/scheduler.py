@@ -97,15 +97,15 @@ class Scheduler:
         return ""
 
     def close(self) -> None:
-        """End every job, and the thread."""
+        """End every job, and the thread. Safe to call twice."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
         closed = EngineError("the server is closing")
-        for job in self._waiting:
-            job.report(Failed(closed))
+        while self._waiting:
+            self._waiting.popleft().report(Failed(closed))
         for slot in self._slots:
             if slot.job is not None:
                 slot.decoder.stop()
