@@ -46,7 +46,7 @@ def test_a_draft_model_that_the_plan_has_no_use_for_is_refused(model: Path) -> N
 def test_a_plan_opens_its_draft_model(model: Path) -> None:
     plain = request_for(model)
     plan = edgeinfer.choose(dataclasses.replace(plain, speculation="draft", draft_model=str(model)))
-    assert [file.role for file in plan.files] == ["weights", "draft"]
+    assert [file.role for file in plan.files] == ["weights", "draft model"]
     with edgeinfer.load(plan) as drafted, edgeinfer.load(plain) as alone:
         assert drafted.plan.speculation.drafters == ("draft",)
         assert say(drafted, "rain").tokens == say(alone, "rain").tokens
