@@ -69,6 +69,8 @@ def plan_speculation(
     possible = [drafter for drafter in wanted if not target.lacks(drafter.needs)]
     exact_rows = facts.exact_rows(device, types, chosen.kv_type)
     off = f"; no early exit: {chosen.no_early_exit}" if chosen.no_early_exit else ""
+    if chosen.model.draft and not chosen.taught and mode == "auto":
+        off += f"; the taught {chosen.model.draft.kind} draft is not used: {facts.name} does not run it here"
     return SpeculationPlan(
         mode,
         tuple(drafter.name for drafter in possible),

@@ -44,7 +44,7 @@ def choose(
         raise UsageError(
             f"the plan does not draft with {request.draft_file}: {plan.backend} cannot run it for this model, or "
             f"speculation is {plan.speculation.mode}",
-            hint="--backend reference runs every kind; --speculation auto takes it",
+            hint="gguf and reference run feature drafts of llama and qwen3 models, with --speculation auto",
         )
     return plan
 

@@ -70,6 +70,14 @@ def test_what_cannot_be_used_is_refused(model: Path, how: dict[str, str], kind: 
         edgeinfer.choose(Request(backend="reference", force=True, **request), offline=True)  # type: ignore[arg-type]
 
 
+def test_a_draft_that_no_engine_runs_is_not_dropped_in_silence(model: Path) -> None:
+    several = plan_of(model, conversations=2, draft_file=str(draft_beside(model)))
+    assert several.taught is not None, "the reference drafts for several conversations"
+    request = Request(model=str(model), backend="gguf", context=512, force=True, conversations=2)
+    note = edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True).speculation.note
+    assert "the taught feature draft is not used: gguf does not run it here" in note
+
+
 def test_show_says_what_the_draft_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(model)]) == 0
     assert "feature, taught to org/tiny, right by depth 0.50, 0.50" in capsys.readouterr().out
