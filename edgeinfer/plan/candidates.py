@@ -56,7 +56,15 @@ class Candidate:
 
     def with_window(self, window: WindowPolicy) -> Candidate:
         kv_bytes = self.n_conversations * self.facts.kv_bytes(self.model.shape, window, self.kv_type)
-        return replace(self, window=window, estimate=replace(self.estimate, kv_bytes=kv_bytes))
+        more = self.n_conversations * (self._taught_bytes(window) - self._taught_bytes(self.window))
+        draft_bytes = self.estimate.draft_bytes + more
+        return replace(self, window=window, estimate=replace(self.estimate, kv_bytes=kv_bytes, draft_bytes=draft_bytes))
+
+    def _taught_bytes(self, window: WindowPolicy) -> int:
+        """Of one conversation."""
+        if self.taught is None:
+            return 0
+        return self.facts.taught_bytes(self.taught, self.model.shape, window, self.kv_type) or 0
 
     def rejected(self, kind: RejectionKind, reason: str, over_bytes: int = 0) -> Rejection:
         artifact = self.artifact

@@ -44,6 +44,20 @@ def test_a_draft_beside_the_model_is_planned_in_place_of_its_early_exit(model: P
     assert plan.estimate.draft_bytes > layer + 512 * 2 * 64 * 4 + TAPPED_ROWS * 3 * 128 * 4  # K/V, tapped states
 
 
+def test_a_window_that_grew_counts_the_keys_of_the_draft_too(tmp_path: Path) -> None:
+    long = write_tiny(tmp_path / "long.gguf", Tiny(limit=65536))
+    write_tiny_draft(draft_beside(long), long, (1, 2, 4))
+
+    def planned(context: int | None) -> Plan:
+        request = Request(model=str(long), backend="reference", context=context, force=True, prefer="context")
+        return edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True)
+
+    small, grown = planned(512), planned(None)
+    more = grown.window.slots - small.window.slots
+    assert grown.window.slots > 32768  # what it was judged with
+    assert grown.estimate.draft_bytes - small.estimate.draft_bytes == more * 2 * 64 * 4  # K and V, 2 heads of 32, f32
+
+
 def test_a_named_draft_is_taken_and_one_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
     alone = write_tiny(tmp_path / "alone.gguf", Tiny(seed=5))
     assert plan_of(alone).taught is None
