@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
+from edgeinfer.catalog.entry import Artifact
 from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.trace_formats import may_use, mentioned_in, open_trace
@@ -87,9 +89,9 @@ class ServedModel:
     def fingerprint(self) -> str:
         """What the tokens of an answer depend on, besides the request: file, engine, K/V type, exactness."""
         plan = self.plan
-        file = plan.artifact.sha256.removeprefix("sha256:")[:12] or plan.artifact.file
         exact = "exact" if self.exact else "within rounding"
-        return f"{file} {plan.artifact.tier} {plan.backend} {plan.facts.engine_version()} {plan.kv_type} {exact}"
+        file, engine = fingerprint_of(plan.artifact), plan.facts.engine_version()
+        return f"{file} {plan.artifact.tier} {plan.backend} {engine} {plan.kv_type} {exact}"
 
     async def answer(self, generation: Generation) -> Answering:
         """The answers to a request, once the first of them has begun.
@@ -192,6 +194,11 @@ class Rendered:
 class Prepared:
     prompt: Prompt
     answers: tuple[tuple[AnswerText, Constraint | None], ...]
+
+
+def fingerprint_of(artifact: Artifact) -> str:
+    """The digest; for a file of the person's own its name and size, and not where it lies."""
+    return artifact.sha256.removeprefix("sha256:")[:12] or f"{Path(artifact.file).name}:{artifact.n_bytes}"
 
 
 def may_think(generation: Generation) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from edgeinfer.catalog import Artifact
 from edgeinfer.errors import UsageError
 from edgeinfer.serve.http.safety import Access
+from edgeinfer.serve.served import fingerprint_of
 from tests.serve.conftest import Server, running
 
 TOKEN = "a-token-of-this-test-alone"
@@ -90,3 +93,9 @@ def test_a_body_that_cannot_be_used_is_refused(server: Server, body: bytes, stat
 def test_an_unknown_path_and_another_method_are_refused_in_the_envelope(server: Server) -> None:
     assert server.ask("/v1/nothing", {}).json["error"]["message"] == "POST /v1/nothing is not served here"
     assert server.ask("/v1/chat/completions").status == 405
+
+
+def test_a_fingerprint_says_nothing_of_where_a_file_lies() -> None:
+    own = Artifact("gguf", "Q4_0", 1234, "", "/home/someone/models/own.gguf")
+    assert fingerprint_of(own) == "own.gguf:1234"
+    assert fingerprint_of(replace(own, sha256="sha256:0123456789abcdef")) == "0123456789ab"
