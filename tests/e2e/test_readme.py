@@ -24,7 +24,7 @@ def test_the_plan_is_what_the_program_prints(tmp_path: Path) -> None:
 
 
 def test_the_python_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n((?:.|\n)*?)```", README)
+    (code,) = (one for one in re.findall(r"```python\n((?:.|\n)*?)```", README) if "import edgeinfer" in one)
     ran = subprocess.run(
         [sys.executable, "-X", "utf8", "-c", code],
         capture_output=True,
