@@ -72,9 +72,10 @@ def prompts(text: Path) -> dict[str, list[str]]:
     paragraphs = list(usable_paragraphs(lines))
     chosen = paragraphs[:: max(1, len(paragraphs) // N_PARAGRAPHS)][:N_PARAGRAPHS]
     about = [question.format(title) for title in titles for question in ABOUT]
-    return {
-        "copied": [f"{COPYING[at // 2 % 2]}\n\n{one}" for at, one in enumerate(chosen) if at % 2 == 0],
-        "new": [*WRITTEN, *about, *(f"{CONTINUING}\n\n{one}" for one in chosen[1::2])],
+    copied = [f"{COPYING[at // 2 % 2]}\n\n{one}" for at, one in enumerate(chosen) if at % 2 == 0]
+    return {  # asked to continue a paragraph, the demo mostly repeats it
+        "copied": [*copied, *(f"{CONTINUING}\n\n{one}" for one in chosen[1::2])],
+        "new": [*WRITTEN, *about],
     }
 
 

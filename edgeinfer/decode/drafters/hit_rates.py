@@ -13,8 +13,7 @@ from typing import Final
 MATCH_LENGTHS: Final = (1, 2, 4, 8, 16)  # the shortest match of each row of a table
 
 # Rates by row, then by fork (see TextIndex). Counted in the demo's greedy answers to the prompts of `edgeinfer bench
-# speculation`, which therefore flatters them. `python -m benchmarks lookup_priors` counts them on other prompts: there
-# 60 copies gave 0.90, 0.94, 0.97, 0.98, 0.98 for the first column of the first table.
+# speculation`, which therefore flatters them. docs/log.md has the counts on other prompts.
 COPYING_RATES: Final = (
     (0.95, 0.35, 0.35),
     (0.94, 0.78, 0.55),
