@@ -141,7 +141,7 @@ def answer(model: str, context: int, backend: str, speculation: str) -> int:
     return 0
 
 
-def report(rows: Sequence[Row], models: Sequence[str]) -> str:
+def report(rows: Sequence[Row], models: Sequence[str], modes: Sequence[str]) -> str:
     from edgeinfer.device import detect
 
     worst = max(abs(row.error) for row in rows)
@@ -151,6 +151,8 @@ def report(rows: Sequence[Row], models: Sequence[str]) -> str:
         command += ["--model", Path(model).name]
     for context in dict.fromkeys(row.context for row in rows):
         command += ["--context", str(context)]
+    for mode in modes:
+        command += ["--speculation", mode]
     lines = [
         head("Estimated against measured memory", command, detect(), versions),
         "MB of a process that opens the model as `edgeinfer chat` does, reads a prompt and answers, with its children.",
@@ -195,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in rows], indent=1) + "\n")
     else:
-        sys.stdout.write(report(rows, models))
+        sys.stdout.write(report(rows, models, modes))
     return int(max(abs(row.error) for row in rows) > ALLOWED)
 
 
