@@ -17,7 +17,7 @@ def test_the_error_is_against_what_the_process_takes_alone() -> None:
     text = report([ROW], ["/somewhere/demo.gguf"], ["auto"])
     assert "| Demo | Q4_0 | gguf | off | 2048 | 26.0 | 13.0 | 81.0 | 120.0 | 90.0 | 100.0 | +20.0% |" in text
     assert "Largest difference from `alone`: 20.0% (allowed: 8%)." in text
-    assert "`python -m benchmarks memory --model demo.gguf --context 2048`" in text
+    assert "`python -m benchmarks memory --model demo.gguf --context 2048 --speculation auto`" in text
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
