@@ -21,13 +21,15 @@ MAX_DRAFTS: Final = 8
 
 
 class ExitSource:
-    """For a gated drafter: every draft is read before the next one."""
+    """For a gated drafter: the drafts of `Round.draft`, each read before the next one."""
 
-    name = NAME
     draft_part: Part = "exit-draft"
-    whole_part: Part = "back"
-    short_part: Part = "back-short"
     _round: Round
+
+    def __init__(self, name: str = NAME, *, whole_part: Part = "back", short_part: Part = "back-short") -> None:
+        self.name = name
+        self.whole_part: Part = whole_part
+        self.short_part: Part = short_part
 
     def reset(self, context: Tokens) -> None:
         del context

@@ -4,39 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS
+from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS, ExitSource
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
 from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
-from edgeinfer.decode.policy.costs import Part
 from edgeinfer.plan.speculation import DrafterFacts, Target
-from edgeinfer.protocols import Round, Row
-from edgeinfer.types import Tokens
 
-__all__ = ["FEATURE", "FeatureSource"]
+__all__ = ["FEATURE"]
 
 NAME: Final = "feature"
-
-
-class FeatureSource:
-    """A `Source` for `Gated`. The drafts have run no layer of the model, so a verify is a whole one."""
-
-    name = NAME
-    draft_part: Part = "exit-draft"
-    whole_part: Part = "verify"
-    short_part: Part = "verify"
-    _round: Round
-
-    def reset(self, context: Tokens) -> None:
-        del context
-
-    def extend(self, tokens: Tokens) -> None:
-        del tokens
-
-    def start(self, round: Round) -> None:
-        self._round = round
-
-    def draft(self, token: int) -> Row:
-        return self._round.draft(token)
 
 
 def _note(target: Target) -> str:
@@ -46,7 +21,8 @@ def _note(target: Target) -> str:
 
 
 def _build(opened: Opened) -> Built:
-    gated = Gated(FeatureSource(), opened.costs)
+    # The drafts have run no layer of the model, so a verify is a whole one.
+    gated = Gated(ExitSource(NAME, whole_part="verify", short_part="verify"), opened.costs)
     max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
     return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth))
 
