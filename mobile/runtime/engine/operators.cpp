@@ -97,14 +97,14 @@ struct Attention {
   }
 
   int64_t n_visible(int64_t token) const {
-    const Window window = rings.window();
+    const WindowPolicy window = rings.window();
     const int64_t p = position + token;
     return std::min(window.sink, p + 1) + std::max<int64_t>(0, p + 1 - std::max(window.sink, window.oldest(p)));
   }
 
   // The slots that the last token sees, by position. All tokens of a forward see keys from the same one on.
   std::vector<int32_t> visible_slots() const {
-    const Window window = rings.window();
+    const WindowPolicy window = rings.window();
     const int64_t last = position + n_tokens - 1;
     std::vector<int32_t> slots;
     slots.reserve(static_cast<size_t>(window.slots() + kLanes));
@@ -173,7 +173,7 @@ Tensor& ring_attend_out(KernelRuntimeContext& context, const Tensor& q, const Te
                           layer >= 0 && layer < rings->n_layers(),
                       InvalidArgument, out, "ring_attend: the program is not of the shape that it declares");
   const int64_t* where = place.const_data_ptr<int64_t>();
-  const Window window = rings->window();
+  const WindowPolicy window = rings->window();
   ET_KERNEL_CHECK_MSG(context,
                       where[0] >= 0 && where[1] == window.window && where[2] == window.sink && where[3] == window.block,
                       InvalidArgument, out, "ring_attend: the window is not that of the cache");

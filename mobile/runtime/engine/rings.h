@@ -1,25 +1,13 @@
-// K and V of one conversation: in each layer a ring of `window + sink` slots, as edgeinfer/window.py places positions.
+// K and V of one conversation: in each layer a ring of `window + sink` slots, as window.h places positions.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "engine.h"
+#include "window.h"
 
 namespace edgeinfer {
-
-// The first `sink` positions keep their slot; later ones share `window` slots.
-struct Window {
-  int64_t window;
-  int64_t sink;
-  int64_t block;
-
-  int64_t slots() const { return window + sink; }
-  int64_t slot(int64_t position) const { return position < sink ? position : sink + position % window; }
-  int64_t oldest(int64_t query) const { return std::max<int64_t>(0, query / block * block - (window - block)); }
-  int64_t room(int64_t length) const { return length < window ? window - length : block - length % block; }
-};
 
 class Rings {
  public:
@@ -37,7 +25,7 @@ class Rings {
     std::vector<float> values;
   };
 
-  Window window() const { return {policy.window, policy.sink, policy.block}; }
+  WindowPolicy window() const { return {policy.window, policy.sink, policy.block, policy.limit}; }
   int64_t head_floats() const { return window().slots() * head_dim; }
   int64_t n_layers() const { return static_cast<int64_t>(layers_.size()); }
   int64_t n_bytes() const { return 2 * n_layers() * n_kv_heads * head_floats() * int64_t{sizeof(float)}; }
