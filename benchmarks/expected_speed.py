@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.opened import OpenedModel, opened
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.plan.types import Request
@@ -83,7 +83,7 @@ def measure(model: str, n_tokens: int) -> Row:
         )
 
 
-def _token_times(subject: Opened, n_tokens: int) -> list[tuple[float, float]]:
+def _token_times(subject: OpenedModel, n_tokens: int) -> list[tuple[float, float]]:
     """Seconds on the clock and of the processor, of each token but the first two, which touch all memory."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:

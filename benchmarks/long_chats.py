@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import edgeinfer
 from edgeinfer.bench.memory_use import rss_bytes
-from edgeinfer.bench.opened import Opened
+from edgeinfer.bench.opened import OpenedModel
 from edgeinfer.decode.drafting import measure, new_drafting
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
@@ -96,7 +96,7 @@ def session_chat(plan: Plan) -> Iterator[Record]:
 
 
 @contextmanager
-def token_chat(subject: Opened) -> Iterator[Record]:
+def token_chat(subject: OpenedModel) -> Iterator[Record]:
     """The same without text and template: cache, decoder and drafters, and the tokens. A window that was full and a
     verification of as many rows as there may be have touched the engine's buffers: these do not count as growth."""
     tokenizer = subject.model.tokenizer

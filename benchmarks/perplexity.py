@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from benchmarks.models.from_folder import convert
-from edgeinfer.bench.opened import Opened, opened, path_of
+from edgeinfer.bench.opened import OpenedModel, opened, path_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
@@ -139,7 +139,7 @@ def _others(against: Path | None, like: Path) -> Iterator[tuple[str, Callable[[]
         yield f"everything kept, {against.name}", lambda: _Ready(against)
 
 
-def _pieces(subject: Opened, text: Path, length: int, n_pieces: int) -> list[Tokens]:
+def _pieces(subject: OpenedModel, text: Path, length: int, n_pieces: int) -> list[Tokens]:
     try:
         words = text.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -153,7 +153,7 @@ def _pieces(subject: Opened, text: Path, length: int, n_pieces: int) -> list[Tok
 
 
 def _result(
-    what: str, subject: Opened, kv_type: KvType, policy: WindowPolicy, pieces: Sequence[Tokens], late: int
+    what: str, subject: OpenedModel, kv_type: KvType, policy: WindowPolicy, pieces: Sequence[Tokens], late: int
 ) -> Result:
     import numpy as np
 
@@ -171,7 +171,7 @@ def _result(
     )
 
 
-def _losses(subject: Opened, kv_type: KvType, policy: WindowPolicy, tokens: Tokens) -> Losses:
+def _losses(subject: OpenedModel, kv_type: KvType, policy: WindowPolicy, tokens: Tokens) -> Losses:
     """-log p of tokens[1:], each predicted from those before it that the window shows."""
     import numpy as np
 
@@ -205,7 +205,7 @@ def _show(result: Result, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def markdown(results: Sequence[Result], subject: Opened, args: argparse.Namespace) -> str:
+def markdown(results: Sequence[Result], subject: OpenedModel, args: argparse.Namespace) -> str:
     command = ["python", "-m", "benchmarks", "perplexity", "--model", args.model, "--text", args.text.name]
     command += ["--against", args.against.name] if args.against else []
     command += ["--length", str(args.length), "--pieces", str(args.pieces)]

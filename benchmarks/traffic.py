@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 
-from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, Shape
+from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, TimedShape
 from edgeinfer.bench.report import table
 
 __all__ = ["Kind", "add_arguments", "attention_bytes", "report", "row_bytes", "run", "step_bytes"]
@@ -43,30 +43,30 @@ def row_bytes(head_dim: int, bits: int) -> int:
     return 2 * (head_dim * bits // 8 + 4 * groups)
 
 
-def attention_bytes(shape: Shape, kind: Kind, slots: int) -> int:
+def attention_bytes(shape: TimedShape, kind: Kind, slots: int) -> int:
     """One layer's attention for one query row: K and V; q, the output and partial sums are below one percent."""
     packed = shape.n_kv_heads * slots * row_bytes(shape.head_dim, kind.bits)
     whole = shape.n_kv_heads * slots * row_bytes(shape.head_dim, 16)
     return packed + 2 * whole if kind.unpacked else packed
 
 
-def pack_bytes(shape: Shape, bits: int) -> int:
+def pack_bytes(shape: TimedShape, bits: int) -> int:
     """One layer's new row: K and V read in 16 bits, the packed row written and copied into the ring."""
     return shape.n_kv_heads * (row_bytes(shape.head_dim, 16) + 3 * row_bytes(shape.head_dim, bits))
 
 
-def head_bytes(shape: Shape, *, logits: bool) -> int:
+def head_bytes(shape: TimedShape, *, logits: bool) -> int:
     """The head's weights; logits are written in 16 bits, then read for the maximum and for the sum."""
     return round(shape.n_vocab * shape.width * WEIGHT_BITS / 8) + (3 * 2 * shape.n_vocab if logits else 0)
 
 
-def n_weights(shape: Shape) -> int:
+def n_weights(shape: TimedShape) -> int:
     """Weights that a step reads: attention, feed-forward and head; of the embedding one row."""
     attention = 2 * shape.width * shape.head_dim * (shape.n_heads + shape.n_kv_heads)
     return shape.n_layers * (attention + 3 * shape.width * shape.ffn) + shape.n_vocab * shape.width
 
 
-def step_bytes(shape: Shape, kind: Kind, window: int) -> int:
+def step_bytes(shape: TimedShape, kind: Kind, window: int) -> int:
     """Weights and attention of one decoded token."""
     weights = round(n_weights(shape) * WEIGHT_BITS / 8)
     return weights + shape.n_layers * attention_bytes(shape, kind, SINK + window)

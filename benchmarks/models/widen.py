@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     Array: TypeAlias = npt.NDArray[np.floating]
     Tensors: TypeAlias = dict[str, Array]
 
-__all__ = ["WIDE", "Shape", "main", "widen"]
+__all__ = ["WIDE", "WideShape", "main", "widen"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class WideShape:
     n_layers: int
     hidden: int
     n_heads: int
@@ -38,11 +38,11 @@ class Shape:
     exit_layer: int
 
 
-WIDE = Shape(n_layers=16, hidden=2048, n_heads=32, n_kv_heads=8, head_dim=64, n_ffn=8192, exit_layer=4)
+WIDE = WideShape(n_layers=16, hidden=2048, n_heads=32, n_kv_heads=8, head_dim=64, n_ffn=8192, exit_layer=4)
 _EXIT_KEY = "edgeinfer.exit_layer"
 
 
-def widen(source: Path, out: Path, wide: Shape = WIDE) -> None:
+def widen(source: Path, out: Path, wide: WideShape = WIDE) -> None:
     """Write `source` (F16, Llama architecture, tied head) to `out` in the shape `wide`."""
     from gguf import GGUFReader, GGUFWriter
 
@@ -75,12 +75,12 @@ def widen(source: Path, out: Path, wide: Shape = WIDE) -> None:
     writer.close()
 
 
-def _shape(fields: dict[str, object]) -> Shape:
+def _shape(fields: dict[str, object]) -> WideShape:
     def number(key: str) -> int:
         return int(fields[key].contents())  # type: ignore[attr-defined]
 
     heads, hidden = number("llama.attention.head_count"), number("llama.embedding_length")
-    return Shape(
+    return WideShape(
         n_layers=number("llama.block_count"),
         hidden=hidden,
         n_heads=heads,
@@ -108,14 +108,14 @@ def _padded(values: Array, *, rows: int = 0, columns: int = 0) -> Array:
     return out
 
 
-def _norm(weight: Array, wide: Shape) -> Array:
+def _norm(weight: Array, wide: WideShape) -> Array:
     """The mean of squares is over more channels, so the weight shrinks by the root of the ratio."""
     out = np.zeros(wide.hidden, np.float32)
     out[: len(weight)] = weight * np.sqrt(len(weight) / wide.hidden)
     return out
 
 
-def _wide_layer(tensors: Tensors, prefix: str, narrow: Shape, wide: Shape) -> Tensors:
+def _wide_layer(tensors: Tensors, prefix: str, narrow: WideShape, wide: WideShape) -> Tensors:
     old = {name: tensors[f"{prefix}{name}.weight"] for name in _MATRICES}
     return {
         "attn_norm": _norm(tensors[f"{prefix}attn_norm.weight"], wide),
@@ -133,7 +133,7 @@ def _wide_layer(tensors: Tensors, prefix: str, narrow: Shape, wide: Shape) -> Te
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def _heads_moved(rows: Array, narrow: Shape, wide: Shape) -> Array:
+def _heads_moved(rows: Array, narrow: WideShape, wide: WideShape) -> Array:
     """[heads x head_dim, D]: each query head goes to a place that has the same KV head."""
     old_group, new_group = narrow.n_heads // narrow.n_kv_heads, wide.n_heads // wide.n_kv_heads
     out = np.zeros((wide.n_heads, wide.head_dim, rows.shape[1]), rows.dtype)
@@ -142,7 +142,7 @@ def _heads_moved(rows: Array, narrow: Shape, wide: Shape) -> Array:
     return out.reshape(-1, rows.shape[1])
 
 
-def _idle_layer(wide: Shape, seed: int) -> Tensors:
+def _idle_layer(wide: WideShape, seed: int) -> Tensors:
     """Weights that cost what any cost, behind output projections of zeros."""
     noise = np.random.default_rng(seed)
 

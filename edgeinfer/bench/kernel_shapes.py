@@ -9,7 +9,7 @@ WINDOWS = (4096, 32768)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TimedShape:
     name: str
     n_layers: int
     width: int
@@ -22,7 +22,7 @@ class Shape:
 
 # config.json of meta-llama/Llama-3.2-1B, Llama-3.2-3B and Qwen/Qwen3-8B
 SHAPES = (
-    Shape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256),
-    Shape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256),
-    Shape("Qwen3-8B", 36, 4096, 12288, 32, 8, 128, 151936),
+    TimedShape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128256),
+    TimedShape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128256),
+    TimedShape("Qwen3-8B", 36, 4096, 12288, 32, 8, 128, 151936),
 )

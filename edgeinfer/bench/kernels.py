@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, Shape
+from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, TimedShape
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import BackendError
 
@@ -94,7 +94,7 @@ def _cases(mx: Any, *, quick: bool) -> Iterator[Case]:
             yield _head_case(mx, shape, bits)
 
 
-def _attend_case(mx: Any, shape: Shape, window: int, bits: Any, n_rows: int) -> Case:
+def _attend_case(mx: Any, shape: TimedShape, window: int, bits: Any, n_rows: int) -> Case:
     from edgeinfer.backends.mlx.kernels import KERNELS, Kernels, RingLayout, Step
     from edgeinfer.window import WindowPolicy
 
@@ -120,7 +120,7 @@ def _attend_case(mx: Any, shape: Shape, window: int, bits: Any, n_rows: int) -> 
     return Case("attend", label, n_bytes, n_layers, attend(kernels), attend(twin), difference)
 
 
-def _pack_case(mx: Any, shape: Shape) -> Case:
+def _pack_case(mx: Any, shape: TimedShape) -> Case:
     from edgeinfer.backends.mlx.kernels import KERNELS, Kernels, RingLayout, unpack_rows
 
     layout = RingLayout(shape.head_dim, 8, mx.float16)
@@ -142,7 +142,7 @@ def _pack_case(mx: Any, shape: Shape) -> Case:
     )
 
 
-def _head_case(mx: Any, shape: Shape, bits: int) -> Case:
+def _head_case(mx: Any, shape: TimedShape, bits: int) -> Case:
     from edgeinfer.backends.mlx.kernels import KERNELS, Head, Kernels
 
     table_ = _random(mx, (shape.n_vocab, shape.width)) * 0.05

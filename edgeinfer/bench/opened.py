@@ -18,7 +18,7 @@ from edgeinfer.types import KV_CHOICES
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedModel:
     plan: Plan
     model: Model
     versions: Mapping[str, str]
@@ -43,13 +43,13 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 @contextmanager
-def opened(request: Request) -> Iterator[Opened]:
+def opened(request: Request) -> Iterator[OpenedModel]:
     """The model of the plan for `request` on this machine; closed at the end. Downloads nothing."""
     plan = choose(request, offline=True)
     backend = backends.get(plan.backend)
     model = backend.load(plan, path_of(plan))
     try:
-        yield Opened(plan, model, backend.probe().versions)
+        yield OpenedModel(plan, model, backend.probe().versions)
     finally:
         model.close()
 

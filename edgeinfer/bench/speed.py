@@ -14,7 +14,7 @@ from pathlib import Path
 from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.bare import Timed, bare_run
 from edgeinfer.bench.memory_use import pss_bytes
-from edgeinfer.bench.opened import Opened, add_model_arguments, opened, request_of
+from edgeinfer.bench.opened import OpenedModel, add_model_arguments, opened, request_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import UsageError
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(subject: Opened, runs: int, n_prompt: int, n_tokens: int) -> Report:
+def measure(subject: OpenedModel, runs: int, n_prompt: int, n_tokens: int) -> Report:
     """Ours and the bare loop in turn; which comes first alternates."""
     prompt = _prompt(subject, n_prompt)
     _ours(subject, prompt, 2)  # the first decode touches the weights
@@ -121,12 +121,12 @@ def measure(subject: Opened, runs: int, n_prompt: int, n_tokens: int) -> Report:
     )
 
 
-def _prompt(subject: Opened, n: int) -> Tokens:
+def _prompt(subject: OpenedModel, n: int) -> Tokens:
     once = subject.model.tokenizer.encode(_TEXT, special=False)
     return (once * (n // len(once) + 1))[:n]
 
 
-def _ours(subject: Opened, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]:
+def _ours(subject: OpenedModel, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]:
     """The answer, and the seconds to its first token; from outside, as a caller sees it."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:
@@ -140,14 +140,14 @@ def _ours(subject: Opened, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]
         decoder.close()
 
 
-def _bare(subject: Opened, prompt: Tokens, n_tokens: int) -> Timed:
+def _bare(subject: OpenedModel, prompt: Tokens, n_tokens: int) -> Timed:
     from edgeinfer.backends.gguf.model import GgufModel
 
     assert isinstance(subject.model, GgufModel)
     return bare_run(subject.model, subject.plan.window, prompt, n_tokens)
 
 
-def _bytes_per_token(subject: Opened, length: int) -> int:
+def _bytes_per_token(subject: OpenedModel, length: int) -> int:
     plan = subject.plan
     weights = plan.artifact.n_bytes * plan.model.shape.n_active_params // plan.model.shape.n_params
     return weights + plan.estimate.kv_bytes * min(length, plan.window.slots) // plan.window.slots
@@ -157,7 +157,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def markdown(report: Report, subject: Opened, args: argparse.Namespace) -> str:
+def markdown(report: Report, subject: OpenedModel, args: argparse.Namespace) -> str:
     command = ["edgeinfer", "bench", "speed", "--model", report.model, "--runs", str(args.runs)]
 
     def row(name: str, spread: Spread | None, digits: int = 1, scale: float = 1.0) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edgeinfer.decode import drafters
-from edgeinfer.decode.drafters.kind import DrafterKind, Opened, OpenedDraftModel
+from edgeinfer.decode.drafters.kind import DrafterInputs, DrafterKind, OpenedDraftModel
 from edgeinfer.decode.policy.arms import Controller, Fixed
 from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.controller import Auto
@@ -59,11 +59,11 @@ def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: Opened
     """Drafters and a controller for a new conversation, which have learned nothing yet. `costs` come from `measure`."""
     if costs is None:
         return Drafting()
-    opened = Opened(costs, plan.window, plan.facts.rows_cheap_to_read, draft)
+    inputs = DrafterInputs(costs, plan.window, plan.facts.rows_cheap_to_read, draft)
     with ExitStack() as stack:
         built = []
         for kind in usable_drafters(model, plan, draft):
-            built.append(kind.build(opened))
+            built.append(kind.build(inputs))
             stack.callback(built[-1].close)
         return Drafting(
             Auto([one.estimator for one in built], costs),

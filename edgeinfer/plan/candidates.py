@@ -15,13 +15,13 @@ from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Reque
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["Backend", "Candidate", "candidates", "on_device", "wanted_context", "with_exports"]
+__all__ = ["BackendOnDevice", "Candidate", "candidates", "on_device", "wanted_context", "with_exports"]
 
 _LONG_CONTEXT = 32768  # what `--prefer context` asks for
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class BackendOnDevice:
     """A backend on one device, with what was found installed there."""
 
     facts: BackendFacts
@@ -71,10 +71,12 @@ class Candidate:
         return Rejection(self.model.name, artifact.tier, artifact.backend, kind, reason, over_bytes, self.model.rank)
 
 
-def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> Backend:
+def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> BackendOnDevice:
     found = facts.capabilities(device)
     found = replace(found, early_exit=found.early_exit and not probe.no_early_exit)
-    return Backend(facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint, probe.no_early_exit)
+    return BackendOnDevice(
+        facts, found, probe.unavailable or found.unavailable, probe.hint or found.hint, probe.no_early_exit
+    )
 
 
 def with_exports(device: DeviceProfile, catalog: Catalog, facts: Sequence[BackendFacts]) -> Catalog:
@@ -98,7 +100,7 @@ def wanted_context(model: ModelEntry, request: Request) -> int:
 def candidates(
     device: DeviceProfile,
     catalog: Catalog,
-    backends: Sequence[Backend],
+    backends: Sequence[BackendOnDevice],
     request: Request,
     drafts: Mapping[str, Plan] | None,
 ) -> Iterator[Candidate | Rejection]:
@@ -122,7 +124,7 @@ def _judge(
     catalog: Catalog,
     model: ModelEntry,
     artifact: Artifact,
-    backend: Backend,
+    backend: BackendOnDevice,
     request: Request,
     drafts: Mapping[str, Plan] | None,
 ) -> Candidate | Rejection:
@@ -179,7 +181,7 @@ def _judge(
     )
 
 
-def _early_exit(model: ModelEntry, backend: Backend, request: Request) -> tuple[int | None, str]:
+def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -> tuple[int | None, str]:
     """Where the model may stop for a draft, and why it may not where it names a layer.
 
     This is the one place that decides it: a backend gets a layer that the model has, or none.

@@ -9,7 +9,7 @@ from edgeinfer.catalog.catalog import Catalog
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import BackendError, ModelNotFoundError, NoPlanError, UsageError
-from edgeinfer.plan.candidates import Backend, Candidate, candidates, on_device, with_exports
+from edgeinfer.plan.candidates import BackendOnDevice, Candidate, candidates, on_device, with_exports
 from edgeinfer.plan.facts import BackendFacts, Probe
 from edgeinfer.plan.fit import (
     DEFAULT_CONTEXT,
@@ -119,7 +119,7 @@ def _checked(catalog: Catalog, facts: Sequence[BackendFacts], request: Request) 
 def _drafts(
     device: DeviceProfile,
     catalog: Catalog,
-    backends: Sequence[Backend],
+    backends: Sequence[BackendOnDevice],
     probes: Mapping[str, Probe],
     request: Request,
 ) -> Mapping[str, Plan] | None:
@@ -230,7 +230,7 @@ def _nothing_can_run(
     device: DeviceProfile,
     catalog: Catalog,
     request: Request,
-    backends: Sequence[Backend],
+    backends: Sequence[BackendOnDevice],
     refused: Sequence[Rejection],
 ) -> BackendError | NoPlanError:
     absent = {backend.facts.name: backend for backend in backends if backend.unavailable}

@@ -18,7 +18,7 @@ from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Prompt, Sampling, compact
 
 
-class Decodes(Protocol):
+class AnswerDecoder(Protocol):
     """What an answer needs of `decode.loop.Decoder`."""
 
     stats: AnswerStats
@@ -30,7 +30,7 @@ class Decodes(Protocol):
 
 
 class AnswerOptions(TypedDict, total=False):
-    """Keyword arguments of every call that writes an answer. `Settings` has the defaults."""
+    """Keyword arguments of every call that writes an answer. `AnswerSettings` has the defaults."""
 
     sampling: Sampling | None
     max_tokens: int
@@ -40,7 +40,7 @@ class AnswerOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AnswerSettings:
     """`AnswerOptions` with every value filled in."""
 
     sampling: Sampling | None = None  # None: as the model's makers advise
@@ -124,10 +124,10 @@ class Writer:
 
     def __init__(
         self,
-        decoder: Decodes,
+        decoder: AnswerDecoder,
         tokenizer: Tokenizer,
         *,
-        settings: Settings,
+        settings: AnswerSettings,
         traces: Sequence[TraceFormat] = (),
         inside: TraceFormat | None = None,
     ) -> None:

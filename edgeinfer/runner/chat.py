@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Unpack
 
 from edgeinfer.errors import UsageError
-from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings
+from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerSettings, AnswerStream
 from edgeinfer.runner.conversation import Conversation
 from edgeinfer.types import Message, Sampling
 
@@ -21,7 +21,7 @@ class Chat:
     `answer` is the last answer. A context manager; `close` may be called twice.
     """
 
-    def __init__(self, conversation: Conversation, usual: Sampling, system: str, settings: Settings) -> None:
+    def __init__(self, conversation: Conversation, usual: Sampling, system: str, settings: AnswerSettings) -> None:
         self.system = system
         self.answer: Answer | None = None
         self._conversation = conversation

@@ -16,7 +16,7 @@ from edgeinfer.device.reached import keep_reached
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.runner.answer import Answer, AnswerStream, Decodes, Settings, Writer
+from edgeinfer.runner.answer import Answer, AnswerDecoder, AnswerSettings, AnswerStream, Writer
 from edgeinfer.types import Message, Prompt
 
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
@@ -37,7 +37,7 @@ class Conversation:
     """
 
     def __init__(
-        self, plan: Plan, decoder: Decodes, tokenizer: Tokenizer, template: Template, free: Callable[[], None]
+        self, plan: Plan, decoder: AnswerDecoder, tokenizer: Tokenizer, template: Template, free: Callable[[], None]
     ) -> None:
         self.close = weakref.finalize(self, free)
         self.close.atexit = False
@@ -49,7 +49,9 @@ class Conversation:
         self._traces = may_use(template.source, tokenizer, plan.model.thinking)
         self._running: weakref.ref[AnswerStream] | None = None
 
-    def answer(self, messages: Messages, settings: Settings, ended: Callable[[Answer], None] = _ignore) -> AnswerStream:
+    def answer(
+        self, messages: Messages, settings: AnswerSettings, ended: Callable[[Answer], None] = _ignore
+    ) -> AnswerStream:
         """The answer to the last of `messages`. `ended` receives it, or what was read of it.
 
         Raises UsageError for messages that cannot be used.
@@ -70,7 +72,7 @@ class Conversation:
 
         return self._stream(writer, prompt, settings, keep)
 
-    def complete(self, prompt: RawPrompt, settings: Settings) -> AnswerStream:
+    def complete(self, prompt: RawPrompt, settings: AnswerSettings) -> AnswerStream:
         """What follows `prompt`, without a chat template. Control tokens can be given as ids; in text they are text.
 
         Raises UsageError for an empty prompt.
@@ -89,7 +91,9 @@ class Conversation:
         if running is not None:
             running.close()
 
-    def _stream(self, writer: Writer, prompt: Prompt, settings: Settings, keep: Callable[[], None]) -> AnswerStream:
+    def _stream(
+        self, writer: Writer, prompt: Prompt, settings: AnswerSettings, keep: Callable[[], None]
+    ) -> AnswerStream:
         sampling = settings.sampling or self._plan.model.sampling
 
         def ended() -> None:

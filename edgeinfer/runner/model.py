@@ -16,7 +16,7 @@ from edgeinfer.decode.policy.costs import Costs
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Model, Tokenizer
-from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings
+from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerSettings, AnswerStream
 from edgeinfer.runner.chat import Chat
 from edgeinfer.runner.conversation import Conversation, Messages, RawPrompt
 from edgeinfer.types import Sampling
@@ -68,7 +68,7 @@ class LoadedModel:
 
         Raises UsageError when as many conversations as the plan has are open.
         """
-        settings = Settings(**options)
+        settings = AnswerSettings(**options)
         own, self._own = self._own, None
         if own is not None and own.used:  # another conversation's cache is no start for this one
             own.close()
@@ -81,7 +81,7 @@ class LoadedModel:
         Raises UsageError for messages or options that cannot be used, and when every conversation of the plan is taken
         by a chat.
         """
-        return self._shared().answer(messages, Settings(**options))
+        return self._shared().answer(messages, AnswerSettings(**options))
 
     def generate(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> Answer:
         """What `complete` gives, whole."""
@@ -92,7 +92,7 @@ class LoadedModel:
 
         Raises what `stream` raises.
         """
-        return self._shared().complete(prompt, Settings(**options))
+        return self._shared().complete(prompt, AnswerSettings(**options))
 
     def close(self) -> None:
         """Free everything."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 import torch.nn.functional as F
 
-from edgeinfer.backends.reference.weights import LayerWeights, Shape, read_shape, read_weights
+from edgeinfer.backends.reference.weights import LayerWeights, WeightsShape, read_shape, read_weights
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -58,7 +58,7 @@ class TorchModel:
     """A frozen model. States are [B, T, hidden], logits [B, T, V]."""
 
     def __init__(
-        self, shape: Shape, embedding: Tensor, layers: Sequence[Layer], output_norm: Tensor, output: Tensor,
+        self, shape: WeightsShape, embedding: Tensor, layers: Sequence[Layer], output_norm: Tensor, output: Tensor,
         frequencies: Tensor,
     ) -> None:  # fmt: skip
         self.shape = shape

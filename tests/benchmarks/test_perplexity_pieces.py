@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from benchmarks.perplexity import _pieces
-from edgeinfer.bench.opened import Opened
+from edgeinfer.bench.opened import OpenedModel
 
 
 class Words:
@@ -18,5 +18,5 @@ class Words:
 def test_each_piece_begins_with_the_bos_of_the_model(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a bb ccc dddd a bb ccc dddd", encoding="utf-8")
-    subject = cast("Opened", SimpleNamespace(model=SimpleNamespace(tokenizer=Words())))
+    subject = cast("OpenedModel", SimpleNamespace(model=SimpleNamespace(tokenizer=Words())))
     assert _pieces(subject, text, 3, 2) == [[0, 1, 2], [0, 1, 2]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.models.widen import Shape, widen
+from benchmarks.models.widen import WideShape, widen
 from edgeinfer.backends.reference import load_gguf
 from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
@@ -30,7 +30,7 @@ def test_a_wide_model_is_the_narrow_one(tmp_path: Path) -> None:
     tiny = Tiny(tier="F16", tied=True)
     narrow = write_tiny(tmp_path / "narrow.gguf", tiny)
     head_dim = tiny.hidden // tiny.n_heads
-    wide = Shape(
+    wide = WideShape(
         n_layers=tiny.n_layers + 1,
         hidden=4 * tiny.hidden,
         n_heads=4 * tiny.n_heads,

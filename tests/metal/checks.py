@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from edgeinfer.backends.mlx.kernels import Head, RingLayout, Step
-from edgeinfer.backends.mlx.kernels.attend import Shape, attend_kernel
+from edgeinfer.backends.mlx.kernels.attend import LaunchShape, attend_kernel
 from edgeinfer.backends.mlx.kernels.head import head_top1_kernel
 from edgeinfer.backends.mlx.kernels.launch import Launcher
 from edgeinfer.backends.mlx.kernels.layout import RingBits
@@ -51,7 +51,7 @@ class AttendCase:
     policy: WindowPolicy = POLICY
     stored: WindowPolicy | None = None  # None: as the policy
     logits: bool = False
-    shape: Shape | None = None
+    shape: LaunchShape | None = None
     seed: int = 0
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from edgeinfer.backends.mlx.kernels.attend import Shape
+from edgeinfer.backends.mlx.kernels.attend import LaunchShape
 from edgeinfer.backends.mlx.kernels.launch import Launcher, source
 from edgeinfer.window import WindowPolicy
 from tests.metal.checks import WIDE_POLICY, AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack
@@ -54,8 +54,8 @@ SHORT = WindowPolicy(window=64, sink=0, block=16, limit=4096)
 PLAIN = AttendCase(64, 8, mx.float32, group=1, n_rows=2, starts=(0, 56, 133))
 GROUPED = replace(PLAIN, group=3)
 SLIDING = replace(PLAIN, sliding=24, stored=SHORT)
-SPLIT = AttendCase(64, 4, mx.float32, group=1, n_rows=2, starts=(133,), shape=Shape(2, 3), logits=True)
-ONE_PASS = replace(SPLIT, shape=Shape(2, 1))
+SPLIT = AttendCase(64, 4, mx.float32, group=1, n_rows=2, starts=(133,), shape=LaunchShape(2, 3), logits=True)
+ONE_PASS = replace(SPLIT, shape=LaunchShape(2, 1))
 WIDE = AttendCase(64, 8, mx.float32, group=1, n_rows=1, starts=(700,), policy=WIDE_POLICY)
 UNEVEN = AttendCase(80, 4, mx.float32, group=1, n_rows=1, starts=(100,))
 

@@ -8,7 +8,7 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 
-from edgeinfer.backends.mlx.kernels.attend import Shape  # noqa: E402
+from edgeinfer.backends.mlx.kernels.attend import LaunchShape  # noqa: E402
 from edgeinfer.backends.mlx.kernels.launch import Launcher  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
 from tests.metal.checks import WIDE_POLICY, AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack  # noqa: E402
@@ -26,19 +26,19 @@ ATTEND = [
     AttendCase(80, 8, F16, group=1),
     AttendCase(80, 4, F32, group=1, n_rows=8),
     AttendCase(96, 16, F16, group=1, n_rows=5),
-    AttendCase(96, 8, F32, group=1, shape=Shape(2, 3)),
+    AttendCase(96, 8, F32, group=1, shape=LaunchShape(2, 3)),
     AttendCase(96, 4, F16, group=3),
-    AttendCase(128, 16, BF16, group=4, shape=Shape(2, 2)),
+    AttendCase(128, 16, BF16, group=4, shape=LaunchShape(2, 2)),
     AttendCase(128, 8, BF16, group=5, n_rows=4),
-    AttendCase(128, 4, F32, group=7, shape=Shape(8, 3), logits=True),
+    AttendCase(128, 4, F32, group=7, shape=LaunchShape(8, 3), logits=True),
     AttendCase(256, 16, F16, n_kv_heads=1, group=2, sliding=24, stored=SHORT),
     AttendCase(256, 8, F32, n_kv_heads=1, group=2, n_rows=6, sliding=24, stored=SHORT),
     AttendCase(256, 4, BF16, n_kv_heads=1, group=8),
     AttendCase(512, 16, BF16, n_kv_heads=1, group=2),
-    AttendCase(512, 8, F32, n_kv_heads=1, group=2, n_rows=2, shape=Shape(4, 2)),
+    AttendCase(512, 8, F32, n_kv_heads=1, group=2, n_rows=2, shape=LaunchShape(4, 2)),
     AttendCase(512, 4, F16, n_kv_heads=1, group=4),
     AttendCase(64, 32, F32, group=2, n_rows=2),
-    AttendCase(128, 8, F16, n_kv_heads=1, group=4, starts=(400, 1800), policy=WIDE_POLICY, shape=Shape(4, 2)),
+    AttendCase(128, 8, F16, n_kv_heads=1, group=4, starts=(400, 1800), policy=WIDE_POLICY, shape=LaunchShape(4, 2)),
 ]
 PACK = [PackCase(64, 8, F16), PackCase(80, 4, F32), PackCase(96, 8, BF16), PackCase(256, 4, F16), PackCase(128, 8, F32)]
 HEAD = [

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.opened import OpenedModel, opened
 from edgeinfer.bench.quality import tasks
 from edgeinfer.bench.quality.measure import Reference, Result, _tokens, log_probs
 from edgeinfer.bench.quality.report import on_frontier
@@ -66,7 +66,7 @@ class Words:
 
 
 def test_a_text_begins_with_a_bos_where_the_model_has_one() -> None:
-    subject = cast("Opened", SimpleNamespace(model=SimpleNamespace(tokenizer=Words())))
+    subject = cast("OpenedModel", SimpleNamespace(model=SimpleNamespace(tokenizer=Words())))
     assert _tokens(subject, Reference("a text of words", 4)) == [0, 1, 4, 2]
     with pytest.raises(UsageError, match="the text has 5 tokens; 6 were asked for"):
         _tokens(subject, Reference("a text of words", 6))

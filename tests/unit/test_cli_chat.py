@@ -10,10 +10,10 @@ import pytest
 from edgeinfer.chat import history
 from edgeinfer.cli.autosave import Autosave
 from edgeinfer.cli.repl import Repl
-from edgeinfer.cli.settings import Settings as ChatSettings
+from edgeinfer.cli.settings import Settings
 from edgeinfer.errors import ArtifactError, EngineError, UsageError
 from edgeinfer.plan import Request, make_plan
-from edgeinfer.runner.answer import Answer, AnswerStream, Settings, Writer
+from edgeinfer.runner.answer import Answer, AnswerSettings, AnswerStream, Writer
 from edgeinfer.runner.chat import Chat
 from edgeinfer.types import GREEDY, Message, Prompt
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model
@@ -45,7 +45,9 @@ class Answering:
     def end_answer(self) -> None:
         pass
 
-    def answer(self, messages: Sequence[Message], settings: Settings, ended: Callable[[Answer], None]) -> AnswerStream:
+    def answer(
+        self, messages: Sequence[Message], settings: AnswerSettings, ended: Callable[[Answer], None]
+    ) -> AnswerStream:
         del messages
         reply = self.replies.pop(0)
         if isinstance(reply, Exception):
@@ -69,8 +71,8 @@ PLAN = make_plan(device(8), catalog(model("tiny", 1, artifact(1, "Q4_K_M"))), [G
 
 
 def chatting(*replies: str | Exception | tuple[str, BaseException], folder: Path | None = None) -> Repl:
-    chat = Chat(cast("Any", Answering(*replies)), GREEDY, "", Settings())
-    return Repl(PLAN, chat, ChatSettings(GREEDY, max_tokens=100), Autosave(folder))
+    chat = Chat(cast("Any", Answering(*replies)), GREEDY, "", AnswerSettings())
+    return Repl(PLAN, chat, Settings(GREEDY, max_tokens=100), Autosave(folder))
 
 
 def contents(file: Path) -> list[str]:

@@ -91,7 +91,7 @@ def test_what_the_engine_runs_is_read(tmp_path: Path, name: str) -> None:
         batch.fill([2, 3, 4], 0, n_wanted=1)
         context.decode(batch)
         assert len(context.logits(-1)) == 8
-        theirs = tokenizer.GgufTokenizer(model)
+        theirs = tokenizer.LlamaTokenizer(model)
         assert ours.stop_tokens == theirs.stop_tokens
         assert (ours.bos_text, ours.eos_text) == (theirs.bos_text, theirs.eos_text)
         context.close()

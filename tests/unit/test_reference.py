@@ -11,7 +11,7 @@ import pytest
 from edgeinfer.backends.reference import BACKEND, load_gguf
 from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.storage import Ring
-from edgeinfer.backends.reference.weights import Shape
+from edgeinfer.backends.reference.weights import WeightsShape
 from edgeinfer.backends.reserve import PlannedCaches
 from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.prefill import prefill
@@ -22,7 +22,7 @@ from tests.tiny_gguf import Tiny, write_tiny
 
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(3, 259, 90)]
-SHAPE = Shape(1, 64, 2, 2, 32, 64, 10, 1e-5, True)
+SHAPE = WeightsShape(1, 64, 2, 2, 32, 64, 10, 1e-5, True)
 
 
 def rows(path: Path, kv_type: KvType = "f32") -> Any:
@@ -67,7 +67,7 @@ def test_a_ring_keeps_its_rows_to_the_step_of_its_type() -> None:
 
 def test_a_quantized_ring_needs_whole_blocks() -> None:
     with pytest.raises(EngineError, match="multiple of 32; it is 16"):
-        Ring(Shape(1, 32, 2, 2, 16, 64, 10, 1e-5, True), 5, "q8_0")
+        Ring(WeightsShape(1, 32, 2, 2, 16, 64, 10, 1e-5, True), 5, "q8_0")
 
 
 def test_rows_are_the_same_where_blas_rounds_by_place(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ import pytest
 from edgeinfer.chat.trace_formats import THINK, TraceFormat, may_use
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
-from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream, Settings, Writer, joined
+from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerSettings, AnswerStream, Writer, joined
 from edgeinfer.types import GREEDY, Prompt, Sampling
 
 STOP, OPEN, CLOSE = 0, 1, 2
 TAGS = ("<think>", "</think>")
 TRACES = (THINK,)
-DEFAULTS = Settings()
+DEFAULTS = AnswerSettings()
 
 
 class Bytes:
@@ -85,7 +85,7 @@ def text(words: str) -> list[int]:
 
 def run(
     decoder: Scripted,
-    settings: Settings = DEFAULTS,
+    settings: AnswerSettings = DEFAULTS,
     *,
     traces: Sequence[TraceFormat] = (),
     inside: TraceFormat | None = None,
@@ -108,7 +108,7 @@ def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None
 
 @pytest.mark.parametrize("n_tokens", [2, 3])
 def test_an_answer_cut_inside_a_character_ends_before_it(n_tokens: int) -> None:
-    said, _, answer = run(Scripted(text("a€")), Settings(max_tokens=n_tokens))
+    said, _, answer = run(Scripted(text("a€")), AnswerSettings(max_tokens=n_tokens))
     assert said == "a" == answer.text
     assert answer.stats.finish == "length"
 
@@ -121,7 +121,7 @@ def test_half_a_character_that_the_model_itself_ended_with_is_shown_as_such() ->
 
 def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
     decoder = Scripted([*text("one. TWO three"), STOP])
-    said, _, answer = run(decoder, Settings(stop=("TWO",)))
+    said, _, answer = run(decoder, AnswerSettings(stop=("TWO",)))
     assert said == "one. "
     assert answer.text == "one. TWO"  # what the cache holds
     assert decoder.stats.finish == "stop"
@@ -131,7 +131,7 @@ def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
 def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
     """The text is held back, as it may begin the stop string."""
     decoder = Scripted([*text("aaaaaaaa"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings(stop=("aaaaaaaaaa",)))
+    writer = Writer(decoder, Bytes(), settings=AnswerSettings(stop=("aaaaaaaaaa",)))
     decoder.at(3, writer.stop)
     assert [segment.text for segment in writer.segments(Prompt((7,)), GREEDY)] == ["aaa"]
     assert writer.tokens == text("aaa")
@@ -140,7 +140,7 @@ def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
 
 def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
     decoder = Scripted([*text("abc"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings())
+    writer = Writer(decoder, Bytes(), settings=AnswerSettings())
     writer.stop()
     assert list(writer.segments(Prompt((7,)), GREEDY)) == []
     assert decoder.prompts == []
@@ -149,7 +149,7 @@ def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
 
 def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
     decoder = Scripted([OPEN, *text("hm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings(), traces=TRACES)
+    writer = Writer(decoder, Bytes(), settings=AnswerSettings(), traces=TRACES)
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
     assert stream.answer == Answer("", (), "", stream.stats)
     assert list(stream) == ["4"]
@@ -162,12 +162,12 @@ def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
 )
 def test_options_that_cannot_be_are_refused(options: AnswerOptions, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Settings(**options)
+        AnswerSettings(**options)
     assert re.search(says, f"{caught.value} {caught.value.hint}")
 
 
 def test_the_options_are_the_fields_of_the_settings() -> None:
-    assert list(AnswerOptions.__annotations__) == [field.name for field in dataclasses.fields(Settings)]
+    assert list(AnswerOptions.__annotations__) == [field.name for field in dataclasses.fields(AnswerSettings)]
 
 
 def test_tags_that_are_control_tokens_are_seen() -> None:
@@ -187,7 +187,7 @@ class Channels(Bytes):
 def test_a_tag_may_begin_with_a_control_token() -> None:
     gemma = TraceFormat("<|channel>thought", ("<channel|>",))
     decoder = Scripted([OPEN, *text("thought\nhm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Channels(), settings=Settings(), traces=(gemma,))
+    writer = Writer(decoder, Channels(), settings=AnswerSettings(), traces=(gemma,))
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking.strip()) == ("4", "hm")
 
@@ -204,7 +204,7 @@ def test_a_template_may_have_opened_the_trace() -> None:
 
 def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP], [*text("4"), STOP])
-    said, thought, answer = run(decoder, Settings(think_budget=4), traces=TRACES)
+    said, thought, answer = run(decoder, AnswerSettings(think_budget=4), traces=TRACES)
     assert (said, thought) == ("4", "abcd\n")  # the tag is not counted
     first, second = decoder.prompts
     closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
@@ -217,13 +217,13 @@ def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
 
 def test_a_budget_that_is_not_used_up_changes_nothing() -> None:
     decoder = Scripted([OPEN, *text("ab"), CLOSE, *text("4"), STOP])
-    said, thought, _ = run(decoder, Settings(think_budget=4), traces=TRACES)
+    said, thought, _ = run(decoder, AnswerSettings(think_budget=4), traces=TRACES)
     assert (said, thought, len(decoder.prompts)) == ("4", "ab", 1)
 
 
 def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP])
-    said, _, answer = run(decoder, Settings(max_tokens=6, think_budget=4), traces=TRACES)
+    said, _, answer = run(decoder, AnswerSettings(max_tokens=6, think_budget=4), traces=TRACES)
     assert said == ""
     assert answer.stats.finish == "length"
     assert answer.stats.emitted == 5
@@ -231,7 +231,7 @@ def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
 
 def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> None:
     decoder = Scripted([*text("42"), STOP])
-    said, thought, answer = run(decoder, Settings(thinking=False, max_tokens=3), traces=TRACES, inside=THINK)
+    said, thought, answer = run(decoder, AnswerSettings(thinking=False, max_tokens=3), traces=TRACES, inside=THINK)
     assert (said, thought) == ("42", "")
     assert list(decoder.prompts[0].tokens) == [7, 256 + ord("\n"), CLOSE, *text("\n\n")]
     assert answer.answer.stats.finish == "stop"
@@ -239,7 +239,7 @@ def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> No
 
 def test_without_thinking_a_trace_that_the_model_begins_is_ended_at_once() -> None:
     decoder = Scripted([OPEN, *text("hm"), STOP], [*text("4"), STOP])
-    assert run(decoder, Settings(thinking=False), traces=TRACES)[:2] == ("4", "")
+    assert run(decoder, AnswerSettings(thinking=False), traces=TRACES)[:2] == ("4", "")
     assert len(decoder.prompts) == 2
 
 
@@ -259,7 +259,7 @@ def test_channels_of_silent_tokens(budget: int | None) -> None:
     harmony = may_use("", tokenizer, None)
     wire = "<|channel|>analysis<|message|>We need.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
     decoder = Scripted([*tokenizer.encode(wire, special=True), STOP])
-    writer = Writer(decoder, tokenizer, settings=Settings(think_budget=budget), traces=harmony)
+    writer = Writer(decoder, tokenizer, settings=AnswerSettings(think_budget=budget), traces=harmony)
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need.")
 
@@ -268,7 +268,7 @@ def test_a_budget_ends_a_channel() -> None:
     tokenizer = Harmony()
     wire = tokenizer.encode("<|channel|>analysis<|message|>We need and need", special=True)
     decoder = Scripted([*wire, STOP], [*text("Hello"), STOP])
-    writer = Writer(decoder, tokenizer, settings=Settings(think_budget=8), traces=may_use("", tokenizer, None))
+    writer = Writer(decoder, tokenizer, settings=AnswerSettings(think_budget=8), traces=may_use("", tokenizer, None))
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need ")
     ending = tokenizer.encode("<|end|><|start|>assistant<|channel|>final<|message|>", special=True)
@@ -277,7 +277,7 @@ def test_a_budget_ends_a_channel() -> None:
 
 def test_a_reader_who_walks_away_ends_the_decoder() -> None:
     decoder = Scripted([*text("abc"), STOP])
-    writer = Writer(decoder, Bytes(), settings=Settings())
+    writer = Writer(decoder, Bytes(), settings=AnswerSettings())
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
     assert next(stream) == "a"
     stream.close()

@@ -13,7 +13,7 @@ from edgeinfer.types import Message
 
 pytest.importorskip("llama_cpp", reason="the engine is not here")
 from edgeinfer.backends.gguf import llama
-from edgeinfer.backends.gguf.tokenizer import GgufTokenizer as EngineTokenizer
+from edgeinfer.backends.gguf.tokenizer import LlamaTokenizer
 
 TEXTS = (
     *("", " ", "  ", "\n", " \n \t\n", "Hello, world!", " leading", "trailing ", "a  b   c", "x\r\ny"),
@@ -34,13 +34,13 @@ def header(smollm2: Path) -> GgufHeader:
 
 
 @pytest.fixture(scope="module")
-def engine(smollm2: Path) -> Iterator[EngineTokenizer]:
+def engine(smollm2: Path) -> Iterator[LlamaTokenizer]:
     model = llama.load(smollm2)
-    yield EngineTokenizer(model)
+    yield LlamaTokenizer(model)
     model.close()
 
 
-def test_both_readers_split_text_alike(header: GgufHeader, engine: EngineTokenizer) -> None:
+def test_both_readers_split_text_alike(header: GgufHeader, engine: LlamaTokenizer) -> None:
     own = GgufTokenizer(header)
     for special in (False, True):
         for text in TEXTS:
@@ -51,7 +51,7 @@ def test_both_readers_split_text_alike(header: GgufHeader, engine: EngineTokeniz
     assert [own.piece(token) for token in range(own.n_vocab)] == [engine.piece(t) for t in range(engine.n_vocab)]
 
 
-def test_where_answers_end(header: GgufHeader, engine: EngineTokenizer) -> None:
+def test_where_answers_end(header: GgufHeader, engine: LlamaTokenizer) -> None:
     """<|endoftext|> 0, <|im_end|> 2, and <reponame> 4, with which the next file of a repository would begin."""
     assert GgufTokenizer(header).stop_tokens == engine.stop_tokens == {0, 2, 4}
 
@@ -61,7 +61,7 @@ def test_facts(header: GgufHeader) -> None:
     assert (facts.tier, facts.license, facts.shape.n_params) == ("Q4_1", "apache-2.0", 134_515_008)
 
 
-def test_the_template_writes_turns_and_a_system_prompt_of_its_own(engine: EngineTokenizer) -> None:
+def test_the_template_writes_turns_and_a_system_prompt_of_its_own(engine: LlamaTokenizer) -> None:
     assert engine.chat_template is not None
     renderer = Renderer()
     try:

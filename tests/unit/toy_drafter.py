@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.offers import Offer
 from edgeinfer.plan.speculation import DrafterFacts
@@ -41,8 +41,8 @@ class EchoEstimator:
         pass
 
 
-def build(opened: Opened) -> Built:
-    del opened
+def build(inputs: DrafterInputs) -> Built:
+    del inputs
     return Built(Echo(), EchoEstimator())
 
 

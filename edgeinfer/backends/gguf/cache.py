@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
 from edgeinfer.backends.rounds import RoundGuard
@@ -236,7 +236,7 @@ class GgufCache:
         self._uncounted = False
 
 
-def cache_alone(model: LoadedModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> GgufCache:
+def cache_alone(model: LlamaModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> GgufCache:
     """A cache with a context of its own."""
     context = Context(model, options)
     return GgufCache(context, Batch(options.n_batch), policy, n_bytes, context.close)

@@ -35,7 +35,7 @@ __all__ = [
     "C",
     "Context",
     "ContextOptions",
-    "LoadedModel",
+    "LlamaModel",
     "NodeCallback",
     "base_function",
     "byref",
@@ -122,7 +122,7 @@ def padded(cells: int) -> int:
     return -(-cells // _CELL_PAD) * _CELL_PAD
 
 
-class LoadedModel:
+class LlamaModel:
     """A llama_model and its vocabulary. `close` may be called twice."""
 
     def __init__(self, handle: Any) -> None:
@@ -159,7 +159,7 @@ class LoadedModel:
             self.handle = None
 
 
-def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int = 0) -> LoadedModel:
+def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int = 0) -> LlamaModel:
     """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp trusts them more than we do.
 
     Raises ArtifactError with llama.cpp's own last lines.
@@ -176,7 +176,7 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
         handle = C.llama_model_load_from_splits((ctypes.c_char_p * len(names))(*names), len(names), options)
     if not handle:
         raise ArtifactError(f"llama.cpp could not load {parts[0].name}: {LOG.tail() or 'no reason given'}")
-    return LoadedModel(handle)
+    return LlamaModel(handle)
 
 
 class Batch:
@@ -271,7 +271,7 @@ class Context:
     rows, would then depend on its neighbors.
     """
 
-    def __init__(self, model: LoadedModel, options: ContextOptions) -> None:
+    def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
         self.handle: Any = None
         params = C.llama_context_default_params()
         params.n_ctx = options.slots if options.n_streams == 1 else padded(options.slots) * options.n_streams
@@ -378,7 +378,7 @@ class Context:
             self.handle = None
 
 
-def _kv_format(model: LoadedModel, options: ContextOptions) -> str:
+def _kv_format(model: LlamaModel, options: ContextOptions) -> str:
     """What K and V depend on, apart from weights, build and tokens; "" where they cannot be taken apart."""
     if model.own_window or not options.flash_attention:  # masked positions are left out; V is transposed
         return ""

@@ -16,10 +16,10 @@ from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
 from edgeinfer.backends.gguf.exit.self_test import self_test
 from edgeinfer.backends.gguf.exit.support import ExitSupport, Refused, find_support
-from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.streams import Streams
-from edgeinfer.backends.gguf.tokenizer import GgufTokenizer
+from edgeinfer.backends.gguf.tokenizer import LlamaTokenizer
 from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.errors import EngineError
 from edgeinfer.formats.draft_file import DraftFile
@@ -96,14 +96,14 @@ class GgufModel:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: LlamaModel,
         header: GgufHeader,
         settings: EngineSettings,
         *,
         n_caches: int = 1,
         policy: WindowPolicy | None = None,
     ) -> None:
-        self.tokenizer = GgufTokenizer(loaded)
+        self.tokenizer = LlamaTokenizer(loaded)
         self.settings = settings
         self.exact_rows = exact_rows(header, settings)
         self.loaded = loaded

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, HeldRow, PlainRound, pieces
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row
 from edgeinfer.window import WindowPolicy
@@ -58,7 +58,7 @@ def decodes(asked: Sequence[Part], *, n_batch: int, n_outputs: int, n_together: 
 class Streams:
     """A context of `options.n_streams` streams. `n_together`: the most rows that a decode rounds like single ones."""
 
-    def __init__(self, model: LoadedModel, options: ContextOptions, *, n_together: int | None) -> None:
+    def __init__(self, model: LlamaModel, options: ContextOptions, *, n_together: int | None) -> None:
         self._context = Context(model, options)
         self._batch = Batch(options.n_batch)
         self._n_together = n_together or options.n_batch

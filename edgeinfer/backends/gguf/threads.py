@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 
 _ROUNDS: Final = 7
 _MAX_S: Final = 0.4  # a large model is tried once with each number
@@ -15,7 +15,7 @@ _ABOUT_EQUAL: Final = 1.05
 _HOPELESS: Final = 2.0  # threads that wait for a busy core are tried three times; the first try starts the threads
 
 
-def fastest_threads(model: LoadedModel, most: int) -> int:
+def fastest_threads(model: LlamaModel, most: int) -> int:
     """Of `most` threads and fewer (threads that share a core, or a memory bus that one core fills, do not help).
 
     Costs at most 22 one-row decodes in a small context.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 from functools import cached_property
 
-from edgeinfer.backends.gguf.llama import C, LoadedModel
+from edgeinfer.backends.gguf.llama import C, LlamaModel
 
 PIECE_BYTES = 64  # enough for nearly every token
 
 
-class GgufTokenizer:
+class LlamaTokenizer:
     """See protocols.Tokenizer. It lives as long as its model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LlamaModel) -> None:
         self._vocab = model.vocab
         self.n_vocab = model.n_vocab
         self.chat_template = model.metadata("tokenizer.chat_template")

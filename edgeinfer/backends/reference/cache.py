@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeinfer.backends.blocks import is_held, positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.reference.storage import LayerKv, Rings
+from edgeinfer.backends.reference.storage import LayerRings, Rings
 from edgeinfer.backends.rounds import RoundGuard, check_ids
 from edgeinfer.backends.taught import FeatureDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
@@ -34,7 +34,7 @@ class PackedRows:
 
     states: Floats
     start: int
-    kv: Sequence[LayerKv]
+    kv: Sequence[LayerRings]
     policy: WindowPolicy
     first: int = 0  # no key lies before this position
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.cache import PackedRows, ReferenceCache, ReferenceRound, ReferenceRow
-from edgeinfer.backends.reference.storage import LayerKv, Rings
-from edgeinfer.backends.reference.weights import Floats, LayerWeights, Shape, Weights
+from edgeinfer.backends.reference.storage import LayerRings, Rings
+from edgeinfer.backends.reference.weights import Floats, LayerWeights, Weights, WeightsShape
 from edgeinfer.backends.reserve import PlannedCaches, Reserve
 from edgeinfer.backends.rounds import check_tokens
 from edgeinfer.errors import EngineError
@@ -44,7 +44,7 @@ class ReferenceModel:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: WeightsShape,
         weights: Weights,
         tokenizer: Tokenizer,
         *,
@@ -72,7 +72,7 @@ class ReferenceModel:
         return ReferenceCache(self, policy, self._reserved.take(policy), self._reserved.give_back, drafts)
 
     def _new_rings(self, policy: WindowPolicy) -> Rings:
-        return [LayerKv(self.shape, policy.slots, self.kv_type) for _ in range(self.shape.n_layers)]
+        return [LayerRings(self.shape, policy.slots, self.kv_type) for _ in range(self.shape.n_layers)]
 
     def close(self) -> None:
         self._weights = None

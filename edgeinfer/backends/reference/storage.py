@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.backends.reference.weights import Floats, Shape
+from edgeinfer.backends.reference.weights import Floats, WeightsShape
 from edgeinfer.errors import EngineError
 from edgeinfer.types import KvType, ValueType, of_k_and_v
 
@@ -18,7 +18,7 @@ BLOCK = 32  # values that share a scale in both
 class Ring:
     """K or V of one layer: [KV heads, slots, head_dim], read and written in float32."""
 
-    def __init__(self, shape: Shape, slots: int, kind: ValueType) -> None:
+    def __init__(self, shape: WeightsShape, slots: int, kind: ValueType) -> None:
         if kind in QUANTIZED and shape.head_dim % BLOCK:
             raise EngineError(
                 f"KV type {kind} needs a head_dim that is a multiple of {BLOCK}; it is {shape.head_dim}",
@@ -69,10 +69,10 @@ class Ring:
         return quantized
 
 
-class LayerKv:
+class LayerRings:
     """K and V of one layer."""
 
-    def __init__(self, shape: Shape, slots: int, kv_type: KvType) -> None:
+    def __init__(self, shape: WeightsShape, slots: int, kv_type: KvType) -> None:
         self._k, self._v = (Ring(shape, slots, kind) for kind in of_k_and_v(kv_type))
         self.n_bytes = self._k.n_bytes + self._v.n_bytes
 
@@ -98,5 +98,5 @@ class LayerKv:
         return self._k.n_stored(n_slots) + self._v.n_stored(n_slots)
 
 
-Rings: TypeAlias = list[LayerKv]
+Rings: TypeAlias = list[LayerRings]
 """A conversation's K and V, layer by layer."""

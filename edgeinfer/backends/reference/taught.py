@@ -9,8 +9,8 @@ import numpy as np
 
 from edgeinfer.backends.reference.cache import PackedRows
 from edgeinfer.backends.reference.model import ReferenceModel
-from edgeinfer.backends.reference.storage import LayerKv
-from edgeinfer.backends.reference.weights import LayerWeights, Shape, Weights
+from edgeinfer.backends.reference.storage import LayerRings
+from edgeinfer.backends.reference.weights import LayerWeights, Weights, WeightsShape
 from edgeinfer.backends.taught import FeatureDrafts, FeatureInputs
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Tokenizer
@@ -27,7 +27,9 @@ __all__ = ["TaughtLayer"]
 class TaughtLayer:
     """The weights of a draft, shared by the conversations of its model."""
 
-    def __init__(self, file: DraftFile, shape: Shape, weights: Weights, tokenizer: Tokenizer, kv_type: KvType) -> None:
+    def __init__(
+        self, file: DraftFile, shape: WeightsShape, weights: Weights, tokenizer: Tokenizer, kv_type: KvType
+    ) -> None:
         self.taps = file.taps
         self._ranked = file.ranked_tokens
         self._inputs = FeatureInputs(file)
@@ -58,7 +60,7 @@ class _Layer:
     def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
         self._model = model
         self._policy = policy
-        self._kv = [LayerKv(model.shape, policy.slots, model.kv_type)]
+        self._kv = [LayerRings(model.shape, policy.slots, model.kv_type)]
         self.first = 0
         self.length = 0
 

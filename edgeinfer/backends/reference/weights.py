@@ -19,7 +19,7 @@ _HINT = "use --backend gguf"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class WeightsShape:
     n_layers: int
     hidden: int
     n_heads: int
@@ -54,7 +54,7 @@ class Weights:
     frequencies: npt.NDArray[np.float64]  # [head_dim / 2] radians a position
 
 
-def read_shape(header: GgufHeader, name: str) -> Shape:
+def read_shape(header: GgufHeader, name: str) -> WeightsShape:
     """Raises ArtifactError for what this backend does not compute."""
     metadata = header.metadata
     architecture = metadata["general.architecture"]
@@ -74,7 +74,7 @@ def read_shape(header: GgufHeader, name: str) -> Shape:
         raise ArtifactError(f"{name}: the reference computes no {scaling} RoPE scaling and no experts", hint=_HINT)
     if {number("attention.value_length", head_dim), number("rope.dimension_count", head_dim)} != {head_dim}:
         raise ArtifactError(f"{name}: keys, values and RoPE must all have {head_dim} dimensions here", hint=_HINT)
-    return Shape(
+    return WeightsShape(
         n_layers=int(number("block_count")),
         hidden=hidden,
         n_heads=n_heads,
@@ -87,7 +87,7 @@ def read_shape(header: GgufHeader, name: str) -> Shape:
     )
 
 
-def read_weights(header: GgufHeader, path: Path, shape: Shape) -> Weights:
+def read_weights(header: GgufHeader, path: Path, shape: WeightsShape) -> Weights:
     """All tensors in float32. Raises ArtifactError for one that is missing, is not used here, or has another shape."""
     data = np.memmap(path, np.uint8, "r")
     left = dict(header.by_name)
@@ -106,7 +106,7 @@ def read_weights(header: GgufHeader, path: Path, shape: Shape) -> Weights:
 
 
 def _assemble(
-    take: Callable[..., Floats], left: dict[str, TensorInfo], shape: Shape, frequencies: npt.NDArray[np.float64]
+    take: Callable[..., Floats], left: dict[str, TensorInfo], shape: WeightsShape, frequencies: npt.NDArray[np.float64]
 ) -> Weights:
     hidden, head = shape.hidden, shape.head_dim
     queries, keys = shape.n_heads * head, shape.n_kv_heads * head
@@ -134,7 +134,7 @@ def _assemble(
     return Weights(embedding, tuple(layers), take("output_norm", hidden), output, frequencies)
 
 
-def _frequencies(header: GgufHeader, shape: Shape) -> npt.NDArray[np.float64]:
+def _frequencies(header: GgufHeader, shape: WeightsShape) -> npt.NDArray[np.float64]:
     architecture = header.metadata["general.architecture"]
     base = header.metadata.get(f"{architecture}.rope.freq_base", 10000.0)
     factor = header.metadata.get(f"{architecture}.rope.scaling.factor", 1.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeinfer.bench.opened import Opened, opened
+from edgeinfer.bench.opened import OpenedModel, opened
 from edgeinfer.bench.quality.tasks import share_of_right
 from edgeinfer.bench.quality.use import Use, measure_use
 from edgeinfer.errors import UsageError
@@ -93,7 +93,7 @@ def measure(setting: Setting, reference: Reference, *, quality_only: bool = Fals
         )
 
 
-def _tokens(subject: Opened, reference: Reference) -> Tokens:
+def _tokens(subject: OpenedModel, reference: Reference) -> Tokens:
     """The text's first tokens, after a BOS where the model has one."""
     tokenizer = subject.model.tokenizer
     tokens = [*tokenizer.encode(tokenizer.bos_text, special=True), *tokenizer.encode(reference.text, special=False)]
@@ -102,7 +102,7 @@ def _tokens(subject: Opened, reference: Reference) -> Tokens:
     return tokens[: reference.n_tokens]
 
 
-def log_probs(subject: Opened, tokens: Tokens) -> LogProbs:
+def log_probs(subject: OpenedModel, tokens: Tokens) -> LogProbs:
     """[len(tokens) - 1, V]: of the token after each but the last."""
     cache = subject.model.new_cache(subject.plan.window)
     parts = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeinfer.bench.opened import Opened
+from edgeinfer.bench.opened import OpenedModel
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache
 from edgeinfer.types import Tokens
@@ -30,7 +30,7 @@ def load_tasks() -> list[Task]:
     return [Task(one["prompt"], tuple(one["choices"])) for one in map(json.loads, lines)]
 
 
-def share_of_right(subject: Opened) -> float:
+def share_of_right(subject: OpenedModel) -> float:
     """Of the tasks, the share in which the right continuation has the highest mean log-probability a token."""
     tokenizer, tasks = subject.model.tokenizer, load_tasks()
     cache = subject.model.new_cache(subject.plan.window)

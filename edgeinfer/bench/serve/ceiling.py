@@ -7,7 +7,7 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
-from edgeinfer.bench.opened import Opened
+from edgeinfer.bench.opened import OpenedModel
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Ask
 
@@ -15,7 +15,7 @@ _PROMPT: Final = 60  # tokens in each cache, as the clients' prompts have
 _ROUNDS: Final = 48
 
 
-def ceilings(subject: Opened, n_clients: Sequence[int]) -> Mapping[int, float]:
+def ceilings(subject: OpenedModel, n_clients: Sequence[int]) -> Mapping[int, float]:
     """Tokens per second of all together, by the number of conversations in a step."""
     model, policy = subject.model, subject.plan.window
     caches = [model.new_cache(policy) for _ in range(max(n_clients))]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
-from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.costs import Part
 from edgeinfer.errors import RewindError, UsageError
@@ -130,14 +130,14 @@ def _note(target: Target) -> str:
     return f"drafts from {target.draft_model} while it is confident"
 
 
-def _build(opened: Opened) -> Built:
-    draft = opened.draft_model
+def _build(inputs: DrafterInputs) -> Built:
+    draft = inputs.draft_model
     if draft is None:
         raise UsageError("speculation with a draft model needs its name", hint="--draft-model NAME")
-    source = DraftModel(draft.model, _draft_window(opened.window, draft.max_positions))
-    gated = Gated(source, opened.costs)
-    max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
-    return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth), source.close)
+    source = DraftModel(draft.model, _draft_window(inputs.window, draft.max_positions))
+    gated = Gated(source, inputs.costs)
+    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
+    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth), source.close)
 
 
 DRAFT_MODEL: Final = DrafterKind(DrafterFacts(NAME, _note, needs="draft model"), _build)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
-from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs, Part
 from edgeinfer.decode.policy.offers import Offer, best_length
@@ -104,12 +104,12 @@ def _note(target: Target) -> str:
     return f"early exit after layer {target.exit_layer} of {target.n_layers} while it is confident"
 
 
-def _build(opened: Opened) -> Built:
-    max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
-    if not opened.rows_cheap_to_read:
-        return Built(EarlyExit(), FixedDepthEstimator(opened.costs, max_depth=max_depth))
-    gated = Gated(ExitSource(), opened.costs)
-    return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth))
+def _build(inputs: DrafterInputs) -> Built:
+    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
+    if not inputs.rows_cheap_to_read:
+        return Built(EarlyExit(), FixedDepthEstimator(inputs.costs, max_depth=max_depth))
+    gated = Gated(ExitSource(), inputs.costs)
+    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth))
 
 
 EARLY_EXIT: Final = DrafterKind(DrafterFacts(NAME, _note, needs="early exit"), _build)

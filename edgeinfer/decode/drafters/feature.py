@@ -6,7 +6,7 @@ from typing import Final
 
 from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS, ExitSource
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
-from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.plan.speculation import DrafterFacts, Target
 
 __all__ = ["FEATURE"]
@@ -20,11 +20,11 @@ def _note(target: Target) -> str:
     return f"a taught draft while it is confident{first}"
 
 
-def _build(opened: Opened) -> Built:
+def _build(inputs: DrafterInputs) -> Built:
     # The drafts have run no layer of the model, so a verify is a whole one.
-    gated = Gated(ExitSource(NAME, whole_part="verify", short_part="verify"), opened.costs)
-    max_depth = min(MAX_DRAFTS, opened.costs.max_rows - 1)
-    return Built(gated, GatedEstimator(gated, opened.costs, max_depth=max_depth))
+    gated = Gated(ExitSource(NAME, whole_part="verify", short_part="verify"), inputs.costs)
+    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
+    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth))
 
 
 FEATURE: Final = DrafterKind(DrafterFacts(NAME, _note, needs="feature draft"), _build)

@@ -23,7 +23,7 @@ class OpenedDraftModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class DrafterInputs:
     """What a drafter may be built from. The costs are shared by all conversations of the model."""
 
     costs: Costs
@@ -50,7 +50,7 @@ class DrafterKind:
     """An entry in the list of drafters."""
 
     facts: DrafterFacts
-    build: Callable[[Opened], Built]
+    build: Callable[[DrafterInputs], Built]
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from edgeinfer.decode.drafters.hit_rates import HitRates
-from edgeinfer.decode.drafters.kind import Built, DrafterKind, Opened
+from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.drafters.text_index import LONGEST, Match, TextIndex
 from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs
@@ -149,9 +149,9 @@ def _note(target: Target) -> str:
     return "prompt lookup for repeated text" + (f" (about {speedup:.1f}x on copied text)" if speedup else "")
 
 
-def _build(opened: Opened) -> Built:
+def _build(inputs: DrafterInputs) -> Built:
     lookup = Lookup()
-    return Built(lookup, LookupEstimator(lookup, opened.costs))
+    return Built(lookup, LookupEstimator(lookup, inputs.costs))
 
 
 LOOKUP: Final = DrafterKind(DrafterFacts(NAME, _note), _build)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeinfer.backends.gguf.facts import DRAFT_ROWS
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["GgufDraftLayer"]
 class GgufDraftLayer:
     """See backends.taught.DraftLayer."""
 
-    def __init__(self, model: LoadedModel, options: ContextOptions, policy: WindowPolicy) -> None:
+    def __init__(self, model: LlamaModel, options: ContextOptions, policy: WindowPolicy) -> None:
         self._hidden = model.hidden
         self._policy = policy
         self._context = Context(model, options)

@@ -14,7 +14,7 @@ from edgeinfer.backends.gguf.draft.layer_file import write_layer
 from edgeinfer.backends.gguf.draft.round import FeatureRound
 from edgeinfer.backends.gguf.draft.taps import Taps
 from edgeinfer.backends.gguf.facts import DRAFT_ROWS, TAPPED_ARCHITECTURES
-from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
 from edgeinfer.backends.taught import FeatureDrafts, FeatureInputs
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftFile
@@ -43,7 +43,7 @@ class TaughtSupport:
             write_layer(file, draft, header, path)
             self._layer = llama.load(file, mmap=False)
 
-    def attach(self, cache: GgufCache, model: LoadedModel, options: ContextOptions) -> None:
+    def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
         """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
         taps = Taps(cache.context, self._taps, model.n_layers, self._output_norm)
         own = replace(options, n_batch=DRAFT_ROWS, n_outputs=1)

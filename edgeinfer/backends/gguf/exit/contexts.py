@@ -8,7 +8,7 @@ from typing import Final
 
 from edgeinfer.backends.gguf.exit.graph import ExitGraph, ExitStates, Stage
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, read_pointer, write_pointer
-from edgeinfer.backends.gguf.llama import Batch, C, Context, ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import Batch, C, Context, ContextOptions, LlamaModel
 from edgeinfer.errors import EngineError
 from edgeinfer.types import Tokens
 
@@ -34,7 +34,7 @@ class SharedContext:
     before the self-test can report anything, so the slot must be unique, and `close` puts the pointer back.
     """
 
-    def __init__(self, model: LoadedModel, options: ContextOptions, owner: Context, graph: ExitGraph) -> None:
+    def __init__(self, model: LlamaModel, options: ContextOptions, owner: Context, graph: ExitGraph) -> None:
         self.graph = graph
         self.batch = Batch(options.n_batch)
         self.context = Context(model, replace(options, slots=_FEWEST_CELLS, cb_eval=graph.on_node))
@@ -69,7 +69,7 @@ class ExitContexts:
     """The drafting and the verifying context of one conversation. `owner` is its plain context."""
 
     def __init__(
-        self, model: LoadedModel, options: ContextOptions, owner: Context, exit_layer: int, layout: TensorLayout
+        self, model: LlamaModel, options: ContextOptions, owner: Context, exit_layer: int, layout: TensorLayout
     ) -> None:
         rows = min(MAX_ROWS, options.n_batch)
         self.n_rows = rows

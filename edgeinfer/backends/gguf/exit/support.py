@@ -11,7 +11,7 @@ from edgeinfer.backends.gguf.exit.contexts import ExitContexts
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, find_layout
 from edgeinfer.backends.gguf.exit.round import ExitRound
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
-from edgeinfer.backends.gguf.llama import ContextOptions, LoadedModel
+from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.shape import LayerKv
 from edgeinfer.types import KvType
@@ -34,7 +34,7 @@ class ExitSupport:
     layout: TensorLayout
     unused_kv_type: KvType  # of the memory that a sharing context opens with and never uses: the smallest there is
 
-    def attach(self, cache: GgufCache, model: LoadedModel, options: ContextOptions) -> None:
+    def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
         """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
         options = replace(options, kv_type=self.unused_kv_type)
         contexts = ExitContexts(model, options, cache.context, self.exit_layer, self.layout)
@@ -42,7 +42,7 @@ class ExitSupport:
 
 
 def find_support(
-    model: LoadedModel, exit_layer: int, options: ContextOptions, layers: Sequence[LayerKv]
+    model: LlamaModel, exit_layer: int, options: ContextOptions, layers: Sequence[LayerKv]
 ) -> ExitSupport | Refused:
     """Writes nothing into llama.cpp yet. Raises UsageError when the switch is neither on nor off."""
     architecture = model.metadata("general.architecture") or "unknown"

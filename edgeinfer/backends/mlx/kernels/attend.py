@@ -11,7 +11,7 @@ from edgeinfer.backends.mlx.kernels.launch import Launch, Launcher
 from edgeinfer.backends.mlx.kernels.layout import TILE, RingLayout, Step
 from edgeinfer.backends.mlx.kernels.pack import unpack_rows
 
-__all__ = ["HEAD_DIMS", "MAX_ROWS", "Shape", "attend_kernel", "attend_twin", "shape_for"]
+__all__ = ["HEAD_DIMS", "MAX_ROWS", "LaunchShape", "attend_kernel", "attend_twin", "shape_for"]
 
 HEAD_DIMS = frozenset({64, 80, 96, 128, 256, 512})
 MAX_ROWS = 8
@@ -22,21 +22,21 @@ ACCUMULATORS = 32  # floats of output that one lane keeps; with as many of the q
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class LaunchShape:
     """What is chosen per call: query rows per threadgroup, and parts of the ring that run side by side."""
 
     rows: int
     splits: int
 
 
-def shape_for(layout: RingLayout, n_rows_per_kv_head: int, used: int) -> Shape:
+def shape_for(layout: RingLayout, n_rows_per_kv_head: int, used: int) -> LaunchShape:
     lanes = lanes_per_key(layout.n_words, layout.head_dim)
     values_per_lane = -(-layout.n_words // lanes) * (32 // layout.bits)
     rows = 1
     while rows < n_rows_per_kv_head and 2 * rows * values_per_lane <= ACCUMULATORS:
         rows *= 2
     tiles = -(-used // TILE)
-    return Shape(rows, max(1, min(MAX_SPLITS, -(-tiles // TILES_PER_SPLIT))))
+    return LaunchShape(rows, max(1, min(MAX_SPLITS, -(-tiles // TILES_PER_SPLIT))))
 
 
 def lanes_per_key(n_words: int, head_dim: int) -> int:
@@ -55,7 +55,7 @@ def attend_kernel(
     launch: Launcher,
     *,
     sink_logits: mx.array | None = None,
-    shape: Shape | None = None,
+    shape: LaunchShape | None = None,
 ) -> mx.array | None:
     """q [1, Hq, N, D], ring [1, Hkv, slots, row] -> [1, Hq, N, D] of q's dtype; None when it cannot serve."""
     batch, n_heads, n_rows, head_dim = q.shape

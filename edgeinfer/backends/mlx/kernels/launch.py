@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from edgeinfer.errors import EngineError
 
-Shape: TypeAlias = tuple[int, ...]
+ArrayShape: TypeAlias = tuple[int, ...]
 Dim3: TypeAlias = tuple[int, int, int]
 
 
@@ -49,7 +49,7 @@ class Launch:
     template: tuple[tuple[str, Any], ...]
     grid: Dim3
     threadgroup: Dim3
-    output_shapes: tuple[Shape, ...]
+    output_shapes: tuple[ArrayShape, ...]
     output_dtypes: tuple[Any, ...]
 
 
