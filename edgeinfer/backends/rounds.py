@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.protocols import Ask, Row, TokenLike
+
+if TYPE_CHECKING:
+    from edgeinfer.types import Logits
 
 
 def run_in_turn(asks: Sequence[Ask]) -> list[Sequence[Row]]:
@@ -23,6 +27,21 @@ def check_ids(tokens: Sequence[TokenLike], n_vocab: int) -> None:
     for token in tokens:
         if isinstance(token, int) and not 0 <= token < n_vocab:
             raise UsageError(f"token {token} is outside the vocabulary of {n_vocab}")
+
+
+class HeldRow:
+    """See protocols.Row. `logits` [V] are the row's own: no later forward overwrites them."""
+
+    __slots__ = ("_logits",)
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    def argmax(self) -> int:
+        return int(self._logits.argmax())
+
+    def numpy(self) -> Logits:
+        return self._logits
 
 
 class RoundGuard:

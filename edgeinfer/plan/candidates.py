@@ -84,7 +84,8 @@ def with_exports(device: DeviceProfile, catalog: Catalog, facts: Sequence[Backen
     models = []
     for model in catalog.models:
         known = model.artifacts
-        exports = [artifact for one in facts for artifact in one.exports(device, model) if artifact not in known]
+        made = [artifact for one in facts if one.exporting for artifact in one.exporting.exports(device, model)]
+        exports = [artifact for artifact in made if artifact not in known]
         models.append(replace(model, artifacts=(*exports, *known)))
     return replace(catalog, models=tuple(models))
 
@@ -134,7 +135,7 @@ def _judge(
     facts, found, tier = backend.facts, backend.capabilities, catalog.tiers.get(artifact.tier)
     if backend.unavailable:
         return refuse("unavailable", f"{facts.name} cannot run here: {backend.unavailable}")
-    if artifact.made_from and (why := facts.cannot_export(model.shape)):
+    if artifact.made_from and facts.exporting and (why := facts.exporting.cannot_export(model.shape)):
         return refuse("unavailable", why)
     if tier and artifact.tier not in found.tiers:  # a tier that is in no table is left to the engine
         return refuse("unavailable", f"{facts.name} does not load {artifact.tier}")
@@ -172,7 +173,7 @@ def _judge(
             workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None)
             + (model.shape.n_vocab * GRAMMAR_BYTES_PER_ENTRY if request.json_schemas else 0),
             draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
-            packed_bytes=facts.packed_bytes(artifact),
+            packed_bytes=facts.exporting.packed_bytes(artifact) if facts.exporting else 0,
         ),
         tokens_per_s=tokens_per_s(device, model.shape, artifact),
         n_conversations=request.conversations,

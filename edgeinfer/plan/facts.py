@@ -20,6 +20,7 @@ __all__ = [
     "TOKENIZER_BYTES_PER_ENTRY",
     "BackendFacts",
     "Capabilities",
+    "Exporting",
     "Probe",
     "Scaling",
     "forward_bytes",
@@ -49,6 +50,25 @@ class Probe:
     unavailable: str = ""  # why the engine cannot be used; "" when it can
     hint: str = ""  # what installs it
     no_early_exit: str = ""  # why drafting with early layers is switched off; "" when it is not
+
+
+class Exporting(Protocol):
+    """What `edgeinfer export` makes for a backend that does not run the files of models as they are."""
+
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
+        """What can be made of the files of `model` for this device."""
+        ...
+
+    def cannot_export(self, shape: ModelShape) -> str:
+        """Why a model of this shape cannot be exported; "" when it can."""
+        ...
+
+    def packed_bytes(self, artifact: Artifact) -> int:
+        """The copy of the weights that the backend keeps in a file and maps.
+
+        Mapped weights are clean pages: the system drops them when memory is short, and reads them again.
+        """
+        ...
 
 
 class BackendFacts(Protocol):
@@ -89,6 +109,11 @@ class BackendFacts(Protocol):
         """Whether conversations can draft with early layers while others are open on the same model."""
         ...
 
+    @property
+    def exporting(self) -> Exporting | None:
+        """None where the files of models run as they are."""
+        ...
+
     def capabilities(self, device: DeviceProfile) -> Capabilities: ...
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
@@ -112,21 +137,6 @@ class BackendFacts(Protocol):
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         """What a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this one."""
-        ...
-
-    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
-        """What `edgeinfer export` can make of the files of `model` for this device; () where they run as they are."""
-        ...
-
-    def cannot_export(self, shape: ModelShape) -> str:
-        """Why it cannot export a model of this shape; "" when it can."""
-        ...
-
-    def packed_bytes(self, artifact: Artifact) -> int:
-        """The copy of the weights that it keeps in a file and maps; 0: the weights are in its own memory.
-
-        Mapped weights are clean pages: the system drops them when memory is short, and reads them again.
-        """
         ...
 
     def is_measured_on(self, device: DeviceProfile) -> bool:

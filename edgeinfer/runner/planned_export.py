@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeinfer.backends.executorch.export.source import open_source
-from edgeinfer.backends.executorch.exports import SOURCE_BACKEND, bundle_artifact, source_of
+from edgeinfer.backends.executorch.exports import BUNDLES, SOURCE_BACKEND, bundle_artifact, source_of
 from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.catalog import load_catalog
 from edgeinfer.catalog.entry import LayerKv, ModelEntry, ModelShape
@@ -70,7 +70,7 @@ def source_request(model: str, tier: str, *, offline: bool) -> Request:
         raise ArtifactError(
             f"the catalog has no file of {model} that can be exported", hint="name a GGUF file or a folder"
         )
-    if why := FACTS.cannot_export(entry.shape):
+    if why := BUNDLES.cannot_export(entry.shape):
         raise ArtifactError(f"{entry.title}: {why}", hint="`edgeinfer plan --device NAME` names models that are")
     return Request(model=model, tier=source.tier, backend=SOURCE_BACKEND, force=True)
 

@@ -7,34 +7,16 @@ the length is overwritten before any query sees it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.executorch.engine import Floats, ProgramInfo, Rings
-from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.rounds import HeldRow, RoundGuard
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import common_prefix
 from edgeinfer.window import WindowPolicy
-
-if TYPE_CHECKING:
-    from edgeinfer.types import Logits
-
-
-@maps_engine_errors("ExecuTorch")
-class ExecutorchRow:
-    """See protocols.Row."""
-
-    def __init__(self, logits: Logits) -> None:
-        self._logits = logits
-
-    def argmax(self) -> int:
-        return int(self._logits.argmax())
-
-    def numpy(self) -> Logits:
-        return self._logits
 
 
 @maps_engine_errors("ExecuTorch")
@@ -128,7 +110,7 @@ class ExecutorchRound:
         logits, state = self._cache.rings.draft(as_id(token), self._start + at)
         self._drafted.append(as_id(token))
         self._states.append(state)
-        return ExecutorchRow(logits)
+        return HeldRow(logits)
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         n_wanted = self._guard.verify(len(tokens), n_rows)
@@ -139,7 +121,7 @@ class ExecutorchRound:
         else:
             logits = self._cache.forward(ids, self._start, n_wanted)
         self._guard.n_verified = len(ids)
-        return [ExecutorchRow(row) for row in logits]
+        return [HeldRow(row) for row in logits]
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
+from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.shape import ModelShape
 
 __all__ = [
     "ARCHITECTURES",
+    "BUNDLES",
     "BUNDLE_BACKEND",
     "SOURCE_BACKEND",
+    "Bundles",
     "exports_of",
     "program_bytes",
     "read_bytes",
@@ -79,3 +83,21 @@ def read_bytes(shape: ModelShape, tier: str) -> int:
         in_8_bits += group.n_layers * (queries + keys)  # attn_output and attn_v are as large
     bits = _BITS[tier] * in_tier + (32 if tier == "fp32" else 8) * in_8_bits
     return int(bits / 8) + _GRAPH_BYTES_PER_LAYER * shape.n_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Bundles:
+    """See plan.facts.Exporting."""
+
+    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
+        return exports_of(model) if device.is_phone else ()
+
+    def cannot_export(self, shape: ModelShape) -> str:
+        return "" if shape.architecture in ARCHITECTURES else f"{shape.architecture} models are not exported"
+
+    def packed_bytes(self, artifact: Artifact) -> int:
+        """All but the embedding, which is read from the program's file."""
+        return sum(n_bytes for _, n_bytes in artifact.tensors) or artifact.n_bytes
+
+
+BUNDLES: Final = Bundles()

@@ -6,8 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.backends.executorch.exports import ARCHITECTURES, BUNDLE_BACKEND, exports_of
-from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
+from edgeinfer.backends.executorch.exports import BUNDLE_BACKEND, BUNDLES, Bundles
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
@@ -41,6 +41,7 @@ class ExecutorchFacts:
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
     early_exit_in_batches: bool = True
+    exporting: Bundles = BUNDLES
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # XNNPACK runs on every processor
         return Capabilities(_TIERS, ("f32",), early_exit=True)
@@ -64,17 +65,6 @@ class ExecutorchFacts:
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         del draft, shape, policy, kv_type
         return None
-
-    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:
-        return exports_of(model) if device.is_phone else ()
-
-    def cannot_export(self, shape: ModelShape) -> str:
-        exported = shape.architecture in ARCHITECTURES
-        return "" if exported else f"{shape.architecture} models are not exported"
-
-    def packed_bytes(self, artifact: Artifact) -> int:
-        """All but the embedding, which is read from the program's file."""
-        return sum(n_bytes for _, n_bytes in artifact.tensors) or artifact.n_bytes
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

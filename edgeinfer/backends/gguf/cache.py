@@ -10,7 +10,7 @@ from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
-from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.rounds import HeldRow, RoundGuard
 from edgeinfer.backends.taught import FeatureDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
@@ -20,7 +20,7 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
-__all__ = ["ContextRow", "GgufCache", "HeldRow", "PlainRound", "cache_alone"]
+__all__ = ["ContextRow", "GgufCache", "PlainRound", "cache_alone"]
 
 
 @maps_engine_errors("llama.cpp")
@@ -38,22 +38,6 @@ class ContextRow:
 
     def numpy(self) -> Logits:
         return self._context.logits(self._index)
-
-
-@maps_engine_errors("llama.cpp")
-class HeldRow:
-    """A row that was copied before a later decode overwrote it."""
-
-    __slots__ = ("_logits",)
-
-    def __init__(self, logits: Logits) -> None:
-        self._logits = logits
-
-    def argmax(self) -> int:
-        return int(self._logits.argmax())
-
-    def numpy(self) -> Logits:
-        return self._logits
 
 
 class Piece(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.plan.facts import (
@@ -91,6 +91,7 @@ class LlamaCppFacts:
     prefill_rows: int = PREFILL_ROWS
     max_rows: int = N_OUTPUTS
     early_exit_in_batches: bool = False
+    exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         unavailable, hint = (NOT_ON_PHONES, ON_PHONES_HINT) if device.is_phone else ("", "")
@@ -136,15 +137,6 @@ class LlamaCppFacts:
         weights = 2 * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
         buffers = forward_bytes(layer, DRAFT_ROWS, 1)
         return weights + buffers + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
-
-    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:  # noqa: ARG002
-        return ()
-
-    def cannot_export(self, shape: ModelShape) -> str:  # noqa: ARG002
-        return ""
-
-    def packed_bytes(self, artifact: Artifact) -> int:  # noqa: ARG002
-        return 0
 
     def is_measured_on(self, device: DeviceProfile) -> bool:
         return _runs_on_x86(device)

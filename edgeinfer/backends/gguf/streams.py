@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, HeldRow, PlainRound, pieces
+from edgeinfer.backends.gguf.cache import ContextRow, GgufCache, PlainRound, pieces
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
+from edgeinfer.backends.rounds import HeldRow
 from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row
 from edgeinfer.window import WindowPolicy

@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
 
-from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     NOT_ON_PHONES,
@@ -46,6 +46,7 @@ class MlxFacts:
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
     early_exit_in_batches: bool = True
+    exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         unavailable, hint = "", "use --backend gguf"
@@ -80,15 +81,6 @@ class MlxFacts:
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         del draft, shape, policy, kv_type
         return None
-
-    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:  # noqa: ARG002
-        return ()
-
-    def cannot_export(self, shape: ModelShape) -> str:  # noqa: ARG002
-        return ""
-
-    def packed_bytes(self, artifact: Artifact) -> int:  # noqa: ARG002
-        return 0
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

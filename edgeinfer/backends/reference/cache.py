@@ -15,7 +15,7 @@ import numpy as np
 from edgeinfer.backends.blocks import is_held, positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import LayerRings, Rings
-from edgeinfer.backends.rounds import RoundGuard, check_ids
+from edgeinfer.backends.rounds import HeldRow, RoundGuard, check_ids
 from edgeinfer.backends.taught import FeatureDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Ask, Row, TokenLike, as_id
@@ -25,7 +25,6 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.backends.reference.model import ReferenceModel
     from edgeinfer.backends.reference.weights import Floats
-    from edgeinfer.types import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +36,6 @@ class PackedRows:
     kv: Sequence[LayerRings]
     policy: WindowPolicy
     first: int = 0  # no key lies before this position
-
-
-@maps_engine_errors("reference")
-class ReferenceRow:
-    """See protocols.Row."""
-
-    def __init__(self, logits: Logits) -> None:
-        self._logits = logits
-
-    def argmax(self) -> int:
-        return int(self._logits.argmax())
-
-    def numpy(self) -> Logits:
-        return self._logits
 
 
 @maps_engine_errors("reference")
@@ -184,7 +169,7 @@ class ReferenceRound:
         [state] = model.forward([self._cache.rows(model.embed([token]), self._start + at)], range(self._exit))
         self._drafted.append(token)
         self._states = np.concatenate([self._states, state])
-        return ReferenceRow(model.head(state)[0])
+        return HeldRow(model.head(state)[0])
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         return self._cache.model.run([Ask(self, tokens, len(tokens) if n_rows is None else n_rows)])[0]

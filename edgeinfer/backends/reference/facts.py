@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgeinfer.catalog.entry import Artifact, ModelEntry, TaughtDraft
+from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.plan.facts import (
     NOT_ON_PHONES,
@@ -44,6 +44,7 @@ class ReferenceFacts:
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
     early_exit_in_batches: bool = True
+    exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         unavailable, hint = (NOT_ON_PHONES, ON_PHONES_HINT) if device.is_phone else ("", "")
@@ -70,15 +71,6 @@ class ReferenceFacts:
         layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1),))
         weights = 2 * draft.n_bytes + 4 * draft.n_ranked * shape.hidden
         return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
-
-    def exports(self, device: DeviceProfile, model: ModelEntry) -> tuple[Artifact, ...]:  # noqa: ARG002
-        return ()
-
-    def cannot_export(self, shape: ModelShape) -> str:  # noqa: ARG002
-        return ""
-
-    def packed_bytes(self, artifact: Artifact) -> int:  # noqa: ARG002
-        return 0
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

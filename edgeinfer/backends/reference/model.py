@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.reference.cache import PackedRows, ReferenceCache, ReferenceRound, ReferenceRow
+from edgeinfer.backends.reference.cache import PackedRows, ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.storage import LayerRings, Rings
 from edgeinfer.backends.reference.weights import Floats, LayerWeights, Weights, WeightsShape
 from edgeinfer.backends.reserve import PlannedCaches, Reserve
-from edgeinfer.backends.rounds import check_tokens
+from edgeinfer.backends.rounds import HeldRow, check_tokens
 from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Ask, Row, Tokenizer, as_id
 from edgeinfer.types import DraftsWith, KvType
@@ -102,7 +102,7 @@ class ReferenceModel:
         logits = self.head(np.concatenate(wanted))
         for step, ids in zip(rounds, asked, strict=True):
             step.has_run(len(ids))
-        return [[ReferenceRow(row) for row in rows] for rows in _split(logits, [ask.n_rows for ask in asks])]
+        return [[HeldRow(row) for row in rows] for rows in _split(logits, [ask.n_rows for ask in asks])]
 
     def _run_late(self, packed: Sequence[PackedRows], rounds: Sequence[ReferenceRound]) -> list[Floats]:
         """The late layers. At each layer that a draft taps, the rounds are shown the states."""

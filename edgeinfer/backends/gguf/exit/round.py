@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.gguf.cache import ContextRow, HeldRow
+from edgeinfer.backends.gguf.cache import ContextRow
 from edgeinfer.backends.gguf.exit.contexts import ExitContexts
-from edgeinfer.backends.rounds import RoundGuard
+from edgeinfer.backends.rounds import HeldRow, RoundGuard
 from edgeinfer.protocols import Row, TokenLike, as_id
 from edgeinfer.types import Tokens, common_prefix
 
