@@ -11,8 +11,9 @@ import pytest
 
 from edgeinfer.backends.executorch.export.folder_source import FolderSource
 from edgeinfer.backends.executorch.export.gguf_source import GgufSource
+from edgeinfer.backends.executorch.export.q4_0 import q4_0_of, unpacked_q4_0, with_positive_scales
 from edgeinfer.backends.executorch.export.shape import llama3_divisors
-from edgeinfer.backends.executorch.export.source import open_source, q4_0_of, unpacked_q4_0, with_positive_scales
+from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.errors import ArtifactError
 from tests.tiny_gguf import Tiny, write_tiny
 

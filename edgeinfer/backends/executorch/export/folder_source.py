@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.backends.executorch.export.q4_0 import Floats, Q4Weight
 from edgeinfer.backends.executorch.export.shape import DecoderShape, llama3_divisors, rope_frequencies
-from edgeinfer.backends.executorch.export.source import Floats, Q4Weight
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.safetensors_header import SafetensorsFolder
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.backends.executorch.export.q4_0 import Floats, Q4Weight, unpacked_q4_0
 from edgeinfer.backends.executorch.export.shape import DecoderShape, rope_frequencies
-from edgeinfer.backends.executorch.export.source import Floats, Q4Weight, unpacked_q4_0
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader, TensorInfo
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
-from edgeinfer.backends.executorch.export.source import GROUP, Q4Weight, Source, q4_0_of, with_positive_scales
+from edgeinfer.backends.executorch.export.q4_0 import GROUP, Q4Weight, q4_0_of, with_positive_scales
+from edgeinfer.backends.executorch.export.source import Source
 from edgeinfer.errors import ArtifactError
 
 Tier = Literal["8da4w", "8da8w", "fp32"]
