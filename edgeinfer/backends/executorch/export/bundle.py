@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgeinfer.backends.executorch.export.quantize import Tier
 
 _PACKAGES = ("torch", "executorch", "torchao")
+_SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
 _INSTALL = "pip install 'edgeinfer[export]'"
 
 
@@ -56,7 +57,8 @@ def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
         folder = Path(scratch) / out.name
         folder.mkdir()
         tokenizer = _write_tokenizer(model, folder)
-        exported = write_program(source, tier, folder / PROGRAM)
+        sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
+        exported = write_program(source, tier, folder / PROGRAM, sample)
         write_manifest(folder, _manifest(source, tier, tokenizer, exported, folder))
         record(folder)
         folder.rename(out)

@@ -28,6 +28,7 @@ class Norm(nn.Module):
 class Linear(nn.Module):
     def __init__(self, source: Source, name: str, tier: Tier) -> None:
         super().__init__()
+        self.name = name
         self.weight = nn.Parameter(linear_weight(source, name, tier), requires_grad=False)
         has_bias = source.has(f"{name}.bias")
         bias = torch.from_numpy(source.floats(f"{name}.bias").copy()) if has_bias else None

@@ -6,7 +6,7 @@ drafts, verifies and plain forwards of them. Without one it holds `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_
 from executorch.exir.passes import MemoryPlanningPass
 from torch.export import Dim, ExportedProgram, export
 
+from edgeinfer.backends.executorch.export.calibrate import calibrate
 from edgeinfer.backends.executorch.export.decoder import Decoder, ExitHead, Forward, Front, Verify
 from edgeinfer.backends.executorch.export.quantize import Tier
 from edgeinfer.backends.executorch.export.shape import DecoderShape
@@ -38,11 +39,15 @@ class Exported:
     arena_bytes: int  # activations, shared by all methods
 
 
-def write_program(source: Source, tier: Tier, path: Path) -> Exported:
-    """Lower the model and write it to `path`, which is only replaced when everything went well."""
+def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int]) -> Exported:
+    """Lower the model and write it to `path`, which is only replaced when everything went well.
+
+    `sample`: tokens of a text, to round for.
+    """
     torch.manual_seed(0)
     decoder = Decoder(source, tier).eval()
     with torch.no_grad(), _quiet():
+        calibrate(decoder, source, sample)
         methods = _exported(decoder, source.shape)
         lowered = to_edge_transform_and_lower(
             methods,

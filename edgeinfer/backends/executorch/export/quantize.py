@@ -5,8 +5,9 @@
     8da8w   8-bit weights with a scale for each row, the same activations and embedding
     fp32    nothing is rounded
 
-8da4w stores what Q4_0 stores, except that XNNPACK takes positive scales only. A Q4_0 file is taken over as it is, and
-other weights are rounded by Q4_0's rule. In a block whose scale is negative, the largest value shrinks by an eighth.
+8da4w stores what Q4_0 stores, except that XNNPACK takes positive scales only. A Q4_0 file is taken over as it is; in a
+block whose scale is negative, the largest value shrinks by an eighth. Other weights are rounded by Q4_0's rule first,
+and again by calibrate.py.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
         return _floats(source, name)
     if tier == "8da8w" or name.endswith(_IN_8_BITS):
         return _in_rows(_floats(source, name), _DYNAMIC)
-    weight = with_positive_scales(source.q4_0(name) or _rounded(source, name))
+    return four_bit_tensor(with_positive_scales(source.q4_0(name) or _rounded(source, name)))
+
+
+def four_bit_tensor(weight: Q4Weight) -> torch.Tensor:
+    """`weight` as torchao holds it. XNNPACK takes positive scales only."""
     return IntxUnpackedToInt8Tensor(
         torch.from_numpy(weight.values),
         torch.from_numpy(weight.scales),
@@ -43,6 +48,10 @@ def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
         torch.float32,
         _DYNAMIC,
     )
+
+
+def has_four_bits(weight: torch.Tensor) -> bool:
+    return isinstance(weight, IntxUnpackedToInt8Tensor) and weight.target_dtype == torch.int4
 
 
 def embedding_weight(source: Source, tier: Tier) -> torch.Tensor:
