@@ -1,4 +1,4 @@
-"""`python -m benchmarks perplexity`: what a tier, a window and a KV type cost, in nats a token of a text."""
+"""`python -m benchmarks perplexity`: what a tier, a window and a K/V type cost, in nats a token of a text."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from benchmarks.models.from_folder import convert
+from edgeinfer.backends import facts_of
 from edgeinfer.bench.opened import OpenedModel, opened, path_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.types import Request
+from edgeinfer.formats.bundle import is_bundle
+from edgeinfer.plan.types import Plan, Request
+from edgeinfer.protocols import Model
+from edgeinfer.runner.choose import choose
 from edgeinfer.types import KvType, Tokens
 from edgeinfer.window import WindowPolicy
 
@@ -46,9 +51,15 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
+    parser.add_argument("--backend", default="", metavar="NAME", help="default: as `edgeinfer plan` chooses")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text that was not trained on")
     parser.add_argument(
-        "--against", type=Path, metavar="PATH", help="the same model: a bfloat16 folder or a .gguf file"
+        "--against",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="the same model: a bundle, a .gguf file or a bfloat16 folder; repeatable",
     )
     parser.add_argument("--length", type=int, default=2048, metavar="N", help="positions of one piece of text (2048)")
     parser.add_argument("--pieces", type=int, default=4, metavar="N", help="pieces of text (4)")
@@ -60,40 +71,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     results: list[Result] = []
-    with opened(Request(model=args.model, backend="gguf", speculation="off", force=True)) as subject:
+    late = min(args.windows, default=0)
+    with opened(_request(args.model, args.backend)) as subject:
         pieces = _pieces(subject, args.text, args.length, args.pieces)
-        limit = subject.plan.window.limit
+        limit = subject.plan.model.shape.limit
         if args.length > limit:
             raise UsageError(f"--length must not pass the model's {limit} positions; received {args.length}")
-        late = min(args.windows, default=0)
-        for what, kv_type, policy in _settings(args.length, args.windows):
-            results.append(_result(what, subject, kv_type, policy, pieces, late))
-            _show(results[-1], as_json=args.json)
-        for what, path in _others(args.against, path_of(subject.plan)):
-            with (
-                path() as file,
-                opened(Request(model=str(file), backend="gguf", speculation="off", force=True)) as other,
-            ):
-                results.append(_result(what, other, "f16", _whole(args.length), pieces, late))
+        like, versions = path_of(subject.plan), dict(subject.versions)
+        kinds = _kv_types(subject.plan)
+    for kind in kinds:
+        with opened(_request(args.model, args.backend, kind)) as subject:
+            for what, policy in _settings(args.length, args.windows, limit, all_sinks=kind == kinds[0]):
+                results.append(_result(what, subject, policy, pieces, late))
                 _show(results[-1], as_json=args.json)
-        if args.out:
-            write(args.out, markdown(results, subject, args))
+    for what, path in _others(args.against, like):
+        with path() as file, opened(_in_16_bits(file)) as other:
+            results.append(_result(what, other, _whole(args.length), pieces, late))
+            versions.update(other.versions)
+            _show(results[-1], as_json=args.json)
+    if args.out:
+        write(args.out, markdown(results, subject, versions, args))
     if args.plot:
         draw(results, args.plot)
     return 0
 
 
-def _settings(length: int, windows: Sequence[int]) -> Iterator[tuple[str, KvType, WindowPolicy]]:
-    kinds: tuple[KvType, ...] = ("f16", "q8_0/f16", "q8_0", "q4_0")
-    for kind in kinds:
-        yield "everything kept", kind, _whole(length)
+def _request(model: str, backend: str, kv_type: KvType | None = None) -> Request:
+    return Request(model=model, backend=backend, kv_type=kv_type, speculation="off", force=True)
+
+
+def _in_16_bits(path: Path) -> Request:
+    """`path` on the backend that would be chosen, with K and V in 16 bits where it has them."""
+    request = _request(str(path), "")
+    return replace(request, kv_type=_kv_types(choose(request, offline=True))[0])
+
+
+def _kv_types(plan: Plan) -> tuple[KvType, ...]:
+    """Those of the plan's backend on this device, 16 bits first where it has them."""
+    found = facts_of(plan.backend).capabilities(plan.device).kv_types
+    return tuple(sorted(found, key=lambda kind: kind != "f16"))
+
+
+def _settings(
+    length: int, windows: Sequence[int], limit: int, *, all_sinks: bool
+) -> Iterator[tuple[str, WindowPolicy]]:
+    yield "everything kept", _whole(length)
     for window in windows:
-        limit = length + window + 128
-        for sink in (128, 4, 0):
+        for sink in (128, 4, 0) if all_sinks else (4,):
             what = f"window {window}, " + (f"sink {sink}" if sink else "no sink")
-            yield what, "f16", WindowPolicy(window, sink, max(64, window // 8), limit)
-        for kind in kinds[1:]:
-            yield f"window {window}, sink 4", kind, WindowPolicy(window, 4, max(64, window // 8), limit)
+            yield what, WindowPolicy(window, sink, max(64, window // 8), min(limit, length + window + 128))
 
 
 def _whole(length: int) -> WindowPolicy:
@@ -130,13 +156,12 @@ class _Converted:
         self._place.cleanup()
 
 
-def _others(against: Path | None, like: Path) -> Iterator[tuple[str, Callable[[], _Ready | _Converted]]]:
-    if against is None:
-        return
-    if against.is_dir():
-        yield "everything kept, bfloat16 weights", lambda: _Converted(against, like)
-    else:
-        yield f"everything kept, {against.name}", lambda: _Ready(against)
+def _others(against: Sequence[Path], like: Path) -> Iterator[tuple[str, Callable[[], _Ready | _Converted]]]:
+    for path in against:
+        if path.is_dir() and not is_bundle(path):
+            yield "everything kept, bfloat16 weights", partial(_Converted, path, like)
+        else:
+            yield f"everything kept, {path.name}", partial(_Ready, path)
 
 
 def _pieces(subject: OpenedModel, text: Path, length: int, n_pieces: int) -> list[Tokens]:
@@ -152,17 +177,15 @@ def _pieces(subject: OpenedModel, text: Path, length: int, n_pieces: int) -> lis
     return [[*bos, *tokens[at * step : at * step + length]][:length] for at in range(n_pieces)]
 
 
-def _result(
-    what: str, subject: OpenedModel, kv_type: KvType, policy: WindowPolicy, pieces: Sequence[Tokens], late: int
-) -> Result:
+def _result(what: str, subject: OpenedModel, policy: WindowPolicy, pieces: Sequence[Tokens], late: int) -> Result:
     import numpy as np
 
-    losses = np.array([_losses(subject, kv_type, policy, piece) for piece in pieces])  # [pieces, length - 1]
+    losses = np.array([_losses(subject.model, policy, piece) for piece in pieces])  # [pieces, length - 1]
     buckets = [losses[:, at : at + _BUCKET] for at in range(0, losses.shape[1], _BUCKET)]
     return Result(
         what=what,
         tier=subject.plan.artifact.tier,
-        kv_type=kv_type,
+        kv_type=subject.plan.kv_type,
         window=policy.window,
         sink=policy.sink,
         perplexity=math.exp(losses.mean()),
@@ -171,22 +194,16 @@ def _result(
     )
 
 
-def _losses(subject: OpenedModel, kv_type: KvType, policy: WindowPolicy, tokens: Tokens) -> Losses:
+def _losses(model: Model, policy: WindowPolicy, tokens: Tokens) -> Losses:
     """-log p of tokens[1:], each predicted from those before it that the window shows."""
     import numpy as np
 
-    from edgeinfer.backends.gguf.cache import cache_alone
-    from edgeinfer.backends.gguf.model import GgufModel
-
-    model = subject.model
-    assert isinstance(model, GgufModel)
-    options = replace(model.settings.options(policy), kv_type=kv_type, n_outputs=0)
-    cache = cache_alone(model.loaded, options, policy, 0)
+    cache = model.new_cache(policy)
     losses: list[float] = []
     try:
         while cache.length < len(tokens) - 1:
             at = cache.length
-            n = min(policy.room(at), options.n_batch, len(tokens) - 1 - at)
+            n = min(policy.room(at), cache.chunk_rows, len(tokens) - 1 - at)
             step = cache.begin(n)
             rows = np.array([row.numpy() for row in step.verify(tokens[at : at + n])], np.float64)
             step.commit(n)
@@ -205,9 +222,14 @@ def _show(result: Result, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def markdown(results: Sequence[Result], subject: OpenedModel, args: argparse.Namespace) -> str:
-    command = ["python", "-m", "benchmarks", "perplexity", "--model", args.model, "--text", args.text.name]
-    command += ["--against", args.against.name] if args.against else []
+def markdown(
+    results: Sequence[Result], subject: OpenedModel, versions: Mapping[str, str], args: argparse.Namespace
+) -> str:
+    model = Path(args.model).name
+    command = ["python", "-m", "benchmarks", "perplexity", "--model", model, "--text", args.text.name]
+    command += ["--backend", args.backend] if args.backend else []
+    for path in args.against:
+        command += ["--against", path.name]
     command += ["--length", str(args.length), "--pieces", str(args.pieces)]
     command += ["--windows", *map(str, args.windows)]
     late = min(args.windows, default=0)
@@ -215,8 +237,9 @@ def markdown(results: Sequence[Result], subject: OpenedModel, args: argparse.Nam
     starts = range(0, args.length - 1, _BUCKET)
     curve = [[str(start), *(f"{one.curve[at]:.1f}" for one in results)] for at, start in enumerate(starts)]
     return (
-        head(f"Perplexity of {subject.plan.model.name}", command, subject.plan.device, subject.versions)
-        + f"\n{args.pieces} pieces of {args.length} tokens of {args.text.name}, teacher-forced, each from position 0. "
+        head(f"Perplexity of {subject.plan.model.name}", command, subject.plan.device, versions)
+        + f"\n{args.pieces} piece{'s' if args.pieces > 1 else ''} of {args.length} tokens of {args.text.name}, "
+        "teacher-forced, each from position 0. "
         f"Late: from position {late} on, where the smallest window begins to evict.\n\n"
         + table(["", "weights", "K and V", "perplexity", "late"], rows)
         + f"\nBy position ({_BUCKET} positions a row; columns in the order of the table above):\n\n"

@@ -56,8 +56,8 @@ def test_a_window_that_is_wrong_fails(path: Path) -> None:
 def test_perplexity_is_that_of_the_reference_s_logits(path: Path) -> None:
     tokens = window._tokens(path, 100)
     policy = WindowPolicy(256, 0, 64, 256)
-    with opened(Request(model=str(path), backend="gguf", speculation="off", force=True)) as subject:
-        losses = perplexity._losses(subject, "f16", policy, tokens)
+    with opened(Request(model=str(path), backend="gguf", kv_type="f16", speculation="off", force=True)) as subject:
+        losses = perplexity._losses(subject.model, policy, tokens)
     logits = window._reference(path, "f32", policy, tokens)[:-1].astype(np.float64)
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(99), tokens[1:]]
     assert losses.shape == (99,)
