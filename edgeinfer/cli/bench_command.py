@@ -19,6 +19,7 @@ EXAMPLES = """\
 MEASURES = {
     "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
     "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
+    "bundle": "a phone bundle beside the program that ExecuTorch's own exporter makes of the same model",
     "serve": "the server: tokens/s, latency and gaps of 1 to 8 clients, beside llama.cpp's own",
     "quality": "perplexity, KL, tasks, speed and memory of one model in several tiers, K/V types and backends",
     "kernels": "on a Mac: each Metal kernel against its plain twin",

@@ -1,0 +1,50 @@
+"""The two programs that are compared: ours in our engine, and one of `export_llm` in ExecuTorch's Python runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgeinfer.types import Tokens
+from edgeinfer.window import WindowPolicy
+
+CHUNK = 128  # tokens of one forward, at most
+POLICY = WindowPolicy(window=1280, sink=128, block=CHUNK, limit=1408)  # nothing is evicted at the measured positions
+
+
+class Forward(Protocol):
+    """One forward of `tokens` at position `start`; the logits of the last `n_rows` are computed."""
+
+    def __call__(self, tokens: Tokens, start: int, n_rows: int) -> None: ...
+
+
+def ours(folder: Path, n_threads: int) -> Forward:
+    """Raises what opening a bundle raises."""
+    from edgeinfer.backends.executorch.bundle import packed_cache
+    from edgeinfer.backends.executorch.engine import Program
+    from edgeinfer.formats.bundle import check_bundle
+
+    bundle = check_bundle(folder)
+    rings = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle)).new_rings(POLICY)
+
+    def forward(tokens: Tokens, start: int, n_rows: int) -> None:
+        rings.forward(tokens, start, n_rows)
+
+    return forward
+
+
+def stock(program: Path, n_threads: int) -> Forward:
+    """Gives the last row's logits whatever was wanted. Raises ImportError without torch."""
+    import executorch.extension.llm.custom_ops.custom_ops
+    import executorch.kernels.quantized  # noqa: F401  # registers the embedding of 8-bit weights
+    import torch
+    from executorch.extension.pybindings import _portable_lib
+
+    _portable_lib._unsafe_reset_threadpool(n_threads)
+    module: Any = _portable_lib._load_for_executorch(str(program))
+
+    def forward(tokens: Tokens, start: int, n_rows: int) -> None:
+        del n_rows
+        module.forward((torch.tensor([tokens]), torch.tensor([start])))
+
+    return forward

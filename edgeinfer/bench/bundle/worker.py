@@ -1,0 +1,78 @@
+"""A process that holds one program and times forwards of it: a request a line on stdin, an answer a line on stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from edgeinfer.bench.bundle.programs import CHUNK, POLICY, ours, stock
+from edgeinfer.errors import EngineError
+
+Side = Literal["ours", "stock"]
+_FILLED = POLICY.window - CHUNK  # positions that hold keys before anything is timed
+_VOCABULARY = 250  # ids below this; every model has them
+
+
+class Worker:
+    """Use as a context manager. `opened_s`: seconds that opening the program took."""
+
+    def __init__(self, side: Side, path: Path, n_threads: int) -> None:
+        command = [sys.executable, "-m", "edgeinfer.bench.bundle.worker", side, str(path), str(n_threads)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.opened_s = self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def seconds(self, n_tokens: int, start: int, *, n_rows: int = 1, times: int = 1) -> float:
+        """Of one forward of `n_tokens` at position `start`: the mean of `times` in a row."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([n_tokens, start, n_rows, times]) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> float:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            _, said = self._process.communicate()
+            cause = (said.strip().splitlines() or ["no cause was printed"])[-1]
+            raise EngineError(f"the measured process ended: {cause}")
+        return float(line)
+
+
+def main(side: str, path: Path, n_threads: int) -> None:
+    started = time.perf_counter()
+    forward = ours(path, n_threads) if side == "ours" else stock(path, n_threads)
+    _say(time.perf_counter() - started)
+    tokens = [(7 * index) % _VOCABULARY for index in range(POLICY.window)]
+    for at in range(0, _FILLED, CHUNK):
+        forward(tokens[at : at + CHUNK], at, 1)
+    for line in sys.stdin:
+        n_tokens, start, n_rows, times = json.loads(line)
+        begun = time.perf_counter()
+        for _ in range(times):
+            forward(tokens[start : start + n_tokens], start, n_rows)
+        _say((time.perf_counter() - begun) / times)
+
+
+def _say(seconds: float) -> None:
+    sys.stdout.write(f"{seconds!r}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
