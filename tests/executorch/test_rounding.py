@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -67,7 +68,9 @@ def test_a_matrix_of_zeros_and_inputs_of_zeros() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
-def test_the_sample_runs_through_the_layers_of_the_model(architecture: str, tmp_path: Path) -> None:
+def test_the_sample_runs_through_the_layers_of_the_model(
+    architecture: Literal["llama", "qwen3"], tmp_path: Path
+) -> None:
     """In fp32 nothing is rounded, and the states after the last layer give the reference's logits."""
     import torch
 
