@@ -51,13 +51,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A turn. The assistant may call tools; a message of role "tool" is the result of the call `call_id`."""
+    """A turn. The assistant may call tools; a message of role "tool" is the result of the call `call_id`.
+
+    `reasoning` came before the content. Templates decide whether to write it again.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
     name: str = ""  # of the tool
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

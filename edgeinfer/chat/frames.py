@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgeinfer.chat.encoding import MARK_LIKE
 from edgeinfer.chat.template import Template
+from edgeinfer.chat.trace_formats import TraceFormat
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message
 
-__all__ = ["Frame", "Frames", "learn_frames", "n_same", "shared_start"]
+__all__ = ["CLOSERS", "Frame", "Frames", "SystemPrompt", "learn_frames", "n_same", "shared_start"]
 
 RULE, ASK, REPLY, ASK_AGAIN, REPLY_AGAIN, LAST = "qrulex", "qaskxa", "qreplyxa", "qaskxb", "qreplyxb", "qaskxc"
 TALK = (
@@ -23,7 +25,7 @@ TALK = (
     Message("assistant", REPLY_AGAIN),
     Message("user", LAST),
 )
-OPENERS, CLOSERS = "<[", ">]"
+OPENERS, CLOSERS = ("<", "["), (">", "]")
 
 SystemPrompt = Literal["first", "moves", "dropped", "refused"]
 """Where a template puts it: before the first question, elsewhere, nowhere; or it refuses a conversation with one."""
@@ -51,15 +53,29 @@ class Frames:
     user: Frame | None
     assistant: Frame | None
 
-    def stops(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The text between an answer and the next question, where no control token of the vocabulary is in it."""
+    def stops(self, tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> tuple[str, ...]:
+        """Text that ends an answer: all that comes before the next question, or a mark that is no control token."""
         if self.user is None or self.assistant is None:
             return ()
         after, before = self.assistant.after, self.user.before
-        if not all(map(tokenizer.piece, tokenizer.encode(after + before, special=True))):
+        if all(map(tokenizer.piece, tokenizer.encode(after + before, special=True))):
+            text = after.strip() or before.strip()
+            return (text,) if text else ()
+        mark = MARK_LIKE.match(after.lstrip())
+        if mark is None or any(mark[0] in trace.marks for trace in traces):
             return ()
-        text = after.strip() or before.strip()
-        return (text,) if text else ()
+        return (mark[0],) if all(map(tokenizer.piece, tokenizer.encode(mark[0], special=True))) else ()
+
+    def stop_tokens(self, tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> frozenset[int]:
+        """Control tokens that the template writes only between an answer and the next question.
+
+        A file may name another token, or none, as the end of its texts.
+        """
+        if self.user is None or self.assistant is None:
+            return frozenset()
+        inside = self.assistant.before + "".join(trace.marks for trace in traces)
+        between = control_tokens(self.assistant.after + self.user.before, tokenizer)
+        return between - control_tokens(inside, tokenizer)
 
     def of(self, message: Message) -> Frame | None:
         if message.tool_calls:  # a template writes them in a way of its own
@@ -94,6 +110,10 @@ def where_system_goes(template: Template, variables: Mapping[str, Any] | None) -
     if RULE not in text:
         return "dropped"
     return "first" if text.find(RULE) < text.find(ASK) else "moves"
+
+
+def control_tokens(text: str, tokenizer: Tokenizer) -> frozenset[int]:
+    return frozenset(token for token in tokenizer.encode(text, special=True) if not tokenizer.piece(token))
 
 
 def gaps_between(text: str, contents: Sequence[str]) -> list[str] | None:

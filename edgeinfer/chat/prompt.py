@@ -5,20 +5,41 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeinfer.chat.encoding import CONTEXT_CHARS, Encoder, unused_mark
-from edgeinfer.chat.frames import n_same
+from edgeinfer.chat.frames import CLOSERS, Frames, SystemPrompt, n_same
+from edgeinfer.chat.reasoning import learn_reasoning, split_trace
 from edgeinfer.chat.rendering import ConversationWriter, Written, n_before_question
 from edgeinfer.chat.template import Template
+from edgeinfer.chat.trace_formats import TraceFormat, open_trace
 from edgeinfer.errors import UsageError
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message, Prompt, common_prefix, compact
 
-__all__ = ["PromptBuilder"]
+__all__ = ["NO_FORM", "AnswerForm", "PromptBuilder"]
 
+NOTICES: Mapping[SystemPrompt, str] = {
+    "dropped": "the model's template ignores a system prompt, so it is put before the first message",
+    "refused": "the model's template takes no system prompt, so it is put before the first message",
+    "moves": "the model's template writes the system prompt into the newest message: each turn is read from the start",
+}
 STAND_IN = "qotherx"  # in place of the first question, to see what stands before it
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """How an answer may begin and end. It is `inside` a trace where the template began one."""
+
+    traces: tuple[TraceFormat, ...]
+    inside: TraceFormat | None = None
+    stops: tuple[str, ...] = ()  # texts that end it
+    stop_tokens: frozenset[int] = frozenset()
+
+
+NO_FORM = AnswerForm(())
+"""Of a text that no template wrote."""
 
 
 class Marks:
@@ -52,7 +73,8 @@ class PromptBuilder:
     cache would have to be filled again from there.
     """
 
-    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
+    def __init__(self, template: Template, tokenizer: Tokenizer, *, tags: tuple[str, str] | None = None) -> None:
+        """`tags` are what the catalog knows of the model's reasoning."""
         self._template = template
         self._tokenizer = tokenizer
         sample = template.probe((Message("user", "x"), Message("assistant", "x"), Message("user", "x"))) or ""
@@ -62,8 +84,10 @@ class PromptBuilder:
         self._text = ""
         self._tokens = compact()
         self._marks = Marks()
+        self.reasoning = learn_reasoning(template, tokenizer, tags)
         self.opening = ""  # what the template wrote after the last message, to open the answer
-        self.stops: tuple[str, ...] = ()  # texts that end an answer, where no token of the vocabulary does
+        self.form = AnswerForm(self.reasoning.formats)
+        self.notices: tuple[str, ...] = ()  # what the template does with the system prompt, where that is unusual
 
     def fresh(self) -> PromptBuilder:
         """A builder for the same template that remembers no conversation: its prompts depend on the messages alone."""
@@ -83,6 +107,7 @@ class PromptBuilder:
         hidden = [self._hidden(message) for message in messages]
         n_folded = 0
         where = self._writer.frames(variables).system if hidden[0].role == "system" else "first"
+        self.notices = (NOTICES[where],) if where in NOTICES else ()
         if where in ("dropped", "refused") and len(hidden) > 1:
             rule = hidden[0].content + "\n\n"
             hidden = [replace(hidden[1], content=rule + hidden[1].content), *hidden[2:]]
@@ -98,9 +123,9 @@ class PromptBuilder:
                 "the place of the system prompt in this template's text cannot be found, so a long chat would lose it",
                 hint="`--template chatml` uses a plain template instead",
             )
-        self.stops = self._writer.frames(variables).stops(self._tokenizer)
         self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
         self.opening = self._opening(written)
+        self.form = self._form(self._writer.frames(variables))
         n_system = 0 if lead < 0 else self._marks.tokens_at(lead)
         if n_system is None:  # its last token holds the first characters of the question, too
             n_system = common_prefix(self._encoder.encode(written.text[:lead], after="", mark=self._mark), self._tokens)
@@ -113,11 +138,34 @@ class PromptBuilder:
         self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
         self._marks.add(len(self._text), len(self._tokens))
 
+    def _form(self, frames: Frames) -> AnswerForm:
+        formats, tokenizer = self.reasoning.formats, self._tokenizer
+        lead = rest_of_lead(frames.assistant.before, self.opening) if frames.assistant else ""
+        traces = formats
+        if lead and not any(lead.startswith((known.opening, *known.before_answer)) for known in formats):
+            traces = (replace(formats[0], before_answer=(*formats[0].before_answer, lead)), *formats[1:])
+        return AnswerForm(
+            traces,
+            open_trace(self.opening, formats),
+            frames.stops(tokenizer, formats),
+            frames.stop_tokens(tokenizer, formats),
+        )
+
     def _hidden(self, message: Message) -> Message:
-        """The message, so that no text in it becomes a control token."""
+        """The message, so that no text in it becomes a control token.
+
+        A trace that an answer begins with is for the template to keep or drop: its marks stay, or it is reasoning.
+        """
 
         def hide(text: str) -> str:
             return self._encoder.hide(text, self._mark)
+
+        trace = split_trace(message.content, self.reasoning.formats) if message.role == "assistant" else None
+        if trace and self.reasoning.is_read:
+            message = replace(message, content=trace.answer.lstrip("\n"), reasoning=trace.thought.strip("\n"))
+        content = hide(message.content)
+        if trace and not self.reasoning.is_read:
+            content = trace.opening + hide(trace.thought) + trace.closing + hide(trace.answer)
 
         calls = tuple(
             replace(call, name=hide(call.name), arguments=hide(call.arguments), id=hide(call.id))
@@ -125,10 +173,11 @@ class PromptBuilder:
         )
         return replace(
             message,
-            content=hide(message.content),
+            content=content,
             tool_calls=calls,
             call_id=hide(message.call_id),
             name=hide(message.name),
+            reasoning=hide(message.reasoning),
         )
 
     def _start_of_question(self, written: Written, variables: Mapping[str, Any]) -> int:
@@ -172,8 +221,14 @@ class PromptBuilder:
         self._text = text
 
 
+def rest_of_lead(written: str, opening: str) -> str:
+    """What a template writes before an answer in its history, beyond the `opening` that the model sees."""
+    rest = written.removeprefix(opening).lstrip() if written.startswith(opening) else ""
+    return rest.rstrip() if rest.rstrip().endswith(CLOSERS) else rest
+
+
 def texts_of(message: Message) -> Iterator[str]:
-    yield from (message.content, message.call_id, message.name)
+    yield from (message.content, message.call_id, message.name, message.reasoning)
     for call in message.tool_calls:
         yield from (call.name, call.arguments, call.id)
 

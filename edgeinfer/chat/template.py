@@ -147,6 +147,8 @@ def as_template_reads(message: Message) -> dict[str, Any]:
             }
             for call in message.tool_calls
         ]
+    if message.reasoning:
+        read |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message.reasoning)
     if message.role == "tool":
         read |= {"name": message.name, "tool_call_id": message.call_id}
     return read

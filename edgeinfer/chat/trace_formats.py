@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgeinfer.chat.encoding import MARK_LIKE
 from edgeinfer.protocols import Tokenizer
 
-__all__ = ["THINK", "TraceFormat", "may_use", "mentioned_in", "open_trace"]
+__all__ = ["THINK", "TraceFormat", "are_tokens", "may_use", "mentioned_in", "open_trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class TraceFormat:
         """What is written to end a trace early."""
         is_tag = "<|" not in self.closings[0]
         return f"\n{self.closings[0]}\n\n" if is_tag else self.closings[0]
+
+    @property
+    def marks(self) -> str:
+        """All of them, one after the other."""
+        return "".join((self.opening, *self.closings, *self.before_answer))
 
 
 def pair(name: str) -> TraceFormat:

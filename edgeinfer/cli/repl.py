@@ -131,8 +131,9 @@ class Repl:
         say_what_happened(answer.stats, self.settings)
 
     def warn(self, stats: AnswerStats) -> None:
-        """Say once that the window is full, and what that means."""
-        for count, news in window_news(stats, self.plan.window).items():
+        """Say once that the window is full, and what the template does with the conversation."""
+        template_news = {notice: f"({notice})" for notice in self.chat.notices}
+        for count, news in {**window_news(stats, self.plan.window), **template_news}.items():
             if count not in self.warned:
                 self.warned.add(count)
                 whisper(news)

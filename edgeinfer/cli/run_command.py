@@ -94,11 +94,13 @@ def answer(model: LoadedModel, prompt: str, settings: Settings, *, raw: bool, as
     from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
 
     plan = model.plan
+    notices: tuple[str, ...] = ()
     if raw:
         said = print_answer(lambda: model.complete(prompt, **settings.options), settings, quiet=as_json)
     else:
         chat = model.chat(system=settings.system)
         said = print_answer(lambda: chat.stream(prompt, **settings.options), settings, quiet=as_json)
+        notices = chat.notices
     if as_json:
         show_json(
             {
@@ -109,7 +111,7 @@ def answer(model: LoadedModel, prompt: str, settings: Settings, *, raw: bool, as
                 "stats": stats_json(said.stats),
             }
         )
-    for news in window_news(said.stats, plan.window).values():
+    for news in (*(f"({notice})" for notice in notices), *window_news(said.stats, plan.window).values()):
         whisper(news)
     say_what_happened(said.stats, settings)
     if said.finish_reason == "canceled":

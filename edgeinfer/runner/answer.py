@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypedDict
 
 from edgeinfer.chat.encoding import CONTEXT_CHARS, MARK_LIKE, encode_continuation
+from edgeinfer.chat.prompt import NO_FORM, AnswerForm
 from edgeinfer.chat.stop import StopStrings
 from edgeinfer.chat.thinking import Segment, ThinkingSplitter
 from edgeinfer.chat.trace_formats import TraceFormat
@@ -128,17 +129,16 @@ class Writer:
         tokenizer: Tokenizer,
         *,
         settings: AnswerSettings,
-        traces: Sequence[TraceFormat] = (),
-        inside: TraceFormat | None = None,
+        form: AnswerForm = NO_FORM,
     ) -> None:
-        """`traces` are the ways in which the model may mark its reasoning; the prompt has begun the one in `inside`."""
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._settings = settings
-        self._mark_text = silent_marks(tokenizer, traces)
+        self._mark_text = silent_marks(tokenizer, form.traces)
         self._utf8 = Utf8Stream()
-        self._splitter = ThinkingSplitter(traces, inside=inside)
-        self._stop = StopStrings(tuple(settings.stop))
+        self._splitter = ThinkingSplitter(form.traces, inside=form.inside)
+        self._stop = StopStrings((*settings.stop, *form.stops))
+        self._stop_tokens = tokenizer.stop_tokens | form.stop_tokens
         self._think_budget = settings.think_budget if settings.thinking else 0
         self._n_thought = 0
         self._budget_used = False
@@ -224,13 +224,13 @@ class Writer:
             prompt,
             sampling,
             max_tokens=self._settings.max_tokens - n_before + self._n_free,
-            stop_tokens=self._tokenizer.stop_tokens,
+            stop_tokens=self._stop_tokens,
             first_index=n_before,
         )
         self._stats = self._decoder.stats
         with closing(stream):  # type: ignore[type-var]  # a generator, which a protocol cannot say without its other types
             for token in stream:
-                if token in self._tokenizer.stop_tokens:
+                if token in self._stop_tokens:
                     continue  # the decoder ends by itself, and says why
                 yield from self._take(token)
                 if self._over_budget() or self._stopped:
@@ -261,7 +261,7 @@ def silent_marks(tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> Mapping
     """The control tokens in the marks of traces, whose pieces are empty, with the text to read in their place."""
     texts: dict[int, bytes] = {}
     for trace in traces:
-        for mark in MARK_LIKE.findall("".join((trace.opening, *trace.closings, *trace.before_answer))):
+        for mark in MARK_LIKE.findall(trace.marks):
             tokens = tokenizer.encode(mark, special=True)
             if len(tokens) == 1 and not tokenizer.piece(tokens[0]):
                 texts[tokens[0]] = mark.encode()

@@ -43,6 +43,11 @@ class Chat:
         self.system = messages[0].content if has_system else ""
         self.turns = messages[1:] if has_system else messages
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the template does with the newest prompt, where a person would not expect it."""
+        return self._conversation.notices
+
     def ask(self, text: str, **options: Unpack[AnswerOptions]) -> Answer:
         """The whole answer. Raises what `stream` raises."""
         return self.stream(text, **options).finish()

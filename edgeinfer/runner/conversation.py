@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import Template
 from edgeinfer.chat.thinking import Segment
-from edgeinfer.chat.trace_formats import may_use, open_trace
 from edgeinfer.device.reached import keep_reached
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
@@ -22,8 +22,7 @@ from edgeinfer.types import Message, Prompt
 Messages: TypeAlias = str | Sequence[Message | Mapping[str, str]]
 RawPrompt: TypeAlias = str | Sequence[int]
 
-NO_THINKING = {"enable_thinking": False, "thinking": False, "reasoning": False, "thinking_budget": 0}
-"""The names under which templates read that a person wants no reasoning."""
+UNKNOWN_REASONING = "the way in which this model marks its reasoning is not known, so it cannot be turned off"
 
 
 def _ignore(answer: Answer) -> None:
@@ -45,8 +44,8 @@ class Conversation:
         self._plan = plan
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._builder = PromptBuilder(template, tokenizer)
-        self._traces = may_use(template.source, tokenizer, plan.model.thinking)
+        self._builder = PromptBuilder(template, tokenizer, tags=plan.model.thinking)
+        self.notices: tuple[str, ...] = ()  # what a person should know of the newest prompt
         self._running: weakref.ref[AnswerStream] | None = None
 
     def answer(
@@ -62,9 +61,9 @@ class Conversation:
         prompt = builder.build(conversation, {"enable_thinking": True} if settings.thinking else NO_THINKING)
         if conversation[0].role != "system" and prompt.n_system > self._plan.window.sink:
             prompt = replace(prompt, n_system=0)  # the template's own default: it may leave the window
-        settings = replace(settings, stop=(*settings.stop, *builder.stops))
-        inside = open_trace(builder.opening, self._traces)
-        writer = Writer(self._decoder, self._tokenizer, settings=settings, traces=self._traces, inside=inside)
+        cannot_act = not settings.thinking and not builder.reasoning.is_controlled
+        self.notices = (*builder.notices, UNKNOWN_REASONING) if cannot_act else builder.notices
+        writer = Writer(self._decoder, self._tokenizer, settings=settings, form=builder.form)
 
         def keep() -> None:
             builder.answered(writer.tokens, writer.text)

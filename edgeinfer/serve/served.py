@@ -12,13 +12,14 @@ from pathlib import Path
 
 from edgeinfer.catalog.entry import Artifact
 from edgeinfer.chat.encoding import encode_continuation
-from edgeinfer.chat.prompt import PromptBuilder
-from edgeinfer.chat.trace_formats import may_use, mentioned_in, open_trace
+from edgeinfer.chat.prompt import NO_FORM, AnswerForm, PromptBuilder
+from edgeinfer.chat.reasoning import NO_THINKING
+from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.timeline import Timeline, reuse
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Cache
-from edgeinfer.runner.conversation import NO_THINKING, raw_prompt
+from edgeinfer.runner.conversation import raw_prompt
 from edgeinfer.runner.model import LoadedModel, together
 from edgeinfer.serve.answering import Answering
 from edgeinfer.serve.engine.job import Job, Task
@@ -57,8 +58,7 @@ class ServedModel:
         self.template_source = opened.template.source
         self.exact = opened.model.exact_rows is not None
         self._loaded = loaded
-        self._builder = PromptBuilder(opened.template, loaded.tokenizer)
-        self._traces = may_use(opened.template.source, loaded.tokenizer, loaded.plan.model.thinking)
+        self._builder = PromptBuilder(opened.template, loaded.tokenizer, tags=loaded.plan.model.thinking)
         self._written = format_of(opened.template.source)
         self._grammars = Grammars(loaded.tokenizer)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
@@ -101,11 +101,10 @@ class ServedModel:
         answering = Answering()
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(self._preparing, self._prepare, generation)
-        stop_tokens = self.tokenizer.stop_tokens
         jobs = []
         for index, (text, constraint) in enumerate(prepared.answers):
             sampling = replace(generation.sampling, seed=generation.sampling.seed + index)
-            task = Task(prepared.prompt, sampling, generation.max_tokens, stop_tokens, generation.n_top)
+            task = Task(prepared.prompt, sampling, generation.max_tokens, prepared.stop_tokens, generation.n_top)
             jobs.append(Job(task, text, answering.reporter(index), constraint))
         self.scheduler.submit(jobs)
         answering.jobs = jobs
@@ -131,7 +130,7 @@ class ServedModel:
     def _prepare(self, generation: Generation) -> Prepared:
         """All that an answer needs besides a conversation. What cannot be answered is refused here, before it waits."""
         rendered = self._render(generation)
-        prompt = rendered.prompt
+        prompt, form = rendered.prompt, rendered.form
         reuse(Timeline(), 0, prompt, self.plan.window)
         must_call = generation.may_call and generation.tool_choice == "required"
         constraint = self._constraint(generation)
@@ -143,15 +142,15 @@ class ServedModel:
                 calls = ToolReader(self._written, names, inside=must_call)
             text = AnswerText(
                 self.tokenizer,
-                stops=(*generation.stop, *rendered.stops),
-                traces=self._traces if generation.messages else (),
-                inside=None if must_call else open_trace(rendered.opening, self._traces),
+                stops=(*generation.stop, *form.stops),
+                traces=form.traces,
+                inside=None if must_call else form.inside,
                 think_budget=generation.think_budget if may_think(generation) else 0,
                 calls=calls,
                 most_calls=1 if generation.one_call else None,
             )
             answers.append((text, constraint() if constraint else None))
-        return Prepared(prompt, tuple(answers))
+        return Prepared(prompt, self.tokenizer.stop_tokens | form.stop_tokens, tuple(answers))
 
     def _constraint(self, generation: Generation) -> Callable[[], Constraint] | None:
         """What makes the constraint of each answer; None where every token may follow."""
@@ -178,21 +177,19 @@ class ServedModel:
         if generation.tool_choice == "required" and tools:
             opening = encode_continuation(self.tokenizer, written.opening, after=builder.opening, special=True)
             prompt = replace(prompt, tokens=compact([*prompt.tokens, *opening]))
-        return Rendered(prompt, builder.opening, builder.stops)
+        return Rendered(prompt, builder.form)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`opening` is what the template wrote to open the answer, `stops` what would end it in text."""
-
     prompt: Prompt
-    opening: str = ""
-    stops: tuple[str, ...] = ()
+    form: AnswerForm = NO_FORM
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     prompt: Prompt
+    stop_tokens: frozenset[int]
     answers: tuple[tuple[AnswerText, Constraint | None], ...]
 
 

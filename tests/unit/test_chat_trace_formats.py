@@ -130,7 +130,7 @@ def test_a_text_ends_an_answer_where_no_token_does(
 ) -> None:
     build = PromptBuilder(Template(renderer, KINDS[kind], eos="</s>"), Characters(*control))
     build.build([Message("user", "Why?")])
-    assert build.stops == stops
+    assert build.form.stops == stops
 
 
 def test_a_pair_by_name() -> None:

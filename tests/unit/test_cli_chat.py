@@ -39,6 +39,8 @@ class Typed:
 class Answering:
     """A conversation that answers each question by the next reply: a text, an error, or a text and then an error."""
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self, *replies: str | Exception | tuple[str, BaseException]) -> None:
         self.replies = list(replies)
 
@@ -77,6 +79,14 @@ def chatting(*replies: str | Exception | tuple[str, BaseException], folder: Path
 
 def contents(file: Path) -> list[str]:
     return [message["content"] for message in json.loads(file.read_text())["messages"]]
+
+
+def test_what_the_template_does_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answering, "notices", ("it takes no system prompt",))
+    chatting("one.", "two.").run(Typed("first", "second", interactive=True))
+    assert capsys.readouterr().err.count("(it takes no system prompt)") == 1
 
 
 ERRORS = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from edgeinfer.chat.prompt import AnswerForm
 from edgeinfer.chat.trace_formats import THINK, TraceFormat, may_use
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
@@ -90,7 +91,7 @@ def run(
     traces: Sequence[TraceFormat] = (),
     inside: TraceFormat | None = None,
 ) -> tuple[str, str, Writer]:
-    writer = Writer(decoder, Bytes(), settings=settings, traces=traces, inside=inside)
+    writer = Writer(decoder, Bytes(), settings=settings, form=AnswerForm(tuple(traces), inside))
     segments = list(writer.segments(Prompt((7,)), GREEDY))
     answer = writer.answer
     assert answer.text == "".join(segment.text for segment in segments if not segment.thinking)
@@ -149,7 +150,7 @@ def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
 
 def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
     decoder = Scripted([OPEN, *text("hm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Bytes(), settings=AnswerSettings(), traces=TRACES)
+    writer = Writer(decoder, Bytes(), settings=AnswerSettings(), form=AnswerForm(TRACES))
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
     assert stream.answer == Answer("", (), "", stream.stats)
     assert list(stream) == ["4"]
@@ -187,7 +188,7 @@ class Channels(Bytes):
 def test_a_tag_may_begin_with_a_control_token() -> None:
     gemma = TraceFormat("<|channel>thought", ("<channel|>",))
     decoder = Scripted([OPEN, *text("thought\nhm"), CLOSE, *text("4"), STOP])
-    writer = Writer(decoder, Channels(), settings=AnswerSettings(), traces=(gemma,))
+    writer = Writer(decoder, Channels(), settings=AnswerSettings(), form=AnswerForm((gemma,)))
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking.strip()) == ("4", "hm")
 
@@ -259,7 +260,7 @@ def test_channels_of_silent_tokens(budget: int | None) -> None:
     harmony = may_use("", tokenizer, None)
     wire = "<|channel|>analysis<|message|>We need.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
     decoder = Scripted([*tokenizer.encode(wire, special=True), STOP])
-    writer = Writer(decoder, tokenizer, settings=AnswerSettings(think_budget=budget), traces=harmony)
+    writer = Writer(decoder, tokenizer, settings=AnswerSettings(think_budget=budget), form=AnswerForm(harmony))
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need.")
 
@@ -268,7 +269,9 @@ def test_a_budget_ends_a_channel() -> None:
     tokenizer = Harmony()
     wire = tokenizer.encode("<|channel|>analysis<|message|>We need and need", special=True)
     decoder = Scripted([*wire, STOP], [*text("Hello"), STOP])
-    writer = Writer(decoder, tokenizer, settings=AnswerSettings(think_budget=8), traces=may_use("", tokenizer, None))
+    writer = Writer(
+        decoder, tokenizer, settings=AnswerSettings(think_budget=8), form=AnswerForm(may_use("", tokenizer, None))
+    )
     list(writer.segments(Prompt((7,)), GREEDY))
     assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need ")
     ending = tokenizer.encode("<|end|><|start|>assistant<|channel|>final<|message|>", special=True)
