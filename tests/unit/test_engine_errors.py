@@ -114,6 +114,7 @@ def seam_classes(backend: str) -> Iterator[tuple[type, str]]:
                         yield from ((value, verb) for verb in sorted(verbs - {"probe"}))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch and ExecuTorch, which the exporter imports
 @pytest.mark.parametrize("backend", [facts.name for facts in backends.FACTS])
 def test_every_verb_of_the_seam_maps(backend: str) -> None:
     if backend == "mlx":
