@@ -94,7 +94,7 @@ def _export(checkpoint: Path, params: Path, out: Path, tier: str) -> None:
     config.base.metadata = json.dumps({"get_bos_id": 1, "get_eos_ids": [2]})
     config.model.use_kv_cache = config.model.use_sdpa_with_kv_cache = config.model.enable_dynamic_shape = True
     config.export.max_seq_length, config.export.max_context_length = 129, CONTEXT
-    config.export.output_dir, config.export.output_name = str(out.parent), out.name
+    config.export.output_name = str(out.resolve())
     config.quantization.qmode = tier
     config.quantization.group_size = GROUP
     config.quantization.embedding_quantize = "8,0"
