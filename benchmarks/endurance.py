@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.long_chats import Record, Turn, session_chat, token_chat
 from edgeinfer import backends
-from edgeinfer.bench.opened import add_model_arguments, opened, request_of
+from edgeinfer.bench.opened import add_model_arguments, format_words, opened, request_of
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan, Request
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"a chat past its window of {plan.window.slots} needs {least} tokens or more", hint="--tokens")
     with ProcessPoolExecutor(1, get_context("spawn")) as process:  # what it frees must not serve the other chat
         alone = process.submit(tokens_alone, request, args.tokens).result()
-    with session_chat(plan) as long:
+    with session_chat(plan, args.template) as long:
         long.until(args.tokens)
-        with session_chat(plan) as fresh:
+        with session_chat(plan, args.template) as fresh:
             report = summed(plan, long.turns, alone, in_turn(long, fresh))
     text = markdown(report, plan, long.turns[: report.n_turns], command_of(args))
     if args.json:
@@ -98,10 +98,10 @@ def run(args: argparse.Namespace) -> int:
 def command_of(args: argparse.Namespace) -> list[str]:
     command = ["python", "-m", "benchmarks", "endurance", "--model", Path(args.model).name]
     command += ["--tokens", str(args.tokens)]
-    for flag in ("context", "kv_type", "backend"):
+    for flag in ("context", "backend"):
         if getattr(args, flag):
-            command += ["--" + flag.replace("_", "-"), str(getattr(args, flag))]
-    return [*command, "--speculation", args.speculation]
+            command += [f"--{flag}", str(getattr(args, flag))]
+    return [*command, *format_words(args), "--speculation", args.speculation]
 
 
 def in_turn(*chats: Record) -> list[list[Turn]]:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgeinfer.bench.opened import OpenedModel, opened
+from edgeinfer.bench.opened import OpenedModel, add_format_arguments, format_words, opened, text_tokens
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.plan.types import Request
@@ -48,6 +48,7 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
+    add_format_arguments(parser)
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens that are timed (200)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="times that each is opened, in turn (3)")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when every expected speed is within a fifth of what was measured."""
     models = args.model or ["demo"]
-    rows = [row for _ in range(args.rounds) for row in (measure(model, args.tokens) for model in models)]
+    rows = [row for _ in range(args.rounds) for row in (measure(model, args) for model in models)]
     best = [max((row for row in rows[at :: len(models)]), key=lambda row: row.measured) for at in range(len(models))]
     if args.json:
         sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in best], indent=1) + "\n")
@@ -68,10 +69,11 @@ def run(args: argparse.Namespace) -> int:
     return int(max(abs(row.error) for row in best) > ALLOWED)
 
 
-def measure(model: str, n_tokens: int) -> Row:
-    with opened(Request(model=model, backend="gguf", speculation="off", force=True)) as subject:
+def measure(model: str, args: argparse.Namespace) -> Row:
+    request = Request(model=model, backend="gguf", kv_type=args.kv_type, speculation="off", force=True)
+    with opened(request) as subject:
         plan, one_thread = subject.plan, subject.model.n_threads == 1
-        times = _token_times(subject, n_tokens)
+        times = _token_times(subject, args.tokens, args.template)
         return Row(
             model=plan.model.title,
             tier=plan.artifact.tier,
@@ -83,11 +85,11 @@ def measure(model: str, n_tokens: int) -> Row:
         )
 
 
-def _token_times(subject: OpenedModel, n_tokens: int) -> list[tuple[float, float]]:
+def _token_times(subject: OpenedModel, n_tokens: int, template: str) -> list[tuple[float, float]]:
     """Seconds on the clock and of the processor, of each token but the first two, which touch all memory."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:
-        prompt = Prompt(tuple(subject.model.tokenizer.encode(_PROMPT, special=False)))
+        prompt = Prompt(tuple(text_tokens(subject.model.tokenizer, _PROMPT, template)))
         times, before = [], (0.0, 0.0)
         for _ in decoder.stream(prompt, GREEDY, max_tokens=n_tokens + 2, stop_tokens=frozenset()):
             now = (time.perf_counter(), time.process_time())
@@ -105,6 +107,7 @@ def report(rows: Sequence[Row], args: argparse.Namespace) -> str:
     command = ["taskset", "-c", "0", "python", "-m", "benchmarks", "expected_speed"]
     for model in args.model or ["demo"]:
         command += ["--model", Path(model).name]
+    command += format_words(args)
     worst = max(abs(row.error) for row in rows)
     cells = [
         [row.model, row.tier, row.tensors, str(row.n_threads), f"{row.expected:.0f}", f"{row.measured:.0f}",

@@ -83,9 +83,9 @@ class Record:
 
 
 @contextmanager
-def session_chat(plan: Plan) -> Iterator[Record]:
+def session_chat(plan: Plan, template: str = "") -> Iterator[Record]:
     """A user's chat, which keeps all that was said, and is asked to continue again and again."""
-    with edgeinfer.load(plan) as model:
+    with edgeinfer.load(plan, template=template) as model:
         chat = model.chat(system=_SYSTEM, max_tokens=_ANSWER)
 
         class Continued:

@@ -20,6 +20,7 @@ from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafters.hit_rates import MATCH_LENGTHS, length_class
 from edgeinfer.decode.drafters.text_index import TextIndex
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.runner.opening import read_template
 from edgeinfer.types import GREEDY, Message
 
 N_PARAGRAPHS: Final = 120  # of the text: half are copied or summed up, half are continued
@@ -52,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     with opened(request_of(args)) as subject, closing(Renderer()) as renderer:
         tokenizer = subject.model.tokenizer
-        template = Template(renderer, tokenizer.chat_template or CHATML, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+        source = read_template(args.template) if args.template else tokenizer.chat_template or CHATML
+        template = Template(renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
         for name, questions in prompts(args.text).items():
             counts: Counts = defaultdict(lambda: [0, 0])
             for question in questions:

@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 
 from edgeinfer import backends
+from edgeinfer.bench.opened import add_format_arguments, format_words
 from edgeinfer.bench.report import head
 from edgeinfer.decode.drafters import speculation_modes
 from edgeinfer.errors import EdgeInferError, UsageError
@@ -67,10 +68,10 @@ class Row:
         return self.total_bytes / self.peak.alone - 1
 
 
-def measure(model: str, context: int, backend: str, speculation: str) -> Row:
+def measure(model: str, context: int, backend: str, speculation: str, more: Sequence[str] = ()) -> Row:
     """Run one answer in a new process and watch it. Raises EdgeInferError when that process fails."""
     command = [sys.executable, "-m", "benchmarks.memory", "--answer"]
-    arguments = ["--model", model, "--context", str(context), "--backend", backend, "--speculation", speculation]
+    arguments = ["--model", model, "--context", str(context), "--backend", backend, "--speculation", speculation, *more]
     with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
         peak = Peak()
         while process.poll() is None:
@@ -114,14 +115,16 @@ def _rollup(pid: int) -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
-def answer(model: str, context: int, backend: str, speculation: str) -> int:
+def answer(model: str, context: int, args: argparse.Namespace, speculation: str) -> int:
     """In the measured process: open, answer, and say what the plan was. K and V are written when a cache is made."""
     import edgeinfer
 
     if speculation not in speculation_modes():
         raise UsageError(f"--speculation must be one of {', '.join(speculation_modes())}; received {speculation}")
-    request = edgeinfer.Request(model=model, context=context, backend=backend, speculation=speculation)
-    with edgeinfer.load(request) as loaded:
+    request = edgeinfer.Request(
+        model=model, context=context, backend=args.backend, kv_type=args.kv_type, speculation=speculation
+    )
+    with edgeinfer.load(request, template=args.template) as loaded:
         plan = loaded.plan
         for n, _ in enumerate(loaded.stream(_PROMPT)):
             if n >= _ANSWER:
@@ -141,18 +144,19 @@ def answer(model: str, context: int, backend: str, speculation: str) -> int:
     return 0
 
 
-def report(rows: Sequence[Row], models: Sequence[str], modes: Sequence[str]) -> str:
+def report(rows: Sequence[Row], args: argparse.Namespace) -> str:
     from edgeinfer.device import detect
 
     worst = max(abs(row.error) for row in rows)
     versions = backends.get(rows[0].backend).probe().versions
     command = ["python", "-m", "benchmarks", "memory"]
-    for model in models:
+    for model in args.model or ["demo"]:
         command += ["--model", Path(model).name]
     for context in dict.fromkeys(row.context for row in rows):
         command += ["--context", str(context)]
-    for mode in modes:
+    for mode in args.speculation or MODES:
         command += ["--speculation", mode]
+    command += format_words(args)
     lines = [
         head("Estimated against measured memory", command, detect(), versions),
         "MB of a process that opens the model as `edgeinfer chat` does, reads a prompt and answers, with its children.",
@@ -181,6 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", action="append", type=int, metavar="N", help="repeatable; default: 512 1024 2048")
     parser.add_argument("--backend", default="gguf")
     parser.add_argument("--speculation", action="append", metavar="MODE", help="repeatable; default: auto off")
+    add_format_arguments(parser)
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # be the measured process
 
@@ -189,15 +194,17 @@ def run(args: argparse.Namespace) -> int:
     """0 when every estimate is within 8 % of what was measured. Raises UsageError where there is no /proc."""
     models, contexts, modes = args.model or ["demo"], args.context or CONTEXTS, args.speculation or MODES
     if args.answer:
-        return answer(models[0], contexts[0], args.backend, modes[0])
+        return answer(models[0], contexts[0], args, modes[0])
     if not Path("/proc/self/smaps_rollup").exists():
         raise UsageError("memory is measured by /proc/PID/smaps_rollup, which Linux has", hint="run it on Linux")
     asked = product(models, modes, contexts)
-    rows = [measure(model, context, args.backend, mode) for model, mode, context in asked]
+    more = ["--kv-type", args.kv_type] if args.kv_type else []
+    more += ["--template", args.template] if args.template else []
+    rows = [measure(model, context, args.backend, mode, more) for model, mode, context in asked]
     if args.json:
         sys.stdout.write(json.dumps([{**asdict(row), "error": row.error} for row in rows], indent=1) + "\n")
     else:
-        sys.stdout.write(report(rows, models, modes))
+        sys.stdout.write(report(rows, args))
     return int(max(abs(row.error) for row in rows) > ALLOWED)
 
 

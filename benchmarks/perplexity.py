@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from benchmarks.models.from_folder import convert
 from edgeinfer.backends import facts_of
-from edgeinfer.bench.opened import OpenedModel, opened, path_of
+from edgeinfer.bench.opened import OpenedModel, add_format_arguments, format_words, opened, path_of, text_tokens
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.errors import UsageError
 from edgeinfer.formats.bundle import is_bundle
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--length", type=int, default=2048, metavar="N", help="positions of one piece of text (2048)")
     parser.add_argument("--pieces", type=int, default=4, metavar="N", help="pieces of text (4)")
+    add_format_arguments(parser)
     parser.add_argument("--windows", type=int, nargs="*", default=(256, 512), metavar="N", help="windows (256 512)")
     parser.add_argument("--json", action="store_true", help="one object a line on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
@@ -73,12 +74,12 @@ def run(args: argparse.Namespace) -> int:
     results: list[Result] = []
     late = min(args.windows, default=0)
     with opened(_request(args.model, args.backend)) as subject:
-        pieces = _pieces(subject, args.text, args.length, args.pieces)
+        pieces = _pieces(subject, args)
         limit = subject.plan.model.shape.limit
         if args.length > limit:
             raise UsageError(f"--length must not pass the model's {limit} positions; received {args.length}")
         like, versions = path_of(subject.plan), dict(subject.versions)
-        kinds = _kv_types(subject.plan)
+        kinds = (args.kv_type,) if args.kv_type else _kv_types(subject.plan)
     for kind in kinds:
         with opened(_request(args.model, args.backend, kind)) as subject:
             for what, policy in _settings(args.length, args.windows, limit, all_sinks=kind == kinds[0]):
@@ -164,17 +165,18 @@ def _others(against: Sequence[Path], like: Path) -> Iterator[tuple[str, Callable
             yield f"everything kept, {path.name}", partial(_Ready, path)
 
 
-def _pieces(subject: OpenedModel, text: Path, length: int, n_pieces: int) -> list[Tokens]:
+def _pieces(subject: OpenedModel, args: argparse.Namespace) -> list[Tokens]:
+    text, length, n_pieces = args.text, args.length, args.pieces
     try:
         words = text.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{text} cannot be read: {error}") from error
     tokenizer = subject.model.tokenizer
-    bos, tokens = tokenizer.encode(tokenizer.bos_text, special=True), tokenizer.encode(words, special=False)
+    before, tokens = text_tokens(tokenizer, "", args.template), tokenizer.encode(words, special=False)
     step = len(tokens) // n_pieces
     if step < length:
         raise UsageError(f"{text} has {len(tokens)} tokens; {n_pieces} pieces of {length} need {n_pieces * length}")
-    return [[*bos, *tokens[at * step : at * step + length]][:length] for at in range(n_pieces)]
+    return [[*before, *tokens[at * step : at * step + length]][:length] for at in range(n_pieces)]
 
 
 def _result(what: str, subject: OpenedModel, policy: WindowPolicy, pieces: Sequence[Tokens], late: int) -> Result:
@@ -231,7 +233,7 @@ def markdown(
     for path in args.against:
         command += ["--against", path.name]
     command += ["--length", str(args.length), "--pieces", str(args.pieces)]
-    command += ["--windows", *map(str, args.windows)]
+    command += [*format_words(args), "--windows", *map(str, args.windows)]
     late = min(args.windows, default=0)
     rows = [[one.what, one.tier, one.kv_type, f"{one.perplexity:.3f}", f"{one.late_perplexity:.3f}"] for one in results]
     starts = range(0, args.length - 1, _BUCKET)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeinfer import backends
+from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.template import Renderer, Template
 from edgeinfer.errors import ArtifactError
 from edgeinfer.plan.types import Plan, Request
-from edgeinfer.protocols import Model
+from edgeinfer.protocols import Model, Tokenizer
 from edgeinfer.runner.choose import choose
-from edgeinfer.runner.opening import local_path
-from edgeinfer.types import KV_CHOICES
+from edgeinfer.runner.opening import local_path, read_template
+from edgeinfer.types import KV_CHOICES, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,32 @@ class OpenedModel:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
-    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
+    add_format_arguments(parser)
     parser.add_argument("--backend", default="", metavar="NAME", help="one of those that `edgeinfer doctor` lists")
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
+    parser.add_argument(
+        "--template", default="", metavar="FILE", help="a Jinja chat template for the texts, or `chatml`"
+    )
+
+
+def format_words(args: argparse.Namespace) -> list[str]:
+    """What was given of `add_format_arguments`, as words of the command."""
+    words = ["--kv-type", args.kv_type] if args.kv_type else []
+    return [*words, "--template", Path(args.template).name] if args.template else words
+
+
+def text_tokens(tokenizer: Tokenizer, text: str, template: str = "") -> list[int]:
+    """The tokens of a text as it is, after a BOS where the model has one; by a template, as the question of a chat."""
+    if not template:
+        return [*tokenizer.encode(tokenizer.bos_text, special=True), *tokenizer.encode(text, special=False)]
+    with closing(Renderer()) as renderer:
+        words = Template(
+            renderer, read_template(template), bos=tokenizer.bos_text, eos=tokenizer.eos_text, file=template
+        )
+        return list(PromptBuilder(words, tokenizer).build([Message("user", text)]).tokens)
 
 
 def request_of(args: argparse.Namespace) -> Request:

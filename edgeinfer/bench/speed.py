@@ -14,7 +14,7 @@ from pathlib import Path
 from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.bare import Timed, bare_run
 from edgeinfer.bench.memory_use import pss_bytes
-from edgeinfer.bench.opened import OpenedModel, add_model_arguments, opened, request_of
+from edgeinfer.bench.opened import OpenedModel, add_model_arguments, format_words, opened, request_of, text_tokens
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import UsageError
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
                 f"prompt and answer must fit the window of {subject.plan.window.window} tokens",
                 hint="lower --prompt-tokens or --tokens, or raise --context",
             )
-        report = measure(subject, args.runs, args.prompt_tokens, args.tokens)
+        report = measure(subject, args.runs, args.prompt_tokens, args.tokens, template=args.template)
         text = markdown(report, subject, args)
     sys.stdout.write((json.dumps(asdict(report)) if args.json else text) + "\n")
     if args.out:
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(subject: OpenedModel, runs: int, n_prompt: int, n_tokens: int) -> Report:
+def measure(subject: OpenedModel, runs: int, n_prompt: int, n_tokens: int, *, template: str = "") -> Report:
     """Ours and the bare loop in turn; which comes first alternates."""
-    prompt = _prompt(subject, n_prompt)
+    prompt = _prompt(subject, n_prompt, template)
     _ours(subject, prompt, 2)  # the first decode touches the weights
     ours: list[tuple[Timed, float]] = []
     bare: list[Timed] = []
@@ -121,9 +121,10 @@ def measure(subject: OpenedModel, runs: int, n_prompt: int, n_tokens: int) -> Re
     )
 
 
-def _prompt(subject: OpenedModel, n: int) -> Tokens:
-    once = subject.model.tokenizer.encode(_TEXT, special=False)
-    return (once * (n // len(once) + 1))[:n]
+def _prompt(subject: OpenedModel, n: int, template: str) -> Tokens:
+    tokenizer = subject.model.tokenizer
+    n_once = len(tokenizer.encode(_TEXT, special=False))
+    return text_tokens(tokenizer, _TEXT * (n // n_once + 1), template)[:n]
 
 
 def _ours(subject: OpenedModel, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]:
@@ -158,7 +159,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def markdown(report: Report, subject: OpenedModel, args: argparse.Namespace) -> str:
-    command = ["edgeinfer", "bench", "speed", "--model", report.model, "--runs", str(args.runs)]
+    command = ["edgeinfer", "bench", "speed", "--model", report.model, "--runs", str(args.runs), *format_words(args)]
 
     def row(name: str, spread: Spread | None, digits: int = 1, scale: float = 1.0) -> list[str]:
         values = [spread.median, spread.low, spread.high] if spread else []

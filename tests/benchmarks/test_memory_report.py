@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ ROW = Row("Demo", "Q4_0", "gguf", "off", 2048, 26_000_000, 13_000_000, 81_000_00
 
 def test_the_error_is_against_what_the_process_takes_alone() -> None:
     assert ROW.total_bytes == 120_000_000
+    args = Namespace(model=["/somewhere/demo.gguf"], speculation=["auto"], kv_type="f16", template="")
     assert ROW.error == pytest.approx(0.2)
-    text = report([ROW], ["/somewhere/demo.gguf"], ["auto"])
+    text = report([ROW], args)
     assert "| Demo | Q4_0 | gguf | off | 2048 | 26.0 | 13.0 | 81.0 | 120.0 | 90.0 | 100.0 | +20.0% |" in text
     assert "Largest difference from `alone`: 20.0% (allowed: 8%)." in text
-    assert "`python -m benchmarks memory --model demo.gguf --context 2048 --speculation auto`" in text
+    assert "`python -m benchmarks memory --model demo.gguf --context 2048 --speculation auto --kv-type f16`" in text
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")

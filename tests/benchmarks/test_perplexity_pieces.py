@@ -1,5 +1,6 @@
 """Each piece of text begins as a prompt would."""
 
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -19,4 +20,4 @@ def test_each_piece_begins_with_the_bos_of_the_model(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("a bb ccc dddd a bb ccc dddd", encoding="utf-8")
     subject = cast("OpenedModel", SimpleNamespace(model=SimpleNamespace(tokenizer=Words())))
-    assert _pieces(subject, text, 3, 2) == [[0, 1, 2], [0, 1, 2]]
+    assert _pieces(subject, Namespace(text=text, length=3, pieces=2, template="")) == [[0, 1, 2], [0, 1, 2]]

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tier", action="append", metavar="TIER", help="repeatable: make this tier of the first file")
     parser.add_argument("--kv-type", action="append", choices=KV_CHOICES, help="repeatable: also with this K/V type")
+    parser.add_argument(
+        "--template",
+        default="",
+        metavar="FILE",
+        help="a Jinja chat template for the text, or `chatml`; default: as it is",
+    )
     parser.add_argument("--backend", action="append", metavar="NAME", help="repeatable; the first one is compared with")
     parser.add_argument("--layers", default="", metavar="TIER", help="put each layer of this tier back to Q8_0 in turn")
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text; default: an article of WikiText-2")
@@ -50,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         source = _file_of(models[0]) if args.tier or args.layers else None
         if source:
             models += [str(quantized(source, tier, Path(folder))) for tier in args.tier or ()]
-        reference = Reference(text, args.tokens)
+        reference = Reference(text, args.tokens, args.template)
         results = []
         for setting in settings(models, args.kv_type or (), args.backend or [LLAMA_CPP.name]):
             results.append(measure(setting, reference))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from edgeinfer.bench.opened import OpenedModel, opened
+from edgeinfer.bench.opened import OpenedModel, opened, text_tokens
 from edgeinfer.bench.quality.tasks import share_of_right
 from edgeinfer.bench.quality.use import Use, measure_use
 from edgeinfer.errors import UsageError
@@ -54,6 +54,7 @@ class Reference:
 
     text: str
     n_tokens: int
+    template: str = ""  # a Jinja file that puts the text into a chat
     expected: LogProbs | None = field(default=None)
 
 
@@ -94,9 +95,7 @@ def measure(setting: Setting, reference: Reference, *, quality_only: bool = Fals
 
 
 def _tokens(subject: OpenedModel, reference: Reference) -> Tokens:
-    """The text's first tokens, after a BOS where the model has one."""
-    tokenizer = subject.model.tokenizer
-    tokens = [*tokenizer.encode(tokenizer.bos_text, special=True), *tokenizer.encode(reference.text, special=False)]
+    tokens = text_tokens(subject.model.tokenizer, reference.text, reference.template)
     if len(tokens) < reference.n_tokens:
         raise UsageError(f"the text has {len(tokens)} tokens; {reference.n_tokens} were asked for")
     return tokens[: reference.n_tokens]

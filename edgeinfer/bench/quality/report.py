@@ -105,5 +105,6 @@ def command(args: argparse.Namespace) -> list[str]:
         for value in values or ():
             words += [f"--{flag}", value]
     words += ["--layers", args.layers] if args.layers else []
+    words += ["--template", Path(args.template).name] if args.template else []
     words += ["--text", args.text.name] if args.text else []
     return [*words, "--tokens", str(args.tokens)]

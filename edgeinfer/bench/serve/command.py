@@ -13,7 +13,7 @@ from typing import Final
 
 import edgeinfer
 from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
-from edgeinfer.bench.opened import opened
+from edgeinfer.bench.opened import add_format_arguments, opened
 from edgeinfer.bench.report import head, write
 from edgeinfer.bench.serve.ceiling import ceilings
 from edgeinfer.bench.serve.measure import Sizes, measure
@@ -31,6 +31,7 @@ OF_SINK: Final = 0.7  # of it, the repeated system prompt: the template writes a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
+    add_format_arguments(parser)
     parser.add_argument("--against", type=Path, metavar="FILE", help="llama.cpp's `llama-server`, to compare with")
     parser.add_argument("--clients", type=numbers, default=(1, 2, 4, 8), metavar="N,...", help="default: 1,2,4,8")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs of each (5)")
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     request = Request(
         model=args.model,
         context=args.context,
+        kv_type=args.kv_type,
         sink=SINK,
         force=True,
         conversations=max(args.clients),
@@ -71,10 +73,12 @@ def run(args: argparse.Namespace) -> int:
         n_slots=plan.n_conversations,
     )
     with ExitStack() as stack:
-        chat = stack.enter_context(edgeinfer.load(edgeinfer.choose(replace(request, conversations=1), offline=True)))
-        sides = [stack.enter_context(ours(plan))]
+        chat = stack.enter_context(
+            edgeinfer.load(edgeinfer.choose(replace(request, conversations=1), offline=True), template=args.template)
+        )
+        sides = [stack.enter_context(ours(plan, args.template))]
         if args.against is not None:
-            sides.append(stack.enter_context(llama_server(args.against, plan, n_threads)))
+            sides.append(stack.enter_context(llama_server(args.against, plan, n_threads, args.template)))
         found = measure(sides, chat, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
     claims = verdicts(found)
     title = f"The server: {plan.model.title} {plan.artifact.tier}, K/V {plan.kv_type}, {n_threads} threads"

@@ -32,23 +32,26 @@ class Server:
 
 
 @contextmanager
-def ours(plan: Plan) -> Iterator[Server]:
+def ours(plan: Plan, template: str = "") -> Iterator[Server]:
     port, window = free_port(), plan.window
     size = ("--context", window.slots, "--sink", window.sink, "--conversations", plan.n_conversations)
     how = ("--kv-type", plan.kv_type, "--prefix-disk", 0, "--offline", "--port", port)
-    command = (sys.executable, "-m", "edgeinfer", "serve", path_of(plan), *size, *how)
+    words = ("--template", template) if template else ()
+    command = (sys.executable, "-m", "edgeinfer", "serve", path_of(plan), *size, *how, *words)
     with running("edgeinfer", command, port) as server:
         yield server
 
 
 @contextmanager
-def llama_server(binary: Path, plan: Plan, n_threads: int) -> Iterator[Server]:
+def llama_server(binary: Path, plan: Plan, n_threads: int, template: str = "") -> Iterator[Server]:
     """Its own defaults, but for what makes the two alike: slots, context, K/V types, flash attention, threads."""
     port, n = free_port(), plan.n_conversations
     k, v = of_k_and_v(plan.kv_type)
     size = ("--parallel", n, "--ctx-size", n * plan.window.slots, "--cache-type-k", k, "--cache-type-v", v)
     how = ("--flash-attn", "on", "--threads", n_threads, "--host", "127.0.0.1", "--port", port)
-    with running("llama.cpp", (binary, "--model", path_of(plan), *size, *how), port) as server:
+    flag = "--chat-template" if template == "chatml" else "--chat-template-file"
+    words = (flag, template) if template else ()
+    with running("llama.cpp", (binary, "--model", path_of(plan), *size, *how, *words), port) as server:
         yield server
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Final
 
+from edgeinfer.bench.opened import add_format_arguments, format_words
 from edgeinfer.bench.report import write
 from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, Log, LogFile, Measured, Record, Subject
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.errors import UsageError
-from edgeinfer.types import GREEDY, KV_CHOICES, Message, Sampling, SpeculationMode
+from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
 
 TEMPERATURES: Final = (0.0, 0.7)
 MAX_ROWS: Final = 16  # of the rounds whose cost is measured
@@ -68,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeatable; default: all but draft",
     )
     parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
-    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
-    parser.add_argument("--template", default="", metavar="FILE", help="a Jinja template, or chatml")
+    add_format_arguments(parser)
     parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
@@ -142,8 +142,7 @@ def command_of(args: argparse.Namespace) -> list[str]:
     for arm in args.arm or []:
         command += ["--arm", arm]
     command += ["--draft-model", Path(args.draft_model).name] if args.draft_model else []
-    command += ["--kv-type", args.kv_type] if args.kv_type else []
-    command += ["--template", Path(args.template).name] if args.template else []
+    command += format_words(args)
     command += ["--prompts", Path(args.prompts).name] if args.prompts else []
     command += ["--quick"] if args.quick else []
     for flag in ("minutes", "runs"):

@@ -1,0 +1,30 @@
+"""Every measurement of a model takes K/V type and chat template as the commands do."""
+
+import argparse
+import importlib
+
+import pytest
+
+from benchmarks.__main__ import MEASURES as DEVELOPERS
+from edgeinfer.bench.opened import text_tokens
+from edgeinfer.cli.bench_command import MEASURES
+from tests.unit.chat_templates import Characters
+
+WITHOUT_A_MODEL = {"kernels", "predicted_speed", "traffic"}
+WITHOUT_TEXT = {"tensor_types", "window"}  # numbers as tokens, and every K/V type or none of the model's own
+ALL = [f"edgeinfer.bench.{name}" for name in MEASURES] + [f"benchmarks.{name}" for name in DEVELOPERS]
+
+
+@pytest.mark.parametrize("module", [one for one in ALL if one.split(".")[-1] not in WITHOUT_A_MODEL | WITHOUT_TEXT])
+def test_a_measurement_takes_kv_type_and_template(module: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(module).add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert {"--kv-type", "--template"} <= flags
+
+
+def test_a_text_is_the_question_of_a_chat_where_there_is_a_template() -> None:
+    tokenizer = Characters("<s>", "<|im_start|>", "<|im_end|>")
+    assert tokenizer.show(text_tokens(tokenizer, "Hi")) == "<s>Hi"
+    opened = "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.show(text_tokens(tokenizer, "Hi", "chatml")) == opened
