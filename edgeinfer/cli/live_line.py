@@ -1,4 +1,4 @@
-"""Speed and drafter on the last row of the terminal while an answer is written."""
+"""Speed and drafter on the row below an answer while it is written."""
 
 from __future__ import annotations
 
@@ -16,73 +16,85 @@ from edgeinfer.cli.output import DIM, RESET, colored, write
 if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
 
-LIVE_S = 0.1  # between two drawings of the live line
-MIN_ROWS = 4  # with fewer there is no room for it
+LIVE_S = 0.1  # between two sets of figures
 UNWRAPPED = 1 << 30  # a width that no line reaches
-NOT_SET = os.terminal_size((0, 0))
+CLEAR_BELOW = "\033[J"
 
 
 class LiveLine:
-    """The text scrolls above it. Each drawing looks whether the window has another size, and sets the rows that scroll.
-    Ctrl-Z gives the shell the whole terminal."""
+    """Is hidden before text is written and drawn below it afterwards. The terminal is set to nothing, so that a process
+    that is killed leaves a line of text and no more. Ctrl-Z hides it."""
 
     def __init__(self) -> None:
-        self._size = NOT_SET  # that the rows were set for
+        self._size = terminal_size()  # when the column was counted
         self._column = 0
         self._line = 0  # columns of the text since its last newline, wrapped or not
-        self._started = self._drawn = time.perf_counter()
+        self._counted = time.perf_counter()
         self._rounds: dict[str, int] = {}
         self._arm = "none"
-        self._on = colored(sys.stderr) and terminal_size().lines > MIN_ROWS
-        if self._on:
-            self._set_rows(terminal_size())
-            if hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
-                signal.signal(signal.SIGTSTP, self._stop_program)
+        self._figures = ""
+        self._shown = False
+        self._on = colored(sys.stderr)
+        if self._on and hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._stop_program)
+
+    def hide(self) -> None:
+        """Before anything is written."""
+        if not self._shown:
+            return
+        self._shown = False
+        self._follow_window()
+        if not self._waits_to_wrap:
+            self._write(CLEAR_BELOW)
 
     def draw(self, stats: AnswerStats, text: str) -> None:
-        """Draw it again after `text` was written, but not while the cursor waits past the last column to wrap: many
+        """Draw it below `text`, which was written, but not while the cursor waits past the last column to wrap: many
         terminals forget that when the cursor comes back, and the next character would replace the last one."""
         if not self._on:
             return
-        now, size = time.perf_counter(), terminal_size()
+        self._follow_window()
         self._column = column_after(text, self._column, self._size.columns)
         self._line = column_after(text, self._line, UNWRAPPED)
-        if now - self._drawn < LIVE_S or size.lines <= MIN_ROWS:
-            return
-        if size != self._size:
-            self._column = (self._line - 1) % size.columns + 1 if self._line else 0  # the terminal wrapped it again
-        if self._column == size.columns:
-            return
-        if size != self._size:
-            self._set_rows(size)
-        self._drawn = now
+        now = time.perf_counter()
+        if now - self._counted >= LIVE_S:
+            self._counted = now
+            self._count(stats)
+        if self._figures and not self._waits_to_wrap:
+            line = self._figures[: self._size.columns - 1]
+            self._write(f"\033D\033[A{CLEAR_BELOW}\0337\033[B\r{DIM}{line}{RESET}\0338")
+            self._shown = True
+
+    def close(self) -> None:
+        self.hide()
+        if self._on and hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) == self._stop_program:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        self._on = False
+
+    @property
+    def _waits_to_wrap(self) -> bool:
+        return self._column == self._size.columns
+
+    def _count(self, stats: AnswerStats) -> None:
         new = {name: arm.rounds - self._rounds.get(name, 0) for name, arm in stats.arms.items()}
         if any(new.values()):
             self._arm = max(reversed(new), key=lambda name: new[name])
         self._rounds = {name: arm.rounds for name, arm in stats.arms.items()}
-        line = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"[: size.columns - 1]
-        self._write(f"\0337\033[{size.lines};1H\033[2K{DIM}{line}{RESET}\0338")
+        self._figures = f"{stats.emitted} tokens, {stats.tokens_per_s:.1f} tokens/s, arm: {self._arm}"
 
-    def close(self) -> None:
-        if self._on:
-            size = terminal_size()
-            below = "" if self._column == size.columns else "\033[J"  # where the row was before the window changed
-            self._write(f"\0337\033[r\033[{size.lines};1H\033[2K\0338{below}")
-            self._on = False
-            if hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) == self._stop_program:
-                signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    def _follow_window(self) -> None:
+        """A window of another width wrapped the text again."""
+        size = terminal_size()
+        if size != self._size:
+            self._column = (self._line - 1) % size.columns + 1 if self._line else 0
+            self._size = size
 
     def _stop_program(self, *_: object) -> None:
-        """Stop as Ctrl-Z does, with all rows of the terminal free to scroll. The next drawing sets them again."""
-        self._size = NOT_SET
+        """Stop as Ctrl-Z does, without the line."""
+        if self._shown:
+            os.write(sys.stderr.fileno(), CLEAR_BELOW.encode())  # not through a buffer, which may be in use
+            self._shown = False
         self._column = self._line = 0  # the shell will have begun a line
-        os.write(sys.stderr.fileno(), b"\0337\033[r\0338\033[J")  # not through a buffer, which may be in use
         os.kill(os.getpid(), signal.SIGSTOP)
-
-    def _set_rows(self, size: os.terminal_size) -> None:
-        """Let all rows but the last scroll. What is below the text is cleared, and the text leaves the last row."""
-        self._size = size
-        self._write(f"\0337\033[r\0338\033[J\033D\033[A\0337\033[1;{size.lines - 1}r\0338")
 
     def _write(self, text: str) -> None:
         write(sys.stderr, text)

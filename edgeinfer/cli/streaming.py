@@ -104,6 +104,8 @@ def print_answer(
             with closing(stream):
                 for segment in stream.segments():
                     progress(stream)
+                    if live:
+                        live.hide()
                     if segment.thinking:
                         screen.thinking(segment.text)
                         continue

@@ -147,34 +147,32 @@ def test_a_trace_is_dimmed_on_stderr_and_the_answer_begins_a_line(monkeypatch: p
     assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
 
 
-def test_the_live_line_stays_on_the_last_row_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_live_line_is_below_the_text_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_on_stderr(monkeypatch)
-    monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("COLUMNS", "80")
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     live = LiveLine()
-    live._drawn = -1.0
+    live._counted = -1.0
     live.draw(DRAFTED, "text")
+    drawn = terminal.getvalue()
+    assert drawn.endswith("\0337\033[B\r\033[2m21 tokens, 16.0 tokens/s, arm: lookup\033[0m\0338")
     live.close()
-    text = terminal.getvalue()
-    assert "\033[1;23r" in text  # text scrolls above the last row
-    assert "\033[24;1H\033[2K\033[2m21 tokens, 16.0 tokens/s, arm: lookup\033[0m\0338" in text
-    assert text.endswith("\0337\033[r\033[24;1H\033[2K\0338\033[J")  # the whole screen again, the row empty
+    assert terminal.getvalue() == drawn + "\033[J"
     assert out.getvalue() == ""
 
 
 def test_the_live_line_waits_while_a_wrap_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some terminals (tmux) forget it when the cursor is restored: the next character would replace the row's last."""
     terminal = terminal_on_stderr(monkeypatch)
-    monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("COLUMNS", "10")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     live = LiveLine()
+    live._counted = -1.0
 
     def drawn(text: str) -> bool:
+        live.hide()
         before = len(terminal.getvalue())
-        live._drawn = -1.0
         live.draw(DRAFTED, text)
         return len(terminal.getvalue()) > before
 
