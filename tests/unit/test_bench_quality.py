@@ -15,6 +15,7 @@ from edgeinfer.bench.opened import OpenedModel, opened
 from edgeinfer.bench.quality import tasks
 from edgeinfer.bench.quality.measure import Reference, Result, _tokens, log_probs
 from edgeinfer.bench.quality.report import on_frontier
+from edgeinfer.catalog import load_catalog
 from edgeinfer.cli.main import main
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
@@ -105,3 +106,30 @@ def test_a_whole_run_with_tiers_and_a_sweep(tiny: Path, tmp_path: Path, capsys: 
     report = out.read_text()
     assert all(f"| {name} | " in report for name in ("embedding and head", "layer 0", "layer 3"))
     assert str(tmp_path) not in report and str(tiny.parent) not in report
+    figures = json.loads(out.with_suffix(".json").read_text())
+    assert [one["tier"] for one in figures["results"]] == ["F16", "Q8_0", "Q4_0", "F16"]
+    assert len(figures["layers"]) == 6  # nothing put back, embedding and head, four layers
+
+
+def test_backends_are_compared_and_what_cannot_run_is_named(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("llama_cpp")
+    out = tmp_path / "quality.md"
+    words = ["--backend", "gguf", "--backend", "reference", "--backend", "executorch", "--tokens", "64"]
+    assert main(["bench", "quality", "--model", str(tiny), *words, "--json", "--out", str(out)]) == 0
+    first, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["backend"], other["backend"], other["kv_type"]) == ("gguf", "reference", "f32")
+    assert other["kl"] < 1e-3 and other["top1"] > 0.95
+    assert "\nLeft out: tiny.F16.gguf on executorch: " in out.read_text()
+
+
+def test_the_order_of_tiers_is_that_of_the_measured_losses() -> None:
+    """docs/quality-demo.json, made by `bench quality`: a tier that loses less has a higher order in models.toml."""
+    figures = json.loads((Path(__file__).parents[2] / "docs" / "quality-demo.json").read_text())
+    tiers = load_catalog().tiers
+    loss = {one["tier"]: one["kl"] for one in figures["results"] if (one["backend"], one["kv_type"]) == ("gguf", "f16")}
+    measured = sorted(loss.keys() & tiers.keys(), key=lambda name: loss[name])
+    assert len(measured) >= 10
+    assert measured == sorted(measured, key=lambda name: -tiers[name].order)
+    assert len({tiers[name].order for name in measured}) == len(measured), "no two share a place"

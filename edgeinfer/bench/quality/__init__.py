@@ -21,7 +21,7 @@ from edgeinfer.bench.report import write
 from edgeinfer.errors import NoPlanError, UsageError
 from edgeinfer.plan.types import Request
 from edgeinfer.runner.choose import choose
-from edgeinfer.types import KV_CHOICES
+from edgeinfer.types import KV_CHOICES, KvType
 
 _DATA = Path(__file__).parents[1] / "data"
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text; default: an article of WikiText-2")
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="tokens of the text (512)")
     parser.add_argument("--json", action="store_true", help="one object a setting on stdout")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report, and its figures as FILE.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw FILE.png and FILE.svg (needs matplotlib)")
 
 
@@ -57,35 +57,44 @@ def run(args: argparse.Namespace) -> int:
         if source:
             models += [str(quantized(source, tier, Path(folder))) for tier in args.tier or ()]
         reference = Reference(text, args.tokens, args.template)
-        results = []
+        results: list[Result] = []
+        left_out: list[str] = []
         for setting in settings(models, args.kv_type or (), args.backend or [LLAMA_CPP.name]):
+            why_not = refusal(setting) if results else ""
+            if why_not:
+                left_out.append(why_not)
+                continue
             results.append(measure(setting, reference))
             _show(results[-1], as_json=args.json)
         layers = list(sweep(source, args.layers, Path(folder), reference)) if source and args.layers else []
-    report = markdown(results, layers, args)
+    report = markdown(results, layers, left_out, args)
     if not args.json:
         sys.stdout.write(report)
     if args.out:
         write(args.out, report)
+        figures = {"results": [asdict(one) for one in results], "layers": [asdict(one) for one in layers]}
+        write(args.out.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
     if args.plot:
         plot(results, args.plot)
     return 0
 
 
-def settings(models: Sequence[str], kv_types: Sequence[str], backends: Sequence[str]) -> Iterator[Setting]:
-    """Each file with K and V in 16 bits, the first one with each K/V type, and each file on the other backends."""
-    exact = {name: "f32" if name == REFERENCE.name else "f16" for name in backends}
+def settings(models: Sequence[str], kv_types: Sequence[KvType], backends: Sequence[str]) -> Iterator[Setting]:
+    """Each file with K and V in 16 bits on each backend, and the first one with each K/V type."""
+    exact: dict[str, KvType] = {name: "f32" if name == REFERENCE.name else "f16" for name in backends}
     first = backends[0]
     yield from (Setting(model, first, exact[first]) for model in models)
     yield from (Setting(models[0], first, kv_type) for kv_type in kv_types if kv_type != exact[first])
-    for name in backends[1:]:
-        for model in models:
-            try:
-                choose(Request(model=model, backend=name, kv_type=exact[name]), offline=True)  # type: ignore[arg-type]
-            except NoPlanError as error:
-                sys.stderr.write(f"left out: {error}\n")
-            else:
-                yield Setting(model, name, exact[name])
+    yield from (Setting(model, name, exact[name]) for name in backends[1:] for model in models)
+
+
+def refusal(setting: Setting) -> str:
+    """Why this backend does not run this file here; "" where it does."""
+    try:
+        choose(setting.request(), offline=True)
+    except NoPlanError as error:
+        return f"{Path(setting.model).name} on {setting.backend}: {error}"
+    return ""
 
 
 def sweep(source: Path, tier: str, folder: Path, reference: Reference) -> Iterator[Layer]:

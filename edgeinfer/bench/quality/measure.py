@@ -27,7 +27,17 @@ __all__ = ["Reference", "Result", "Setting", "measure"]
 class Setting:
     model: str  # a name or a path
     backend: str
-    kv_type: str
+    kv_type: KvType
+
+    def request(self, context: int | None = None) -> Request:
+        return Request(
+            model=self.model,
+            backend=self.backend,
+            kv_type=self.kv_type,
+            context=context,
+            speculation="off",
+            force=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +73,8 @@ def measure(setting: Setting, reference: Reference, *, quality_only: bool = Fals
 
     Raises UsageError where the text is too short for `n_tokens`, or a vocabulary differs from the reference's.
     """
-    kv_type: KvType = setting.kv_type  # type: ignore[assignment]
     context = max(512, -(-(reference.n_tokens + 64) // 256) * 256)
-    request = Request(
-        model=setting.model, backend=setting.backend, kv_type=kv_type, context=context, speculation="off", force=True
-    )
+    request = setting.request(context)
     use = Use(0.0, 0.0, 0) if quality_only else measure_use(request)
     with opened(request) as subject:
         tokens = _tokens(subject, reference)

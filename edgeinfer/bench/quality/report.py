@@ -39,7 +39,9 @@ def on_frontier(results: Sequence[Result], cost: str) -> list[Result]:
     ]
 
 
-def markdown(results: Sequence[Result], layers: Sequence[Layer], args: argparse.Namespace) -> str:
+def markdown(
+    results: Sequence[Result], layers: Sequence[Layer], left_out: Sequence[str], args: argparse.Namespace
+) -> str:
     from edgeinfer import backends
     from edgeinfer.device import detect
 
@@ -74,6 +76,7 @@ def markdown(results: Sequence[Result], layers: Sequence[Layer], args: argparse.
         for cost in ("tokens_per_s", "memory_bytes")
     ]
     text += f"\nNot beaten in both KL and speed: {best[0]}. In both KL and memory: {best[1]}.\n"
+    text += "".join(f"\nLeft out: {one}.\n" for one in left_out)
     return text + (_layers(layers, args.layers) if layers else "")
 
 
