@@ -26,6 +26,7 @@ class Artifact:
     exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
     tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not seen
+    head: tuple[str, int] = ("", 0)  # of these, type and bytes of the matrix over the vocabulary; ("", 0): not seen
     made_from: Artifact | None = None  # `edgeinfer export` makes it from this one; None: it is loaded as it is
 
     @property

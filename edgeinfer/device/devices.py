@@ -150,7 +150,8 @@ def _speeds(table: Table) -> tuple[EngineSpeed, ...]:
                 efficiency=row.number("efficiency"),
                 layer_s=row.number("layer_us") / 1e6,
                 core_bytes_per_s=row.number("core_gb_per_s", 0.0) * 1e9,
-                core_rates=_core_rates(row),
+                core_rates=_rates(row, "core_gb_per_s_of"),
+                head_rates=_rates(row, "head_gb_per_s_of"),
             )
         )
         row.text("source", "")
@@ -159,11 +160,9 @@ def _speeds(table: Table) -> tuple[EngineSpeed, ...]:
     return tuple(speeds)
 
 
-def _core_rates(row: Table) -> dict[str, float]:
+def _rates(row: Table, key: str) -> dict[str, float]:
     """Bytes per second of one core, by tensor type."""
-    if "core_gb_per_s_of" not in row:
-        return {}
-    return {name: gb_per_s * 1e9 for name, gb_per_s in row.table("core_gb_per_s_of").all_numbers().items()}
+    return {name: gb_per_s * 1e9 for name, gb_per_s in row.table(key).all_numbers().items()} if key in row else {}
 
 
 def _chip(slug: str, table: Table, sources: dict[str, str]) -> Chip:

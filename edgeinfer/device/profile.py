@@ -22,11 +22,14 @@ class EngineSpeed:
     layer_s: float
     core_bytes_per_s: float = 0.0  # of one core; 0: not a limit
     core_rates: Mapping[str, float] = field(default_factory=dict)  # the same by tensor type, where it was measured
+    head_rates: Mapping[str, float] = field(default_factory=dict)  # of the head, whose rows are many and short
 
-    def bytes_per_s(self, tensor_type: str, bandwidth: float, n_cores: int) -> float:
+    def bytes_per_s(self, tensor_type: str, bandwidth: float, n_cores: int, *, of_head: bool = False) -> float:
         """Bytes of weights of this type that are read and multiplied per second."""
         from_memory = self.efficiency * bandwidth
         of_core = self.core_rates.get(tensor_type, self.core_bytes_per_s)
+        if of_head:
+            of_core = self.head_rates.get(tensor_type, of_core)
         return min(from_memory, of_core * n_cores) if of_core else from_memory
 
 

@@ -127,6 +127,7 @@ def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[M
             file.revision,
             file.sha256,
             tensors=facts.tensors,
+            head=facts.head,
         )
         for backend in able
     )

@@ -10,7 +10,7 @@ from edgeinfer.errors import ArtifactError
 from edgeinfer.formats import check_artifact
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
 from edgeinfer.formats.gguf_split import n_parts
-from edgeinfer.formats.shape import read_by_type
+from edgeinfer.formats.shape import head_of, read_by_type
 from edgeinfer.hub import locate, locate_packaged
 
 __all__ = ["local_path", "with_own_tensors"]
@@ -47,7 +47,9 @@ def _with_own_tensors(artifact: Artifact) -> Artifact:
         header = _header(path) if path else None
     except (ArtifactError, OSError):  # whoever loads it says what is wrong
         return artifact
-    return replace(artifact, tensors=tuple(read_by_type(header).items())) if header else artifact
+    if header is None:
+        return artifact
+    return replace(artifact, tensors=tuple(read_by_type(header).items()), head=head_of(header))
 
 
 def _header(path: Path) -> GgufHeader | None:

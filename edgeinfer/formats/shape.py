@@ -12,7 +12,7 @@ from edgeinfer.formats.gguf_header import GgufArray, GgufHeader
 from edgeinfer.formats.gguf_types import FILE_TYPES
 from edgeinfer.shape import LayerKv, ModelShape
 
-__all__ = ["GgufFacts", "facts_from_gguf", "read_by_type", "shape_from_gguf"]
+__all__ = ["GgufFacts", "facts_from_gguf", "head_of", "read_by_type", "shape_from_gguf"]
 
 # Every n-th layer attends to everything, where the file does not list the layers (src/models/ of llama.cpp).
 _GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}
@@ -32,6 +32,7 @@ class GgufFacts:
     tokenizer: str
     exit_layer: int | None
     tensors: tuple[tuple[str, int], ...]  # `read_by_type`
+    head: tuple[str, int]  # `head_of`
 
 
 def facts_from_gguf(header: GgufHeader) -> GgufFacts:
@@ -52,6 +53,7 @@ def facts_from_gguf(header: GgufHeader) -> GgufFacts:
         tokenizer=" ".join(kind for kind in kinds if kind),
         exit_layer=exit_layer if isinstance(exit_layer, int) else None,
         tensors=tuple(read_by_type(header).items()),
+        head=head_of(header),
     )
 
 
@@ -90,6 +92,12 @@ def read_by_type(header: GgufHeader) -> Mapping[str, int]:
         if len(tensor.shape) > 1:
             counted[tensor.type.name] += _read(tensor.name, tensor.n_bytes, experts, untied=untied)
     return {name: n_bytes for name, n_bytes in counted.most_common() if n_bytes}
+
+
+def head_of(header: GgufHeader) -> tuple[str, int]:
+    """Type and bytes of the matrix that gives the logits; often it is the embedding."""
+    head = header.by_name.get("output.weight") or header.by_name["token_embd.weight"]
+    return head.type.name, head.n_bytes
 
 
 def _active(sizes: dict[str, int], experts: float) -> int:

@@ -112,11 +112,15 @@ def _engine_speed(device: DeviceProfile, artifact: Artifact) -> EngineSpeed:
 def _weights_s(device: DeviceProfile, engine: EngineSpeed, shape: ModelShape, artifact: Artifact) -> float:
     """Of a file that was not seen, all weights count as the type that its tier is named after."""
     tensors = artifact.tensors or ((re.sub(r"_[SMLX]+$", "", artifact.tier), read_bytes(shape, artifact)),)
-    return sum(_read_s(device, engine, name, n_bytes) for name, n_bytes in tensors)
+    head, n_head = artifact.head
+    rest = ((name, n_bytes - n_head if name == head else n_bytes) for name, n_bytes in tensors)
+    return sum(_read_s(device, engine, *one) for one in rest) + _read_s(device, engine, head, n_head, of_head=True)
 
 
-def _read_s(device: DeviceProfile, engine: EngineSpeed, tensor_type: str, n_bytes: float) -> float:
-    per_s = engine.bytes_per_s(tensor_type, device.bandwidth_bytes_per_s, device.n_cores)
+def _read_s(
+    device: DeviceProfile, engine: EngineSpeed, tensor_type: str, n_bytes: float, *, of_head: bool = False
+) -> float:
+    per_s = engine.bytes_per_s(tensor_type, device.bandwidth_bytes_per_s, device.n_cores, of_head=of_head)
     return n_bytes / per_s if per_s > 0 else math.inf
 
 

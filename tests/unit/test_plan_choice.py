@@ -348,6 +348,17 @@ def test_a_tensor_type_that_takes_long_to_unpack_is_slower_than_its_bytes() -> N
     assert expected_tokens_per_s(many, with_shape(), mixed) == pytest.approx(1 / (0.5 / 70))
 
 
+def test_a_head_of_many_short_rows_is_read_more_slowly() -> None:
+    speed = EngineSpeed("gguf", 0.7, 0.0, core_rates={"Q8_0": 20e9, "Q4_0": 20e9}, head_rates={"Q8_0": 10e9})
+    one_core = replace(device(gb_per_s=100), n_cores=1, speeds=(speed,))
+    tensors = (("Q8_0", 180_000_000), ("Q4_0", 60_000_000))
+    small = replace(artifact(0.5, "Q4_0"), tensors=tensors, head=("Q8_0", 160_000_000))
+    expected = 0.160 / 10 + 0.020 / 20 + 0.060 / 20
+    assert expected_tokens_per_s(one_core, with_shape(), small) == pytest.approx(1 / expected)
+    usual = replace(small, head=("Q4_0", 60_000_000))  # no rate of its own
+    assert expected_tokens_per_s(one_core, with_shape(), usual) == pytest.approx(1 / 0.012)
+
+
 def test_the_first_five_lines_are_the_choice_and_say_what_a_short_context_costs() -> None:
     def lines(context: int) -> list[str]:
         request = Request(model="small", context=context)
