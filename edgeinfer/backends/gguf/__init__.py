@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
 from edgeinfer.backends.gguf.facts import FACTS
+from edgeinfer.backends.gguf.heap import return_large_buffers
 from edgeinfer.errors import ArtifactError, BackendError
 from edgeinfer.plan.facts import Probe
 from edgeinfer.plan.types import Plan
@@ -60,6 +61,7 @@ class GgufBackend:
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
         from edgeinfer.backends.gguf.threads import fastest_threads
 
+        return_large_buffers()
         n_gpu_layers = -1 if plan.device.accelerators else 0
         loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
         try:

@@ -1,0 +1,18 @@
+"""The first start of a model also tries its drafts and times its rounds: its memory stays below the plan, too."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+from benchmarks.memory import measure
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
+@pytest.mark.parametrize("context", [1024, 2048])
+def test_the_peak_of_a_first_start_is_below_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    row = measure("demo", context, "gguf", "auto")
+    assert row.peak.alone <= row.total_bytes
