@@ -14,12 +14,13 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgeinfer.bench.opened import OpenedModel, add_format_arguments, format_words, opened, text_tokens
 from edgeinfer.bench.report import head, table, write
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.plan.fit import expected_tokens_per_s
 from edgeinfer.plan.types import Request
 from edgeinfer.types import GREEDY, Prompt
 
@@ -49,6 +50,7 @@ class Row:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", metavar="NAME|PATH", help="repeatable; default: demo")
     add_format_arguments(parser)
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as are fastest now")
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens that are timed (200)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="times that each is opened, in turn (3)")
     parser.add_argument("--json", action="store_true", help="the rows as JSON")
@@ -71,16 +73,16 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(model: str, args: argparse.Namespace) -> Row:
     request = Request(model=model, backend="gguf", kv_type=args.kv_type, speculation="off", force=True)
-    with opened(request) as subject:
-        plan, one_thread = subject.plan, subject.model.n_threads == 1
+    with opened(request, n_threads=args.threads) as subject:
+        plan, n_threads = subject.plan, subject.model.n_threads
         times = _token_times(subject, args.tokens, args.template)
         return Row(
             model=plan.model.title,
             tier=plan.artifact.tier,
             tensors=", ".join(f"{name} {n_bytes / 1e6:.0f} MB" for name, n_bytes in plan.artifact.tensors),
-            n_threads=subject.model.n_threads,
-            expected=plan.expected_tokens_per_s,
-            measured=1 / statistics.median(cpu_s if one_thread else wall_s for wall_s, cpu_s in times),
+            n_threads=n_threads,
+            expected=expected_tokens_per_s(replace(plan.device, n_cores=n_threads), plan.model.shape, plan.artifact),
+            measured=1 / statistics.median(cpu_s if n_threads == 1 else wall_s for wall_s, cpu_s in times),
             on_the_clock=1 / statistics.median(wall_s for wall_s, _ in times),
         )
 
@@ -104,10 +106,11 @@ def report(rows: Sequence[Row], args: argparse.Namespace) -> str:
     from edgeinfer import backends
     from edgeinfer.device import detect
 
-    command = ["taskset", "-c", "0", "python", "-m", "benchmarks", "expected_speed"]
+    on_one_core = ["taskset", "-c", "0"] if rows[0].n_threads == 1 else []
+    command = [*on_one_core, "python", "-m", "benchmarks", "expected_speed"]
     for model in args.model or ["demo"]:
         command += ["--model", Path(model).name]
-    command += format_words(args)
+    command += [*format_words(args), *(["--threads", str(args.threads)] if args.threads else [])]
     worst = max(abs(row.error) for row in rows)
     cells = [
         [row.model, row.tier, row.tensors, str(row.n_threads), f"{row.expected:.0f}", f"{row.measured:.0f}",

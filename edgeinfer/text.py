@@ -11,6 +11,7 @@ __all__ = ["BOM", "decoded", "one_line", "shown", "utf_16_of"]
 
 BOM = "\ufeff"
 _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_UTF_32 = {codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"}  # the first begins as UTF-16 does
 _CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
 _BIDI_CONTROLS = {0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they reorder what is around
 _NOT_SHOWN = dict.fromkeys(_CONTROLS | _BIDI_CONTROLS)
@@ -22,8 +23,9 @@ def utf_16_of(start: bytes) -> str | None:
 
 
 def decoded(data: bytes, *, name: str) -> str:
-    """UTF-8, or UTF-16 with a byte order mark; the mark is no part of the text. Raises UsageError for anything else."""
-    codec = utf_16_of(data) or "utf-8"
+    """UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is no part of the text. Raises UsageError for anything
+    else."""
+    codec = _UTF_32.get(data[:4]) or utf_16_of(data) or "utf-8"
     try:
         return data.decode(codec).removeprefix(BOM)
     except UnicodeDecodeError as error:

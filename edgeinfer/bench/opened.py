@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinfer import backends
@@ -69,9 +69,12 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 @contextmanager
-def opened(request: Request) -> Iterator[OpenedModel]:
-    """The model of the plan for `request` on this machine; closed at the end. Downloads nothing."""
-    plan = choose(request, offline=True)
+def opened(request: Request, *, n_threads: int = 0) -> Iterator[OpenedModel]:
+    """The model of the plan for `request` on this machine; closed at the end. Downloads nothing.
+
+    With 0 threads the engine finds out how many are fastest now.
+    """
+    plan = replace(choose(request, offline=True), n_threads=n_threads)
     backend = backends.get(plan.backend)
     model = backend.load(plan, path_of(plan))
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import say, show, size
 
 HELP = "make a phone bundle of a model"
@@ -19,7 +20,9 @@ TIERS = ("8da4w", "8da8w", "fp32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalog name, a .gguf file or a Hugging Face folder")
+    parser.add_argument(
+        "model", type=model_name, metavar="MODEL", help="a catalog name, a .gguf file or a Hugging Face folder"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the bundle; must not exist yet")
     parser.add_argument("--tier", default="8da4w", choices=TIERS, metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
     parser.add_argument(

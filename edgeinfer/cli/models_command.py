@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeinfer.cli.options import add_json_option
+from edgeinfer.cli.options import add_json_option, model_name
 from edgeinfer.cli.output import show, show_json, size, whisper
 
 HELP = "add a model of the Hugging Face hub to your own catalog"
@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("add",), metavar="add", help="write an entry from the file's header alone")
-    parser.add_argument("model", metavar="MODEL", help="`org/repo`, `org/repo:TIER`, or a path")
+    parser.add_argument("model", type=model_name, metavar="MODEL", help="`org/repo`, `org/repo:TIER`, or a path")
     parser.add_argument("--name", default="", help="what to call it; without this, after its file")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     add_json_option(parser)

@@ -112,6 +112,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stats", action="store_true", help="print speed and counts of each answer on stderr")
 
 
+def model_name(text: str) -> str:
+    """Of a command that needs one: an empty name would mean the best model for the device."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must name a model; received an empty text")
+    return text
+
+
 def take_name(args: argparse.Namespace) -> None:
     """Take the model from the word or from --model. Raises UsageError for two different ones."""
     if args.name and args.model and args.name != args.model:

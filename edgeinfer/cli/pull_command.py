@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import show, whisper
 
 HELP = "download a model, after saying its size"
@@ -17,7 +18,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("model", type=model_name, metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: the kind of file")
     parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is missing")

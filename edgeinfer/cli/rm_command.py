@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import near, size, whisper
 
 HELP = "remove a model from this machine's cache"
@@ -15,7 +16,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
+    parser.add_argument("model", type=model_name, metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="only this tier")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.options import add_json_option
+from edgeinfer.cli.options import add_json_option, model_name
 from edgeinfer.cli.output import show, show_json, size
 from edgeinfer.text import shown
 
@@ -24,7 +24,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a catalog name, `org/repo`, `org/repo:TIER`, or a path")
+    parser.add_argument(
+        "model", type=model_name, metavar="MODEL", help="a catalog name, `org/repo`, `org/repo:TIER`, or a path"
+    )
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     parser.add_argument("--verify", action="store_true", help="read the whole file and check its digest")
     parser.add_argument("--offline", action="store_true", help="never use the network")

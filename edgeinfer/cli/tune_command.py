@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.options import add_json_option, positive
+from edgeinfer.cli.options import add_json_option, model_name, positive
 from edgeinfer.cli.output import colored, say, show, show_json, size
 from edgeinfer.errors import BackendError, UsageError
 
@@ -32,7 +32,9 @@ DRAW_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="NAME", help="a catalog name or a .gguf file (llama and qwen3 models)")
+    parser.add_argument(
+        "model", type=model_name, metavar="NAME", help="a catalog name or a .gguf file (llama and qwen3 models)"
+    )
     parser.add_argument(
         "--kind",
         default="feature",

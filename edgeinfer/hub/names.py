@@ -143,6 +143,8 @@ def _local(text: str, catalog: Collection[str]) -> ModelName | None:
         return inside
     if is_file:
         return ModelName("file", path=path)
+    if not is_dir and path.exists():
+        raise ArtifactError(f"{path} is a pipe or device, not a file", hint="write it to a file first")
     remote = "://" in text or (_REPO_FILE.fullmatch(text) and not Path(path.parts[0]).is_dir())
     if written or (path.suffix.lower() == ".gguf" and not remote):
         names = [entry.name for entry in path.parent.glob("*.gguf")] if path.parent.is_dir() else []

@@ -91,7 +91,7 @@ def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> t
     except ModelNotFoundError as error:
         why = catalog.explain_missing(text)
         near = catalog.near(text)
-        if not why and not near:
+        if (not why and not near) or Path(text).exists():  # what is wrong with a path is said already
             raise
         hints = [why, f"near names: {', '.join(near)}" if near else ""]
         raise ModelNotFoundError(str(error), hint="; ".join(hint for hint in hints if hint)) from error

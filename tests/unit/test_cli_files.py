@@ -72,3 +72,17 @@ def test_a_file_in_an_odd_folder_is_added_and_found_again(
     assert json.loads(capsys.readouterr().out)["files"][0]["path"] == str(path)
     assert main(["list"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["show", "pull", "rm"])
+def test_an_empty_name_is_not_the_best_model(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell's unset variable must not fetch 17 GB."""
+    assert main([command, ""]) == 2
+    assert "must name a model; received an empty text" in capsys.readouterr().err
+
+
+def test_a_folder_of_several_models_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        write_tiny(tmp_path / name)
+    assert main(["show", f"{tmp_path}/"]) == 2
+    assert "hint: name one: a.gguf, b.gguf" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,9 @@ def test_near_file_names(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         parse_name(str(tmp_path / "tiny-Q4_O.gguf"), CATALOG)
     assert caught.value.hint == "did you mean tiny-Q4_0.gguf?"
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(ArtifactError, match=r"m\.gguf is a pipe or device, not a file"):
+        parse_name(str(tmp_path / "m.gguf"), [])

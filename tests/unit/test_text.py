@@ -51,10 +51,10 @@ def test_one_line_has_no_line_ends() -> None:
     assert one_line("a\r\n\tb\u3000c\033[2J") == "a b\u3000c[2J"
 
 
-@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ["", "héllo 😀\n", "\u0a0a\u010a\n"])
 def test_text_is_read_without_its_byte_order_mark(codec: str, text: str) -> None:
-    mark = "\ufeff" if codec.startswith("utf-16") else ""
+    mark = "\ufeff" if codec.startswith(("utf-16", "utf-32")) else ""
     assert decoded((mark + text).encode(codec), name="x") == text
 
 
