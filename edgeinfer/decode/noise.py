@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeinfer.decode.arithmetic import log
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -19,9 +21,9 @@ _FIRST = np.uint64(0xBF58476D1CE4E5B9)  # the two multipliers of splitmix64's fi
 _SECOND = np.uint64(0x94D049BB133111EB)
 
 
-def gumbel(seed: int, index: int, tokens: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """Standard Gumbel noise for `tokens` [n] at `index`: [n] float64, all finite."""
-    return -np.log(-np.log(uniform(seed, index, tokens)))
+def gumbel(uniforms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise made of `uniforms` [n]: [n] float64, all finite."""
+    return -log(-log(uniforms))
 
 
 def uniform(seed: int, index: int, tokens: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:

@@ -1,8 +1,11 @@
 """Choosing a token from a row: bias, penalties, temperature, truncation, then the Gumbel-max trick with keyed noise.
 
 The pick at an index of the answer depends on the row, the seed and the index alone, so every way to come by the row
-gives the same token. Order: bias, repetition penalty, presence and frequency
-penalties, temperature, top-k, top-p, min-p; each renormalizes for the next.
+gives the same token, on every processor. Order: bias, repetition penalty, presence and frequency penalties,
+temperature, top-k, top-p, min-p; each renormalizes for the next.
+
+NumPy's exp and log are fast, but their last bit depends on the processor. They decide where the answer is clear, and
+arithmetic.py where it is close. mobile/runtime/decode/sampler.cpp picks the same tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeinfer.decode.noise import SPAN, gumbel
+from edgeinfer.decode import arithmetic
+from edgeinfer.decode.noise import SPAN, gumbel, uniform
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import Sampling, Tokens
 
@@ -21,7 +25,12 @@ if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
 _GROUP = 128  # logits per group when looking for a floor under the top k
-_NUCLEUS_START, _NUCLEUS_STEP = 1e-3, 0.05  # how the search for a nucleus lowers its floor, relative to the top token
+_NUCLEUS_START, _NUCLEUS_STEP = 7.0, 3.0  # how far below the top the search for a nucleus looks first, and then
+
+# Far more than the error of NumPy's functions: 3 ulp of float32 in exp, and of float64 in two logarithms.
+EXP_SLACK = 2e-6  # relative
+LOG_SLACK = 1e-9
+_WEIGHT_ONE = 1 << 40  # weights are whole numbers: their sum is exact in any order, up to 2^23 tokens
 
 
 class Sampler:
@@ -33,6 +42,7 @@ class Sampler:
         self._repeats = sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0
         self._counts = sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         self._changes = self._repeats or self._counts or bool(sampling.logit_bias)
+        self._log_min_p = float(arithmetic.log(np.array([sampling.min_p]))[0]) if sampling.min_p else -np.inf
         self.greedy = sampling.temperature == 0.0 and not self._changes
 
     def pick(self, row: Logits, index: int, context: Tokens) -> int:
@@ -43,7 +53,7 @@ class Sampler:
         ids, scaled = self._kept(row)
         if len(ids) == 1:
             return int(ids[0])
-        return int(ids[(scaled + gumbel(self.sampling.seed, index, ids)).argmax()])
+        return int(ids[_winner(scaled, uniform(self.sampling.seed, index, ids))])
 
     def probabilities(
         self, row: Logits, context: Tokens, index: int = 0
@@ -96,15 +106,16 @@ class Sampler:
         if how.top_k and how.top_k < len(row):
             ids = _largest(row, how.top_k, floor)
             if how.top_p < 1.0:
-                ids = ids[: _nucleus(_weights(row[ids], top, how.temperature), how.top_p)]
+                kept = _relative(row[ids], top, how.temperature)
+                ids = ids[: _n_in_nucleus(kept, kept, _rough_sum(np.exp(kept)), how.top_p)]
         elif how.top_p < 1.0:
             ids = _nucleus_of_all(row, top, how)
         else:
-            likely_floor = top + how.temperature * float(np.log(how.min_p)) if how.min_p else floor
+            likely_floor = top + how.temperature * self._log_min_p
             ids = np.flatnonzero(row >= max(floor, likely_floor - 1e-3))  # loose: float64 decides below
         scaled = (row[ids].astype(np.float64) - top) / how.temperature
         if how.min_p > 0.0:
-            likely = scaled >= np.log(how.min_p)
+            likely = scaled >= self._log_min_p
             ids, scaled = ids[likely], scaled[likely]
         return ids, scaled
 
@@ -134,31 +145,54 @@ def _largest(row: Logits, k: int, floor: float) -> npt.NDArray[np.intp]:
 
 
 def _nucleus_of_all(row: Logits, top: float, how: Sampling) -> npt.NDArray[np.intp]:
-    """As `_nucleus`, over the whole row: lower a floor until the mass above it suffices, then sort what is above."""
-    weights = _weights(row, top, how.temperature)
-    wanted = how.top_p * float(weights.sum(dtype=np.float64))
-    floor = _NUCLEUS_START
+    """The nucleus of the whole row: lower a floor until the weight above it suffices, then sort what is above."""
+    relative = _relative(row, top, how.temperature)
+    weights = np.exp(relative)
+    total = _rough_sum(weights)
+    depth = _NUCLEUS_START
     while True:
-        ids = np.flatnonzero(weights >= floor)
-        above = weights[ids]
-        if len(ids) == len(row) or float(above.sum(dtype=np.float64)) >= wanted:
+        ids = np.flatnonzero(relative >= -depth)
+        if depth > SPAN or _rough_sum(weights[ids]) >= (how.top_p + EXP_SLACK) * total:
             break
-        floor = floor * _NUCLEUS_STEP if floor > np.exp(-SPAN) else 0.0
-    order = np.argsort(-above, kind="stable")
-    reached = np.cumsum(above[order], dtype=np.float64)
-    return ids[order[: int(np.searchsorted(reached, wanted)) + 1]]
+        depth += _NUCLEUS_STEP
+    ids = ids[np.argsort(-row[ids], kind="stable")]
+    return ids[: _n_in_nucleus(relative[ids], relative, total, how.top_p)]
 
 
-def _nucleus(weights: npt.NDArray[np.float32], top_p: float) -> int:
-    """How many of `weights`, largest first, it takes to hold `top_p` of their sum (arXiv 1904.09751)."""
-    reached = np.cumsum(weights, dtype=np.float64)
-    return int(np.searchsorted(reached, top_p * reached[-1])) + 1
+def _n_in_nucleus(largest: Logits, every: Logits, total: float, top_p: float) -> int:
+    """How many of `largest` it takes to hold `top_p` of the weight of `every` (arXiv 1904.09751).
+
+    Both are relative to the top; `largest` is in order. `total` is the rough weight of `every`.
+    """
+    reached = np.cumsum(np.exp(largest), dtype=np.float64)
+    least, most = np.searchsorted(reached, [(top_p - EXP_SLACK) * total, (top_p + EXP_SLACK) * total])
+    if least == most:
+        return int(least) + 1
+    return int(np.searchsorted(np.cumsum(_weights(largest)), top_p * float(_weights(every).sum()))) + 1
 
 
-def _weights(logits: Logits, top: float, temperature: float) -> npt.NDArray[np.float32]:
-    """Unnormalized probabilities, the top one 1: [n] float32."""
-    weights: npt.NDArray[np.float32] = np.exp((logits - np.float32(top)) * np.float32(1.0 / temperature))
-    return weights
+def _relative(logits: Logits, top: float, temperature: float) -> Logits:
+    """How far logits are below the top, over the temperature: [n] float32."""
+    relative: Logits = (logits - np.float32(top)) * np.float32(1.0 / temperature)
+    return relative
+
+
+def _rough_sum(weights: npt.NDArray[np.float32]) -> float:
+    return float(weights.sum(dtype=np.float64))
+
+
+def _weights(relative: Logits) -> npt.NDArray[np.int64]:
+    """Unnormalized probabilities [n], that of the top token _WEIGHT_ONE; 0 below e^-27.7 of it."""
+    return (arithmetic.exp(np.maximum(relative, -64.0, dtype=np.float64)) * _WEIGHT_ONE).astype(np.int64)
+
+
+def _winner(scaled: npt.NDArray[np.float64], uniforms: npt.NDArray[np.float64]) -> int:
+    """Where `scaled` [n] and the Gumbel noise of `uniforms` [n] have the largest sum; the first of equal ones."""
+    rough = scaled - np.log(-np.log(uniforms))
+    close = np.flatnonzero(rough >= rough.max() - LOG_SLACK)
+    if len(close) == 1:
+        return int(close[0])
+    return int(close[(scaled[close] + gumbel(uniforms[close])).argmax()])
 
 
 def _check(sampling: Sampling) -> None:

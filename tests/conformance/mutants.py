@@ -212,13 +212,13 @@ def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
 def noise_by_time(patch: pytest.MonkeyPatch) -> None:
     """A generator with a state, as most samplers have: drafts move the noise of what follows."""
     random = np.random.default_rng(0)
-    patch.setattr(sampler, "gumbel", lambda seed, index, tokens: random.gumbel(size=len(tokens)))
+    patch.setattr(sampler, "uniform", lambda seed, index, tokens: random.uniform(size=len(tokens)))
 
 
 def noise_by_round(patch: pytest.MonkeyPatch) -> None:
     """The key is the number of the pick, not the index in the answer."""
-    true, calls = noise.gumbel, count()
-    patch.setattr(sampler, "gumbel", lambda seed, index, tokens: true(seed, next(calls), tokens))
+    true, calls = noise.uniform, count()
+    patch.setattr(sampler, "uniform", lambda seed, index, tokens: true(seed, next(calls), tokens))
 
 
 def index_stands_still_in_a_round(patch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_noise_is_pinned() -> None:
 
 
 def test_noise_cannot_lift_what_is_further_down_than_the_span() -> None:
-    noise = gumbel(1, 2, np.arange(100_000))
+    noise = gumbel(uniform(1, 2, np.arange(100_000)))
     assert np.isfinite(noise).all()
     extremes = -np.log(-np.log(np.array([0.5 * 2.0**-52, 1 - 0.5 * 2.0**-52])))
     assert extremes[1] - extremes[0] < SPAN
