@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import Sampling
 from tests import picks
-from tests.runtime.decode_library import COMPILER, DECODE, CppSampler, at, compiled, of_doubles
+from tests.runtime.decode_library import COMPILER, DECODE, CppSampler, at, compiled, mutant, of_doubles
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
@@ -78,14 +77,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_table_finds_a_mistake(tmp_path: Path, mistake: str) -> None:
-    name, before, after = MISTAKES[mistake]
-    decode = Path(shutil.copytree(DECODE, tmp_path / "decode"))
-    for shared in DECODE.parent.glob("*.h"):
-        shutil.copy(shared, tmp_path)
-    text = (decode / name).read_text(encoding="utf-8")
-    assert before in text
-    (decode / name).write_text(text.replace(before, after), encoding="utf-8")
-    assert differing(compiled(decode, tmp_path))
+    assert differing(mutant(tmp_path, *MISTAKES[mistake]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

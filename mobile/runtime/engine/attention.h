@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
-namespace edgeinfer {
+#include "vectors.h"
 
-constexpr int kLanes = 8;  // head_dim must be a multiple
+namespace edgeinfer {
 
 struct AttentionTile {
   const float* queries;   // [n_queries, head_dim], turned by RoPE and scaled
@@ -19,7 +19,7 @@ struct AttentionTile {
   const float* keys;      // of this head in slot 0
   const float* values;
   int64_t slot_stride;    // floats from one slot to the next
-  int head_dim;
+  int head_dim;           // a multiple of kLanes
   float* scores;          // scratch [n_queries, score_stride]
   int64_t score_stride;   // at least n_slots
   float* const* outputs;  // [n_queries]: head_dim floats each

@@ -1,0 +1,15 @@
+// Seconds of a clock that never goes back.
+#pragma once
+
+#include <chrono>
+#include <functional>
+
+namespace edgeinfer {
+
+using Clock = std::function<double()>;
+
+inline double steady_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace edgeinfer

@@ -1,0 +1,230 @@
+"""Prompt lookup, early exit and controller of the phone runtime choose as the Python ones do."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.lookup import MAX_INDEXED, Lookup, LookupEstimator
+from edgeinfer.decode.policy.arms import NONE, Arm, Outcome
+from edgeinfer.decode.policy.controller import Auto
+from edgeinfer.decode.policy.costs import Costs, Part, RowCosts
+from edgeinfer.decode.policy.gate import confidence
+from edgeinfer.protocols import Round, Row
+from edgeinfer.types import Tokens
+from tests.runtime.decode_library import COMPILER, DECODE, ROOT, CppChoosing, at, compiled, mutant
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+
+N_VOCAB = 203
+MAX_ROWS = 16
+LIMIT = 15
+DRAFT_S = 0.0009
+COSTS = RowCosts(
+    {1: 0.004, 2: 0.0052, 4: 0.0056, 8: 0.0069, 16: 0.011},
+    {1: 0.0031, 2: 0.0038, 4: 0.0042, 8: 0.0052},
+    {1: 0.0031, 2: 0.0040, 4: 0.0045, 8: 0.0056},
+    DRAFT_S,
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled(DECODE, tmp_path_factory.mktemp("decode"))
+
+
+@pytest.fixture
+def cpp(library: ctypes.CDLL) -> Iterator[CppChoosing]:
+    choosing = CppChoosing(library, COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
+    yield choosing
+    choosing.close()
+
+
+def copied(seed: int, n: int, n_kinds: int) -> list[int]:
+    """Random text of few kinds of tokens, with passages that repeat earlier ones."""
+    random = np.random.default_rng(seed)
+    text: list[int] = []
+    while len(text) < n:
+        if text and random.random() < 0.5:
+            start = int(random.integers(len(text)))
+            text += text[start : start + int(random.integers(1, 40))]
+        else:
+            text += random.integers(0, n_kinds, 12).tolist()
+    return text[:n]
+
+
+TEXTS = {
+    "random": copied(1, 3000, 180),
+    "few kinds": copied(2, 2000, 3),
+    "one token": [7] * 600,
+    "English": list((ROOT / "README.md").read_bytes()[:4000]),
+    "code": list((ROOT / "edgeinfer/decode/loop.py").read_bytes()[:6000]),
+    "longer than the index": copied(3, MAX_INDEXED + 5000, 190),
+}
+
+
+def proposed(lookup: Lookup) -> tuple[list[int], list[float]]:
+    match = lookup.match()
+    if match is None:
+        return [], []
+    return lookup.tokens(match, LIMIT), lookup.acceptance(match, LIMIT)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_lookup_proposes_the_same(cpp: CppChoosing, name: str) -> None:
+    check_lookup(cpp, TEXTS[name])
+
+
+def check_lookup(cpp: CppChoosing, text: list[int]) -> None:
+    random, lookup = np.random.default_rng(0), Lookup()
+    n, n_proposed = len(text) // 3, 0
+    for drafter in (lookup, cpp):
+        drafter.reset(text[:n])
+    while n < len(text):
+        emitted = text[n : n + int(random.integers(1, 9))]
+        n += len(emitted)
+        for drafter in (lookup, cpp):
+            drafter.extend(emitted)
+        expected = proposed(lookup)
+        assert cpp.propose("lookup", LIMIT) == expected[0]
+        assert cpp.acceptance(LIMIT) == pytest.approx(expected[1], rel=1e-12)
+        n_proposed += bool(expected[0])
+    assert n_proposed > 50
+
+
+def test_lookup_of_edited_and_other_conversations(cpp: CppChoosing) -> None:
+    lookup, first, other = Lookup(), copied(4, 900, 50), copied(5, 700, 50)
+    contexts = (first, first[:400], [*first[:700], 3, *first[710:]], other, [*other, *first], first[:1])
+    for context in contexts:
+        for drafter in (lookup, cpp):
+            drafter.reset(context)
+            drafter.extend(context[:30])
+        expected = proposed(lookup)
+        assert cpp.propose("lookup", LIMIT) == expected[0]
+        assert cpp.acceptance(LIMIT) == pytest.approx(expected[1], rel=1e-12)
+
+
+class PreparedRow:
+    def __init__(self, logits: np.ndarray) -> None:
+        self._logits = logits
+
+    def argmax(self) -> int:
+        return int(self._logits.argmax())
+
+    def numpy(self) -> np.ndarray:
+        return self._logits
+
+
+class PreparedSource:
+    """Drafts that the test prepared, with the interface of `ExitSource`."""
+
+    name = "early-exit"
+    draft_part: Part = "exit-draft"
+    whole_part: Part = "back"
+    short_part: Part = "back-short"
+    rows: np.ndarray
+
+    def reset(self, context: Tokens) -> None: ...
+    def extend(self, tokens: Tokens) -> None: ...
+    def start(self, round: Round) -> None:
+        self._at = 0
+
+    def draft(self, token: int) -> Row:
+        self._at += 1
+        return PreparedRow(self.rows[self._at - 1])
+
+
+class PyChoosing:
+    """Lookup, early exit and controller of one conversation in Python."""
+
+    def __init__(self) -> None:
+        self._costs = Costs(COSTS, MAX_ROWS)
+        clock = partial(next, count(step=DRAFT_S))
+        self._source = PreparedSource()
+        self.lookup, self.gated = Lookup(), Gated(self._source, self._costs, clock=clock)
+        estimators = (LookupEstimator(self.lookup, self._costs), GatedEstimator(self.gated, self._costs, max_depth=8))
+        self.controller = Auto(estimators, self._costs)
+
+    def propose(self, arm: Arm, rows: np.ndarray) -> list[int]:
+        self._source.rows = rows
+        drafter = self.lookup if arm.name == "lookup" else self.gated
+        return [int(draft) for draft in drafter.propose(None, arm.depth)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_controller_chooses_the_same(cpp: CppChoosing, seed: int) -> None:
+    check_controller(cpp, seed)
+
+
+def check_controller(cpp: CppChoosing, seed: int) -> None:
+    random, python = np.random.default_rng(seed), PyChoosing()
+    text = copied(seed, 1500, 40 if seed % 2 else 190)
+    n, names = 200, set()
+    for drafter in (python.lookup, python.gated, cpp):
+        drafter.reset(text[:n])
+    while n < len(text) - LIMIT - 1:
+        arm = python.controller.choose(LIMIT)
+        assert cpp.choose(LIMIT) == arm
+        drafts = drafted(python, cpp, arm, text, n, random) if arm.depth else []
+        accepted = next((at for at, draft in enumerate(drafts) if draft != text[n + at]), len(drafts))
+        emitted = text[n : n + accepted + 1]
+        n += len(emitted)
+        noise = float(random.uniform(0.95, 1.2))
+        seconds = noise * (0.004 + 0.0004 * len(drafts))
+        draft_s = DRAFT_S * len(drafts) if arm.name == "early-exit" else 0.0
+        outcome = Outcome(len(drafts), accepted, len(emitted), draft_s, seconds)
+        for drafter in (python.lookup, python.gated, cpp):
+            drafter.extend(emitted)
+        python.controller.observe(arm, outcome)
+        cpp.observe(arm, outcome)
+        assert cpp.plain_s == pytest.approx(python.controller.plain_s, rel=1e-9)
+        names.add(arm.name)
+    assert names == {NONE.name, "lookup", "early-exit"}
+
+
+def drafted(
+    python: PyChoosing, cpp: CppChoosing, arm: Arm, text: list[int], n: int, random: np.random.Generator
+) -> list[int]:
+    """The drafts of both, which are the same: an early exit that is mostly right, more so where it is sure."""
+    rows = np.zeros((arm.depth, N_VOCAB), np.float32)
+    for ahead, row in enumerate(rows):
+        sure = float(random.uniform(1, 12))
+        right = random.random() < sure / 12
+        row[text[n + ahead] if right else int(random.integers(N_VOCAB))] = sure
+    drafts = python.propose(arm, rows)
+    assert cpp.propose(arm.name, arm.depth, rows.argmax(1).tolist(), rows) == drafts
+    return drafts
+
+
+def test_confidence_is_the_softmax(library: ctypes.CDLL) -> None:
+    library.check_confidence.restype = ctypes.c_double
+    for n_vocab in (7, 64, 32_003):
+        row = (np.random.default_rng(n_vocab).standard_normal(n_vocab) * 4).astype(np.float32)
+        for token in (0, int(row.argmax())):
+            found = library.check_confidence(at(row), ctypes.c_int64(n_vocab), ctypes.c_int32(token))
+            assert found == pytest.approx(confidence(row, token), rel=1e-5)
+
+
+MISTAKES = {
+    "a shorter chain": ("text_index.cpp", "kMaxChain = 12", "kMaxChain = 2"),
+    "forks are forgotten": ("text_index.cpp", "forks_[position] = mark;", "forks_[position] = 0;"),
+    "another acceptance rate": ("hit_rates.cpp", "{0.94, 0.78, 0.55}", "{0.94, 0.78, 0.56}"),
+    "another rate of costs": ("costs.cpp", "kDriftRate = 0.15", "kDriftRate = 0.14"),
+    "another memory of the gate": ("gate.cpp", "kPriorWeight = 4.0", "kPriorWeight = 5.0"),
+    "a plain round too late": ("controller.cpp", "kRecheckMax = 64", "kRecheckMax = 128"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(tmp_path: Path, mistake: str) -> None:
+    choosing = CppChoosing(mutant(tmp_path, *MISTAKES[mistake]), COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
+    with pytest.raises(AssertionError):
+        check_lookup(choosing, TEXTS["few kinds"])
+        check_controller(choosing, 0)
