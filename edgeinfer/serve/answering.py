@@ -1,14 +1,14 @@
-"""Between the engine's thread and the server's event loop: the events of one request's answers, as they come."""
+"""The answers of one request, as they come from the engine's thread."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.serve.engine.job import Admitted, Ended, Event, Failed, Finish, Job, TokenLogprob, Written
+from edgeinfer.serve.mailbox import Letter, Mailbox, joined
 from edgeinfer.types import ToolCall
 
 __all__ = ["Answering", "Whole"]
@@ -47,18 +47,12 @@ class Answering:
 
     def __init__(self) -> None:
         self.jobs: Sequence[Job] = ()
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self._first: list[tuple[int, Event]] = []
+        self._mailbox = Mailbox(asyncio.get_running_loop())
+        self._unread: Sequence[Letter] = ()
 
     def reporter(self, index: int) -> Callable[[Event], None]:
         """What the engine's thread calls for the events of answer `index`."""
-
-        def report(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
-
-        return report
+        return lambda event: self._mailbox.post(index, event)
 
     @property
     def n_prompt(self) -> int:
@@ -67,23 +61,24 @@ class Answering:
 
     async def admitted(self) -> None:
         """Wait until the first answer begins. Raises what refused it."""
-        index, event = await self._events.get()
-        if isinstance(event, Failed):
+        self._unread = await self._mailbox.take()
+        _, first = self._unread[0]
+        if isinstance(first, Failed):
             self.cancel()
-            raise event.error
-        self._first.append((index, event))
+            raise first.error
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Written | Ended]]:
         n_open = len(self.jobs)
         while n_open:
-            index, event = self._first.pop() if self._first else await self._events.get()
-            if isinstance(event, Failed):
-                self.cancel()
-                raise event.error
-            if isinstance(event, Admitted):
-                continue
-            n_open -= isinstance(event, Ended)
-            yield index, event
+            letters, self._unread = self._unread or await self._mailbox.take(), ()
+            for index, event in joined(letters):
+                if isinstance(event, Failed):
+                    self.cancel()
+                    raise event.error
+                if isinstance(event, Admitted):
+                    continue
+                n_open -= isinstance(event, Ended)
+                yield index, event
 
     async def whole(self) -> list[Whole]:
         """All answers, when they have ended."""
