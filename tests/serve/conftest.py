@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -19,7 +18,7 @@ from edgeinfer.plan import Plan, Request
 from edgeinfer.serve.app import make_app
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
-from edgeinfer.serve.run import Listener, bound, configured
+from edgeinfer.serve.run import Listener, bound, configured, listen
 from edgeinfer.serve.served import ServedModel
 
 
@@ -79,7 +78,7 @@ def running(access: Access, plan: Plan | None = None, **options: Any) -> Iterato
     listening = bound("127.0.0.1", 0)
     models = Models([served])
     server = Listener(configured(make_app(models, access)), models)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
+    thread = threading.Thread(target=listen, args=(server, listening), daemon=True)
     thread.start()
     try:
         yield Server(listening.getsockname()[1], served)
