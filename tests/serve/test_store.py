@@ -77,10 +77,8 @@ def answer(cache: ReferenceCache, tokens: Sequence[int]) -> list[float]:
     return [float(value) for value in row.numpy()]
 
 
-@pytest.mark.parametrize(("n_same", "n_restored"), [(15, 0), (16, 16), (20, 16), (48, 48), (60, 48), (90, 64)])
-def test_the_longest_beginning_in_whole_blocks(
-    model: ReferenceModel, said: list[str], n_same: int, n_restored: int
-) -> None:
+@pytest.mark.parametrize(("n_same", "n_restored"), [(7, 0), (15, 15), (16, 16), (20, 20), (47, 47), (60, 48), (90, 64)])
+def test_the_longest_beginning(model: ReferenceModel, said: list[str], n_same: int, n_restored: int) -> None:
     store, first = in_memory(said), tokens_of(60, 2)
     ran_all = ran(model, first)
     store.keep(ran_all, first)
@@ -96,7 +94,7 @@ def test_the_longest_beginning_in_whole_blocks(
 def test_the_last_token_is_left_to_run(model: ReferenceModel, said: list[str]) -> None:
     store, prompt = in_memory(said), tokens_of(32)
     store.keep(ran(model, prompt), prompt)
-    assert store.restore(model.new_cache(POLICY), prompt, 0) == 16
+    assert store.restore(model.new_cache(POLICY), prompt, 0) == 31
 
 
 def test_a_cache_that_holds_as_much_is_left_alone(model: ReferenceModel, said: list[str]) -> None:
@@ -104,7 +102,29 @@ def test_a_cache_that_holds_as_much_is_left_alone(model: ReferenceModel, said: l
     cache = ran(model, prompt)
     store.keep(cache, prompt)
     assert store.restore(cache, prompt, 48) == 0 and cache.length == 50
-    assert store.restore(cache, prompt, 47) == 48 == cache.length
+    assert store.restore(cache, prompt, 41) == 0 and cache.length == 50  # 7 tokens are run in less time
+    assert store.restore(cache, prompt, 40) == 48 == cache.length
+
+
+def test_of_several_blocks_the_nearest_is_cut(model: ReferenceModel, said: list[str]) -> None:
+    store, system = in_memory(said), tokens_of(20, 5)
+    for seed, n_more in ((6, 2), (7, 9), (8, 5)):  # the second shares most with the prompt
+        first = [*system, *tokens_of(9, 99)[:n_more], *tokens_of(30, seed)]
+        store.keep(ran(model, first), first)
+    prompt = [*system, *tokens_of(9, 99), *tokens_of(20, 10)]
+    cache = model.new_cache(POLICY)
+    assert store.restore(cache, prompt, 0) == 29 == cache.length
+    assert answer(cache, prompt) == answer(model.new_cache(POLICY), prompt)
+
+
+def test_a_block_that_went_is_not_cut(model: ReferenceModel, said: list[str]) -> None:
+    first, other = tokens_of(16, 2), tokens_of(16, 3)
+    store = in_memory(said, block_bytes(model) + 1)
+    store.keep(ran(model, first), first)
+    store.keep(ran(model, other), other)
+    assert store.figures.evicted_blocks == 1
+    assert store.restore(model.new_cache(POLICY), [*first[:12], 7, 8], 0) == 0
+    assert store.restore(model.new_cache(POLICY), [*other[:12], 7, 8], 0) == 12
 
 
 def test_blocks_that_left_the_window_are_not_kept(model: ReferenceModel, said: list[str]) -> None:

@@ -82,7 +82,6 @@ class GgufCache:
         self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
         self._uncounted = False  # the memory may hold positions >= length
         self._round: Round | None = None
-        self._layout: StateLayout | None = None  # once it was needed
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
         self._decode: Callable[[Batch], None] = context.decode
         self._drafts: FeatureDrafts | None = None
@@ -146,9 +145,7 @@ class GgufCache:
 
     def restore(self, blocks: Sequence[bytes]) -> None:
         self._be_ready("a restore")
-        if self._layout is None:
-            self._layout = self._layout_of_a_token()
-        layout = self._layout
+        layout = self.context.state_layout = self.context.state_layout or self._layout_of_a_token()
         counts = positions_in(blocks, layout.position_bytes, self)
         try:
             self.context.load_state(joined(layout, blocks, counts, self.stream), self.stream)

@@ -18,6 +18,7 @@ import llama_cpp.llama_cpp as C
 import numpy as np
 
 from edgeinfer.backends.gguf.logs import EngineLog
+from edgeinfer.backends.gguf.state import StateLayout
 from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.types import KvType, Tokens, ValueType, of_k_and_v
 
@@ -300,6 +301,7 @@ class Context:
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
         self.address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
         self._views: dict[int, Logits] = {}
+        self.state_layout: StateLayout | None = None  # once a cache needed it
 
     def decode(self, batch: Batch) -> None:
         """Run the batch's rows. Raises EngineError; rows that were run before the failure stay in the memory."""

@@ -44,7 +44,7 @@ class Prefixes(Protocol):
     def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
         """Fill `cache` with the longest kept beginning of `tokens`; how many tokens that is.
 
-        0, and the cache unchanged, where no more than the `n_held` tokens are kept that it holds already.
+        0, and the cache unchanged, where hardly more is kept than the `n_held` tokens that it holds already.
         """
         ...
 

@@ -36,6 +36,6 @@ def chain(root: bytes, tokens: Tokens, size: int) -> Iterator[Block]:
     parent = root
     for start in range(0, len(tokens) - size + 1, size):
         ids = array("i", tokens[start : start + size])
-        digest = hashlib.sha256(parent + b"".join(token.to_bytes(4, "little") for token in ids)).digest()
+        digest = hashlib.sha256(parent + ids.tobytes()).digest()  # in the machine's byte order
         yield Block(start, ids, parent, digest)
         parent = digest

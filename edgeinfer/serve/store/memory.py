@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from edgeinfer.serve.store.blocks import Block
 from edgeinfer.serve.store.eviction import LeafLru
+from edgeinfer.types import Tokens, common_prefix
 
 
 class Held(NamedTuple):
@@ -18,6 +19,7 @@ class MemoryBlocks:
     def __init__(self, budget_bytes: int) -> None:
         self._lru = LeafLru(budget_bytes)
         self._held: dict[bytes, Held] = {}
+        self._children: dict[bytes, dict[bytes, Held]] = {}  # by the digest of the parent, then by their own
 
     @property
     def n_bytes(self) -> int:
@@ -34,6 +36,12 @@ class MemoryBlocks:
         held = self._held.get(block.digest)
         return held.payload if held is not None and held.block == block else None
 
+    def nearest(self, parent: bytes, tokens: Tokens) -> Held | None:
+        """The block after the one of digest `parent` that begins most like `tokens`; None where none does."""
+        children = self._children.get(parent, {}).values()
+        best = max(children, key=lambda held: common_prefix(held.block.tokens, tokens), default=None)
+        return best if best is not None and common_prefix(best.block.tokens, tokens) else None
+
     def found(self, chain: Sequence[Block]) -> None:
         self._lru.found([block.digest for block in chain])
 
@@ -44,6 +52,14 @@ class MemoryBlocks:
         if gone is None:
             return []
         for digest in gone:
-            del self._held[digest]
-        self._held[block.digest] = Held(block, payload)
+            self._remove(digest)
+        held = Held(block, payload)
+        self._held[block.digest] = held
+        self._children.setdefault(block.parent, {})[block.digest] = held
         return gone
+
+    def _remove(self, digest: bytes) -> None:
+        parent = self._held.pop(digest).block.parent
+        del self._children[parent][digest]
+        if not self._children[parent]:
+            del self._children[parent]

@@ -11,11 +11,12 @@ from edgeinfer.protocols import BlockCache, Cache
 from edgeinfer.serve.engine.slots import PrefixFigures
 from edgeinfer.serve.store.blocks import Block, chain, root_digest
 from edgeinfer.serve.store.disk import DiskBlocks
-from edgeinfer.serve.store.memory import MemoryBlocks
-from edgeinfer.types import Tokens
+from edgeinfer.serve.store.memory import Held, MemoryBlocks
+from edgeinfer.types import Tokens, common_prefix
 from edgeinfer.window import WindowPolicy
 
 BLOCK_TOKENS: Final = 32  # finer than the window's blocks, which are an eighth of it: of a prompt less is run again
+MIN_GAIN_TOKENS: Final = 8  # fewer tokens are run in the time of a restore
 MAX_REMEMBERED: Final = 4096  # digests of blocks that went for others
 THRASH_TOKENS: Final = 4096  # tokens run again that had been kept before it is worth a word
 
@@ -63,33 +64,29 @@ class PrefixStore:
         """Fill `cache` with the longest kept beginning of `tokens`; how many tokens that is. The last one is left out:
         its row is wanted.
 
-        0, and the cache unchanged, where no more than the `n_held` tokens are kept that it holds already. When the
+        0, and the cache unchanged, where hardly more is kept than the `n_held` tokens that it holds already. When the
         engine fails, 0, and the cache is empty.
         """
         if not isinstance(cache, BlockCache) or self._broken:
             return 0
-        blocks = self._chain(tokens[:-1])
-        payloads: list[bytes] = []
-        for index in range(len(blocks)):
-            payload = self._read(blocks[: index + 1])
-            if payload is None:
-                self._count_thrash(blocks[index:])
-                break
-            payloads.append(payload)
-        found = blocks[: len(payloads)]
-        n = sum(len(block.tokens) for block in found)
-        if n <= n_held:
+        whole = self._whole_blocks(tokens[:-1])
+        n = sum(len(held.block.tokens) for held in whole)
+        part, n_of_part = self._part_of_a_block(whole, tokens[n:-1])
+        found = [*whole, *part]
+        n += n_of_part
+        if n - n_held < MIN_GAIN_TOKENS:
             return 0
         cache.rewind(0)
         try:
-            cache.restore(payloads)
+            cache.restore([held.payload for held in found])
+            cache.rewind(n)
             if cache.length != n:
                 raise EngineError(f"{cache.length} positions were restored instead of {n}")
         except EngineError as error:
             self._fail(error)
             cache.rewind(0)
             return 0
-        self._found(found)
+        self._found([held.block for held in found])
         self._n_restored += n
         return n
 
@@ -118,6 +115,26 @@ class PrefixStore:
         """Wait for the disk."""
         if self._disk is not None:
             self._disk.close()
+
+    def _whole_blocks(self, tokens: Tokens) -> list[Held]:
+        """The kept blocks at the front of `tokens`."""
+        blocks = self._chain(tokens)
+        found: list[Held] = []
+        for index, block in enumerate(blocks):
+            payload = self._read(blocks[: index + 1])
+            if payload is None:
+                self._count_thrash(blocks[index:])
+                break
+            found.append(Held(block, payload))
+        return found
+
+    def _part_of_a_block(self, before: Sequence[Held], tokens: Tokens) -> tuple[list[Held], int]:
+        """The block after those `before` that begins most like `tokens`, if one does, and how many tokens it shares."""
+        if (len(before) + 1) * self._block >= self._window:  # a cache that has filled its window cannot go back
+            return [], 0
+        parent = before[-1].block.digest if before else self._root
+        nearest = self._memory.nearest(parent, tokens)
+        return ([nearest], common_prefix(nearest.block.tokens, tokens)) if nearest else ([], 0)
 
     def _chain(self, tokens: Tokens) -> Sequence[Block]:
         return list(chain(self._root, tokens[: self._window], self._block))
