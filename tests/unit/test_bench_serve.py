@@ -26,7 +26,7 @@ def port_of(address: str) -> int:
 def test_the_times_of_a_streamed_answer() -> None:
     script = Script(said("one", " two", " three"), pause_s=0.05)
     with stub_server(script) as address:
-        answer = stream(port_of(address), "demo", [("system", "Be brief"), ("user", "Hi")], 7)
+        answer = stream(port_of(address), "demo", [("system", "Be brief"), ("user", "Hi")], 7, never=(2, 5))
         assert get(port_of(address), "/v1/models")["data"][0]["id"] == "demo"
         assert not is_healthy(port_of(address) + 1)
     assert answer.text == "one two three" and (answer.n_prompt, answer.n_tokens) == (12, 3)
@@ -34,6 +34,7 @@ def test_the_times_of_a_streamed_answer() -> None:
     assert answer.pieces[1] - answer.pieces[0] > 0.04
     asked = script.asked[0]
     assert asked["messages"][0] == {"role": "system", "content": "Be brief"}
+    assert asked["logit_bias"] == {"2": -100, "5": -100}
     assert (asked["max_tokens"], asked["temperature"], asked["stream"]) == (7, 0, True)
 
 
@@ -56,16 +57,18 @@ def test_prompts_differ_and_repeat_by_their_seed() -> None:
 
 
 def test_clients_ask_at_the_same_time_and_a_load_ends_with_its_last_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answers(port: int, model: str, messages: Any, max_tokens: int) -> Streamed:
+    def answers(port: int, model: str, messages: Any, max_tokens: int, on_piece: Any, never: Any) -> Streamed:
         late = float(len(prompts))
         prompts.append(messages[0][1])
+        assert never == (7,)
         return Streamed(late, (late + 1, late + 3), late + 9, 5, max_tokens, "x")
 
     prompts: list[str] = []
     monkeypatch.setattr(workloads, "stream", answers)
-    found = workloads.load(Server("a", 1, "demo"), 3, 10, seed=4)
+    found = workloads.load(Server("a", 1, "demo", (7,)), 3, 10, seed=4)
     assert (found.n_tokens, found.seconds, found.tokens_per_s) == (30, 5.0, 6.0)
-    assert found.first_s == (1.0, 1.0, 1.0) and found.between_s == (2.0, 2.0, 2.0)
+    assert found.first_s == (1.0, 1.0, 1.0) and found.between_s == found.writing_s == (2.0, 2.0, 2.0)
+    assert found.tokens_per_s_after_first == 27 / 6
     assert len(set(prompts)) == 3
 
 
@@ -75,7 +78,7 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     def workload(value: object) -> Callable[..., Any]:
         return lambda server, **sizes: (asked.append(server.name), value)[1]
 
-    loaded = Load(10, 1.0, (0.1,), (0.1, 0.1))
+    loaded = Load(10, 1.0, (0.1,), (0.1, 0.1), (0.9,))
     monkeypatch.setattr(measure, "load", workload(loaded))
     for name in ("longest_gap", "second_turn", "repeated_system"):
         monkeypatch.setattr(measure, name, workload(0.5))
@@ -87,7 +90,7 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_report_and_its_claims() -> None:
-    slow, fast = Load(10, 2.0, (0.2,), (0.1, 0.1)), Load(10, 1.0, (0.1,), (0.05, 0.05))
+    slow, fast = Load(10, 2.0, (0.2,), (0.1, 0.1), (0.9,)), Load(10, 1.0, (0.1,), (0.05, 0.05), (0.9,))
     found = Measured(
         {1: Pairs([slow], [fast]), 2: Pairs([fast], [slow])}, Pairs([0.1], [0.4]), Pairs(), Pairs(), [10.0]
     )

@@ -35,20 +35,30 @@ class Streamed:
         return self.pieces[0] - self.asked_s
 
     @property
-    def tokens_per_s(self) -> float:
-        """After the first token."""
-        return (self.n_tokens - 1) / (self.pieces[-1] - self.pieces[0])
+    def writing_s(self) -> float:
+        """From the first token to the last."""
+        return self.pieces[-1] - self.pieces[0]
 
 
 def stream(
-    port: int, model: str, messages: Messages, max_tokens: int, on_piece: Callable[[int], None] = lambda _: None
+    port: int,
+    model: str,
+    messages: Messages,
+    max_tokens: int,
+    on_piece: Callable[[int], None] = lambda _: None,
+    *,
+    never: Sequence[int] = (),
 ) -> Streamed:
-    """Greedy. `on_piece` gets the number of pieces so far. Raises EngineError for any answer but a whole one."""
+    """Greedy, without the tokens in `never`. `on_piece` gets the number of pieces so far.
+
+    Raises EngineError for any answer but a whole one.
+    """
     body = {
         "model": model,
         "messages": [{"role": role, "content": text} for role, text in messages],
         "max_tokens": max_tokens,
         "temperature": 0,
+        "logit_bias": {str(token): -100 for token in never},
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         found_ceilings = ceilings(subject, args.clients)
         n_threads, versions = subject.model.n_threads, subject.versions
         words = words_per_token(subject.model.tokenizer)
+        stops = tuple(sorted(subject.model.tokenizer.stop_tokens))
     plan = edgeinfer.choose(request, offline=True)
     sizes = Sizes(
         n_tokens=args.tokens,
@@ -76,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
         chat = stack.enter_context(
             edgeinfer.load(edgeinfer.choose(replace(request, conversations=1), offline=True), template=args.template)
         )
-        sides = [stack.enter_context(ours(plan, args.template))]
+        sides = [stack.enter_context(ours(plan, stops, args.template))]
         if args.against is not None:
-            sides.append(stack.enter_context(llama_server(args.against, plan, n_threads, args.template)))
+            sides.append(stack.enter_context(llama_server(args.against, plan, n_threads, stops, args.template)))
         found = measure(sides, chat, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
     claims = verdicts(found)
     title = f"The server: {plan.model.title} {plan.artifact.tier}, K/V {plan.kv_type}, {n_threads} threads"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -75,13 +75,9 @@ def paired(sides: Sequence[Server], order: Sequence[Server], pairs: Pairs[T], wo
 
 def chat_speed(chat: LoadedModel, n_tokens: int, seed: int) -> float:
     """Tokens/s after the first token, in this process, for the prompt that the one client sends in run `seed`."""
-    answer = chat.stream(f"{text_of(40, 1000 * seed)}. {QUESTION}", max_tokens=n_tokens, sampling=GREEDY).finish()
+    endless = replace(GREEDY, logit_bias=tuple((token, -100.0) for token in chat.tokenizer.stop_tokens))
+    answer = chat.stream(f"{text_of(40, 1000 * seed)}. {QUESTION}", max_tokens=n_tokens, sampling=endless).finish()
     return answer.stats.tokens_per_s
-
-
-def alone_speed(one: Load) -> float:
-    """Tokens/s after the first token, of a load of one client."""
-    return 1 / (sum(one.between_s) / len(one.between_s))
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -29,21 +29,24 @@ class Server:
     name: str
     port: int
     model: str  # as requests name it
+    stops: tuple[int, ...] = ()  # tokens that end an answer: clients forbid them, so that answers have the asked length
 
 
 @contextmanager
-def ours(plan: Plan, template: str = "") -> Iterator[Server]:
+def ours(plan: Plan, stops: tuple[int, ...] = (), template: str = "") -> Iterator[Server]:
     port, window = free_port(), plan.window
     size = ("--context", window.slots, "--sink", window.sink, "--conversations", plan.n_conversations)
     how = ("--kv-type", plan.kv_type, "--prefix-disk", 0, "--offline", "--port", port)
     words = ("--template", template) if template else ()
     command = (sys.executable, "-m", "edgeinfer", "serve", path_of(plan), *size, *how, *words)
-    with running("edgeinfer", command, port) as server:
+    with running("edgeinfer", command, port, stops) as server:
         yield server
 
 
 @contextmanager
-def llama_server(binary: Path, plan: Plan, n_threads: int, template: str = "") -> Iterator[Server]:
+def llama_server(
+    binary: Path, plan: Plan, n_threads: int, stops: tuple[int, ...] = (), template: str = ""
+) -> Iterator[Server]:
     """Its own defaults, but for what makes the two alike: slots, context, K/V types, flash attention, threads."""
     port, n = free_port(), plan.n_conversations
     k, v = of_k_and_v(plan.kv_type)
@@ -51,12 +54,12 @@ def llama_server(binary: Path, plan: Plan, n_threads: int, template: str = "") -
     how = ("--flash-attn", "on", "--threads", n_threads, "--host", "127.0.0.1", "--port", port)
     flag = "--chat-template" if template == "chatml" else "--chat-template-file"
     words = (flag, template) if template else ()
-    with running("llama.cpp", (binary, "--model", path_of(plan), *size, *how, *words), port) as server:
+    with running("llama.cpp", (binary, "--model", path_of(plan), *size, *how, *words), port, stops) as server:
         yield server
 
 
 @contextmanager
-def running(name: str, command: Sequence[object], port: int) -> Iterator[Server]:
+def running(name: str, command: Sequence[object], port: int, stops: tuple[int, ...] = ()) -> Iterator[Server]:
     """Raises EngineError, with its last words, when it does not answer `/health`."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -67,7 +70,7 @@ def running(name: str, command: Sequence[object], port: int) -> Iterator[Server]
                     log.seek(0)
                     raise EngineError(f"{name} did not start: {log.read()[-500:].decode('utf-8', 'replace').strip()}")
                 time.sleep(0.1)
-            yield Server(name, port, str(get(port, "/v1/models")["data"][0]["id"]))
+            yield Server(name, port, str(get(port, "/v1/models")["data"][0]["id"]), stops)
         finally:
             process.terminate()
             try:

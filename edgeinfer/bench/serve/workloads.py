@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
-from edgeinfer.bench.serve.client import TIMEOUT_S, Streamed, stream, together
+from edgeinfer.bench.serve.client import TIMEOUT_S, Messages, Streamed, stream, together
 from edgeinfer.bench.serve.servers import Server
 
 TEXT: Final = (
@@ -32,10 +32,16 @@ class Load:
     seconds: float  # from the first request to the last token
     first_s: tuple[float, ...]
     between_s: tuple[float, ...]  # times between pieces
+    writing_s: tuple[float, ...]  # of each answer, from its first token to its last
 
     @property
     def tokens_per_s(self) -> float:
         return self.n_tokens / self.seconds
+
+    @property
+    def tokens_per_s_after_first(self) -> float:
+        """Of one client."""
+        return (self.n_tokens - len(self.writing_s)) / sum(self.writing_s)
 
 
 def text_of(n_words: int, seed: int) -> str:
@@ -43,18 +49,25 @@ def text_of(n_words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(TEXT.split(), k=n_words))
 
 
+def ask(
+    server: Server, messages: Messages, n_tokens: int, on_piece: Callable[[int], None] = lambda _: None
+) -> Streamed:
+    return stream(server.port, server.model, messages, n_tokens, on_piece, never=server.stops)
+
+
 def load(server: Server, n_clients: int, n_tokens: int, seed: int) -> Load:
     """`n_clients` ask for `n_tokens` each, for a prompt of some 40 words."""
 
-    def ask(client: int) -> Streamed:
+    def one(client: int) -> Streamed:
         question = f"{text_of(40, 1000 * seed + client)}. {QUESTION}"
-        return stream(server.port, server.model, [("user", question)], n_tokens)
+        return ask(server, [("user", question)], n_tokens)
 
-    answers = together([partial(ask, client) for client in range(n_clients)])
+    answers = together([partial(one, client) for client in range(n_clients)])
     began, ended = min(one.asked_s for one in answers), max(one.pieces[-1] for one in answers)
     between = [late - early for one in answers for early, late in pairwise(one.pieces)]
     total = sum(one.n_tokens for one in answers)
-    return Load(total, ended - began, tuple(one.first_s for one in answers), tuple(between))
+    first, writing = tuple(one.first_s for one in answers), tuple(one.writing_s for one in answers)
+    return Load(total, ended - began, first, tuple(between), writing)
 
 
 def longest_gap(server: Server, n_words: int, seed: int, n_running: int = 2) -> float:
@@ -63,7 +76,7 @@ def longest_gap(server: Server, n_words: int, seed: int, n_running: int = 2) -> 
 
     def chat(client: int) -> Streamed:
         question = f"{text_of(30, 1000 * seed + client)}. {QUESTION}"
-        return stream(server.port, server.model, [("user", question)], LONG_ANSWER, on_piece)
+        return ask(server, [("user", question)], LONG_ANSWER, on_piece)
 
     def on_piece(n: int) -> None:
         if n == STARTED:
@@ -72,7 +85,7 @@ def longest_gap(server: Server, n_words: int, seed: int, n_running: int = 2) -> 
     def arrive() -> Streamed:
         started.wait(TIMEOUT_S)
         question = f"{text_of(n_words, 1000 * seed + 999)}. What was that?"
-        return stream(server.port, server.model, [("user", question)], 4)
+        return ask(server, [("user", question)], 4)
 
     calls: list[Callable[[], Streamed]] = [arrive, *(partial(chat, client) for client in range(n_running))]
     arrived, *chats = together(calls)
@@ -88,16 +101,16 @@ def gaps_within(pieces: Sequence[float], start: float, stop: float) -> list[floa
 def second_turn(server: Server, n_words: int, seed: int) -> float:
     """Seconds to the first token of the second turn of a chat whose first message has `n_words`."""
     first = f"{text_of(n_words, seed)}. {QUESTION}"
-    answer = stream(server.port, server.model, [("user", first)], AFTER_TURN)
+    answer = ask(server, [("user", first)], AFTER_TURN)
     chat = [("user", first), ("assistant", answer.text), ("user", "And what happened then?")]
-    return stream(server.port, server.model, chat, AFTER_TURN).first_s
+    return ask(server, chat, AFTER_TURN).first_s
 
 
 def repeated_system(server: Server, n_words: int, n_slots: int, seed: int) -> float:
     """Seconds to the first token of a new chat whose system prompt another chat had, before `n_slots` unlike ones."""
     system = ("system", text_of(n_words, seed))
-    stream(server.port, server.model, [system, ("user", "Who are you?")], AFTER_TURN)
+    ask(server, [system, ("user", "Who are you?")], AFTER_TURN)
     for other in range(n_slots):
         unlike = f"{text_of(60, 1000 * seed + other)}. {QUESTION}"
-        stream(server.port, server.model, [("user", unlike)], AFTER_TURN)
-    return stream(server.port, server.model, [system, ("user", "What do you know?")], AFTER_TURN).first_s
+        ask(server, [("user", unlike)], AFTER_TURN)
+    return ask(server, [system, ("user", "What do you know?")], AFTER_TURN).first_s
