@@ -15,10 +15,20 @@ def chunk_size(cache: Cache, n_tokens: int, max_rows: int | None = None) -> int:
     """How many of `n_tokens` the next ask adds to `cache`; at most `max_rows`.
 
     Chunks end at multiples of the chunk size, wherever the prompt began. So a prompt whose front is already cached
-    runs in the same shapes as one that is not, and is rounded alike.
+    runs in the same shapes as one that is not, and is rounded alike. They end at every boundary of the window's blocks
+    where they are shorter than a block.
     """
     grid = min(cache.chunk_rows, max_rows or cache.chunk_rows)
+    if max_rows is not None:
+        grid = within_blocks(grid, cache.policy.block)
     return min(n_tokens, cache.policy.room(cache.length), grid - cache.length % grid)
+
+
+def within_blocks(most: int, block: int) -> int:
+    """The largest number up to `most` that divides `block`, or is a multiple of it."""
+    if most >= block:
+        return most - most % block
+    return next(n for n in range(most, 0, -1) if block % n == 0)
 
 
 def prefill(cache: Cache, tokens: Tokens) -> Row:

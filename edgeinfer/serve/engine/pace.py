@@ -37,16 +37,10 @@ class Pace:
         return max(CHUNK_BUDGET_S, CHUNK_BUDGET_ROUNDS * plain)
 
     def chunk_rows(self) -> int:
-        """Rows of a prompt in one step beside others: the largest power of two within the budget.
-
-        Chunks end at multiples of it, and so at the boundaries of the window's blocks.
-        """
+        """Rows of prompts in one step beside others: as many as the budget allows."""
         if not self._row_s:
             return FIRST_CHUNK
-        rows = MAX_CHUNK
-        while rows > MIN_CHUNK and rows * self._row_s > self.budget_s:
-            rows //= 2
-        return rows
+        return min(MAX_CHUNK, max(MIN_CHUNK, int(self.budget_s / self._row_s)))
 
     def wait_s(self, n_before: int, n_slots: int) -> float:
         """How long a request with `n_before` others in front of it is likely to wait."""

@@ -1,6 +1,6 @@
 """The scheduler: one engine thread that runs the answers of several conversations together, step by step.
 
-A step runs one row of each answer that is being written, then one chunk of one prompt. The memory of every conversation
+A step runs one row of each answer that is being written, then a chunk of the prompts. The memory of every conversation
 is there from the start, so admission is a count, and nothing that runs is ever interrupted, cut or failed for memory.
 """
 
@@ -14,10 +14,10 @@ from typing import Final, TypeAlias
 
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import EdgeInferError, EngineError
-from edgeinfer.protocols import Ask, Row
+from edgeinfer.protocols import Ask, Cache, Row
 from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
-from edgeinfer.serve.engine.pace import Pace
+from edgeinfer.serve.engine.pace import MIN_CHUNK, Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
 from edgeinfer.types import Prompt, compact
 
@@ -27,6 +27,8 @@ Run: TypeAlias = Callable[[Sequence[Ask]], Sequence[Sequence[Row]]]
 
 WAITING_PER_SLOT: Final = 4
 MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to come again
+EARLY_KEEP_TOKENS: Final = 128  # a prompt of more is kept before its answer has ended, for others that begin like it
+LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before its first keys leave; a round has fewer
 PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
 STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
 _NO_PREFIXES: Final = NoPrefixes()
@@ -121,7 +123,7 @@ class Scheduler:
             self.step()
 
     def step(self) -> None:
-        """Admit what can be admitted; a round of every answer that is being written; a chunk of one prompt."""
+        """Admit what can be admitted; a round of every answer that is being written; a chunk of the prompts."""
         self._end_canceled()
         self._admit()
         active = [slot for slot in self._slots if slot.job is not None]
@@ -134,11 +136,7 @@ class Scheduler:
             self._run(writing, most, alone=alone)
             self.pace.observe_round(len(writing), perf_counter() - began)
         if reading:
-            slot = self._next_prompt(reading)
-            before, began = slot.decoder.n_waiting, perf_counter()
-            self._run([slot], most, alone=alone)
-            if n_rows := before - slot.decoder.n_waiting:
-                self.pace.observe_chunk(n_rows, perf_counter() - began)
+            self._read(reading, most, alone=alone)
         self._n_steps += 1
         self._stepped_s = monotonic()
 
@@ -202,18 +200,22 @@ class Scheduler:
             message, retry_after_s=wait_s, hint=f"try again in {wait_s:.0f} s, or serve more conversations"
         )
 
-    def _next_prompt(self, reading: Sequence[Slot]) -> Slot:
-        """The shortest rest of a prompt; one that has been passed too often goes first."""
-
-        def order(slot: Slot) -> tuple[bool, int]:
-            patient = slot.job is None or slot.job.n_passed < PATIENCE
-            return patient, slot.decoder.n_waiting
-
-        chosen = min(reading, key=order)
-        for slot in reading:
+    def _read(self, reading: Sequence[Slot], most: int | None, *, alone: bool) -> None:
+        """At most `most` tokens of the prompts, one after the other; without a limit, a chunk of one of them."""
+        for slot in by_turn(reading):
+            before, began = slot.decoder.n_waiting, perf_counter()
+            self._run([slot], most, alone=alone)
+            n_rows = before - slot.decoder.n_waiting
+            if n_rows:
+                self.pace.observe_chunk(n_rows, perf_counter() - began)
             if slot.job is not None:
-                slot.job.n_passed = 0 if slot is chosen else slot.job.n_passed + 1
-        return chosen
+                slot.job.n_passed = 0
+            most = (most or 0) - n_rows
+            if most < MIN_CHUNK:
+                break
+        for slot in reading:
+            if slot.job is not None and slot.decoder.prefilling:
+                slot.job.n_passed += 1
 
     def _run(self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool) -> None:
         """One ask of each of `slots`, together. Where that fails, each by itself: one that fails fails alone."""
@@ -254,7 +256,7 @@ class Scheduler:
             self._finish(slot, job, "length" if decoder.stats.finish == "length" else "stop")
         elif job.text.over_budget:
             self._end_reasoning(slot, job)
-        elif was_reading:  # after the first token is on its way; a conversation that is over was kept already
+        elif (was_reading and decoder.stats.prefilled >= EARLY_KEEP_TOKENS) or fills_its_window(decoder.cache):
             self._prefixes.keep(decoder.cache, decoder.at_their_positions)
 
     def _end_reasoning(self, slot: Slot, job: Job) -> None:
@@ -277,10 +279,10 @@ class Scheduler:
         job.tell(job.text.finish())
         stats = slot.decoder.stats
         self._count(job, stats)
-        self._prefixes.keep(slot.decoder.cache, slot.decoder.at_their_positions)
         self._leave(slot, "finished")
         text = job.text
         job.report(Ended(finish, stats, len(text.tokens), text.n_thought, text.stop_string))
+        self._prefixes.keep(slot.decoder.cache, slot.decoder.at_their_positions)
 
     def _count(self, job: Job, stats: AnswerStats) -> None:
         now = perf_counter()
@@ -311,6 +313,21 @@ class Scheduler:
             job.state = state
         self.counts.canceled += state == "canceled"
         self.counts.failed += state == "failed"
+
+
+def by_turn(reading: Sequence[Slot]) -> list[Slot]:
+    """The shortest rest of a prompt first, but before it those that have been passed too often."""
+
+    def order(slot: Slot) -> tuple[bool, int]:
+        patient = slot.job is None or slot.job.n_passed < PATIENCE
+        return patient, slot.decoder.n_waiting
+
+    return sorted(reading, key=order)
+
+
+def fills_its_window(cache: Cache) -> bool:
+    """Whether the first keys are about to leave it."""
+    return 0 < cache.policy.window - cache.length <= LAST_ROWS
 
 
 def as_engine_error(error: Exception) -> EdgeInferError:
