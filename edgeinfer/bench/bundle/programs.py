@@ -38,10 +38,10 @@ def stock(program: Path, n_threads: int) -> Forward:
     import executorch.extension.llm.custom_ops.custom_ops
     import executorch.kernels.quantized  # noqa: F401  # registers the embedding of 8-bit weights
     import torch
-    from executorch.extension.pybindings import _portable_lib
+    from executorch.extension.pybindings import portable_lib
 
-    _portable_lib._unsafe_reset_threadpool(n_threads)
-    module: Any = _portable_lib._load_for_executorch(str(program))
+    portable_lib._unsafe_reset_threadpool(n_threads)
+    module: Any = portable_lib._load_for_executorch(str(program))
 
     def forward(tokens: Tokens, start: int, n_rows: int) -> None:
         del n_rows
