@@ -1,8 +1,209 @@
 // The C interface. Arguments are checked here, and no exception passes.
 #include "edgeinfer.h"
 
-#include "error.h"
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
-static_assert(EDGEINFER_USAGE_ERROR == edgeinfer::kUsageError && EDGEINFER_BACKEND_ERROR == edgeinfer::kBackendError &&
-              EDGEINFER_ARTIFACT_ERROR == edgeinfer::kArtifactError &&
-              EDGEINFER_ENGINE_ERROR == edgeinfer::kEngineError);
+#include "error.h"
+#include "model.h"
+#include "session.h"
+
+struct edgeinfer_model {
+  std::shared_ptr<edgeinfer::Model> model;
+};
+
+// A call that runs holds the session, so that another thread may free the handle.
+struct edgeinfer_session {
+  std::shared_ptr<edgeinfer::Session> session;
+};
+
+namespace edgeinfer {
+namespace {
+
+static_assert(int{EDGEINFER_USAGE_ERROR} == kUsageError && int{EDGEINFER_BACKEND_ERROR} == kBackendError &&
+              int{EDGEINFER_ARTIFACT_ERROR} == kArtifactError && int{EDGEINFER_ENGINE_ERROR} == kEngineError);
+static_assert(int{EDGEINFER_STOP} == int(Finish::stop) && int{EDGEINFER_LENGTH} == int(Finish::length) &&
+              int{EDGEINFER_CANCELED} == int(Finish::canceled));
+
+void copy_line(std::string text, char* to, size_t size) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  std::snprintf(to, size, "%s", text.c_str());
+}
+
+template <class Body>
+edgeinfer_code guarded(edgeinfer_error* error, const Body& body) {
+  Error caught;
+  try {
+    body();
+    return EDGEINFER_OK;
+  } catch (...) {
+    caught = current_error();
+  }
+  if (error) {
+    copy_line(caught.cause, error->cause, sizeof error->cause);
+    copy_line(caught.hint, error->hint, sizeof error->hint);
+  }
+  return static_cast<edgeinfer_code>(caught.code);
+}
+
+// A struct of the caller: of this version.
+template <class T>
+T& checked(T* of_caller, const char* name) {
+  if (!of_caller) fail(kUsageError, std::string(name) + " is NULL");
+  if (of_caller->size != sizeof(T) || of_caller->version != EDGEINFER_VERSION)
+    fail(kUsageError, std::string(name) + " is not of version " + std::to_string(EDGEINFER_VERSION) + " of edgeinfer.h",
+         "set its size and version, or compile again");
+  return *of_caller;
+}
+
+template <class T>
+T* needed(T* pointer, const char* name) {
+  if (!pointer) fail(kUsageError, std::string(name) + " is NULL");
+  return pointer;
+}
+
+ModelOptions options_of(const edgeinfer_options* of_caller) {
+  if (!of_caller) return {};
+  const edgeinfer_options& given = checked(of_caller, "options");
+  ModelOptions options;
+  options.n_threads = given.n_threads;
+  options.context = given.context;
+  options.sink = given.sink;
+  options.n_sessions = given.n_sessions;
+  if (given.cache_folder) options.cache_folder = given.cache_folder;
+  return options;
+}
+
+AnswerOptions options_of(const edgeinfer_answer_options* of_caller) {
+  if (!of_caller) return {};
+  const edgeinfer_answer_options& given = checked(of_caller, "options");
+  AnswerOptions options;
+  options.sampling.temperature = given.temperature;
+  options.sampling.top_k = given.top_k;
+  options.sampling.top_p = given.top_p;
+  options.sampling.min_p = given.min_p;
+  options.sampling.repeat_penalty = given.repeat_penalty;
+  options.sampling.repeat_last_n = given.repeat_last_n;
+  options.sampling.presence_penalty = given.presence_penalty;
+  options.sampling.frequency_penalty = given.frequency_penalty;
+  options.sampling.seed = static_cast<uint64_t>(given.seed);
+  options.max_tokens = given.max_tokens;
+  options.thinking = given.thinking != 0;
+  if (given.think_budget >= 0) options.think_budget = given.think_budget;
+  options.batch = std::chrono::milliseconds(given.batch_ms);
+  for (size_t index = 0; index < given.n_stops; ++index)
+    options.stops.emplace_back(needed(needed(given.stops, "stops")[index], "a stop string"));
+  return options;
+}
+
+Reader reader_of(edgeinfer_callback callback, void* user) {
+  if (!callback) return nullptr;
+  return [callback, user](const Piece& piece) {
+    const edgeinfer_piece given{piece.text.c_str(), piece.text.size(), piece.thinking, piece.tokens.data(),
+                                piece.tokens.size()};
+    return callback(&given, user) == 0;
+  };
+}
+
+void fill(const AnswerStats& stats, edgeinfer_stats* of_caller) {
+  if (!of_caller) return;
+  edgeinfer_stats& to = *of_caller;
+  to.finish = static_cast<int32_t>(stats.finish);
+  to.prompt = stats.prompt;
+  to.reused = stats.reused;
+  to.prefilled = stats.prefilled;
+  to.reprefilled = stats.reprefilled;
+  to.kept = stats.kept;
+  to.evicted = stats.evicted;
+  to.reanchored = stats.reanchored;
+  to.emitted = stats.emitted;
+  to.rounds = to.drafted = to.accepted = 0;
+  for (const auto& [name, arm] : stats.arms) {
+    to.rounds += arm.rounds;
+    to.drafted += arm.drafted;
+    to.accepted += arm.accepted;
+  }
+  to.prefill_s = stats.prefill_s;
+  to.first_token_s = stats.first_token_s;
+  to.decode_s = stats.decode_s;
+}
+
+}  // namespace
+}  // namespace edgeinfer
+
+using edgeinfer::checked;
+using edgeinfer::guarded;
+using edgeinfer::needed;
+
+edgeinfer_code edgeinfer_open(const char* folder, const edgeinfer_options* options, edgeinfer_model** model,
+                              edgeinfer_error* error) {
+  return guarded(error, [&] {
+    needed(model, "model");
+    auto opened = std::make_shared<edgeinfer::Model>(needed(folder, "folder"), edgeinfer::options_of(options));
+    *model = new edgeinfer_model{std::move(opened)};
+  });
+}
+
+edgeinfer_code edgeinfer_describe(const edgeinfer_model* model, edgeinfer_info* info, edgeinfer_error* error) {
+  return guarded(error, [&] {
+    const edgeinfer::Model& of = *needed(model, "model")->model;
+    edgeinfer_info& to = checked(info, "info");
+    to.n_vocab = of.info().n_vocab;
+    to.limit = of.info().limit;
+    to.window = of.policy().window;
+    to.sink = of.policy().sink;
+    to.exit_layer = of.info().exit_layer;
+    to.n_threads = of.info().n_threads;
+  });
+}
+
+void edgeinfer_trim_memory(edgeinfer_model* model) {
+  (void)guarded(nullptr, [&] { needed(model, "model")->model->trim(); });
+}
+
+void edgeinfer_close(edgeinfer_model* model) {
+  if (!model) return;
+  std::shared_ptr<edgeinfer::Model> closing = std::move(model->model);
+  delete model;
+  if (closing->worker().is_this_thread())
+    std::thread([closing] { closing->close(); }).detach();  // in a callback: after it
+  else
+    closing->close();
+}
+
+edgeinfer_code edgeinfer_session_new(edgeinfer_model* model, const char* system, edgeinfer_session** session,
+                                     edgeinfer_error* error) {
+  return guarded(error, [&] {
+    needed(session, "session");
+    (void)system;
+    *session = new edgeinfer_session{std::make_shared<edgeinfer::Session>(needed(model, "model")->model)};
+  });
+}
+
+void edgeinfer_session_free(edgeinfer_session* session) {
+  if (!session) return;
+  std::shared_ptr<edgeinfer::Session> freed = std::move(session->session);
+  delete session;
+  freed->cancel();
+}
+
+edgeinfer_code edgeinfer_generate(edgeinfer_session* session, const int32_t* prompt, size_t n,
+                                  const edgeinfer_answer_options* options, edgeinfer_callback callback, void* user,
+                                  edgeinfer_stats* stats, edgeinfer_error* error) {
+  return guarded(error, [&] {
+    const std::shared_ptr<edgeinfer::Session> held = needed(session, "session")->session;
+    if (stats) checked(stats, "stats");
+    if (n) needed(prompt, "prompt");
+    const edgeinfer::AnswerOptions how = edgeinfer::options_of(options);
+    edgeinfer::fill(held->generate({prompt, prompt + n}, how, edgeinfer::reader_of(callback, user)), stats);
+  });
+}
+
+void edgeinfer_cancel(edgeinfer_session* session) {
+  if (session) session->session->cancel();
+}

@@ -109,14 +109,14 @@ typedef int32_t (*edgeinfer_callback)(const edgeinfer_piece* piece, void* user);
 typedef struct {
   size_t size;
   uint32_t version;
-  float temperature;    /* 0: the most likely token at every step */
-  int32_t top_k;        /* 0: off */
-  float top_p;          /* 1: off */
-  float min_p;          /* 0: off */
-  float repeat_penalty; /* 1: off */
+  double temperature;    /* 0: the most likely token at every step */
+  int32_t top_k;         /* 0: off */
+  double top_p;          /* 1: off */
+  double min_p;          /* 0: off */
+  double repeat_penalty; /* 1: off */
   int32_t repeat_last_n;
-  float presence_penalty;
-  float frequency_penalty;
+  double presence_penalty;
+  double frequency_penalty;
   int64_t seed; /* the same seed gives the same tokens */
   int32_t max_tokens;
   int32_t thinking;         /* 0: the template is asked for no reasoning, and what begins all the same is ended */
@@ -169,9 +169,9 @@ static inline edgeinfer_answer_options edgeinfer_default_answer_options(void) {
   memset(&options, 0, sizeof options);
   options.size = sizeof options;
   options.version = EDGEINFER_VERSION;
-  options.temperature = 1.0f;
-  options.top_p = 1.0f;
-  options.repeat_penalty = 1.0f;
+  options.temperature = 1.0;
+  options.top_p = 1.0;
+  options.repeat_penalty = 1.0;
   options.repeat_last_n = 64;
   options.max_tokens = 2048;
   options.thinking = 1;
@@ -179,14 +179,38 @@ static inline edgeinfer_answer_options edgeinfer_default_answer_options(void) {
   return options;
 }
 
-/* Reads the manifest of the bundle in `folder`, and nothing else. `memory` has its size and version set. */
+/* Structs to be filled. */
+static inline edgeinfer_stats edgeinfer_empty_stats(void) {
+  edgeinfer_stats stats;
+  memset(&stats, 0, sizeof stats);
+  stats.size = sizeof stats;
+  stats.version = EDGEINFER_VERSION;
+  return stats;
+}
+
+static inline edgeinfer_info edgeinfer_empty_info(void) {
+  edgeinfer_info info;
+  memset(&info, 0, sizeof info);
+  info.size = sizeof info;
+  info.version = EDGEINFER_VERSION;
+  return info;
+}
+
+static inline edgeinfer_memory edgeinfer_empty_memory(void) {
+  edgeinfer_memory memory;
+  memset(&memory, 0, sizeof memory);
+  memory.size = sizeof memory;
+  memory.version = EDGEINFER_VERSION;
+  return memory;
+}
+
+/* Reads the manifest of the bundle in `folder`, and nothing else. */
 EDGEINFER_API edgeinfer_code edgeinfer_estimate(const char* folder, const edgeinfer_options* options,
                                                 edgeinfer_memory* memory, edgeinfer_error* error);
 
 EDGEINFER_API edgeinfer_code edgeinfer_open(const char* folder, const edgeinfer_options* options,
                                             edgeinfer_model** model, edgeinfer_error* error);
 
-/* `info` has its size and version set. */
 EDGEINFER_API edgeinfer_code edgeinfer_describe(const edgeinfer_model* model, edgeinfer_info* info,
                                                 edgeinfer_error* error);
 

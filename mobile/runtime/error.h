@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <new>
 #include <string>
 #include <utility>
 #include <variant>
@@ -33,6 +34,21 @@ class Failure : public std::exception {
 
 [[noreturn]] inline void fail(int code, std::string cause, std::string hint = "") {
   throw Failure(Error{code, std::move(cause), std::move(hint)});
+}
+
+// In a handler: what was thrown.
+inline Error current_error() {
+  try {
+    throw;
+  } catch (const Failure& failure) {
+    return failure.error();
+  } catch (const std::bad_alloc&) {
+    return {kEngineError, "there is not enough memory", ""};
+  } catch (const std::exception& failure) {
+    return {kEngineError, failure.what(), ""};
+  } catch (...) {
+    return {kEngineError, "an unknown failure", ""};
+  }
 }
 
 // A value, or why there is none.

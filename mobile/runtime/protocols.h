@@ -9,6 +9,21 @@ namespace edgeinfer {
 
 using Tokens = std::vector<int32_t>;
 
+// How many tokens at the front of both are the same.
+inline int64_t common_prefix(const Tokens& left, const Tokens& right) {
+  size_t at = 0;
+  while (at < left.size() && at < right.size() && left[at] == right[at]) ++at;
+  return static_cast<int64_t>(at);
+}
+
+// Token ids of a rendered conversation. `n_system` tokens at the front are the system prompt (kept as sinks); `starts`
+// are where messages begin, so that re-anchoring can cut there.
+struct Prompt {
+  Tokens tokens;
+  int64_t n_system = 0;
+  std::vector<int64_t> starts;
+};
+
 // One row of logits, valid until the next draft or verify of its cache. `token` is what the row emits: its argmax, or
 // the sample that the answer's noise draws from it.
 struct Row {

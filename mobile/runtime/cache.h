@@ -1,0 +1,76 @@
+// An exported program, and one conversation on it: the engine of engine/engine.h with its errors as Failure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/window.h"
+#include "protocols.h"
+
+namespace edgeinfer {
+
+// A loaded program and the logits of its newest forward. For the thread of its model only.
+class Program {
+ public:
+  // `packed_cache` is a file for the packed weights; "": they are packed in memory.
+  Program(const std::string& path, int32_t n_threads, const std::string& packed_cache);
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  const ei_info& info() const { return info_; }
+  // Frees the logits until the next forward.
+  void trim();
+
+ private:
+  friend class Cache;
+
+  ei_model* model_ = nullptr;
+  ei_info info_{};
+  std::vector<float> rows_;  // [n_rows, n_vocab] of the newest verify
+  std::vector<float> row_;   // [n_vocab] of the newest draft
+};
+
+// What edgeinfer/backends/executorch/cache.py is. Nothing is remembered before `commit`: which keys a query sees
+// follows from its position, so what a round wrote beyond the length is overwritten before any query sees it.
+class Cache {
+ public:
+  Cache(Program& program, const WindowPolicy& policy);
+  ~Cache();
+  Cache(const Cache&) = delete;
+  Cache& operator=(const Cache&) = delete;
+
+  const WindowPolicy& policy() const { return policy_; }
+  int64_t length() const { return length_; }
+  int64_t n_bytes() const;
+  int64_t n_vocab() const { return program_.info().n_vocab; }
+  // Chunks of a prompt end at multiples of this position.
+  int64_t chunk_rows() const { return program_.info().max_tokens; }
+
+  // Forgets positions >= `length`. Throws Failure when keys that it needs are evicted.
+  void rewind(int64_t length);
+
+  // The logits [n_vocab] after `token` at the next position of the round, by the early layers.
+  const float* draft(int32_t token);
+  // All layers for `tokens`, at the length and after: logits [n_rows, n_vocab] of the last `n_rows`. The early layers
+  // are not run again for tokens that the round drafted.
+  const float* verify(const Tokens& tokens, int64_t n_rows);
+  // Ends the round: the first `n` of the verified tokens are kept.
+  void commit(int64_t n);
+  void rollback() { commit(0); }
+
+ private:
+  void run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_rows, bool drafted, float* logits);
+  int64_t add_states(const Tokens& tokens);
+
+  Program& program_;
+  WindowPolicy policy_;
+  ei_cache* cache_ = nullptr;
+  int64_t length_ = 0;
+  Tokens drafted_;             // inputs of the round's drafts
+  std::vector<float> states_;  // [n, hidden] of them, after the early layers
+};
+
+}  // namespace edgeinfer

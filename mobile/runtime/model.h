@@ -1,0 +1,59 @@
+// An open bundle: its program, and the thread on which all of its sessions run.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "cache.h"
+#include "engine/window.h"
+#include "loop.h"
+#include "worker.h"
+
+namespace edgeinfer {
+
+class Session;
+
+struct ModelOptions {
+  int32_t n_threads = 0;     // of the processor; 0: one per performance core
+  int64_t context = 0;       // sink + window of a session; 0: the default
+  int64_t sink = -1;         // of them; -1: the default
+  int32_t n_sessions = 1;    // that may be open at once
+  std::string cache_folder;  // for packed weights; "": they are packed in memory
+};
+
+class Model {
+ public:
+  Model(const std::string& folder, const ModelOptions& options);
+  ~Model() { close(); }
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  Worker& worker() { return worker_; }
+  const ei_info& info() const { return info_; }
+  const WindowPolicy& policy() const { return policy_; }
+  bool is_closing() const { return closing_; }
+
+  // For a new session. Throws Failure where as many as the model was opened for are there.
+  std::unique_ptr<Decoder> add(Session& session);
+  void remove(Session& session);
+
+  void trim();
+  // Ends running answers, waits for them, and frees all. Safe to call twice.
+  void close();
+
+ private:
+  const int32_t n_sessions_;
+  std::unique_ptr<Program> program_;
+  ei_info info_{};
+  WindowPolicy policy_{};
+  std::mutex mutex_;
+  std::set<Session*> sessions_;
+  std::atomic<bool> closing_{false};
+  Worker worker_;
+};
+
+}  // namespace edgeinfer

@@ -1,0 +1,37 @@
+#include "sizes.h"
+
+#include <algorithm>
+#include <string>
+
+#include "error.h"
+
+namespace edgeinfer {
+namespace {
+
+constexpr int64_t kDefaultContext = 4096;
+constexpr int64_t kDefaultSink = 128;
+constexpr int64_t kMinBlock = 64;
+constexpr int64_t kBlocks = 8;  // of a window
+constexpr int64_t kMinWindow = 4 * kMinBlock;
+
+}  // namespace
+
+WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit) {
+  if (context == 0) context = std::min(kDefaultContext, limit);
+  if (context - std::max<int64_t>(0, sink) < kMinWindow)
+    fail(kUsageError,
+         "context must hold " + std::to_string(kMinWindow) + " recent tokens and the sink; received " +
+             std::to_string(context) + " with sink " + std::to_string(std::max<int64_t>(0, sink)),
+         "a context of " + std::to_string(kMinWindow + std::max<int64_t>(0, sink)) + " is the smallest");
+  if (context > limit)
+    fail(kUsageError,
+         "context must not pass the model's " + std::to_string(limit) + " positions; received " +
+             std::to_string(context),
+         "a context of " + std::to_string(limit) + " is the largest");
+  if (sink < 0) sink = std::min(kDefaultSink, context - kMinWindow);
+  int64_t window = context - sink;
+  window -= window % (window >= kBlocks * kMinBlock ? kBlocks : kMinBlock);
+  return {window, sink, std::max(kMinBlock, window / kBlocks), limit};
+}
+
+}  // namespace edgeinfer

@@ -1,0 +1,40 @@
+"""The compiled runtime and the bundles of its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
+from tests.runtime.built import Runtime, runtime
+from tests.tiny_gguf import Tiny, write_tiny
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        keep_compiled_engine()
+        yield
+
+
+@pytest.fixture(scope="session")
+def built() -> Runtime:
+    return runtime() if not missing() else pytest.skip(missing())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 288 tokens and 2,048 positions, of random weights."""
+    if missing():
+        pytest.skip(missing())
+    return bundle_of(write_tiny(tmp_path_factory.mktemp("tiny") / "llama-F32.gguf", Tiny()), "fp32")
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    if missing():
+        pytest.skip(missing())
+    return bundle_of(ROOT / "edgeinfer/models/demo.Q4_0.gguf", "8da4w")

@@ -1,0 +1,34 @@
+"""The runtime under the sanitizers of the compiler: a C99 program that cancels, closes and runs sessions at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.executorch.exported import missing
+from tests.runtime.built import SOURCES, runtime
+
+PROGRAM = Path(__file__).with_name("threads.c")
+pytestmark = pytest.mark.skipif(
+    bool(missing()) or shutil.which("cc") is None, reason=missing() or "there is no C compiler"
+)
+
+
+@pytest.mark.parametrize("sanitizer", ["", "thread", "address,undefined"])
+def test_threads_of_a_c_program(tiny: Path, tmp_path: Path, sanitizer: str) -> None:
+    flags = (f"-fsanitize={sanitizer}", "-g", "-O1") if sanitizer else ()
+    library = runtime(*flags).library
+    program = tmp_path / "threads"
+    strict = ("-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread")
+    link = (f"-L{library.parent}", "-ledgeinfer", f"-Wl,-rpath,{library.parent}")
+    command = ["cc", *strict, *flags, f"-I{SOURCES}", str(PROGRAM), "-o", str(program), *link]
+    subprocess.run(command, check=True)
+    options = {"TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run(
+        [str(program), str(tiny)], capture_output=True, text=True, check=False, env={**os.environ, **options}
+    )
+    assert (done.returncode, done.stdout) == (0, "as expected\n"), done.stderr[-4000:]

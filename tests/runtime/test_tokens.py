@@ -1,0 +1,88 @@
+"""The runtime gives the tokens of Python, from the same bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeinfer.types import Sampling
+from edgeinfer.window import WindowPolicy
+from tests.runtime.built import Runtime
+from tests.runtime.child import apart
+from tests.runtime.library import LENGTH, Library
+from tests.runtime.oracle import Turn, answers
+
+POLICY = WindowPolicy(window=256, sink=16, block=64, limit=2048)
+SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, repeat_penalty=1.1, seed=7)
+
+
+def random_ids(n: int, seed: int) -> tuple[int, ...]:
+    return tuple(int(token) for token in np.random.default_rng(seed).integers(3, 288, n))
+
+
+def conversation(sampling: Sampling) -> list[Turn]:
+    """Past the wrap, an edited end, the same again, and another beginning."""
+    first = random_ids(300, 1)
+    return [
+        Turn(first, 120, sampling),
+        Turn((*first, *random_ids(30, 2)), 90, sampling),
+        Turn((*first, *random_ids(30, 2)), 90, sampling),
+        Turn((*first[:290], *random_ids(50, 3)), 150, sampling),
+        Turn(random_ids(20, 4), 30, sampling),
+    ]
+
+
+def said_by_library(library: Path, bundle: Path, turns: list[Turn]) -> list[list[int]]:
+    model = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink)
+    session = model.session()
+    said = []
+    for turn in turns:
+        how = turn.sampling
+        answer = session.generate(
+            turn.prompt,
+            max_tokens=turn.max_tokens,
+            temperature=how.temperature,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            repeat_penalty=how.repeat_penalty,
+            seed=how.seed,
+        )
+        said.append(answer.tokens)
+    session.free()
+    model.close()
+    return said
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
+def test_a_conversation_past_the_window(built: Runtime, tiny: Path, sampling: Sampling) -> None:
+    turns = conversation(sampling)
+    expected = apart(answers, tiny, POLICY, turns)
+    assert len(POLICY.evicted(sum(map(len, expected)))) > POLICY.block
+    assert apart(said_by_library, built.library, tiny, turns) == expected
+
+
+def test_past_the_limit(built: Runtime, tiny: Path) -> None:
+    """2,048 positions, then re-anchored."""
+    turns = [Turn(random_ids(1900, 5), 300)]
+    expected = apart(answers, tiny, POLICY, turns)
+    assert len(expected[0]) == 300
+    assert apart(said_by_library, built.library, tiny, turns) == expected
+    assert apart(reanchored, built.library, tiny, turns[0]) == 1
+
+
+def reanchored(library: Path, bundle: Path, turn: Turn) -> int:
+    session = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink).session()
+    answer = session.generate(turn.prompt, max_tokens=turn.max_tokens)
+    assert answer.stats["finish"] == LENGTH
+    return int(answer.stats["reanchored"])
+
+
+def test_the_program_prints_tokens(built: Runtime, demo: Path) -> None:
+    prompt = (8526, 982, 261, 601, 529, 323, 261, 749, 2234, 519)
+    expected = apart(answers, demo, WindowPolicy(window=384, sink=128, block=64, limit=2048), [Turn(prompt, 48)])
+    tokens = ",".join(map(str, prompt))
+    done = built.run(str(demo), "--tokens", tokens, "--temp", "0", "--max-tokens", "48", "--context", "512")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [int(token) for token in done.stdout.split()] == expected[0]
