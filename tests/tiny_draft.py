@@ -1,4 +1,5 @@
-"""A feature draft for a tiny model, which is sometimes right: the model's first layer, over the token and its taps."""
+"""Drafts for a tiny model, which are sometimes right: its first layer over the token and its taps, or its third layer
+after an exit."""
 
 from __future__ import annotations
 
@@ -32,8 +33,16 @@ def write_safetensors(path: Path, metadata: Mapping[str, str], tensors: Mapping[
     return path
 
 
-def write_tiny_draft(path: Path, model: Path, taps: Sequence[int], *, seed: int = 0) -> Path:
-    """Write a draft for the model in the file `model`, and return its path."""
+def write_tiny_draft(
+    path: Path,
+    model: Path,
+    taps: Sequence[int] = (),
+    *,
+    exit_layer: int = 0,
+    seed: int = 0,
+    by_vocabulary: object = None,
+) -> Path:
+    """Write a draft for the model in the file `model`, and return its path: with `exit_layer` an exit draft."""
     import gguf
 
     shape = shape_of(shape_from_gguf(read_header(model)))
@@ -46,20 +55,28 @@ def write_tiny_draft(path: Path, model: Path, taps: Sequence[int], *, seed: int 
     def matrix(n_out: int, n_in: int, gain: float = 1.0) -> Any:
         return (rng.standard_normal((n_out, n_in)) * gain / np.sqrt(n_in)).astype(np.float32)
 
-    tensors = {f"{name}.weight": of_model[f"blk.0.{name}.weight"] for name in LAYER}
+    tensors = {f"{name}.weight": of_model[f"blk.{exit_layer}.{name}.weight"] for name in LAYER}
     tensors |= {
         "output_norm.weight": of_model["output_norm.weight"],
-        "token_norm.weight": np.ones(hidden, np.float32),
-        "feature_norm.weight": (1 + 0.1 * rng.standard_normal(hidden)).astype(np.float32),
-        "join.weight": np.concatenate([np.eye(hidden, dtype=np.float32), matrix(hidden, hidden, FEATURE_GAIN)], axis=1),
-        "taps.weight": matrix(hidden, len(taps) * hidden),
         "ranked_tokens": rng.permutation(shape.n_vocab)[:N_RANKED].astype(np.int32),
     }
+    if taps:
+        tensors |= {
+            "token_norm.weight": np.ones(hidden, np.float32),
+            "feature_norm.weight": (1 + 0.1 * rng.standard_normal(hidden)).astype(np.float32),
+            "join.weight": np.concatenate(
+                [np.eye(hidden, dtype=np.float32), matrix(hidden, hidden, FEATURE_GAIN)], axis=1
+            ),
+            "taps.weight": matrix(hidden, len(taps) * hidden),
+        }
     metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(shape).items()}
     metadata |= {
-        "format": "1", "kind": "feature", "taps": json.dumps(list(taps)), "norm_eps": "1e-05", "base": "org/tiny",
+        "format": "1", "kind": "feature" if taps else "exit", "norm_eps": "1e-05", "base": "org/tiny",
         "taught_on": "0" * 64, "license": "apache-2.0", "agreement": "[0.5, 0.5]",
     }  # fmt: skip
+    metadata |= {"taps": json.dumps(list(taps))} if taps else {"exit_layer": json.dumps(exit_layer)}
+    if by_vocabulary is not None:
+        metadata["by_vocabulary"] = json.dumps(by_vocabulary)
     return write_safetensors(path, metadata, tensors)
 
 

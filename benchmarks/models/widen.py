@@ -1,8 +1,9 @@
-"""The demo's weights in the shape of a 1B model: `python -m benchmarks.models.widen demo.F16.gguf wide.F16.gguf`.
+"""A small model's weights in the shape of a 1B model: `python -m benchmarks.models.widen demo.F16.gguf wide.F16.gguf`.
 
-Bytes and arithmetic of Llama 3.2 1B (with the demo's vocabulary), and the demo's own answers: the new rows and columns
-are zeros, the new heads attend to nothing that is used, and every fourth layer adds nothing. With `--tier Q4_0` the
-result is quantized too.
+Bytes and arithmetic of a model of 1B parameters, and the small model's own answers: the new rows and columns are zeros,
+the new heads attend to nothing that is used, and layers between the old ones add nothing. The demo gets the shape of
+Llama 3.2 1B. A model of more layers gets a narrower shape of as many bytes. With `--tier Q4_0` the result is quantized
+too. `wide_draft.py` does the same to a taught draft.
 """
 
 from __future__ import annotations
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
     Array: TypeAlias = npt.NDArray[np.floating]
     Tensors: TypeAlias = dict[str, Array]
 
-__all__ = ["WIDE", "WideShape", "main", "widen"]
+__all__ = [
+    "DEEP",
+    "WIDE",
+    "WideShape",
+    "main",
+    "matrices_of_layer",
+    "narrow_shape",
+    "padded",
+    "places",
+    "shape_for",
+    "widen",
+    "widened_norm",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +52,22 @@ class WideShape:
 
 
 WIDE = WideShape(n_layers=16, hidden=2048, n_heads=32, n_kv_heads=8, head_dim=64, n_ffn=8192, exit_layer=4)
+DEEP = WideShape(n_layers=32, hidden=1536, n_heads=24, n_kv_heads=8, head_dim=64, n_ffn=5120, exit_layer=0)
 _EXIT_KEY = "edgeinfer.exit_layer"
 
 
-def widen(source: Path, out: Path, wide: WideShape = WIDE) -> None:
-    """Write `source` (F16, Llama architecture, tied head) to `out` in the shape `wide`."""
+def shape_for(narrow: WideShape) -> WideShape:
+    """The 1B shape that holds all layers of `narrow` and one that adds nothing."""
+    return WIDE if narrow.n_layers < WIDE.n_layers else DEEP
+
+
+def widen(source: Path, out: Path, wide: WideShape | None = None) -> None:
+    """Write `source` (F16, Llama architecture, tied head) to `out` in the shape `wide`, or in the one for it."""
     from gguf import GGUFReader, GGUFWriter
 
     reader = GGUFReader(source)
-    narrow = _shape(reader.fields)
+    narrow = narrow_shape(reader.fields)
+    wide = wide or shape_for(narrow)
     tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     writer = GGUFWriter(out, "llama")
     eps = float(reader.fields["llama.attention.layer_norm_rms_epsilon"].contents())
@@ -63,9 +83,9 @@ def widen(source: Path, out: Path, wide: WideShape = WIDE) -> None:
         _EXIT_KEY: wide.exit_layer,
     }
     copy_metadata(reader, writer, {key: value for key, value in changed.items() if key in reader.fields})
-    writer.add_tensor("token_embd.weight", _padded(tensors["token_embd.weight"], columns=wide.hidden))
-    writer.add_tensor("output_norm.weight", _norm(tensors["output_norm.weight"], wide))
-    for at, old in enumerate(_places(narrow.n_layers, wide.n_layers)):
+    writer.add_tensor("token_embd.weight", padded(tensors["token_embd.weight"], columns=wide.hidden))
+    writer.add_tensor("output_norm.weight", widened_norm(tensors["output_norm.weight"], wide))
+    for at, old in enumerate(places(narrow.n_layers, wide.n_layers)):
         layer = _idle_layer(wide, at) if old is None else _wide_layer(tensors, f"blk.{old}.", narrow, wide)
         for name, values in layer.items():
             writer.add_tensor(f"blk.{at}.{name}.weight", values)
@@ -75,7 +95,7 @@ def widen(source: Path, out: Path, wide: WideShape = WIDE) -> None:
     writer.close()
 
 
-def _shape(fields: dict[str, object]) -> WideShape:
+def narrow_shape(fields: dict[str, object]) -> WideShape:
     def number(key: str) -> int:
         return int(fields[key].contents())  # type: ignore[attr-defined]
 
@@ -91,24 +111,24 @@ def _shape(fields: dict[str, object]) -> WideShape:
     )
 
 
-def _places(n_old: int, n_new: int) -> list[int | None]:
+def places(n_old: int, n_new: int) -> list[int | None]:
     """Which old layer stands at each new place: one idle layer after each group of old ones."""
     group = n_old // (n_new - n_old)
-    places: list[int | None] = []
+    found: list[int | None] = []
     for old in range(n_old):
-        places.append(old)
+        found.append(old)
         if (old + 1) % group == 0:
-            places.append(None)
-    return places
+            found.append(None)
+    return found
 
 
-def _padded(values: Array, *, rows: int = 0, columns: int = 0) -> Array:
+def padded(values: Array, *, rows: int = 0, columns: int = 0) -> Array:
     out = np.zeros((rows or values.shape[0], columns or values.shape[1]), values.dtype)
     out[: values.shape[0], : values.shape[1]] = values
     return out
 
 
-def _norm(weight: Array, wide: WideShape) -> Array:
+def widened_norm(weight: Array, wide: WideShape) -> Array:
     """The mean of squares is over more channels, so the weight shrinks by the root of the ratio."""
     out = np.zeros(wide.hidden, np.float32)
     out[: len(weight)] = weight * np.sqrt(len(weight) / wide.hidden)
@@ -118,15 +138,22 @@ def _norm(weight: Array, wide: WideShape) -> Array:
 def _wide_layer(tensors: Tensors, prefix: str, narrow: WideShape, wide: WideShape) -> Tensors:
     old = {name: tensors[f"{prefix}{name}.weight"] for name in _MATRICES}
     return {
-        "attn_norm": _norm(tensors[f"{prefix}attn_norm.weight"], wide),
-        "ffn_norm": _norm(tensors[f"{prefix}ffn_norm.weight"], wide),
-        "attn_q": _heads_moved(_padded(old["attn_q"], columns=wide.hidden), narrow, wide),
-        "attn_k": _padded(old["attn_k"], rows=wide.n_kv_heads * wide.head_dim, columns=wide.hidden),
-        "attn_v": _padded(old["attn_v"], rows=wide.n_kv_heads * wide.head_dim, columns=wide.hidden),
-        "attn_output": _heads_moved(_padded(old["attn_output"].T, columns=wide.hidden), narrow, wide).T.copy(),
-        "ffn_gate": _padded(old["ffn_gate"], rows=wide.n_ffn, columns=wide.hidden),
-        "ffn_up": _padded(old["ffn_up"], rows=wide.n_ffn, columns=wide.hidden),
-        "ffn_down": _padded(old["ffn_down"], rows=wide.hidden, columns=wide.n_ffn),
+        "attn_norm": widened_norm(tensors[f"{prefix}attn_norm.weight"], wide),
+        "ffn_norm": widened_norm(tensors[f"{prefix}ffn_norm.weight"], wide),
+        **matrices_of_layer(old, narrow, wide),
+    }
+
+
+def matrices_of_layer(old: Tensors, narrow: WideShape, wide: WideShape) -> Tensors:
+    """The seven matrices of a Llama layer, by their names in a GGUF without the layer's number."""
+    return {
+        "attn_q": _heads_moved(padded(old["attn_q"], columns=wide.hidden), narrow, wide),
+        "attn_k": padded(old["attn_k"], rows=wide.n_kv_heads * wide.head_dim, columns=wide.hidden),
+        "attn_v": padded(old["attn_v"], rows=wide.n_kv_heads * wide.head_dim, columns=wide.hidden),
+        "attn_output": _heads_moved(padded(old["attn_output"].T, columns=wide.hidden), narrow, wide).T.copy(),
+        "ffn_gate": padded(old["ffn_gate"], rows=wide.n_ffn, columns=wide.hidden),
+        "ffn_up": padded(old["ffn_up"], rows=wide.n_ffn, columns=wide.hidden),
+        "ffn_down": padded(old["ffn_down"], rows=wide.hidden, columns=wide.n_ffn),
     }
 
 
@@ -165,7 +192,7 @@ def _idle_layer(wide: WideShape, seed: int) -> Tensors:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.widen", description=__doc__)
-    parser.add_argument("source", type=Path, help="the F16 file of the demo")
+    parser.add_argument("source", type=Path, help="an F16 file of a Llama model with a tied head")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tier", default="", help="quantize the result, every matrix alike: Q4_0, Q8_0")
     options = parser.parse_args(arguments)
