@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from edgeinfer.decode.drafters.early_exit import ExitSource
-from edgeinfer.decode.drafters.gated import Gated
+from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
 from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.policy.gate import BUCKET_EDGES, UNKNOWN, Gate, bucket, marginal_row_time, n_worth_verifying
 from edgeinfer.decode.policy.offers import best_length
@@ -148,3 +148,28 @@ def test_the_expected_gain_grows_with_the_confidence_of_the_last_draft() -> None
         gate.learn_transition(1, 1)
     assert gate.expected_gain(10, 0.3) > 0.6
     assert gate.expected_gain(1, 0.3) < 0.2
+
+
+@pytest.mark.parametrize("agreement", [0.2, 0.5, 0.67, 0.9])
+def test_a_known_agreement_is_what_the_gate_expects_of_a_first_draft(agreement: float) -> None:
+    # with rows for nothing, the expected gain of a draft is its chance of being right
+    assert Gate(agreement).expected_gain(UNKNOWN, 0.0) == pytest.approx(agreement, abs=1e-6)
+    assert Gate().expected_gain(UNKNOWN, 0.0) == pytest.approx(0.684, abs=1e-3)
+
+
+def test_the_first_offer_of_a_taught_draft_is_what_its_file_promises() -> None:
+    costs = Costs(RowCosts({1: 1.0, 2: 1.1, 3: 1.6, 8: 4.0}, exit_draft_s=0.05), 8)
+    source = ExitSource("feature", whole_part="verify", short_part="verify")
+    agreement = (0.6, 0.5, 0.5)
+    estimator = GatedEstimator(Gated(source, costs), costs, max_depth=7, agreement=agreement)
+    offer = estimator.offer(7)
+    assert offer is not None  # one draft: 1.6 tokens in 1.15; two: 1.9 in 1.7
+    assert offer.expected_tokens == pytest.approx(1.6)
+    assert offer.expected_time == pytest.approx(1.15)
+
+
+def test_where_rows_are_dear_a_taught_draft_does_not_promise_a_gain() -> None:
+    costs = Costs(RowCosts({1: 1.0, 2: 2.2, 4: 3.0}, exit_draft_s=0.05), 4)
+    source = ExitSource("feature", whole_part="verify", short_part="verify")
+    offer = GatedEstimator(Gated(source, costs), costs, max_depth=3, agreement=(0.67, 0.7, 0.7)).offer(3)
+    assert offer is not None and offer.speedup < 1.0

@@ -37,10 +37,18 @@ class Gated:
     it.
     """
 
-    def __init__(self, source: Source, costs: Costs, *, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self,
+        source: Source,
+        costs: Costs,
+        *,
+        agreement: float | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        """`agreement` is the share of right first drafts, where it is known before the first round."""
         self.name = source.name
         self.tokens_per_time = 1.0
-        self.gate = Gate()
+        self.gate = Gate(agreement)
         self._source = source
         self._costs = costs
         self._clock = clock
@@ -98,6 +106,18 @@ class Gated:
         """Plain rounds that the last round should have taken, with `drafted` of its drafts verified."""
         return self._n_drafts * self._costs.ratio(self._source.draft_part) + self._verify_time(drafted)
 
+    def expected_round(self, agreement: Sequence[float]) -> tuple[float, float]:
+        """Tokens and time, in plain rounds, of the best round of at least one draft, all of them verified."""
+        draft_time = self._costs.ratio(self._source.draft_part)
+        tokens, reached, best = 1.0, 1.0, (0.0, 1.0)
+        for n, rate in enumerate(agreement[: self._costs.max_rows - 1], start=1):
+            reached *= rate
+            tokens += reached
+            time = n * draft_time + self._short(n + 1)
+            if tokens * best[1] > best[0] * time:
+                best = tokens, time
+        return best
+
     def expected_time_of_one(self, *, p_verified: float) -> float:
         """Plain rounds that a round of one draft takes, when the draft is verified with this probability."""
         source, ratio = self._source, self._costs.ratio
@@ -147,17 +167,19 @@ class GatedEstimator:
     PRIOR_ROUNDS: Final = 4.0
     MAX_OVERRUN: Final = 1.5  # a round that takes longer than this times its parts was interrupted
 
-    def __init__(self, gated: Gated, costs: Costs, *, max_depth: int) -> None:
+    def __init__(self, gated: Gated, costs: Costs, *, max_depth: int, agreement: Sequence[float] = ()) -> None:
+        """`agreement` by depth is known of a taught draft: its first offers are then those of rounds without a gate."""
         self.name = gated.name
         self._gated = gated
         self._costs = costs
         self._max_depth = max_depth
         self._means = {group: _Mean() for group in range(4)}
-        self._all = _Mean(
-            1.0 + self.PRIOR_VERIFIED * self.PRIOR_ACCEPTANCE,
-            gated.expected_time_of_one(p_verified=self.PRIOR_VERIFIED),
-            self.PRIOR_ROUNDS,
-        )
+        if agreement:
+            tokens, time = gated.expected_round(agreement[:max_depth])
+        else:
+            tokens = 1.0 + self.PRIOR_VERIFIED * self.PRIOR_ACCEPTANCE
+            time = gated.expected_time_of_one(p_verified=self.PRIOR_VERIFIED)
+        self._all = _Mean(tokens, time, self.PRIOR_ROUNDS)
         self._group = _similar(UNKNOWN)
         self._offer: Offer | None = None  # holds until the next round of this drafter
 

@@ -30,6 +30,7 @@ class DrafterInputs:
     window: WindowPolicy
     rows_cheap_to_read: bool  # False: reading a row on the host stalls the device
     draft_model: OpenedDraftModel | None
+    agreement: tuple[float, ...] = ()  # of the taught draft by depth, as its file says
 
 
 def _nothing() -> None:

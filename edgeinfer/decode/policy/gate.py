@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import exp
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ UNKNOWN: Final = len(BUCKET_EDGES) + 1  # the state before the first draft, and 
 PRIOR_ACCEPTANCE: Final = (0.1, 0.25, 0.4, 0.55, 0.68, 0.78, 0.87, 0.94, 0.97, 0.985, 0.995)
 PRIOR_WEIGHT: Final = 4.0
 MEMORY_TOKENS: Final = 200.0
+MAX_TILT: Final = 50.0  # of the prior of what follows: means from 0.12 to 0.98 can be reached
 
 
 def confidence(row: Logits, token: int) -> float:
@@ -34,12 +36,14 @@ def bucket(probability: float) -> int:
 class Gate:
     """Acceptance rate of each confidence bucket, and which bucket follows which. States are buckets, or UNKNOWN."""
 
-    def __init__(self) -> None:
+    def __init__(self, agreement: float | None = None) -> None:
+        """`agreement` is the share of the drafter's drafts that are known to be right, from 0 to 1."""
         n = len(PRIOR_ACCEPTANCE)
         self._accepted = [rate * PRIOR_WEIGHT for rate in PRIOR_ACCEPTANCE]
         self._tries = [PRIOR_WEIGHT] * n
-        # Prior: every bucket may follow, the same bucket three times as often.
-        self._next = [[1.0 + 2.0 * (state == after) for after in range(n)] for state in range(n + 1)]
+        # Prior: every bucket may follow, and the same bucket gets the weight of two more.
+        shares = [1.0] * n if agreement is None else _tilted(PRIOR_ACCEPTANCE, agreement)
+        self._next = [[share + 2.0 * (state == after) for after, share in enumerate(shares)] for state in range(n + 1)]
 
     def acceptance(self, state: int) -> float:
         """Probability that a draft of this bucket is accepted, given that those before it were."""
@@ -65,6 +69,18 @@ class Gate:
         counts = self._next[state]
         gain = sum(count * max(0.0, self.acceptance(after) - row_price) for after, count in enumerate(counts))
         return gain / sum(counts)
+
+
+def _tilted(rates: Sequence[float], mean: float) -> list[float]:
+    """Weights that sum to the number of `rates` and give them this mean, as near to equal ones as that allows."""
+    low, high = -MAX_TILT, MAX_TILT
+    weights = [1.0] * len(rates)
+    for _ in range(40):
+        tilt = (low + high) / 2
+        weights = [exp(tilt * rate) for rate in rates]
+        found = sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / sum(weights)
+        low, high = (tilt, high) if found < mean else (low, tilt)
+    return [weight * len(rates) / sum(weights) for weight in weights]
 
 
 def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time: Callable[[int], float]) -> int:
