@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from edgeinfer.errors import EdgeInferError
 
 MEASURES = {
+    "draft_agreement": "how often a taught draft is right, by depth and temperature",
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
     "expected_speed": "the plan's expected speed against what this machine reaches",
     "lookup_priors": "acceptance rates of prompt lookup on prompts that are not in the bench, against its priors",

@@ -69,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeatable; default: all but draft",
     )
     parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
+    parser.add_argument(
+        "--draft",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a taught draft; repeatable, one of each kind: auto takes the first",
+    )
     add_format_arguments(parser)
     parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
@@ -105,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 def measure_all(args: argparse.Namespace) -> Log:
     """Every model that was asked for. Raises what `run` raises."""
     log = LogFile(args.log)
-    tasks = read_prompts(args.prompts or Path(__file__).parents[1] / "data" / "prompts.jsonl")
+    tasks = read_prompts(args.prompts)
     names = args.model or ["demo"]
     minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
     chosen = args.arm or arms_to_measure(with_draft_model=False)
@@ -142,6 +150,8 @@ def command_of(args: argparse.Namespace) -> list[str]:
     for arm in args.arm or []:
         command += ["--arm", arm]
     command += ["--draft-model", Path(args.draft_model).name] if args.draft_model else []
+    for file in args.draft:
+        command += ["--draft", file.name]
     command += format_words(args)
     command += ["--prompts", Path(args.prompts).name] if args.prompts else []
     command += ["--quick"] if args.quick else []
@@ -162,7 +172,7 @@ def measure_model(
     subject = subject_of(plan_of(name, "off"))
     if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
         return
-    with Sides(name, arms, args.draft_model, kv_type=args.kv_type, template=args.template) as sides:
+    with Sides(name, arms, args.draft_model, drafts=args.draft, kv_type=args.kv_type, template=args.template) as sides:
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")
@@ -260,8 +270,9 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
     log.add(Measured(sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s), max_rows))
 
 
-def read_prompts(path: Path) -> list[Task]:
-    """Raises UsageError for a file that is missing or holds something else."""
+def read_prompts(path: Path | None) -> list[Task]:
+    """None: those of the package. Raises UsageError for a file that is missing or holds something else."""
+    path = path or Path(__file__).parents[1] / "data" / "prompts.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [

@@ -15,6 +15,7 @@ _COLORS: Final = {
     "early-exit": "#c8553d",
     "lookup": "#588b4a",
     "draft": "#8a5aa8",
+    "exit": "#7d5a3c",
     "feature": "#c9a227",
 }
 _MARKS: Final = "osD^vP*X"

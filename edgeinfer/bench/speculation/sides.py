@@ -21,6 +21,7 @@ from edgeinfer.decode.drafting import OpenedDraftModel, measure, new_drafting, o
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import UsageError
+from edgeinfer.formats.draft_file import read_draft_file
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
@@ -78,13 +79,18 @@ class Sides:
         arms: Sequence[SpeculationMode],
         draft_model: str = "",
         *,
+        drafts: Sequence[Path] = (),
         kv_type: KvType | None = None,
         template: str = "",
     ) -> None:
-        """`template` is a Jinja file in place of the model's own, or "chatml"."""
+        """`drafts` are taught ones, at most one of each kind: `auto` takes the first, and the arm of a kind its own.
+
+        `template` is a Jinja file in place of the model's own, or "chatml".
+        """
         source = read_template(template) if template else None
         self._stack = ExitStack()
         self._draft_model, self._kv_type = draft_model, kv_type
+        self._drafts: dict[str, Path] = {read_draft_file(path).kind: path for path in drafts}
         self._draft: OpenedDraftModel | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
         self.notes: dict[str, str] = {}  # arms that are less than was asked for, and why
@@ -144,7 +150,9 @@ class Sides:
         self.close()
 
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
-        plan = plan_of(name, mode, self._draft_model, kv_type=self._kv_type)
+        first = next(iter(self._drafts.values()), None)
+        taught = first if mode == "auto" else self._drafts.get(mode)
+        plan = plan_of(name, mode, self._draft_model, draft_file=str(taught or ""), kv_type=self._kv_type)
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
         if "early-exit" in plan.speculation.drafters and not model.drafts_with:
@@ -162,7 +170,7 @@ class Sides:
     def _model(self, plan: Plan) -> Model:
         """Arms that open the model alike share it, and on llama.cpp all share its weights: where in memory these come
         to lie moves the speed of a small model by some percent."""
-        key = tuple(name for name in ("early-exit", "feature") if name in plan.speculation.drafters)
+        key = tuple(name for name in ("early-exit", "exit", "feature") if name in plan.speculation.drafters)
         if key not in self._models:
             first = self._models.get(())
             if plan.facts == LLAMA_CPP and first is not None:
@@ -200,7 +208,8 @@ def _over_the_same_weights(first: Model, plan: Plan) -> Model:
     if plan.speculation.exit_layer is not None:
         model.draft_with(plan.speculation.exit_layer, path)
     if plan.taught is not None:
-        model.draft_by_file(read_draft_for(Path(plan.taught.file), plan.model.shape), path)
+        draft = read_draft_for(Path(plan.taught.file), plan.model.shape)
+        model.draft_by_file(draft.with_vocabulary(plan.taught.n_ranked), path)
     return model
 
 
@@ -209,6 +218,7 @@ def plan_of(
     mode: SpeculationMode,
     draft_model: str = "",
     *,
+    draft_file: str = "",
     backend: str = "",
     kv_type: KvType | None = None,
 ) -> Plan:
@@ -216,6 +226,7 @@ def plan_of(
         model=name,
         speculation=mode,
         draft_model=draft_model,
+        draft_file=draft_file,
         backend=backend,
         kv_type=kv_type,
         context=CONTEXT,
