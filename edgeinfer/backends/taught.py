@@ -3,12 +3,15 @@
 A feature draft's row at position p needs the token there and what the model knew at p - 1. So the rows of committed
 tokens, and that of the newest one, have true inputs; deeper drafts of a round take the layer's own state. Keys of true
 rows stay; those of deeper drafts end with their round.
+
+An exit draft's layer runs on copies of the model's first layers, so its row needs tokens alone: the rows of all
+accepted drafts are true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,11 +26,44 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = npt.NDArray[np.float32]
 
-__all__ = ["DraftLayer", "FeatureDrafts", "FeatureInputs", "RankedRow", "TapLog"]
+__all__ = ["DraftLayer", "ExitDrafts", "FeatureDrafts", "FeatureInputs", "RankedRow", "TapLog", "TaughtDrafts"]
+
+_FEW_ROWS: Final = 8
+
+
+class TaughtDrafts(Protocol):
+    """The taught drafts of one conversation.
+
+    `saw` is told of every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
+    round.
+    """
+
+    def draft(self, token: int, position: int) -> RankedRow:
+        """The row after `token` at `position`: that of the newest token, or of a draft of this round."""
+        ...
+
+    def end(self, n_kept: int) -> None:
+        """End a round. The tokens of its first `n_kept` calls of `draft` were committed."""
+        ...
+
+    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+        """Committed tokens, after `end`, with the states [T, taps x hidden] that the model had there."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget positions >= `length`."""
+        ...
+
+    def start_at(self, length: int) -> None:
+        """The conversation continues at `length`, after tokens that were never seen."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class DraftLayer(Protocol):
-    """The draft's one layer, norm and head on one conversation. Its keys are at the conversation's positions."""
+    """The draft's layer, norm and head on one conversation, after the model's first layers for an exit draft. Its keys
+    are at the conversation's positions."""
 
     @property
     def first(self) -> int:
@@ -97,13 +133,13 @@ class FeatureInputs:
     def known(self, tapped: Floats) -> Floats:
         """[T, hidden] of tapped states [T, taps x hidden]."""
         states = tapped.reshape(len(tapped), self.n_taps, self.hidden)
-        return _rms(states, TAP_EPS).reshape(tapped.shape) @ self._taps.T
+        return _product(_rms(states, TAP_EPS).reshape(tapped.shape), self._taps)
 
     def rows(self, embeddings: Floats, known: Floats) -> Floats:
         """The layer's inputs [T, hidden], for tokens and what is known of the positions before them."""
         token = _rms(embeddings, self._eps) * self._token_norm
         feature = _rms(known, self._eps) * self._feature_norm
-        return np.concatenate([token, feature], axis=1) @ self._join.T
+        return _product(np.concatenate([token, feature], axis=1), self._join)
 
 
 class TapLog:
@@ -138,11 +174,7 @@ class TapLog:
 
 
 class FeatureDrafts:
-    """The feature drafts of one conversation.
-
-    `saw` is told of every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
-    round.
-    """
+    """See TaughtDrafts."""
 
     def __init__(
         self,
@@ -159,7 +191,6 @@ class FeatureDrafts:
         layer.start_at(1)  # position 0 has nothing before it and is left out
 
     def draft(self, token: int, position: int) -> RankedRow:
-        """The row after `token` at `position`: that of the newest token, or of a draft of this round."""
         if self._state is not None:
             inputs = self._inputs.rows(self._embed([token]), self._state[None])
         else:
@@ -169,16 +200,15 @@ class FeatureDrafts:
         logits, self._state = self._layer.run(inputs)
         return RankedRow(logits, self._ranked, self._n_vocab)
 
-    def end(self, *, first_stays: bool) -> None:
-        """End a round. `first_stays`: the token of its first draft was committed."""
+    def end(self, n_kept: int) -> None:
         self._state = None
         if self._layer.first:
-            self._layer.rewind(min(self._layer.length, max(self._layer.first, self._log.stop + first_stays)))
+            true = self._log.stop + min(n_kept, 1)  # deeper drafts had states of the draft's own
+            self._layer.rewind(min(self._layer.length, max(self._layer.first, true)))
         else:
             self._layer.start_at(1)
 
     def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
-        """Committed tokens, after `end`, with the states [T, taps x hidden] that the model had there."""
         if self._log.stop + len(tokens) - self._layer.length > TAPPED_ROWS:
             self._layer.feed(self._fed(self._log.stop))
         self._log.add(tokens, tapped)
@@ -192,7 +222,6 @@ class FeatureDrafts:
             self._layer.rewind(min(self._layer.length, max(1, length)))
 
     def start_at(self, length: int) -> None:
-        """The conversation continues at `length`, after tokens whose states were never seen."""
         self._state = None
         self._log = TapLog(self._inputs.n_taps * self._inputs.hidden, length)
         self._layer.start_at(max(1, length))
@@ -205,12 +234,79 @@ class FeatureDrafts:
         start, layer = self._layer.length, self._layer
         tokens = [*self._log.tokens(start, stop), *newest]
         known = self._inputs.known(self._log.tapped(start - 1, start - 1 + len(tokens)))
-        inputs = self._inputs.rows(self._embed(tokens), known)
-        while len(inputs) > layer.room:
-            n = layer.room
-            layer.feed(inputs[:n])
-            inputs = inputs[n:]
-        return inputs
+        return _fed_but_the_last(layer, self._inputs.rows(self._embed(tokens), known))
+
+
+class ExitDrafts:
+    """See TaughtDrafts. Tokens are fed when the next draft is wanted, the newest TAPPED_ROWS of them at most."""
+
+    def __init__(
+        self,
+        layer: DraftLayer,
+        ranked: npt.NDArray[np.int32],
+        embed: Callable[[Sequence[int]], Floats],
+        n_vocab: int,
+    ) -> None:
+        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks."""
+        self._layer, self._ranked, self._embed, self._n_vocab = layer, ranked, embed, n_vocab
+        self._length = 0  # committed
+        self._unfed: list[int] = []  # the newest committed tokens; the layer has not run all of them
+        layer.start_at(0)
+
+    def draft(self, token: int, position: int) -> RankedRow:
+        del position
+        n_fed = self._layer.length - (self._length - len(self._unfed))
+        tokens = [*self._unfed[n_fed:], token]
+        logits, _ = self._layer.run(_fed_but_the_last(self._layer, self._embed(tokens)))
+        self._unfed = []
+        return RankedRow(logits, self._ranked, self._n_vocab)
+
+    def end(self, n_kept: int) -> None:
+        if self._layer.length > self._length + n_kept:
+            self._layer.rewind(self._length + n_kept)
+
+    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+        del tapped
+        self._unfed += tokens[max(0, self._layer.length - self._length) :]
+        self._length += len(tokens)
+        if len(self._unfed) > TAPPED_ROWS:
+            self._unfed = self._unfed[-TAPPED_ROWS:]
+            self._layer.start_at(self._length - TAPPED_ROWS)
+
+    def rewind(self, length: int) -> None:
+        self._length = length
+        n_fed = self._layer.length
+        if length >= n_fed:
+            del self._unfed[length - n_fed :]
+            return
+        self._unfed = []
+        if length < self._layer.first:
+            self._layer.start_at(length)
+        else:
+            self._layer.rewind(length)
+
+    def start_at(self, length: int) -> None:
+        self._length, self._unfed = length, []
+        self._layer.start_at(length)
+
+    def close(self) -> None:
+        self._layer.close()
+
+
+def _fed_but_the_last(layer: DraftLayer, inputs: Floats) -> Floats:
+    """Feed all but the last piece of `inputs`, which is left for `run`."""
+    while len(inputs) > layer.room:
+        n = layer.room
+        layer.feed(inputs[:n])
+        inputs = inputs[n:]
+    return inputs
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """rows @ matrix.T. For a few rows BLAS would copy the whole matrix first; one at a time it only reads it."""
+    if len(rows) > _FEW_ROWS:
+        return rows @ matrix.T
+    return np.array([matrix @ row for row in rows], np.float32).reshape(len(rows), len(matrix))
 
 
 def _rms(x: Floats, eps: float) -> Floats:

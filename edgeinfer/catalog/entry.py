@@ -53,9 +53,15 @@ class TaughtDraft:
     file: str  # path
     n_bytes: int
     base_model: str
+    exit_layer: int  # layers of the model that it runs copies of; 0 for a feature draft
     n_taps: int  # states of the model that it needs at every position
     n_ranked: int  # tokens that it can say
     agreement: tuple[float, ...]  # share of right drafts by depth, where those before were right; may be empty
+    by_vocabulary: tuple[tuple[int, tuple[float, ...]], ...] = ()  # the same for fewer tokens; may be empty
+
+    def key(self, artifact: Artifact) -> str:
+        """Names the draft with the file that it drafts for, in what is kept between runs."""
+        return f"{artifact.key} {self.file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,9 @@ class ModelEntry:
     exit_layer: int | None = None
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
-    draft: TaughtDraft | None = None
+    draft_file: str = ""  # path of a taught draft, as the catalog names it
+    draft: TaughtDraft | None = None  # what that file says, or the one that was asked for, or the one beside the model
+    no_draft: str = ""  # why there is a file for that and it is not used
     in_catalog: bool = True  # False: made from a file, and known by the path or repository of that only
 
 

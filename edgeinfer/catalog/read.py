@@ -61,6 +61,7 @@ def _model(table: Table, tiers: Mapping[str, Tier]) -> ModelEntry:
         exit_layer=table.integer("exit_layer") if "exit_layer" in table else None,
         thinking=(thinking[0], thinking[1]) if thinking else None,
         notes=table.text("notes", ""),
+        draft_file=table.text("draft", ""),
     )
     table.done()
     if not entry.artifacts:

@@ -53,6 +53,8 @@ def _lines(entry: ModelEntry) -> Iterator[str]:
         yield f"exit_layer = {entry.exit_layer}"
     if entry.thinking is not None:
         yield f"thinking = [{_quote(entry.thinking[0])}, {_quote(entry.thinking[1])}]"
+    if entry.draft_file:
+        yield f"draft = {_quote(entry.draft_file)}"
     if entry.notes:
         yield f"notes = {_quote(entry.notes)}"
     yield f"sampling = {_sampling(entry.sampling)}"

@@ -81,6 +81,7 @@ def describe(entry: ModelEntry, files: list[list[Artifact]], *, verify_files: bo
         "positions": shape.limit,
         "exit_layer": entry.exit_layer,
         "draft": asdict(entry.draft) if entry.draft else None,
+        "no_draft": entry.no_draft or None,
         "thinking": list(entry.thinking) if entry.thinking else None,
         "notes": entry.notes,
         "files": [describe_file(same, verify_it=verify_files) for same in files],
@@ -157,7 +158,7 @@ def lines(facts: dict[str, object]) -> list[str]:
         "license": f"{facts['license']}{', gated' if facts['gated'] else ''}",
         "shape": shape,
         "early exit": f"after layer {facts['exit_layer']}" if facts["exit_layer"] else "none",
-        "draft": draft_line(facts["draft"]),
+        "draft": draft_line(facts["draft"], facts["no_draft"]),
         "notes": facts["notes"],
     }
     text += [f"  {name:<11} {value}" for name, value in rows.items() if value]
@@ -184,9 +185,9 @@ def file_lines(file: dict[str, object]) -> list[str]:
     return [head, *(f"    {name:<11} {value}" for name, value in rows.items() if value)]
 
 
-def draft_line(draft: object) -> str:
+def draft_line(draft: object, no_draft: object) -> str:
     if not isinstance(draft, dict):
-        return ""
+        return f"not used: {no_draft}" if no_draft else ""
     right = ", ".join(f"{share:.2f}" for share in draft["agreement"])
     agrees = f", right by depth {right}" if right else ""
     return f"{draft['kind']}, taught to {draft['base_model']}{agrees}: {draft['file']}"

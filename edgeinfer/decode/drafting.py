@@ -12,7 +12,8 @@ from edgeinfer.decode.drafters.kind import DrafterInputs, DrafterKind, OpenedDra
 from edgeinfer.decode.policy.arms import Controller, Fixed
 from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.controller import Auto
-from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
+from edgeinfer.device.row_times import RowTimes, keep_row_times
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model, Tokenizer
@@ -20,6 +21,7 @@ from edgeinfer.protocols import Drafter, Model, Tokenizer
 __all__ = ["Drafting", "OpenedDraftModel", "check_same_tokens", "measure", "new_drafting", "opened_draft_model"]
 
 DRAFT_BUDGET_S: Final = 0.2  # for the draft model, of which only the plain round is timed
+KEPT_ROWS: Final = 9  # as many as a drafted round has
 TOKEN_SAMPLE_STEP: Final = 997  # compare every 997th token; a prime, so that no regular vocabulary hides between
 
 
@@ -50,6 +52,11 @@ def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) 
     if max_rows < 2 or not usable_drafters(model, plan, draft):
         return None
     measured = _row_costs(model, plan, max_rows, BUDGET_S)
+    if plan.taught is not None and measured.exit_draft_s:
+        rows = range(1, min(max_rows, KEPT_ROWS) + 1)
+        verify_s = {n: interpolate(measured.verify_s, n) for n in rows}
+        times = RowTimes(verify_s, measured.exit_draft_s, plan.taught.n_ranked)
+        keep_row_times(plan.device.machine, plan.taught.key(plan.artifact), times)
     if draft is not None:
         measured = replace(measured, model_draft_s=_row_costs(draft.model, draft.plan, 1, DRAFT_BUDGET_S).plain_s)
     return Costs(measured, max_rows)
@@ -59,7 +66,8 @@ def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: Opened
     """Drafters and a controller for a new conversation, which have learned nothing yet. `costs` come from `measure`."""
     if costs is None:
         return Drafting()
-    inputs = DrafterInputs(costs, plan.window, plan.facts.rows_cheap_to_read, draft)
+    agreement = plan.taught.agreement if plan.taught else ()
+    inputs = DrafterInputs(costs, plan.window, plan.facts.rows_cheap_to_read, draft, agreement)
     with ExitStack() as stack:
         built = []
         for kind in usable_drafters(model, plan, draft):
@@ -83,7 +91,7 @@ def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) ->
         if draft is None:
             raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
         check_same_tokens(model.tokenizer, draft.model.tokenizer)
-    of_the_model = ("early exit", "feature draft")
+    of_the_model = ("early exit", "exit draft", "feature draft")
     return [kind for kind in planned if kind.facts.needs not in of_the_model or kind.name == model.drafts_with]
 
 

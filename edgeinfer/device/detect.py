@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.device.reached import read_reached
+from edgeinfer.device.row_times import read_row_times
 from edgeinfer.errors import EdgeInferError
 
 __all__ = ["detect"]
@@ -15,7 +16,7 @@ __all__ = ["detect"]
 def detect() -> DeviceProfile:
     """What is here now. Reads no model and imports no engine; memory is asked again at each call."""
     found = _detect()
-    return replace(found, reached=read_reached(found.machine))
+    return replace(found, reached=read_reached(found.machine), row_times=read_row_times(found.machine))
 
 
 def _detect() -> DeviceProfile:

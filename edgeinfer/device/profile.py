@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgeinfer.device.row_times import RowTimes
+
 Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
 
 
@@ -53,6 +55,7 @@ class DeviceProfile:
     slug: str = ""  # its name in `devices.toml`; "" for a machine that was found
     speeds: tuple[EngineSpeed, ...] = ()
     reached: Mapping[str, float] = field(default_factory=dict)  # tokens per second of plain decoding, by `Artifact.key`
+    row_times: Mapping[str, RowTimes] = field(default_factory=dict)  # by `Artifact.key` and the file of a taught draft
 
     @property
     def machine(self) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -67,6 +67,7 @@ class DraftFile:
     """A checked draft file.
 
     `agreement[d]` is the share of drafts d + 1 that were right when all before them were; it may be empty.
+    `by_vocabulary` has the same for the first n ranked tokens alone, smallest n first; it may be empty.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class DraftFile:
     taught_on: str  # sha256 of the tensor data that it was taught on
     license: str
     agreement: tuple[float, ...]
+    by_vocabulary: tuple[tuple[int, tuple[float, ...]], ...]
     ranked_tokens: npt.NDArray[np.int32]  # [n], most frequent first, no id twice
     header: SafetensorsHeader
 
@@ -90,6 +92,10 @@ class DraftFile:
             if getattr(self.shape, field.name) != getattr(model, field.name)
         ]
         return f"it was taught to {self.base_model}: {'; '.join(wrong)}" if wrong else ""
+
+    def with_vocabulary(self, n_ranked: int) -> DraftFile:
+        """The same draft, which chooses among its first `n_ranked` tokens."""
+        return replace(self, ranked_tokens=self.ranked_tokens[:n_ranked])
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor in float32, in its own shape. Raises KeyError for a name that this kind does not have."""
@@ -150,6 +156,7 @@ def read_draft_file(path: Path) -> DraftFile:
         taught_on=meta.text("taught_on"),
         license=meta.text("license"),
         agreement=meta.shares("agreement"),
+        by_vocabulary=meta.by_vocabulary(),
         ranked_tokens=_ranked(path, header, shape.n_vocab),
         header=header,
     )
@@ -184,7 +191,24 @@ class _Metadata:
         return self._fraction(name, self._json(name))
 
     def shares(self, name: str) -> tuple[float, ...]:
-        found = self._json(name)
+        return self._shares(name, self._json(name))
+
+    def by_vocabulary(self) -> tuple[tuple[int, tuple[float, ...]], ...]:
+        """[[n, [agreement by depth]], ...], which files of before have not."""
+        name = "by_vocabulary"
+        found = self._json(name) if name in self._values else []
+        if (
+            not isinstance(found, list)
+            or len(found) > _MAX_DEPTHS
+            or not all(isinstance(one, list) and len(one) == 2 for one in found)
+        ):
+            raise _bad(self._path, f"its `{name}` is no list of at most {_MAX_DEPTHS} pairs")
+        pairs = tuple((self._whole(name, n, _MAX_NUMBER), self._shares(name, shares)) for n, shares in found)
+        if [n for n, _ in pairs] != sorted({n for n, _ in pairs}):
+            raise _bad(self._path, f"its `{name}` must rise: {[n for n, _ in pairs]}")
+        return pairs
+
+    def _shares(self, name: str, found: object) -> tuple[float, ...]:
         if not isinstance(found, list) or len(found) > _MAX_DEPTHS:
             raise _bad(self._path, f"its `{name}` is no list of at most {_MAX_DEPTHS} numbers")
         return tuple(self._fraction(name, one) for one in found)

@@ -11,6 +11,7 @@ from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.facts import GRAMMAR_BYTES_PER_ENTRY, BackendFacts, Capabilities, Probe
 from edgeinfer.plan.fit import DEFAULT_CONTEXT, make_policy, tokens_per_s
+from edgeinfer.plan.taught import sized
 from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Request
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -48,6 +49,7 @@ class Candidate:
     n_conversations: int
     draft: Plan | None
     taught: TaughtDraft | None
+    no_taught: str  # why the draft that was taught to it is not used; "" when it is, or there is none
 
     @property
     def key(self) -> tuple[int, bool, int, float]:
@@ -149,20 +151,18 @@ def _judge(
     except UsageError as error:
         return refuse("context", str(error))
     draft = drafts[facts.name] if drafts is not None else None
-    alone = facts.early_exit_in_batches or request.conversations == 1
     exit_layer, no_early_exit = _early_exit(model, backend, request)
-    taught_bytes = None
-    if model.draft and alone and request.speculation in ("auto", model.draft.kind):
-        taught_bytes = facts.taught_bytes(model.draft, model.shape, window, kv_type)
-    taught = model.draft if taught_bytes is not None else None
-    if taught is not None:
-        exit_layer = None  # a model drafts by itself in one way
+    taught, no_taught = _taught(device, model, artifact, backend, request)
+    taught_bytes = facts.taught_bytes(taught, model.shape, window, kv_type) if taught else 0
+    if taught is not None and taught_bytes is None:
+        no_taught = f"{facts.name} runs no {taught.kind} draft of {model.shape.architecture} models"
+    taught = None if taught_bytes is None else taught
     draft_bytes = draft.estimate.weight_bytes + draft.estimate.kv_bytes if draft else 0
     return Candidate(
         model=model,
         artifact=artifact,
         facts=facts,
-        exit_layer=exit_layer,
+        exit_layer=None if taught else exit_layer,  # a model drafts by itself in one way
         no_early_exit=no_early_exit,
         tier_order=tier.order if tier else 0,
         kv_type=kv_type,
@@ -170,7 +170,7 @@ def _judge(
         estimate=Estimate(
             weight_bytes=artifact.n_bytes,
             kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
-            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None)
+            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None and not taught)
             + (model.shape.n_vocab * GRAMMAR_BYTES_PER_ENTRY if request.json_schemas else 0),
             draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
             packed_bytes=facts.exporting.packed_bytes(artifact) if facts.exporting else 0,
@@ -179,6 +179,7 @@ def _judge(
         n_conversations=request.conversations,
         draft=draft,
         taught=taught,
+        no_taught=no_taught,
     )
 
 
@@ -197,3 +198,15 @@ def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -
     if request.conversations > 1 and not backend.facts.early_exit_in_batches:
         return None, f"{backend.facts.name} has it for one conversation only"
     return (layer if backend.capabilities.early_exit else None), ""
+
+
+def _taught(
+    device: DeviceProfile, model: ModelEntry, artifact: Artifact, backend: BackendOnDevice, request: Request
+) -> tuple[TaughtDraft | None, str]:
+    """The draft that was taught to the model, with the vocabulary for this device, and why it is left out."""
+    draft, facts = model.draft, backend.facts
+    if draft is None or request.speculation not in ("auto", draft.kind):
+        return None, model.no_draft
+    if request.conversations > 1 and not facts.early_exit_in_batches:
+        return None, f"{facts.name} drafts by itself in one conversation only"
+    return sized(draft, model.shape, device.row_times.get(draft.key(artifact))), ""

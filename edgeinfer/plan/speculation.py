@@ -10,11 +10,12 @@ from edgeinfer.catalog.entry import ModelEntry, TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.candidates import Candidate
+from edgeinfer.plan.taught import expected_speedup
 from edgeinfer.plan.types import Request, SpeculationPlan
 
 __all__ = ["DrafterFacts", "Need", "Target", "plan_speculation"]
 
-Need: TypeAlias = Literal["early exit", "draft model", "feature draft"]
+Need: TypeAlias = Literal["early exit", "draft model", "exit draft", "feature draft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Target:
     exit_layer: int | None  # that this backend can use; None: no early exit
     draft_model: str = ""
     taught: TaughtDraft | None = None  # that this backend can run
+    taught_speedup: float = 0.0  # of drafting with it alone, by the rows measured here; 0: they were not measured
     measured_types: frozenset[str] = (
         frozenset()
     )  # of the file's tensors, where docs/speculation.md measured such a device
@@ -39,6 +41,7 @@ class Target:
             None: True,
             "early exit": self.exit_layer is not None,
             "draft model": bool(self.draft_model),
+            "exit draft": self.taught is not None and self.taught.kind == "exit",
             "feature draft": self.taught is not None and self.taught.kind == "feature",
         }
         return not there[need]
@@ -62,15 +65,18 @@ def plan_speculation(
         return SpeculationPlan("off", (), note="turned off")
     facts, types = chosen.facts, chosen.artifact.tensor_types
     measured_types = types if facts.is_measured_on(device) else frozenset()
-    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, chosen.taught, measured_types)
+    taught = chosen.taught
+    times = device.row_times.get(taught.key(chosen.artifact)) if taught else None
+    speedup = expected_speedup(taught, chosen.model.shape, times) if taught and times else 0.0
+    target = Target(chosen.model, facts.name, chosen.exit_layer, request.draft_model, taught, speedup, measured_types)
     wanted = [drafter for drafter in drafters if mode in ("auto", drafter.name)]
     if mode != "auto":
         _check_possible(mode, wanted, target)
     possible = [drafter for drafter in wanted if not target.lacks(drafter.needs)]
     exact_rows = facts.exact_rows(device, types, chosen.kv_type)
     off = f"; no early exit: {chosen.no_early_exit}" if chosen.no_early_exit else ""
-    if chosen.model.draft and not chosen.taught and mode == "auto":
-        off += f"; the taught {chosen.model.draft.kind} draft is not used: {facts.name} does not run it here"
+    if chosen.no_taught and mode == "auto":
+        off += f"; no taught draft: {chosen.no_taught}"
     return SpeculationPlan(
         mode,
         tuple(drafter.name for drafter in possible),
@@ -89,7 +95,7 @@ def _check_possible(mode: str, wanted: Sequence[DrafterFacts], target: Target) -
         return
     if need == "draft model":
         raise UsageError("speculation with a draft model needs its name", hint="--draft-model NAME")
-    if need == "feature draft":
+    if need in ("exit draft", "feature draft"):
         raise UsageError(
             f"{target.model.name} has no taught draft of this kind on {target.backend}", hint="--draft FILE names one"
         )

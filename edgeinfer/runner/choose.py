@@ -10,7 +10,7 @@ from edgeinfer.catalog import Catalog, ModelEntry, load_catalog
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import detect, named
 from edgeinfer.entries.local_files import with_own_tensors
-from edgeinfer.errors import ModelNotFoundError, UsageError
+from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
 
@@ -44,7 +44,7 @@ def choose(
         raise UsageError(
             f"the plan does not draft with {request.draft_file}: {plan.backend} cannot run it for this model, or "
             f"speculation is {plan.speculation.mode}",
-            hint="gguf and reference run feature drafts of llama and qwen3 models, with --speculation auto",
+            hint="gguf and reference run drafts of llama and qwen3 models, with --speculation auto",
         )
     return plan
 
@@ -70,7 +70,7 @@ def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catal
 
 
 def _with_taught(catalog: Catalog, request: Request) -> Catalog:
-    """`catalog`, whose wanted model has the draft of the request, or the one that lies beside its file."""
+    """`catalog`, whose wanted model has the draft of the request, that of its entry, or the one beside its file."""
     if not request.model:
         if request.draft_file:
             raise UsageError("a draft is for one model", hint="name it with --model")
@@ -78,10 +78,17 @@ def _with_taught(catalog: Catalog, request: Request) -> Catalog:
     entry = catalog.find(request.model)
     if entry is None or request.speculation == "off":
         return catalog
-    from edgeinfer.runner.taught import draft_beside, taught_draft
+    from edgeinfer.runner.taught import draft_of, taught_draft
 
-    file = Path(request.draft_file) if request.draft_file else draft_beside(entry)
-    return catalog.with_model(replace(entry, draft=taught_draft(file, entry.shape))) if file else catalog
+    if request.draft_file:
+        return catalog.with_model(replace(entry, draft=taught_draft(Path(request.draft_file), entry.shape)))
+    found = draft_of(entry)
+    if found is None:
+        return catalog
+    try:
+        return catalog.with_model(replace(entry, draft=taught_draft(found, entry.shape)))
+    except ArtifactError as error:  # it was not asked for: a stale draft must not keep the model from running
+        return catalog.with_model(replace(entry, no_draft=str(error)))
 
 
 def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> tuple[str | ModelEntry, str]:

@@ -9,11 +9,13 @@ from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import SUFFIX, read_draft_for
 from edgeinfer.shape import ModelShape
 
-__all__ = ["draft_beside", "taught_draft"]
+__all__ = ["draft_of", "taught_draft"]
 
 
-def draft_beside(entry: ModelEntry) -> Path | None:
-    """`NAME.draft.safetensors` beside the local file `NAME.gguf` of a model."""
+def draft_of(entry: ModelEntry) -> Path | None:
+    """The file that the catalog names, else `NAME.draft.safetensors` beside the local file `NAME.gguf` of a model."""
+    if entry.draft_file:
+        return Path(entry.draft_file).expanduser()
     for artifact in entry.artifacts:
         if not (artifact.source or artifact.embedded) and artifact.file.endswith(".gguf"):
             path = Path(artifact.file.removesuffix(".gguf") + SUFFIX)
@@ -32,7 +34,9 @@ def taught_draft(path: Path, model: ModelShape) -> TaughtDraft:
         file=str(path.resolve()),
         n_bytes=draft.header.file_bytes,
         base_model=draft.base_model,
-        n_taps=len(draft.taps) or 1,
+        exit_layer=draft.exit_layer,
+        n_taps=len(draft.taps),
         n_ranked=len(draft.ranked_tokens),
         agreement=draft.agreement,
+        by_vocabulary=draft.by_vocabulary,
     )

@@ -295,6 +295,7 @@ def judged(
         taught_on=subject.digest,
         license=subject.plan.model.license,
         agreement=answers[-1].by_depth,
+        by_vocabulary=[(one.n_vocab, one.by_depth) for one in answers],
         ranked=ranked,
     )
     return Taught(

@@ -52,6 +52,7 @@ def write_draft(
     taught_on: str,
     license: str,
     agreement: Sequence[float],
+    by_vocabulary: Sequence[tuple[int, Sequence[float]]],
     ranked: Tensor,
 ) -> None:
     """Write to a temporary name beside `path`, then rename: a draft file is whole or is not there."""
@@ -63,7 +64,8 @@ def write_draft(
         "base": base_model,
         "taught_on": taught_on,
         "license": license,
-        "agreement": json.dumps([round(one, 4) for one in agreement]),
+        "agreement": json.dumps(_rounded(agreement)),
+        "by_vocabulary": json.dumps([[n, _rounded(shares)] for n, shares in by_vocabulary]),
     }
     if isinstance(draft, ExitDraft):
         meta["exit_layer"] = json.dumps(draft.exit_layer)
@@ -74,3 +76,7 @@ def write_draft(
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(tensors, metadata=meta))
     part.replace(path)
+
+
+def _rounded(shares: Sequence[float]) -> list[float]:
+    return [round(share, 4) for share in shares]

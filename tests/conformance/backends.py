@@ -43,8 +43,13 @@ class Subject:
     tolerance: float = 0.0
     pad_slots: int = 1  # the engine rounds the slots of a cache up to a multiple of this
     kv_group: tuple[int, int] = (32, 2)  # quantized K/V: values that share a scale, bytes of that scale
-    taps: tuple[int, ...] = ()  # of a taught draft beside the model; empty: it has none
+    taps: tuple[int, ...] = ()  # of a feature draft beside the model; empty: it has none
+    exit_draft: int = 0  # layers before an exit draft beside the model; 0: it has none
     draft_tolerance: float = 0.0  # of the draft's rows to the oracle
+
+    @property
+    def has_draft(self) -> bool:
+        return bool(self.taps or self.exit_draft)
 
 
 def reference(kv_type: KvType, *, taught: bool = False) -> Callable[[Path], Model]:
@@ -57,7 +62,7 @@ def reference(kv_type: KvType, *, taught: bool = False) -> Callable[[Path], Mode
 
 
 def gguf(
-    kv_type: KvType, *, drafts: Literal["", "early-exit", "feature"] = "", n_threads: int = 1, n_caches: int = 1
+    kv_type: KvType, *, drafts: Literal["", "early-exit", "taught"] = "", n_threads: int = 1, n_caches: int = 1
 ) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.gguf import llama
@@ -70,7 +75,7 @@ def gguf(
         model = GgufModel(llama.load(path), read_header(path), settings, n_caches=n_caches, policy=POLICY)
         if drafts == "early-exit":
             model.draft_with(int(str(read_header(path).metadata["edgeinfer.exit_layer"])), path)
-        if drafts == "feature":
+        if drafts == "taught":
             model.draft_by_file(read_draft_for(draft_beside(path), shape_from_gguf(read_header(path))), path)
         return model
 
@@ -134,8 +139,15 @@ TAUGHT = Subject(
     "reference-feature", LLAMA, reference("f32", taught=True), "f32", 1e-3, taps=(1, 2, 4), draft_tolerance=1e-3
 )
 TAUGHT_GGUF = Subject(
-    "gguf-feature", LLAMA, gguf("f16", drafts="feature"), "f16", 0.5, tolerance=0.2, pad_slots=256, taps=(1, 2, 3),
+    "gguf-feature", LLAMA, gguf("f16", drafts="taught"), "f16", 0.5, tolerance=0.2, pad_slots=256, taps=(1, 2, 3),
     draft_tolerance=0.8,
+)  # fmt: skip
+EXIT_DRAFT = Subject(
+    "reference-exit", LLAMA, reference("f32", taught=True), "f32", 1e-3, exit_draft=2, draft_tolerance=1e-3
+)
+EXIT_DRAFT_GGUF = Subject(
+    "gguf-exit-draft", LLAMA, gguf("f16", drafts="taught"), "f16", 0.5, tolerance=0.2, pad_slots=256, exit_draft=2,
+    draft_tolerance=1.5,
 )  # fmt: skip
 
 SUBJECTS = (
@@ -146,6 +158,8 @@ SUBJECTS = (
     Subject(
         "reference-feature-qwen3", QWEN, reference("f16", taught=True), "f16", 0.1, taps=(1, 4), draft_tolerance=0.1
     ),
+    EXIT_DRAFT,
+    Subject("reference-exit-qwen3", QWEN, reference("f16", taught=True), "f16", 0.1, exit_draft=1, draft_tolerance=0.1),
 )
 GGUF_SUBJECTS = (
     Subject("gguf-llama", LLAMA, gguf("f16"), "f16", oracle_tolerance=0.5, tolerance=0.2, pad_slots=256),
@@ -155,12 +169,17 @@ GGUF_SUBJECTS = (
     Subject("gguf-streams-llama", LLAMA, gguf("f16", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256),
     STREAMS,
     TAUGHT_GGUF,
+    EXIT_DRAFT_GGUF,
     Subject(
-        "gguf-feature-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts="feature", n_threads=2), "q8_0/f16", 2.5, tolerance=0.5,
+        "gguf-exit-draft-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts="taught", n_threads=2), "q8_0/f16", 2.5,
+        tolerance=0.5, pad_slots=256, exit_draft=1, draft_tolerance=3.0,
+    ),
+    Subject(
+        "gguf-feature-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts="taught", n_threads=2), "q8_0/f16", 2.5, tolerance=0.5,
         pad_slots=256, taps=(2, 3), draft_tolerance=2.5,
     ),
     Subject(
-        "gguf-feature-qwen3", QWEN, gguf("f16", drafts="feature"), "f16", 1.2, tolerance=0.3, pad_slots=256, taps=(3,),
+        "gguf-feature-qwen3", QWEN, gguf("f16", drafts="taught"), "f16", 1.2, tolerance=0.3, pad_slots=256, taps=(3,),
         draft_tolerance=1.2,
     ),
 )  # fmt: skip
@@ -185,6 +204,6 @@ def available() -> tuple[Subject, ...]:
 def write_model(subject: Subject, folder: Path) -> Path:
     path = folder / f"{subject.tiny.architecture}-{subject.tiny.tier}.gguf"
     path = path if path.exists() else write_tiny(path, subject.tiny)
-    if subject.taps:
-        write_tiny_draft(draft_beside(path), path, subject.taps)
+    if subject.has_draft:
+        write_tiny_draft(draft_beside(path), path, subject.taps, exit_layer=subject.exit_draft)
     return path

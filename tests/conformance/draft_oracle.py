@@ -1,4 +1,4 @@
-"""Rows of a feature draft in float64, without a cache: what each row sees is spelled out.
+"""Rows of a taught draft in float64, without a cache: what each row sees is spelled out.
 
 Independent of the package but for reading the files.
 """
@@ -26,7 +26,11 @@ def draft_rows(model: Path, draft: Path, tokens: list[int], chain: Sequence[int]
     -inf.
     """
     tensors, shape = read_model(model)
-    w, taps = _read(draft)
+    w, metadata = _read(draft)
+    if metadata["kind"] == "exit":
+        found = _exit_rows(tensors, shape, w, int(metadata["exit_layer"]), [*tokens, *chain], seen)
+        return _ranked(tensors, w, found[-len(chain) :])
+    taps = json.loads(metadata["taps"])
     start = len(tokens)
     states = model_states(tensors, shape, tokens, seen[:start, :start])
     tapped = np.concatenate(
@@ -42,8 +46,26 @@ def draft_rows(model: Path, draft: Path, tokens: list[int], chain: Sequence[int]
         rows.append(norm(out[-1:], w["output_norm"])[0] @ tensors.get("output", tensors["token_embd"]).T)
         if depth + 1 < len(chain):
             inputs.append(_input(tensors, w, chain[depth + 1], out[-1]))
-    logits = np.full((len(chain), len(tensors["token_embd"])), -np.inf)
-    logits[:, w["ranked_tokens"].astype(int)] = np.array(rows)[:, w["ranked_tokens"].astype(int)]
+    return _ranked(tensors, w, np.array(rows))
+
+
+def _exit_rows(
+    tensors: dict[str, Array],
+    shape: dict[str, Any],
+    w: dict[str, Array],
+    exit_layer: int,
+    tokens: list[int],
+    seen: npt.NDArray[np.bool_],
+) -> Array:
+    n = len(tokens)
+    states = model_states(tensors, shape, tokens, seen[:n, :n])[exit_layer]
+    out = one_layer(states, w, np.arange(n), seen[:n, :n], shape)
+    return norm(out, w["output_norm"]) @ tensors.get("output", tensors["token_embd"]).T
+
+
+def _ranked(tensors: dict[str, Array], w: dict[str, Array], rows: Array) -> Array:
+    logits = np.full((len(rows), len(tensors["token_embd"])), -np.inf)
+    logits[:, w["ranked_tokens"].astype(int)] = rows[:, w["ranked_tokens"].astype(int)]
     return logits
 
 
@@ -54,7 +76,7 @@ def _input(tensors: dict[str, Array], w: dict[str, Array], token: int, known: Ar
     return (joined @ w["join"].T)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Array], list[int]]:
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     data = path.read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + size])
@@ -65,4 +87,4 @@ def _read(path: Path) -> tuple[dict[str, Array], list[int]]:
         first, last = (8 + size + offset for offset in info["data_offsets"])
         values = np.frombuffer(data[first:last], kinds[info["dtype"]]).reshape(info["shape"])
         tensors[name.removesuffix(".weight")] = values.astype(np.float64)
-    return tensors, json.loads(metadata["taps"])
+    return tensors, metadata

@@ -90,4 +90,5 @@ def assert_draft_rows(case: Case, before: Sequence[int], chain: Sequence[int], r
     got = np.array(rows)
     can_say = np.isfinite(expected)
     assert np.array_equal(np.isfinite(got), can_say)
-    assert np.abs(got[can_say] - expected[can_say]).max() <= case.subject.draft_tolerance
+    worst = np.abs(got[can_say] - expected[can_say]).max()
+    assert worst <= case.subject.draft_tolerance, worst

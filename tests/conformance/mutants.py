@@ -15,7 +15,7 @@ from edgeinfer.backends.reference import cache as reference_cache
 from edgeinfer.backends.reference import model as reference_model
 from edgeinfer.backends.reference.cache import ReferenceCache, ReferenceRound
 from edgeinfer.backends.reference.model import ReferenceModel
-from edgeinfer.backends.taught import FeatureDrafts, RankedRow, TapLog
+from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, RankedRow, TapLog
 from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.formats.draft_file import DraftFile
@@ -23,7 +23,7 @@ from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
 from tests.conformance import blocks, checks, drafted, together
-from tests.conformance.backends import STREAMS, SUBJECTS, TAUGHT, TAUGHT_GGUF, Subject
+from tests.conformance.backends import EXIT_DRAFT, EXIT_DRAFT_GGUF, STREAMS, SUBJECTS, TAUGHT, TAUGHT_GGUF, Subject
 from tests.conformance.plain import GREEDY, SAMPLED, Check
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -343,9 +343,9 @@ def true_states_not_fed(patch: pytest.MonkeyPatch) -> None:
     """Accepted drafts keep the keys that the draft made of its own states."""
     true_saw = FeatureDrafts.saw
 
-    def end(self: Any, *, first_stays: bool) -> None:
+    def end(self: Any, n_kept: int) -> None:
         self._state = None
-        if not first_stays:
+        if not n_kept:
             self._layer.rewind(min(self._layer.length, max(1, self._log.stop)))
 
     def saw(self: Any, tokens: Any, tapped: Any) -> None:
@@ -359,11 +359,40 @@ def true_states_not_fed(patch: pytest.MonkeyPatch) -> None:
 def draft_keys_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
     """A round that is given up leaves the draft's keys: the next one goes on after them."""
 
-    def end(self: Any, *, first_stays: bool) -> None:
-        del first_stays
+    def end(self: Any, n_kept: int) -> None:
+        del n_kept
         self._state = None
 
     patch.setattr(FeatureDrafts, "end", end)
+
+
+def keys_of_exit_drafts_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExitDrafts, "end", lambda self, n_kept: None)
+
+
+def an_accepted_draft_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The row of the last accepted draft is forgotten, and its token never fed."""
+    true = ExitDrafts.end
+
+    def end(self: Any, n_kept: int) -> None:
+        true(self, n_kept)
+        if n_kept > 1:
+            self._layer.rewind(self._layer.length - 1)
+            self._length -= 1
+
+    patch.setattr(ExitDrafts, "end", end)
+
+
+def plain_rounds_not_fed(patch: pytest.MonkeyPatch) -> None:
+    """Tokens of rounds without drafts never reach the layer."""
+    true = ExitDrafts.saw
+
+    def saw(self: Any, tokens: Any, tapped: Any) -> None:
+        true(self, tokens, tapped)
+        self._length -= len(self._unfed)
+        self._unfed = []
+
+    patch.setattr(ExitDrafts, "saw", saw)
 
 
 def ranked_ids_off_by_one(patch: pytest.MonkeyPatch) -> None:
@@ -397,6 +426,12 @@ TAUGHT_MISTAKES = (
     ("ranked ids off by one", ranked_ids_off_by_one, drafted.check_draft_rows),
     ("draft of another model taken", draft_of_another_model_taken, drafted.check_draft_of_another_model),
 )
+EXIT_MISTAKES = (
+    ("keys of exit drafts not rolled back", keys_of_exit_drafts_not_rolled_back),
+    ("an accepted exit draft forgotten", an_accepted_draft_forgotten),
+    ("plain rounds not fed to the exit draft", plain_rounds_not_fed),
+    ("ranked ids of the exit draft off by one", ranked_ids_off_by_one),
+)
 MUTANTS = (
     Mutant("window one longer", window_one_longer, checks.check_oracle),
     Mutant("window one shorter", window_one_shorter, checks.check_oracle),
@@ -428,6 +463,11 @@ MUTANTS = (
         Mutant(f"{name}{where}", patch, check, subject)
         for where, subject in (("", TAUGHT), (", llama.cpp", TAUGHT_GGUF))
         for name, patch, check in TAUGHT_MISTAKES
+    ),
+    *(
+        Mutant(f"{name}{where}", patch, drafted.check_draft_rows, subject)
+        for where, subject in (("", EXIT_DRAFT), (", llama.cpp", EXIT_DRAFT_GGUF))
+        for name, patch in EXIT_MISTAKES
     ),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),

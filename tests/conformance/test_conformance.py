@@ -39,7 +39,7 @@ def exact(case: Case) -> Case:
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_taught_draft(case: Case, check: Check) -> None:
-    if not case.subject.taps:
+    if not case.subject.has_draft:
         pytest.skip("this model has no taught draft")
     check(case)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 import edgeinfer
 from edgeinfer.backends.taught import RankedRow, TapLog
+from edgeinfer.catalog import append_user_entry, load_catalog
 from edgeinfer.cli.main import main
+from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.plan import Plan, Request
 from edgeinfer.plan.facts import TAPPED_ROWS
+from edgeinfer.runner.choose import resolve
 from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -68,6 +72,26 @@ def test_a_named_draft_is_taken_and_one_of_another_model_is_refused(model: Path,
         plan_of(other, draft_file=str(draft_beside(model)))
 
 
+def test_an_exit_draft_is_planned_with_the_layers_that_it_copies(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", Tiny())
+    write_tiny_draft(draft_beside(path), path, exit_layer=2)
+    plan = plan_of(path)
+    assert plan.speculation.drafters == ("lookup", "exit")
+    assert plan.estimate.draft_bytes > 3 * 512 * 2 * 64 * 4  # K and V of three layers
+    with pytest.raises(UsageError, match="no taught draft of this kind"):
+        plan_of(path, speculation="feature")
+
+
+def test_a_stale_draft_beside_the_model_is_named_and_left_out(model: Path, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path / "other.gguf", Tiny(n_layers=3))
+    draft_beside(other).write_bytes(draft_beside(model).read_bytes())
+    plan = plan_of(other)
+    assert (plan.taught, plan.speculation.drafters) == (None, ("lookup", "early-exit"))
+    assert "no taught draft: other.draft.safetensors is a draft for another model" in (plan.speculation.note)
+    with pytest.raises(ArtifactError, match="n_layers 4, the model has 3"):
+        plan_of(other, draft_file=str(draft_beside(other)))
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "said"),
     [
@@ -89,12 +113,36 @@ def test_a_draft_that_no_engine_runs_is_not_dropped_in_silence(model: Path) -> N
     assert several.taught is not None, "the reference drafts for several conversations"
     request = Request(model=str(model), backend="gguf", context=512, force=True, conversations=2)
     note = edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True).speculation.note
-    assert "the taught feature draft is not used: gguf does not run it here" in note
+    assert "no taught draft: gguf drafts by itself in one conversation only" in note
+
+
+def test_the_catalog_names_a_draft(model: Path, tmp_path: Path) -> None:
+    entry = entry_of_path(model, [])
+    named = replace(
+        entry, name="mine", artifacts=(replace(entry.artifacts[0], file="", repo="org/mine"),),
+        draft_file=str(draft_beside(model)),
+    )  # fmt: skip
+    path = append_user_entry(named, tmp_path / "models.toml")
+    catalog, _ = resolve(load_catalog(path), Request(model="mine"), offline=True)
+    found = catalog.find("mine")
+    assert found is not None and found.draft is not None
+    assert (found.draft.kind, found.no_draft) == ("feature", "")
+    path.write_text(path.read_text().replace("tiny.draft", "gone.draft"))
+    catalog, _ = resolve(load_catalog(path), Request(model="mine"), offline=True)
+    found = catalog.find("mine")
+    assert found is not None and found.draft is None and "there is no draft" in found.no_draft
 
 
 def test_show_says_what_the_draft_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(model)]) == 0
     assert "feature, taught to org/tiny, right by depth 0.50, 0.50" in capsys.readouterr().out
+
+
+def test_show_says_why_a_draft_is_left_out(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_tiny(tmp_path / "other.gguf", Tiny(n_layers=3))
+    draft_beside(other).write_bytes(draft_beside(model).read_bytes())
+    assert main(["show", str(other)]) == 0
+    assert "draft       not used: other.draft.safetensors is a draft for another model" in capsys.readouterr().out
 
 
 def test_a_ranked_row_says_no_other_token() -> None:

@@ -39,13 +39,20 @@ class GgufBackend:
             return Probe(unavailable=f"llama-cpp-python cannot be used: {error}", hint=_INSTALL)
 
     def report(self) -> Mapping[str, str]:
-        return {}
+        """Which taught drafts this build of llama.cpp can run."""
+        _engine()
+        from edgeinfer.backends.gguf.draft.taps import gives_states
+
+        missing = "" if gives_states() else " only: this build does not give the states between layers"
+        return {"taught drafts": f"exit{missing}" if missing else "exit and feature"}
 
     def forget(self, path: Path) -> None:
-        """Deletes the outcomes of self-tests."""
+        """Deletes the outcomes of self-tests and the layers of drafts."""
+        from edgeinfer.backends.gguf.draft.kept_layers import remove_layers
         from edgeinfer.backends.gguf.exit import self_test_cache
 
         self_test_cache.remove(path)
+        remove_layers(path)
 
     def load(self, plan: Plan, path: Path) -> GgufModel:
         """Raises BackendError, ArtifactError (also for architectures that cannot roll back) and EngineError."""
@@ -74,7 +81,7 @@ class GgufBackend:
                 model.draft_with(plan.speculation.exit_layer, path)
             if plan.taught is not None:
                 draft = read_draft_for(Path(plan.taught.file), shape_from_gguf(header))
-                model.draft_by_file(draft, path)
+                model.draft_by_file(draft.with_vocabulary(plan.taught.n_ranked), path)
             if plan.speculation.drafters:
                 model.note = "; ".join(note for note in (model.note, rounding_note(header, settings)) if note)
             return model

@@ -11,7 +11,7 @@ from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaM
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
 from edgeinfer.backends.rounds import HeldRow, RoundGuard
-from edgeinfer.backends.taught import FeatureDrafts
+from edgeinfer.backends.taught import TaughtDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Round, Row, TokenLike, as_id
 from edgeinfer.types import Tokens
@@ -84,7 +84,7 @@ class GgufCache:
         self._round: Round | None = None
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
         self._decode: Callable[[Batch], None] = context.decode
-        self._drafts: FeatureDrafts | None = None
+        self._drafts: TaughtDrafts | None = None
         self._close: list[Callable[[], None]] = [close]
         self._closed = False
         self.chunk_rows = batch.capacity
@@ -104,7 +104,7 @@ class GgufCache:
         self._open_round = open_round
         self._close.append(close)
 
-    def watch(self, decode: Callable[[Batch], None], drafts: FeatureDrafts) -> None:
+    def watch(self, decode: Callable[[Batch], None], drafts: TaughtDrafts) -> None:
         """Decode by `decode`, which calls the context's own; `drafts` follow rewinds and restores."""
         self._decode, self._drafts = decode, drafts
 

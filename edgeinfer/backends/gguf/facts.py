@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,11 +26,11 @@ from edgeinfer.types import MIXED, KvType
 from edgeinfer.window import WindowPolicy
 
 __all__ = [
+    "DRAFTED_ARCHITECTURES",
     "DRAFT_ROWS",
     "FACTS",
     "N_OUTPUTS",
     "PREFILL_ROWS",
-    "TAPPED_ARCHITECTURES",
     "LlamaCppFacts",
     "exact_rows_of",
     "is_repacked",
@@ -40,7 +40,10 @@ __all__ = [
 PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
 DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
-TAPPED_ARCHITECTURES: Final = frozenset({"llama", "qwen3"})  # whose graphs give the inputs of their layers
+DRAFTED_ARCHITECTURES: Final[Mapping[str, frozenset[str]]] = {
+    "exit": frozenset({"llama"}),  # a taught layer has no norms of Q and K, and so cannot follow layers that do
+    "feature": frozenset({"llama", "qwen3"}),  # whose graphs give the inputs of their layers
+}
 _KV_TYPES: Final[tuple[KvType, ...]] = (MIXED, "q8_0", "f16", "q4_0")
 
 _CELLS: Final = 256  # llama.cpp rounds the cells of a context up to a multiple of this
@@ -128,13 +131,18 @@ class LlamaCppFacts:
         return exact_rows_of(tensor_types)
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        """A model of one layer in Q8_0, its K/V and its buffers; what is projected in front of it in float32."""
-        if draft.kind != "feature" or shape.architecture not in TAPPED_ARCHITECTURES:
+        """A model of the draft's layers in Q8_0, its K/V and its buffers; what is projected in front of it in
+        float32."""
+        if shape.architecture not in DRAFTED_ARCHITECTURES[draft.kind]:
             return None
+        n_layers = 1 + draft.exit_layer
         layer = replace(
-            shape, n_layers=1, n_vocab=draft.n_ranked + shape.hidden, kv=(replace(shape.kv[0], n_layers=1),)
+            shape,
+            n_layers=n_layers,
+            n_vocab=draft.n_ranked + shape.hidden,
+            kv=(replace(shape.kv[0], n_layers=n_layers),),
         )
-        weights = 2 * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
+        weights = max(2, n_layers) * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
         buffers = forward_bytes(layer, DRAFT_ROWS, 1)
         return weights + buffers + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
 

@@ -130,7 +130,9 @@ class GgufModel:
 
     @property
     def drafts_with(self) -> DraftsWith:
-        return "feature" if self._taught is not None else "early-exit" if self._exit is not None else ""
+        if self._taught is not None:
+            return self._taught.kind
+        return "early-exit" if self._exit is not None else ""
 
     def draft_by_file(self, draft: DraftFile, path: Path) -> None:
         """Let new caches draft with a draft that was taught to the model of the file at `path`.

@@ -45,6 +45,7 @@ class ReferenceBackend:
             kv_type=plan.kv_type,
             exit_layer=plan.speculation.exit_layer,
             draft=Path(plan.taught.file) if plan.taught else None,
+            n_ranked=plan.taught.n_ranked if plan.taught else None,
             planned=PlannedCaches(plan.n_conversations, plan.window),
         )
 
@@ -55,9 +56,12 @@ def load_gguf(
     kv_type: KvType = "f32",
     exit_layer: int | None = None,
     draft: Path | None = None,
+    n_ranked: int | None = None,
     planned: PlannedCaches | None = None,
 ) -> ReferenceModel:
     """A model that drafts with the taught `draft`, with layers [0, `exit_layer`), or not at all.
+
+    `n_ranked` limits the tokens that the draft chooses among.
 
     Raises ArtifactError for a file that is damaged, hostile, or of an architecture that is not computed here, for an
     exit layer that it does not have, and for a draft of another model.
@@ -83,7 +87,9 @@ def load_gguf(
         from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.shape import shape_from_gguf
 
-        taught = TaughtLayer(read_draft_for(draft, shape_from_gguf(header)), shape, weights, tokenizer, kv_type)
+        file = read_draft_for(draft, shape_from_gguf(header))
+        file = file.with_vocabulary(n_ranked or len(file.ranked_tokens))
+        taught = TaughtLayer(file, shape, weights, tokenizer, kv_type)
     return ReferenceModel(
         shape, weights, tokenizer, kv_type=kv_type, exit_layer=exit_layer, taught=taught, planned=planned
     )

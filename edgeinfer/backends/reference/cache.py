@@ -16,7 +16,7 @@ from edgeinfer.backends.blocks import is_held, positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.reference.storage import LayerRings, Rings
 from edgeinfer.backends.rounds import HeldRow, RoundGuard, check_ids
-from edgeinfer.backends.taught import FeatureDrafts
+from edgeinfer.backends.taught import TaughtDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
 from edgeinfer.protocols import Ask, Row, TokenLike, as_id
 from edgeinfer.types import common_prefix
@@ -50,7 +50,7 @@ class ReferenceCache:
         policy: WindowPolicy,
         rings: Rings,
         give_back: Callable[[WindowPolicy, Rings], None],
-        drafts: FeatureDrafts | None = None,
+        drafts: TaughtDrafts | None = None,
     ) -> None:
         self.policy = policy
         self.model = model
@@ -200,11 +200,12 @@ class ReferenceRound:
         self._guard.commit(n)
         self._cache.end_round(n)
         if self._cache.drafts:
-            self._cache.drafts.end(first_stays=n > 0 and self._drafted[:1] == [*self._ids[:1]])
-            self._cache.drafts.saw(self._ids[:n], np.concatenate(self._tapped, axis=1)[:n])
+            self._cache.drafts.end(common_prefix(self._drafted, self._ids[:n]))
+            tapped = np.concatenate(self._tapped, axis=1) if self._tapped else self._states[:0]
+            self._cache.drafts.saw(self._ids[:n], tapped[:n])
 
     def rollback(self) -> None:
         if self._guard.end():
             self._cache.end_round(0)
             if self._cache.drafts:
-                self._cache.drafts.end(first_stays=False)
+                self._cache.drafts.end(0)

@@ -66,9 +66,9 @@ class ReferenceFacts:
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         """Weights in float32, and the rows of the head that the draft has of its own."""
-        if draft.kind != "feature" or shape.architecture not in _ARCHITECTURES:
+        if shape.architecture not in _ARCHITECTURES:
             return None
-        layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1),))
+        layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1 + draft.exit_layer),))
         weights = 2 * draft.n_bytes + 4 * draft.n_ranked * shape.hidden
         return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
 

@@ -65,7 +65,7 @@ class ReferenceModel:
 
     @property
     def drafts_with(self) -> DraftsWith:
-        return "feature" if self.taught else "early-exit" if self.exit_layer else ""
+        return self.taught.kind if self.taught else "early-exit" if self.exit_layer else ""
 
     def new_cache(self, policy: WindowPolicy) -> ReferenceCache:
         drafts = self.taught.on(self, policy) if self.taught else None

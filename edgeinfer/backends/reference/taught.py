@@ -1,4 +1,7 @@
-"""A taught feature draft in NumPy: its layer is a model of one layer, whose head says the ranked tokens alone."""
+"""A taught draft in NumPy: its layer is a model of one layer, or for an exit draft of the model's first layers and it.
+
+Its head says the ranked tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from edgeinfer.backends.reference.cache import PackedRows
 from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.backends.reference.storage import LayerRings
 from edgeinfer.backends.reference.weights import LayerWeights, Weights, WeightsShape
-from edgeinfer.backends.taught import FeatureDrafts, FeatureInputs
+from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, TaughtDrafts
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import KvType
@@ -30,9 +33,10 @@ class TaughtLayer:
     def __init__(
         self, file: DraftFile, shape: WeightsShape, weights: Weights, tokenizer: Tokenizer, kv_type: KvType
     ) -> None:
+        self.kind = file.kind
         self.taps = file.taps
         self._ranked = file.ranked_tokens
-        self._inputs = FeatureInputs(file)
+        self._inputs = FeatureInputs(file) if file.kind == "feature" else None
         layer = LayerWeights(
             attn_norm=file.tensor("attn_norm"),
             qkv=np.concatenate([file.tensor(f"attn_{part}") for part in "qkv"]),
@@ -44,13 +48,16 @@ class TaughtLayer:
             ffn_down=file.tensor("ffn_down"),
         )
         head = weights.output[self._ranked]
-        own = Weights(weights.embedding, (layer,), file.tensor("output_norm"), head, weights.frequencies)
-        shape = replace(shape, n_layers=1, n_vocab=len(self._ranked), norm_eps=file.norm_eps)
+        layers = (*weights.layers[: file.exit_layer], layer)
+        own = Weights(weights.embedding, layers, file.tensor("output_norm"), head, weights.frequencies)
+        shape = replace(shape, n_layers=len(layers), n_vocab=len(self._ranked), norm_eps=file.norm_eps)
         self._layer = ReferenceModel(shape, own, tokenizer, kv_type=kv_type)
 
-    def on(self, model: ReferenceModel, policy: WindowPolicy) -> FeatureDrafts:
+    def on(self, model: ReferenceModel, policy: WindowPolicy) -> TaughtDrafts:
         """The drafts of a new conversation with `model`."""
         layer = _Layer(self._layer, policy)
+        if self._inputs is None:
+            return ExitDrafts(layer, self._ranked, model.embed, model.shape.n_vocab)
         return FeatureDrafts(self._inputs, layer, self._ranked, model.embed, model.shape.n_vocab)
 
 
@@ -60,7 +67,7 @@ class _Layer:
     def __init__(self, model: ReferenceModel, policy: WindowPolicy) -> None:
         self._model = model
         self._policy = policy
-        self._kv = [LayerRings(model.shape, policy.slots, model.kv_type)]
+        self._kv = [LayerRings(model.shape, policy.slots, model.kv_type) for _ in range(model.shape.n_layers)]
         self.first = 0
         self.length = 0
 
@@ -86,6 +93,6 @@ class _Layer:
 
     def _forward(self, inputs: Floats) -> Floats:
         rows = PackedRows(inputs, self.length, self._kv, self._policy, self.first)
-        [states] = self._model.forward([rows], range(1))
+        [states] = self._model.forward([rows], range(self._model.shape.n_layers))
         self.length += len(inputs)
         return states

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgeinfer.decode.drafters.draft_model import DRAFT_MODEL
 from edgeinfer.decode.drafters.early_exit import EARLY_EXIT
-from edgeinfer.decode.drafters.feature import FEATURE
 from edgeinfer.decode.drafters.kind import DrafterKind
 from edgeinfer.decode.drafters.lookup import LOOKUP
+from edgeinfer.decode.drafters.taught import EXIT, FEATURE
 from edgeinfer.plan.speculation import DrafterFacts
 
 __all__ = ["DRAFTERS", "drafter_facts", "speculation_modes"]
@@ -14,6 +14,7 @@ __all__ = ["DRAFTERS", "drafter_facts", "speculation_modes"]
 DRAFTERS: tuple[DrafterKind, ...] = (
     LOOKUP,
     EARLY_EXIT,
+    EXIT,
     FEATURE,
     DRAFT_MODEL,
 )

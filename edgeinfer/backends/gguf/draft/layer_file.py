@@ -1,4 +1,6 @@
-"""A draft's layer as a GGUF model of one layer, which llama.cpp runs from embeddings.
+"""A draft's layer as a GGUF model, which llama.cpp runs from embeddings.
+
+It is the one layer of a feature draft. Before that of an exit draft stand copies of the model's first layers.
 
 Its vocabulary is the ranked tokens, then one token for each dimension of the state: the head's last rows are the
 identity, so that a row of logits ends with the normed state, which the next draft needs. The norm's weight is in the
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["write_layer"]
 
+_NORMS: Final = ("attn_norm", "ffn_norm")
 _MATRICES: Final = ("attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+_LARGE: Final = frozenset({"F32", "F16", "BF16"})  # types of the model's matrices that are copied as Q8_0
 
 
 def write_layer(out: Path, draft: DraftFile, model: GgufHeader, path: Path) -> None:
     """Write `draft` to `out`, for the checked `model` of the file at `path`.
 
-    Matrices are Q8_0 where rows are whole blocks, else F16.
+    Matrices are Q8_0 where rows are whole blocks, else F16; those of the model's layers are of its own types if these
+    are smaller.
     """
     import gguf
 
@@ -41,17 +46,35 @@ def write_layer(out: Path, draft: DraftFile, model: GgufHeader, path: Path) -> N
     rows = np.concatenate([head(draft.ranked_tokens) * weight, np.eye(shape.hidden, dtype=np.float32)])
     _add_matrix(writer, "token_embd", rows)
     writer.add_tensor("output_norm.weight", np.ones(shape.hidden, np.float32))
-    for name in ("attn_norm", "ffn_norm"):
-        writer.add_tensor(f"blk.0.{name}.weight", draft.tensor(name))
+    for layer in range(draft.exit_layer):
+        _copy_layer(writer, path, model, layer)
+    at = f"blk.{draft.exit_layer}"
+    for name in _NORMS:
+        writer.add_tensor(f"{at}.{name}.weight", draft.tensor(name))
     for name, n_heads in (("attn_q", shape.n_heads), ("attn_k", shape.n_kv_heads)):
         matrix = draft.tensor(name)
-        _add_matrix(writer, f"blk.0.{name}", matrix if shape.architecture == "llama" else _interleaved(matrix, n_heads))
+        _add_matrix(writer, f"{at}.{name}", matrix if shape.architecture == "llama" else _interleaved(matrix, n_heads))
     for name in _MATRICES:
-        _add_matrix(writer, f"blk.0.{name}", draft.tensor(name))
+        _add_matrix(writer, f"{at}.{name}", draft.tensor(name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _copy_layer(writer: Any, path: Path, model: GgufHeader, layer: int) -> None:
+    import gguf
+
+    for name in _NORMS:
+        writer.add_tensor(f"blk.{layer}.{name}.weight", read_vector(path, model.by_name[f"blk.{layer}.{name}.weight"]))
+    for name in ("attn_q", "attn_k", *_MATRICES):
+        info = model.by_name[f"blk.{layer}.{name}.weight"]
+        if info.type.name in _LARGE:
+            _add_matrix(writer, f"blk.{layer}.{name}", TensorRows(path, info)(range(info.shape[1])))
+            continue
+        raw = np.memmap(path, np.uint8, "r", info.offset, (info.shape[1], info.n_bytes // info.shape[1]))
+        kind = gguf.GGMLQuantizationType[info.type.name]
+        writer.add_tensor(f"blk.{layer}.{name}.weight", np.array(raw), raw_dtype=kind)
 
 
 def _add_shape(writer: Any, draft: DraftFile, model: GgufHeader) -> None:
@@ -66,7 +89,7 @@ def _add_shape(writer: Any, draft: DraftFile, model: GgufHeader) -> None:
 
     writer.add_context_length(int(of_the_model("context_length", 1)))
     writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(1)
+    writer.add_block_count(draft.exit_layer + 1)
     writer.add_feed_forward_length(shape.n_ffn)
     writer.add_head_count(shape.n_heads)
     writer.add_head_count_kv(shape.n_kv_heads)

@@ -1,29 +1,34 @@
-"""A round that drafts from features."""
+"""A round whose drafts come from a taught layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf.cache import GgufCache
-from edgeinfer.backends.gguf.draft.taps import Taps
 from edgeinfer.backends.rounds import RoundGuard
-from edgeinfer.backends.taught import FeatureDrafts
+from edgeinfer.backends.taught import TaughtDrafts
 from edgeinfer.protocols import Row, TokenLike, as_id
+from edgeinfer.types import common_prefix
 
-__all__ = ["FeatureRound"]
+if TYPE_CHECKING:
+    from edgeinfer.backends.gguf.llama import Floats
+
+__all__ = ["TaughtRound"]
 
 
 @maps_engine_errors("llama.cpp")
-class FeatureRound:
+class TaughtRound:
     """See protocols.Round. The drafts have a memory of their own: the model's holds verified rows alone."""
 
-    __slots__ = ("_cache", "_drafted", "_drafts", "_guard", "_ids", "_n_run", "_taps")
+    __slots__ = ("_cache", "_drafted", "_drafts", "_guard", "_ids", "_n_run", "_tapped")
 
-    def __init__(self, cache: GgufCache, drafts: FeatureDrafts, taps: Taps, max_rows: int) -> None:
+    def __init__(self, cache: GgufCache, drafts: TaughtDrafts, tapped: Callable[[], Floats], max_rows: int) -> None:
+        """`tapped` gives the tapped states [T, taps x hidden] of the rows that were decoded since its last call."""
         self._cache = cache
         self._drafts = drafts
-        self._taps = taps
+        self._tapped = tapped
         self._guard = RoundGuard(max_rows)
         self._drafted: list[int] = []
         self._ids: list[int] = []
@@ -43,7 +48,7 @@ class FeatureRound:
         self._ids = [as_id(token) for token in tokens]
         self._cache.be_open()
         self._n_run = len(self._ids)
-        self._taps.take()
+        self._tapped()
         rows = self._cache.run(self._ids, n_wanted)
         self._guard.n_verified = self._n_run
         return rows
@@ -51,11 +56,11 @@ class FeatureRound:
     def commit(self, n: int) -> None:
         self._guard.commit(n)
         self._cache.finish(n, self._n_run)
-        self._drafts.end(first_stays=n > 0 and self._drafted[:1] == self._ids[:1])
+        self._drafts.end(common_prefix(self._drafted, self._ids[:n]))
         if n:
-            self._drafts.saw(self._ids[:n], self._taps.take()[:n])
+            self._drafts.saw(self._ids[:n], self._tapped()[:n])
 
     def rollback(self) -> None:
         if self._guard.end():
             self._cache.finish(0, self._n_run)
-            self._drafts.end(first_stays=False)
+            self._drafts.end(0)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgeinfer.backends.gguf import llama
+import numpy as np
+from threadpoolctl import threadpool_limits
+
 from edgeinfer.backends.gguf.cache import GgufCache
+from edgeinfer.backends.gguf.draft.kept_layers import load_layer
 from edgeinfer.backends.gguf.draft.layer import GgufDraftLayer
-from edgeinfer.backends.gguf.draft.layer_file import write_layer
-from edgeinfer.backends.gguf.draft.round import FeatureRound
+from edgeinfer.backends.gguf.draft.round import TaughtRound
 from edgeinfer.backends.gguf.draft.taps import Taps
-from edgeinfer.backends.gguf.facts import DRAFT_ROWS, TAPPED_ARCHITECTURES
+from edgeinfer.backends.gguf.facts import DRAFT_ROWS, DRAFTED_ARCHITECTURES
 from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
-from edgeinfer.backends.taught import FeatureDrafts, FeatureInputs
+from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, TaughtDrafts
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
@@ -31,26 +32,35 @@ class TaughtSupport:
     """Shared by the conversations of a model. `close` frees the draft's weights, after its caches."""
 
     def __init__(self, draft: DraftFile, header: GgufHeader, path: Path) -> None:
-        """`header` is that of the model's one file at `path`. Raises ArtifactError for a model that gives no states."""
-        if draft.shape.architecture not in TAPPED_ARCHITECTURES or header.parts or draft.kind != "feature":
+        """`header` is that of the model's one file at `path`. Raises ArtifactError for a model that cannot draft so."""
+        if draft.shape.architecture not in DRAFTED_ARCHITECTURES[draft.kind] or header.parts:
             raise ArtifactError(f"{path.name}: llama.cpp runs no {draft.kind} draft for it", hint="leave --draft out")
+        self.kind = draft.kind
         self._taps, self._ranked = draft.taps, draft.ranked_tokens
-        self._inputs = FeatureInputs(draft)
+        self._inputs = FeatureInputs(draft) if draft.kind == "feature" else None
         self._embed = TensorRows(path, header.by_name["token_embd.weight"])
         self._output_norm: Floats = read_vector(path, header.by_name["output_norm.weight"])
-        with TemporaryDirectory(prefix="edgeinfer-draft-") as folder:
-            file = Path(folder) / "layer.gguf"
-            write_layer(file, draft, header, path)
-            self._layer = llama.load(file, mmap=False)
+        self._layer = load_layer(draft, header, path)
+        # A thread of BLAS spins for milliseconds after a product, on a core that llama.cpp's threads need.
+        self._one_blas_thread = threadpool_limits(1, user_api="blas")
 
     def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
         """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
-        taps = Taps(cache.context, self._taps, model.n_layers, self._output_norm)
-        own = replace(options, n_batch=DRAFT_ROWS, n_outputs=1)
-        layer = GgufDraftLayer(self._layer, own, cache.policy)
-        drafts = FeatureDrafts(self._inputs, layer, self._ranked, self._embed, model.n_vocab)
-        cache.draft_by(lambda max_rows: FeatureRound(cache, drafts, taps, max_rows), drafts.close)
-        cache.watch(taps.decode, drafts)
+        taps = Taps(cache.context, self._taps, model.n_layers, self._output_norm) if self._inputs else None
+        drafts = self._new_drafts(model, options, cache)
+        tapped = taps.take if taps else lambda: _NO_STATES
+        cache.draft_by(lambda max_rows: TaughtRound(cache, drafts, tapped, max_rows), drafts.close)
+        cache.watch(taps.decode if taps else cache.context.decode, drafts)
+
+    def _new_drafts(self, model: LlamaModel, options: ContextOptions, cache: GgufCache) -> TaughtDrafts:
+        layer = GgufDraftLayer(self._layer, replace(options, n_batch=DRAFT_ROWS, n_outputs=1), cache.policy)
+        if self._inputs is None:
+            return ExitDrafts(layer, self._ranked, self._embed, model.n_vocab)
+        return FeatureDrafts(self._inputs, layer, self._ranked, self._embed, model.n_vocab)
 
     def close(self) -> None:
+        self._one_blas_thread.restore_original_limits()
         self._layer.close()
+
+
+_NO_STATES = np.zeros((0, 0), np.float32)

@@ -18,11 +18,25 @@ from edgeinfer.errors import EngineError
 if TYPE_CHECKING:
     from edgeinfer.backends.gguf.llama import Floats
 
-__all__ = ["Taps"]
+__all__ = ["Taps", "gives_states"]
 
 # C++ names of two functions of llama-ext.h, which llama.cpp calls a staging area.
 _SET_INPUT: Final = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
 _GET_INPUT: Final = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
+
+
+def gives_states() -> bool:
+    """Whether this build of llama.cpp gives the states between layers."""
+    try:
+        _functions()
+    except AttributeError:
+        return False
+    return True
+
+
+def _functions() -> tuple[Any, Any]:
+    set_input = library_function(_SET_INPUT, None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool)
+    return set_input, library_function(_GET_INPUT, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
 
 
 class Taps:
@@ -30,15 +44,15 @@ class Taps:
 
     def __init__(self, context: Context, layers: Sequence[int], n_layers: int, output_norm: Floats) -> None:
         """`layers` are numbers of layers run. Raises EngineError when this llama.cpp does not give their states."""
-        self._context, self._layers, self._n_layers, self._output_norm = context, layers, n_layers, output_norm
+        self._context, self._layers, self._n_layers = context, layers, n_layers
+        self._output_norm: Floats = np.where(output_norm, output_norm, np.float32(np.inf))  # what it hides counts as 0
+        self._seen: list[Floats] = []
         try:
-            set_input = library_function(_SET_INPUT, None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool)
-            self._get_input: Any = library_function(_GET_INPUT, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+            set_input, self._get_input = _functions()
         except AttributeError as error:
             raise EngineError("this llama.cpp does not give the states between layers") from error
         for layer in sorted({min(layer, n_layers - 1) for layer in layers}):
             set_input(context.address, layer, True)
-        self._seen: list[Floats] = []
 
     def decode(self, batch: Batch) -> None:
         n: int = batch.struct.n_tokens

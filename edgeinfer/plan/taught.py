@@ -1,0 +1,55 @@
+"""What a taught draft is worth where rows were measured, and how many tokens it should choose among there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.device.row_times import RowTimes
+from edgeinfer.shape import ModelShape
+
+__all__ = ["expected_speedup", "sized"]
+
+_MIN_GAIN: Final = 1.01  # of a smaller vocabulary: less is within what was measured
+
+
+def sized(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> TaughtDraft:
+    """The draft with the vocabulary that gives the most expected tokens per second; all of it where nothing is known.
+
+    A smaller head is read faster and is right less often.
+    """
+    if times is None or not taught.by_vocabulary:
+        return taught
+    best, best_speedup = taught, _MIN_GAIN * expected_speedup(taught, shape, times)
+    for n_ranked, agreement in taught.by_vocabulary:
+        smaller = replace(taught, n_ranked=n_ranked, agreement=agreement)
+        speedup = expected_speedup(smaller, shape, times)
+        if n_ranked < taught.n_ranked and speedup > best_speedup:
+            best, best_speedup = smaller, speedup
+    return best
+
+
+def expected_speedup(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:
+    """Of the draft alone, at the best fixed depth, over plain decoding. A gate can only do better; 1.0 where no depth
+    pays."""
+    layers = _weights_of_layers(taught, shape)
+    read, read_then = (layers + n * shape.hidden for n in (taught.n_ranked, times.n_ranked))
+    draft_s = times.draft_s * read / read_then
+    tokens, reached, best = 1.0, 1.0, 1.0
+    for depth, rate in enumerate(taught.agreement, start=1):
+        reached *= rate
+        tokens += reached
+        if depth + 1 in times.verify_s:
+            seconds = depth * draft_s + times.verify_s[depth + 1]
+            best = max(best, tokens * times.verify_s[1] / seconds)
+    return best
+
+
+def _weights_of_layers(taught: TaughtDraft, shape: ModelShape) -> float:
+    """Weights that a draft reads besides its head, all counted in 8 bits."""
+    group = shape.kv[0]
+    attention = 2 * shape.n_heads * group.head_dim + 2 * group.n_kv_heads * group.head_dim
+    layers = (1 + taught.exit_layer) * shape.hidden * (attention + 3 * shape.n_ffn)
+    joined = 2 * shape.hidden**2 * 4 if taught.n_taps else 0  # in float32
+    return layers + joined
