@@ -20,7 +20,17 @@ from edgeinfer.tune.turns import Turns
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ASSISTANT", "USER", "Conversations", "batches", "joined", "read_part", "write", "write_part"]
+__all__ = [
+    "ASSISTANT",
+    "USER",
+    "Conversations",
+    "batches",
+    "joined",
+    "read_part",
+    "sampled_tokens",
+    "write",
+    "write_part",
+]
 
 USER, ASSISTANT = 0, 1
 _USER_TEMPERATURE: Final = 1.0  # messages must differ from each other
@@ -95,12 +105,12 @@ def write(
         logits = model.step(tokens[:, at], cache)
         speaking = writer.role == ASSISTANT
         temperature = torch.where(speaking, torch.where(greedy, 0.0, _ANSWER_TEMPERATURE), _USER_TEMPERATURE)
-        tokens[:, at + 1], chosen = writer.take(_sampled(logits.float(), temperature, noise), given[:, at + 1])
+        tokens[:, at + 1], chosen = writer.take(sampled_tokens(logits.float(), temperature, noise), given[:, at + 1])
         own[:, at] = speaking & chosen
     return Conversations(tokens.to(torch.int32).cpu(), own.cpu(), greedy.cpu())
 
 
-def _sampled(logits: Tensor, temperature: Tensor, noise: torch.Generator) -> Tensor:
+def sampled_tokens(logits: Tensor, temperature: Tensor, noise: torch.Generator) -> Tensor:
     """Gumbel-max among the likeliest tokens: [B]. Temperature 0 is greedy."""
     uniform = torch.rand(logits.shape, generator=noise, device=logits.device).clamp_(1e-9, 1 - 1e-7)
     least = logits.topk(min(_TOP_K, logits.shape[-1])).values[:, -1:]

@@ -227,7 +227,7 @@ def check_worth(plan: Plan, prepared: Prepared, expected: Mapping[str, Expected]
 
 def usual_sizes(device: TorchDevice, request: TuneRequest, n_given: int) -> Sizes:
     """A GPU is filled by large batches; a CPU learns more from many small ones."""
-    sizes = request.sizes or (Sizes(512, 512, 32) if device.is_gpu else Sizes(256, 32, 4))
+    sizes = request.sizes or (Sizes(512, 2048, 32) if device.is_gpu else Sizes(256, 32, 4))
     if request.data and n_given < 10 * sizes.n_tokens:
         raise UsageError(
             f"{request.data} has {n_given:,} tokens; at least {10 * sizes.n_tokens:,} are needed",

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from edgeinfer.tune.conversations import Conversations, batches
+from edgeinfer.tune.conversations import Conversations, batches, sampled_tokens
 from edgeinfer.tune.drafts import Kind, new_draft
 from edgeinfer.tune.judge import rank_tokens
 from edgeinfer.tune.teach import Progress, Schedule, teach
@@ -35,10 +35,16 @@ def _s_per_token(model: TorchModel, sizes: Sizes) -> float:
     cache = GenerationCache(model, sizes.part_rows, sizes.n_tokens)
     cache.length = sizes.n_tokens // 2
     tokens = torch.zeros(sizes.part_rows, dtype=torch.long, device=model.device)
-    model.step(tokens, cache).argmax(-1).cpu()
+    temperature = torch.ones(sizes.part_rows, device=model.device)
+    noise = torch.Generator(model.device).manual_seed(0)
+
+    def step() -> None:
+        sampled_tokens(model.step(tokens, cache).float(), temperature, noise).cpu()
+
+    step()
     began = perf_counter()
     for _ in range(_TIMED_TOKENS):
-        model.step(tokens, cache).sort(-1).values[:, -1].cpu()  # as much as taking a token
+        step()
     return (perf_counter() - began) / _TIMED_TOKENS
 
 

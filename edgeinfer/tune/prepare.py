@@ -16,12 +16,13 @@ from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.runner.opening import open_file
+from edgeinfer.tune.openings import openings
 from edgeinfer.tune.turns import Turns, find_turns
 from edgeinfer.types import Message
 
-__all__ = ["GivenText", "Prepared", "prepare"]
+__all__ = ["JUDGED_PROMPTS", "GivenText", "Prepared", "prepare"]
 
-_PROMPTS: Final = Path(edgeinfer.__file__).parent / "bench/data/prompts.jsonl"
+JUDGED_PROMPTS: Final = Path(edgeinfer.__file__).parent / "bench/data/prompts.jsonl"
 _MOST_LINES: Final = 1_000_000
 _MOST_BYTES: Final = 1 << 30
 _ROLES: Final = ("system", "user", "assistant")
@@ -39,7 +40,8 @@ class GivenText:
 class Prepared:
     row_costs: tuple[float, ...]  # time of 1, 2, ... rows in plain rounds
     turns: Turns | None  # None where the text is given
-    prompts: tuple[tuple[int, ...], ...]  # questions for the judge, up to the opening of the answer
+    openings: tuple[tuple[int, ...], ...]  # messages of use to begin with, up to the opening of the answer
+    prompts: tuple[tuple[int, ...], ...]  # questions for the judge, likewise; none of them is in `openings`
     given: GivenText | None
 
     def row_cost(self, n_rows: int) -> float:
@@ -59,15 +61,23 @@ def prepare(plan: Plan, path: Path, *, data: Path | None) -> Prepared:
         tokenizer = model.tokenizer
         source = tokenizer.chat_template or CHATML
         template = Template(renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+        turns = None if data else find_turns(template.render, tokenizer)
         return Prepared(
             tuple(costs.ratio("verify", n) for n in range(1, costs.max_rows + 1)) if costs else (1.0,),
-            None if data else find_turns(template.render, tokenizer),
+            turns,
+            encode_openings(turns, tokenizer) if turns else (),
             tuple(
                 tuple(tokenizer.encode(template.render(messages), special=True))
-                for messages in read_conversations(_PROMPTS)
+                for messages in read_conversations(JUDGED_PROMPTS)
             ),
             encode_all(read_conversations(data), template, tokenizer) if data else None,
         )
+
+
+def encode_openings(turns: Turns, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Each first message as the template writes it."""
+    after = (turns.end, *turns.to_assistant)
+    return tuple((*turns.opening, *tokenizer.encode(text, special=False), *after) for text in openings(seed=0))
 
 
 def read_conversations(path: Path) -> list[list[Message]]:

@@ -44,14 +44,21 @@ def text_of(
     for index in range(work.n_parts):
         path = folder / f"text-{index:03}.pt"
         if not path.exists():
-            starts = [prepared.turns.opening] * work.sizes.part_rows
+            starts, speaker = _starts(prepared, prepared.turns, index, work.sizes.part_rows)
             write_part(
-                path,
-                write(model, prepared.turns, starts, speaker=USER, n_tokens=work.sizes.n_tokens, seed=index),
+                path, write(model, prepared.turns, starts, speaker=speaker, n_tokens=work.sizes.n_tokens, seed=index)
             )
         parts.append(read_part(path))
         wrote(index + 1, work.n_parts, (index + 1) * work.sizes.part_tokens)
     return Text(joined(parts[1:]), parts[0], _answers(folder, model, prepared.turns, prepared, work.sizes))
+
+
+def _starts(prepared: Prepared, turns: Turns, index: int, n_rows: int) -> tuple[list[tuple[int, ...]], int]:
+    """How the conversations of a part begin, and who speaks next: every second part answers messages of use."""
+    if index % 2 == 0 or not prepared.openings:
+        return [turns.opening] * n_rows, USER
+    first = index // 2 * n_rows
+    return [prepared.openings[(first + row) % len(prepared.openings)] for row in range(n_rows)], ASSISTANT
 
 
 def _answers(folder: Path, model: TorchModel, turns: Turns, prepared: Prepared, sizes: Sizes) -> Conversations:

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _FILE: Final = "work.json"
-_TEXT_SHARE: Final = 1 / 3  # of the time; on a GPU that gave 15 M tokens and about five passes over them
+_TEXT_SHARE: Final = 1 / 3  # of the time; on an H200, half an hour gives about 60 M tokens
 _MOST_PASSES: Final = 8
 _LEAST_STEPS: Final = 40
 _TORCH_BYTES: Final = 600_000_000  # the interpreter with torch

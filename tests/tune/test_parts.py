@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,11 @@ torch = pytest.importorskip("torch", reason="teaching needs torch: `make test` i
 
 from edgeinfer.tune.conversations import ASSISTANT, USER, Conversations, batches, joined, write  # noqa: E402
 from edgeinfer.tune.judge import judge, rank_tokens  # noqa: E402
+from edgeinfer.tune.openings import openings  # noqa: E402
+from edgeinfer.tune.prepare import JUDGED_PROMPTS, Prepared, read_conversations  # noqa: E402
+from edgeinfer.tune.text import text_of  # noqa: E402
 from edgeinfer.tune.turns import Turns  # noqa: E402
+from edgeinfer.tune.work import Sizes, Work  # noqa: E402
 
 END, WORD = 9, 5
 TURNS = Turns(opening=(1, 2), to_assistant=(3, 4), to_user=(6,), end=END)
@@ -52,6 +57,28 @@ def test_an_answer_follows_a_given_question() -> None:
     assert text.tokens.tolist() == [[*question, END, 6, WORD, END]]
     assert text.own[0].tolist() == [False] * 5 + [True] + [False] * 4
     assert text.greedy.tolist() == [True]
+
+
+def test_every_second_part_answers_messages_of_use(tmp_path: Path) -> None:
+    first = [(1, 2, WORD, END, 3, 4), (1, 2, WORD, WORD, END, 3, 4), (1, 2, 8, END, 3, 4)]
+    prepared = Prepared((1.0,), TURNS, tuple(first), (first[0],), None)
+    work = Work(Sizes(n_tokens=80, part_rows=2, step_rows=1), 4, {"exit": 1})
+    scripted: Any = Scripted()
+    text = text_of(tmp_path, scripted, prepared, work, lambda *_: None)
+    begins = [tuple(row) for row in text.taught.tokens[:, :7].tolist()]
+    assert begins[0][:6] == first[0]  # part 1
+    assert begins[1] == first[1]
+    assert begins[2][:3] == (1, 2, WORD)  # part 2: the model wrote both sides
+    assert begins[4][:6] == first[2]  # part 3 begins where part 1 ended, and starts over
+    assert begins[5][:6] == first[0]
+
+
+def test_no_message_of_use_is_a_prompt_that_judges() -> None:
+    judged = {message.content for messages in read_conversations(JUDGED_PROMPTS) for message in messages}
+    messages = openings(seed=0)
+    assert len(set(messages)) == len(messages) > 4000
+    assert judged.isdisjoint(messages)
+    assert openings(seed=0) == messages != openings(seed=1)
 
 
 class Judged:

@@ -24,8 +24,9 @@ from tests.tiny_gguf import Tiny, write_tiny  # noqa: E402
 
 OFTEN = 227  # a token that the random model says often, so that turns end
 TURNS = Turns((1, 100, 13), (13, 1, 101, 13), (13, 1, 100, 13), OFTEN)
+OPENINGS = tuple((1, 100, 13, word, 2, 13, 1, 101, 13) for word in (70, 71, 72))
 PREPARED = Prepared(
-    (1.0, 1.1, 1.2, 1.3), TURNS, ((1, 100, 13, 50, 2, 13, 1, 101, 13), (1, 100, 13, 60, 2, 1, 101, 13)), None
+    (1.0, 1.1, 1.2, 1.3), TURNS, OPENINGS, ((1, 100, 13, 50, 2, 13, 1, 101, 13), (1, 100, 13, 60, 2, 1, 101, 13)), None
 )
 SIZES = Sizes(n_tokens=96, part_rows=8, step_rows=4)
 PACE = Pace(1.0, {"exit": 0.25, "feature": 0.25})
