@@ -13,7 +13,7 @@ MEASURES = {
     "draft_agreement": "how often a taught draft is right, by depth and temperature",
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
     "expected_speed": "the plan's expected speed against what this machine reaches",
-    "lookup_priors": "acceptance rates of prompt lookup on prompts that are not in the bench, against its priors",
+    "lookup_priors": "the priors of prompt lookup, fitted to answers to prompts that are not in the bench",
     "memory": "the plan's estimate against measured peak memory",
     "perplexity": "perplexity of tiers, windows and K/V types",
     "predicted_speed": "the plan's expected speed against published runs",

@@ -1,31 +1,34 @@
-"""Counts acceptance rates of prompt lookup, to compare with the priors at the top of decode/drafters/hit_rates.py.
+"""Fits the priors of prompt lookup, the tables at the top of decode/drafters/hit_rates.py.
 
 The prompts are written here or cut from a held-out text. None of them is a prompt of `edgeinfer bench speculation`,
-which judges the tables. The model answers greedily, without drafts.
+which judges the tables. The models answer greedily, without drafts; two_states.py finds the two states in what came
+true. Each model's answers are also judged by states that were fitted to the other models.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from edgeinfer.bench.opened import add_model_arguments, opened, request_of
+from benchmarks.two_states import Seen, TwoStates, fit, log_loss
+from edgeinfer.bench.opened import opened
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.decode.drafters.hit_rates import MATCH_LENGTHS, length_class
+from edgeinfer.decode.drafters.hit_rates import COPYING_RATES, MATCH_LENGTHS, NEW_TEXT_RATES, length_class
 from edgeinfer.decode.drafters.text_index import TextIndex
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.plan.types import Request
 from edgeinfer.runner.opening import read_template
 from edgeinfer.types import GREEDY, Message
 
 N_PARAGRAPHS: Final = 120  # of the text: half are copied or summed up, half are continued
 MIN_CHARS, MAX_CHARS = 150, 450  # of a paragraph
 MAX_TOKENS: Final = 128
+START: Final = TwoStates([list(row) for row in NEW_TEXT_RATES], [list(row) for row in COPYING_RATES])
 COPYING: Final = ("Write this text again, word for word:", "Give a short summary of this text:")
 CONTINUING: Final = "Write what comes next:"
 ABOUT: Final = ("What do you know about {}?", "Write a short story about {}.")
@@ -46,39 +49,45 @@ WRITTEN: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    parser.add_argument("--model", action="append", required=True, metavar="NAME|PATH", help="repeatable")
+    parser.add_argument("--template", default="", metavar="FILE", help="a Jinja template for all models, or chatml")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out prose, a paragraph a line")
 
 
 def run(args: argparse.Namespace) -> int:
-    with opened(request_of(args)) as subject, closing(Renderer()) as renderer:
-        tokenizer = subject.model.tokenizer
-        source = read_template(args.template) if args.template else tokenizer.chat_template or CHATML
-        template = Template(renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
-        for name, questions in prompts(args.text).items():
-            counts: Counts = defaultdict(lambda: [0, 0])
-            for question in questions:
-                prompt = PromptBuilder(template, tokenizer).build([Message("user", question)])
-                decoder = Decoder(subject.model, subject.plan.window)
-                answer = decoder.stream(prompt, GREEDY, max_tokens=MAX_TOKENS, stop_tokens=tokenizer.stop_tokens)
-                count(prompt.tokens, list(answer), counts)
-                decoder.close()
-            sys.stdout.write(f"{name}: {len(questions)} answers\n" + "\n".join(table(counts)) + "\n")
-            sys.stdout.flush()
+    questions = prompts(args.text)
+    seen = {name: list(answers(name, args.template, questions)) for name in args.model}
+    every = [answer for model in seen.values() for answer in model]
+    say("\n".join(table(fit(every, START))))
+    for name, judged in seen.items() if len(seen) > 1 else ():
+        others = [answer for other, model in seen.items() if other != name for answer in model]
+        here, elsewhere = log_loss(judged, START), log_loss(judged, fit(others, START))
+        say(f"log loss of the matches of {name}: {here:.4f} with the tables in use, {elsewhere:.4f} fitted without it")
     return 0
 
 
-def prompts(text: Path) -> dict[str, list[str]]:
+def answers(name: str, template_name: str, questions: Sequence[str]) -> Iterator[list[Seen]]:
+    """The matches of each answer of one model."""
+    with opened(Request(model=name, speculation="off", force=True)) as subject, closing(Renderer()) as renderer:
+        tokenizer = subject.model.tokenizer
+        source = read_template(template_name) if template_name else tokenizer.chat_template or CHATML
+        template = Template(renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)
+        for question in questions:
+            prompt = PromptBuilder(template, tokenizer).build([Message("user", question)])
+            decoder = Decoder(subject.model, subject.plan.window)
+            answer = decoder.stream(prompt, GREEDY, max_tokens=MAX_TOKENS, stop_tokens=tokenizer.stop_tokens)
+            yield matches(prompt.tokens, list(answer))
+            decoder.close()
+
+
+def prompts(text: Path) -> list[str]:
     lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
     titles = [line.strip("= ") for line in lines if line.startswith("= ") and not line.startswith("= =")]
     paragraphs = list(usable_paragraphs(lines))
     chosen = paragraphs[:: max(1, len(paragraphs) // N_PARAGRAPHS)][:N_PARAGRAPHS]
-    about = [question.format(title) for title in titles for question in ABOUT]
-    copied = [f"{COPYING[at // 2 % 2]}\n\n{one}" for at, one in enumerate(chosen) if at % 2 == 0]
-    return {  # asked to continue a paragraph, the demo mostly repeats it
-        "copied": [*copied, *(f"{CONTINUING}\n\n{one}" for one in chosen[1::2])],
-        "new": [*WRITTEN, *about],
-    }
+    tasks = (COPYING[0], CONTINUING, COPYING[1], CONTINUING)
+    about_paragraphs = [f"{tasks[at % len(tasks)]}\n\n{one}" for at, one in enumerate(chosen)]
+    return [*about_paragraphs, *WRITTEN, *(question.format(title) for title in titles for question in ABOUT)]
 
 
 def usable_paragraphs(lines: Sequence[str]) -> Iterator[str]:
@@ -90,27 +99,26 @@ def usable_paragraphs(lines: Sequence[str]) -> Iterator[str]:
             yield start
 
 
-Counts = defaultdict[tuple[int, int], list[int]]
-"""(row of the table, fork): matches, and those that came true."""
-
-
-def count(prompt: Sequence[int], answer: Sequence[int], counts: Counts) -> None:
+def matches(prompt: Sequence[int], answer: Sequence[int]) -> list[Seen]:
     index = TextIndex()
     for token in prompt:
         index.add(token)
+    seen = []
     for token in answer:
         match = index.longest_match()
         if match is not None:
-            cell = counts[length_class(match.length), index.fork_at(match)]
-            cell[0] += 1
-            cell[1] += index.tokens[match.source] == token
+            seen.append(Seen(length_class(match.length), index.fork_at(match), index.tokens[match.source] == token))
         index.add(token)
+    return seen
 
 
-def table(counts: Counts) -> list[str]:
-    """A line for each class of match length: rate and number of matches, by fork."""
-    return [
-        f"  {length:2d} or more: "
-        + "  ".join(f"{hits / n if n else 0:.3f} of {n:4d}" for n, hits in (counts[row, fork] for fork in range(3)))
-        for row, length in enumerate(MATCH_LENGTHS)
-    ]
+def table(states: TwoStates) -> Iterator[str]:
+    """A line for each class of match length, with rates by fork."""
+    yield "match length   copying                new text"
+    for length, *rates in zip(MATCH_LENGTHS, states.copying, states.new_text, strict=True):
+        yield f"{length:2d} or more     " + "   ".join(" ".join(f"{rate:.3f}" for rate in row) for row in rates)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

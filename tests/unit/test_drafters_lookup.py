@@ -129,7 +129,7 @@ def test_acceptance_follows_what_was_emitted() -> None:
     hopeless, sure = wrong.match(), right.match()
     assert hopeless is not None
     assert sure is not None
-    assert wrong.acceptance(hopeless, 1)[0] < 0.1
+    assert wrong.acceptance(hopeless, 1)[0] < 0.15
     assert min(right.acceptance(sure, 15)) > 0.95
 
 
@@ -186,7 +186,7 @@ def test_an_edited_past_is_the_same_conversation() -> None:
 
 def test_another_conversation_keeps_little_of_what_was_learned() -> None:
     first = HitRates().acceptance(2, bytes(1))[0]
-    lookup, said = repeating(60), [1, 2, *[7, 1, 2] * 60]
+    lookup, said = repeating(6), [1, 2, *[7, 1, 2] * 6]
     learned = lookup.rates.acceptance(2, bytes(1))[0]
     lookup.reset([*said, 7])  # the same conversation, a turn later
     assert lookup.rates.acceptance(2, bytes(1))[0] == pytest.approx(learned, abs=0.01)
