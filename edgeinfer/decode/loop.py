@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from edgeinfer.decode.constraint import Constraint
-from edgeinfer.decode.keyed import KeyedRound
 from edgeinfer.decode.policy.arms import NONE, Arm, Controller, Fixed, Outcome
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats, FinishReason
+from edgeinfer.decode.target import Target
 from edgeinfer.decode.timeline import Reuse, Timeline, afresh, anchor, reuse
 from edgeinfer.errors import RewindError, UsageError
 from edgeinfer.prefill import chunk_size
@@ -30,16 +30,12 @@ _NO_DRAFTERS: Mapping[str, Drafter] = {}
 
 @dataclass(slots=True)
 class _Answer:
-    """The answer that is being made."""
+    """The answer that is being written."""
 
     prompt: Prompt
-    sampler: Sampler
-    max_tokens: int
-    stop_tokens: frozenset[int]
-    first_index: int
-    constraint: Constraint | None
-    entry: Reuse | None  # how the prompt meets the cache; None once it has
-    gone_before: int  # tokens of the conversation that were out of sight when it began
+    target: Target
+    entry: Reuse | None  # what the prompt reuses of the cache; None once the cache has been rewound to it
+    gone_before: int  # tokens of the conversation that no query saw any more when it began
     started: float = 0.0
     waiting: array[int] = field(default_factory=compact)  # tokens to run before the next one is decoded
     n_again: int = 0  # tokens at the front of `waiting` that were run before
@@ -60,9 +56,9 @@ class _Round:
     ask: Ask
     began: float
     arm: Arm
-    chosen: float  # when the arm was
-    drafted: float  # when the last draft was made
-    alone: bool  # no other conversation is in the step, so that its time is that of this round
+    chosen: float  # when the arm had been chosen
+    drafted: float  # when the last draft had been made
+    alone: bool  # no other conversation is in the step, so its time is the time of this round
 
 
 class Decoder:
@@ -173,7 +169,8 @@ class Decoder:
         entry = reuse(self._timeline, self.cache.length, prompt, self._policy)
         gone = max(0, min(self._gone(), entry.shared - prompt.n_system))  # nothing yet in another conversation
         self._interrupted = False
-        self._answer = _Answer(prompt, Sampler(sampling), max_tokens, stop_tokens, first_index, constraint, entry, gone)
+        target = Target(Sampler(sampling), stop_tokens, max_tokens, first_index, constraint)
+        self._answer = _Answer(prompt, target, entry, gone)
 
     def begin(self, max_rows: int | None = None, *, alone: bool = True) -> Ask:
         """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
@@ -216,9 +213,9 @@ class Decoder:
             raise
         self._step = self._round = None
         self.stats.emitted += len(tokens)
-        if tokens and tokens[-1] in answer.stop_tokens:
+        if tokens and tokens[-1] in answer.target.stop_tokens:
             self._finish("stop")
-        elif self.stats.emitted >= answer.max_tokens:
+        elif answer.target.left(self.stats.emitted) <= 0:
             self._finish("length")
         return tokens
 
@@ -293,7 +290,7 @@ class Decoder:
     def _end_chunk(self, answer: _Answer, chunk: _Chunk, rows: Sequence[Row]) -> list[int]:
         stats, n = self.stats, len(chunk.ask.tokens)
         stats.prefill_s += perf_counter() - chunk.began
-        tokens = [self._pick(answer, rows[0])] if rows else []
+        tokens = [answer.target.pick(rows[0], self._timeline.tokens, stats.emitted)] if rows else []
         chunk.ask.round.commit(n)
         n_again = min(n, answer.n_again)
         answer.n_again -= n_again
@@ -308,20 +305,22 @@ class Decoder:
         return tokens
 
     def _begin_round(self, answer: _Answer, began: float, *, alone: bool) -> _Round:
-        context = self._timeline.tokens
-        depth = min(self._policy.room(self.cache.length), answer.max_tokens - self.stats.emitted) - 1
-        forced = self._forced(answer, depth)
-        arm = Arm(FORCED, len(forced)) if forced else self._controller.choose(depth) if alone else NONE
+        context, emitted, target = self._timeline.tokens, self.stats.emitted, answer.target
+        limit = min(self._policy.room(self.cache.length), target.left(emitted)) - 1
+        forced = target.forced(min(limit, (self._model.exact_rows or MAX_FORCED_ROWS) - 1, MAX_FORCED_ROWS - 1))
+        arm = Arm(FORCED, len(forced)) if forced else self._controller.choose(limit) if alone else NONE
         chosen = perf_counter()
         self._round = step = self.cache.begin(1 + arm.depth)
-        proposed = forced or (self._propose(answer, arm, step) if arm.depth else ())
-        tokens = [context[-1], *proposed]
+        drafts: Sequence[TokenLike] = forced
+        if arm.depth and not forced:
+            drafts = self._drafters[arm.name].propose(target.drafting(step, context, emitted), arm.depth)
+        tokens = [context[-1], *drafts]
         return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter(), alone)
 
     def _end_round(self, answer: _Answer, step: _Round, rows: Sequence[Row]) -> list[int]:
         """The tokens that a round emits, the last of which is not yet in the cache."""
         drafts = [as_id(draft) for draft in step.ask.tokens[1:]]
-        tokens = self._target(answer, rows, drafts)
+        tokens = answer.target.verify(rows, drafts, self._timeline.tokens, self.stats.emitted)
         step.ask.round.commit(len(tokens))
         ended = perf_counter()
         accepted = sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
@@ -332,44 +331,6 @@ class Decoder:
             self._controller.observe(step.arm, outcome)
         self.stats.add(step.arm.name, outcome, perf_counter() - step.began)
         return tokens
-
-    def _forced(self, answer: _Answer, depth: int) -> Sequence[TokenLike]:
-        """Drafts that the constraint all but names: nearly all are accepted, so no controller is asked."""
-        if answer.constraint is None or depth < 1:
-            return ()
-        most = min(depth, (self._model.exact_rows or MAX_FORCED_ROWS) - 1, MAX_FORCED_ROWS - 1)
-        return answer.constraint.forced()[:most]
-
-    def _propose(self, answer: _Answer, arm: Arm, round: Round) -> Sequence[TokenLike]:
-        context = self._timeline.tokens
-        view = round if answer.sampler.greedy else KeyedRound(round, answer.sampler, self._index(answer), context)
-        return self._drafters[arm.name].propose(view, arm.depth)
-
-    def _target(self, answer: _Answer, rows: Sequence[Row], drafts: list[int]) -> list[int]:
-        """The target's own token of each row while the row before it matched its draft, cut after the last token."""
-        context = self._timeline.tokens
-        most = answer.max_tokens - self.stats.emitted
-        tokens: list[int] = []
-        for row, draft in zip(rows, [*drafts, None], strict=True):
-            token = self._pick(answer, row, len(tokens))
-            tokens.append(token)
-            context.append(token)
-            if token != draft or token in answer.stop_tokens or len(tokens) == most:
-                break
-        return tokens
-
-    def _pick(self, answer: _Answer, row: Row, ahead: int = 0) -> int:
-        constraint = answer.constraint
-        if constraint is None and answer.sampler.greedy:
-            return row.argmax()
-        logits = row.numpy() if constraint is None else constraint.masked(row.numpy())
-        token = answer.sampler.pick(logits, self._index(answer) + ahead, self._timeline.tokens)
-        if constraint is not None:
-            constraint.accept(token)
-        return token
-
-    def _index(self, answer: _Answer) -> int:
-        return answer.first_index + self.stats.emitted
 
     def _reanchor(self, answer: _Answer) -> None:
         """At the limit: start again at position 0 with the system prompt and the newest half window."""

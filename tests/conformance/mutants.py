@@ -18,6 +18,7 @@ from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, RankedRow, TapLog
 from edgeinfer.decode import loop, noise, sampler, timeline
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.target import Target
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
@@ -169,27 +170,27 @@ def draft_positions_one_late(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_bonus_token(patch: pytest.MonkeyPatch) -> None:
     """At the first mismatch the loop emits the row after it."""
-    true = Decoder._target
+    true = Target.verify
 
-    def target(self: Any, answer: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
-        tokens = true(self, answer, rows, drafts)
+    def verify(self: Any, rows: Sequence[Any], drafts: Sequence[int], context: Any, emitted: int) -> list[int]:
+        tokens = true(self, rows, drafts, context, emitted)
         if len(tokens) < len(rows):
-            tokens[-1] = self._timeline.tokens[-1] = rows[len(tokens)].argmax()
+            tokens[-1] = context[-1] = rows[len(tokens)].argmax()
         return tokens
 
-    patch.setattr(Decoder, "_target", target)
+    patch.setattr(Target, "verify", verify)
 
 
 def rejected_draft_emitted(patch: pytest.MonkeyPatch) -> None:
-    true = Decoder._target
+    true = Target.verify
 
-    def target(self: Any, answer: Any, rows: Sequence[Any], drafts: list[int]) -> list[int]:
-        tokens = true(self, answer, rows, drafts)
+    def verify(self: Any, rows: Sequence[Any], drafts: Sequence[int], context: Any, emitted: int) -> list[int]:
+        tokens = true(self, rows, drafts, context, emitted)
         if len(tokens) <= len(drafts):
-            tokens[-1] = self._timeline.tokens[-1] = drafts[len(tokens) - 1]
+            tokens[-1] = context[-1] = drafts[len(tokens) - 1]
         return tokens
 
-    patch.setattr(Decoder, "_target", target)
+    patch.setattr(Target, "verify", verify)
 
 
 def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
@@ -222,18 +223,18 @@ def noise_by_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def index_stands_still_in_a_round(patch: pytest.MonkeyPatch) -> None:
-    true = Decoder._pick
-    patch.setattr(Decoder, "_pick", lambda self, answer, row, ahead=0: true(self, answer, row, 0))
+    true = Target.pick
+    patch.setattr(Target, "pick", lambda self, row, context, emitted, ahead=0: true(self, row, context, emitted))
 
 
 def penalty_forgets_the_round(patch: pytest.MonkeyPatch) -> None:
     """Tokens that the round itself emitted are not penalized yet."""
 
-    def pick(self: Any, answer: Any, row: Any, ahead: int = 0) -> int:
-        context = self._timeline.tokens
-        return answer.sampler.pick(row.numpy(), self._index(answer) + ahead, context[: len(context) - ahead])
+    def pick(self: Any, row: Any, context: Any, emitted: int, ahead: int = 0) -> int:
+        before: Any = context[: len(context) - ahead]
+        return int(self.sampler.pick(row.numpy(), self.first_index + emitted + ahead, before))
 
-    patch.setattr(Decoder, "_pick", pick)
+    patch.setattr(Target, "pick", pick)
 
 
 def reanchor_early(patch: pytest.MonkeyPatch) -> None:
