@@ -30,6 +30,8 @@ class StopStrings:
     def feed(self, text: str) -> str:
         if self.stopped:
             return ""
+        if not self._stops:
+            return text
         text = self._held + text
         found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:

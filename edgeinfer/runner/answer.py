@@ -83,7 +83,10 @@ class AnswerStream:
         return self
 
     def __next__(self) -> str:
-        return next(segment.text for segment in self._segments if not segment.thinking)
+        for segment in self._segments:
+            if not segment.thinking:
+                return segment.text
+        raise StopIteration
 
     def segments(self) -> Iterator[Segment]:
         """The rest of the answer, reasoning included."""
@@ -172,28 +175,24 @@ class Writer:
         return joined(self._earlier, self._stats)
 
     def segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
-        with closing(self._before_stop(prompt, sampling)) as segments:
-            for segment in segments:
-                self._shown.append(segment)
-                yield segment
-
-    def _before_stop(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
         """Text as it becomes certain: it is held back while it may begin a stop string."""
         with closing(self._split_segments(prompt, sampling)) as segments:
             for segment in segments:
-                if segment.thinking:
-                    yield segment
-                    continue
-                text = self._stop.feed(segment.text)
-                if text:
-                    yield Segment(text, thinking=False)
+                certain = segment if segment.thinking else self._before_stop(segment)
+                if certain.text:
+                    self._shown.append(certain)
+                    yield certain
                 if self._stop.stopped:
                     break
         if self._stop.stopped:
             self._stats.finish = "stop"  # the decoder only knows that its reader left
-        rest = self._stop.finish()
-        if rest:
-            yield Segment(rest, thinking=False)
+        if rest := self._stop.finish():
+            self._shown.append(Segment(rest, thinking=False))
+            yield self._shown[-1]
+
+    def _before_stop(self, segment: Segment) -> Segment:
+        text = self._stop.feed(segment.text)
+        return segment if text == segment.text else Segment(text, thinking=False)
 
     def _split_segments(self, prompt: Prompt, sampling: Sampling) -> Generator[Segment, None, None]:
         began_inside = self._over_budget()
@@ -243,7 +242,7 @@ class Writer:
         data = self._mark_text.get(token) or self._tokenizer.piece(token)
         text = self._utf8.feed(data)
         self.text += text
-        yield from self._splitter.feed(text)
+        return self._splitter.feed(text)
 
     def _take_all(self, tokens: list[int]) -> None:
         for token in tokens:

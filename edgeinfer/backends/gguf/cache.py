@@ -162,11 +162,15 @@ class GgufCache:
             for close in reversed(self._close):  # lanes before the context whose memory they share
                 close()
 
-    def run(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
+    def forward(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
         """All layers for `tokens` at `length`, the last `n_rows` rows. For the open round: `finish` counts them."""
+        n_batch, n_outputs = self._batch.capacity, self.context.n_outputs
+        if len(tokens) <= n_batch and n_rows <= n_outputs:  # nearly always
+            self._forward(tokens, self._length, n_wanted=n_rows)
+            return [ContextRow(self.context, index) for index in range(len(tokens) - n_rows, len(tokens))]
         held: list[Row] = []
         rows: list[Row] = []
-        for piece in pieces(len(tokens), n_rows, self._batch.capacity, self.context.n_outputs):
+        for piece in pieces(len(tokens), n_rows, n_batch, n_outputs):
             held += [HeldRow(row.numpy().copy()) for row in rows]
             n = piece.stop - piece.start
             self._forward(tokens[piece.start : piece.stop], self._length + piece.start, n_wanted=piece.n_wanted)
@@ -239,7 +243,7 @@ class PlainRound:
 
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         ids, n_wanted = self.asked(tokens, n_rows)
-        rows = self.cache.run(ids, n_wanted)
+        rows = self.cache.forward(ids, n_wanted)
         self.has_run()
         return rows
 

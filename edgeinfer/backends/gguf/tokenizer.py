@@ -7,7 +7,7 @@ from functools import cached_property
 
 from edgeinfer.backends.gguf.llama import C, LlamaModel
 
-PIECE_BYTES = 64  # enough for nearly every token
+PieceBuffer = ctypes.c_char * 64  # enough for nearly every token
 
 
 class LlamaTokenizer:
@@ -42,10 +42,10 @@ class LlamaTokenizer:
             room = -n
 
     def piece(self, token: int) -> bytes:
-        buffer = ctypes.create_string_buffer(PIECE_BYTES)  # one for each call: threads may share a tokenizer
+        buffer = PieceBuffer()  # one for each call: threads may share a tokenizer
         n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         if n < 0:
-            buffer = ctypes.create_string_buffer(-n)
+            buffer = (ctypes.c_char * -n)()
             n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:n]
 

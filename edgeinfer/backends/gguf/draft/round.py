@@ -49,7 +49,7 @@ class TaughtRound:
         self._cache.be_open()
         self._n_run = len(self._ids)
         self._tapped()
-        rows = self._cache.run(self._ids, n_wanted)
+        rows = self._cache.forward(self._ids, n_wanted)
         self._guard.n_verified = self._n_run
         return rows
 

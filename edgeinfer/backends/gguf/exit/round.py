@@ -18,7 +18,7 @@ class CountedCache(Protocol):
 
     @property
     def length(self) -> int: ...
-    def run(self, tokens: Tokens, n_rows: int) -> Sequence[Row]: ...
+    def forward(self, tokens: Tokens, n_rows: int) -> Sequence[Row]: ...
     def finish(self, n_kept: int, n_run: int) -> None: ...
 
 
@@ -56,7 +56,7 @@ class ExitRound:
             if n_held:
                 self._lanes.owner.remove(self._cache.length)
             chunk = n_wanted < n  # of a prompt
-            rows = self._cache.run(ids, n_wanted) if chunk or n == 1 else self._whole(ids)
+            rows = self._cache.forward(ids, n_wanted) if chunk or n == 1 else self._whole(ids)
         self._n_run = self._guard.n_verified = n
         return rows[len(rows) - n_wanted :]
 
