@@ -37,3 +37,10 @@ def gemma3() -> Path:
     if not file.is_file():
         pytest.skip(f"{file} is not here: EDGEINFER_GEMMA3 names gemma-3-270m-q4_k_m.gguf")
     return file
+
+
+def pytest_unconfigure() -> None:
+    """llama_cpp opens the null device twice when it is imported, and never closes it."""
+    if "llama_cpp._utils" in sys.modules:
+        for name in ("outnull_file", "errnull_file"):
+            getattr(sys.modules["llama_cpp._utils"], name).close()
