@@ -23,7 +23,7 @@ class Autosave:
     """The file of one running chat in `folder`, and those that other chats left there.
 
     A lock beside each file is held while its chat runs, so a file whose lock is free was left by a crash. Without a
-    folder, or where it cannot be written, nothing is kept, and that stops no chat.
+    writable folder nothing is kept, and the chat runs all the same.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -58,7 +58,7 @@ class Autosave:
             self.write(chat())
 
     def discard(self) -> None:
-        """The chat ended as it should, or has no messages any more."""
+        """Delete the file: the chat ended normally, or has no messages any more."""
         if self._file:
             remove(self._file)
 
@@ -69,7 +69,8 @@ class Autosave:
             remove(Path(self._lock.lock_file))
 
     def left_behind(self) -> Path | None:
-        """The newest file of a chat that was cut off; None as well where the folder cannot be read and written."""
+        """The newest file of a chat that was cut off. None if there is none, or if the folder cannot be read and
+        written."""
         if self._folder is None:
             return None
         try:

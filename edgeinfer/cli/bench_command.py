@@ -1,4 +1,4 @@
-"""`edgeinfer bench`: a door to the measurements, each a module of `edgeinfer.bench`."""
+"""`edgeinfer bench`: runs one of the measurements, each a module of `edgeinfer.bench`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgeinfer.cli.output import near
 from edgeinfer.cli.parser import make_parser
 from edgeinfer.errors import UsageError
 
-HELP = "measure this machine and write down what was found"
+HELP = "measure this machine and write a report"
 USAGE = "bench MEASURE [--help] [...]"
 EXAMPLES = """\
   edgeinfer bench speed --json                       prefill and decode, first token, memory, percent of the roofline

@@ -9,7 +9,7 @@ from threading import Thread
 from edgeinfer.cli.options import add_open_options, add_plan_options, add_sampling_options, take_name
 from edgeinfer.cli.output import say, whisper
 
-HELP = "chat with a model, the best one for this device unless named"
+HELP = "chat with a model: the best one for this device, or the one named"
 USAGE = "chat [MODEL] [--context N] [--system TEXT] [--temp T] [--stats] [...]"
 EXAMPLES = """\
   edgeinfer chat                                choose a model for this machine, say why, and chat
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser)
     add_open_options(parser)
     add_sampling_options(parser)
-    parser.add_argument("--fallback", default="", metavar="NAME", help="the model to take where MODEL cannot be had")
+    parser.add_argument("--fallback", default="", metavar="NAME", help="the model to use if MODEL is not downloaded")
 
 
 def run(args: argparse.Namespace) -> int:

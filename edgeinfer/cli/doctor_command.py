@@ -127,7 +127,7 @@ def backend_to_json(found: Found) -> dict[str, object]:
 
 
 def places() -> dict[str, str]:
-    """Where files are, by what they are; "none" on a machine without a home folder."""
+    """Folders by their contents; "none" on a machine without a home folder."""
     from edgeinfer.catalog import builtin_file, user_models_file
     from edgeinfer.cli.lines import history_file
     from edgeinfer.errors import UsageError
@@ -162,7 +162,7 @@ def kept(folder: Path | None) -> str:
 
 
 def note(path: Path) -> str:
-    """What is wrong with the place, said before someone waits for a download."""
+    """What is wrong with a folder, reported before a download begins."""
     at = path
     while not at.exists() and at != at.parent:
         at = at.parent

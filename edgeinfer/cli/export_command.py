@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the bundle; must not exist yet")
     parser.add_argument("--tier", default="8da4w", choices=TIERS, metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
     parser.add_argument(
-        "--device", default="", metavar="NAME", help="refuse what does not fit this phone, and say how it fits"
+        "--device", default="", metavar="NAME", help="say how the bundle fits this phone, and refuse it if it does not"
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.executorch.export.source import open_source
 
     model = model_path(args)
-    open_source(model)  # refuses what is not exported, at once
+    open_source(model)  # refuses at once what cannot be exported
     if args.device:
         say(device_line(args, model))
     say(f"exporting {model.name} as {args.tier}: this takes minutes")

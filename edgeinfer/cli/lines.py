@@ -31,9 +31,8 @@ class LineSource(Protocol):
 
 
 class PlainLines:
-    """Lines of stdin without an editor: of a pipe, or of a terminal that cannot move its cursor.
-
-    A line that is no text raises UsageError; the next one can be read.
+    """Lines of stdin without an editor, from a pipe or from a terminal that cannot move its cursor. A line that is not
+    text raises UsageError; the next one can be read.
     """
 
     def __init__(self) -> None:
@@ -65,7 +64,7 @@ class PlainLines:
             start = stdin.read(1)
             if not start:
                 return ""
-            if start in (b"\xff", b"\xfe"):  # no UTF-8 begins so, but both byte order marks of UTF-16 do
+            if start in (b"\xff", b"\xfe"):  # UTF-8 never begins with these bytes; both byte order marks of UTF-16 do
                 start += stdin.read(1)
             if codec := utf_16_of(start):
                 self._utf_16 = TextIOWrapper(stdin, encoding=codec, errors="surrogatepass", newline="\n")
@@ -76,7 +75,7 @@ class PlainLines:
 
 
 class EditedLines:
-    """A line editor on stderr, so that stdout holds answers alone."""
+    """A line editor on stderr, so that stdout holds only answers."""
 
     interactive = True
 
@@ -107,7 +106,7 @@ def history_file() -> Path | None:
 
 
 def history() -> History:
-    """The lines of earlier chats; of this one alone where the file cannot be written."""
+    """The lines of earlier chats, or of this chat only when the file cannot be written."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     file = history_file()

@@ -58,7 +58,7 @@ def catalog_rows(catalog: Catalog) -> list[dict[str, object]]:
 
 
 def here_rows(catalog: Catalog) -> list[dict[str, object]]:
-    """The embedded models, a person's own files, and the cache; a file that the catalog knows has its name."""
+    """Embedded models, the user's own files, and the cache. A file of the catalog is listed under its catalog name."""
     from edgeinfer.hub import installed, installed_packages
 
     known = {(file.repo, file.file): (model.name, file.tier) for model in catalog.models for file in model.artifacts}

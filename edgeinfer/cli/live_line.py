@@ -109,7 +109,7 @@ def terminal_size() -> os.terminal_size:
 
 
 def column_after(text: str, column: int, width: int) -> int:
-    """Columns of the row that are written once `text` was, from 0 to `width`."""
+    """Columns in use in the last row after `text`, from 0 to `width`."""
     for character in text:
         if character == "\n":
             column = 0

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader has left
         return 141
     except MemoryError:
         complain("there is not enough memory to begin", "end other programs, or raise the limit that `ulimit -v` shows")

@@ -61,7 +61,8 @@ def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
 
 
 def fetch_or_fall_back(args: argparse.Namespace, plan: Plan) -> Plan:
-    """`plan` once its file is here; the plan for `--fallback` where the file cannot be had, or is not wanted."""
+    """`plan` once its file is here. The plan for `--fallback` when the file cannot be downloaded or the user
+    declines."""
     from edgeinfer.runner.opening import bring
 
     try:
@@ -76,7 +77,7 @@ def fetch_or_fall_back(args: argparse.Namespace, plan: Plan) -> Plan:
 
 @contextmanager
 def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
-    """Downloads that ask unless `--yes` was given, and show how far they are."""
+    """Downloads that ask for consent unless `--yes` was given, and show progress."""
     from edgeinfer.cli.progress import Progress
     from edgeinfer.runner.opening import Downloads
 

@@ -91,7 +91,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=count0, metavar="N", help="the same seed gives the same answer; default: a new one each time"
     )
-    group.add_argument("-n", "--max-tokens", type=count, default=2048, metavar="N", help="end an answer there (2048)")
+    group.add_argument(
+        "-n", "--max-tokens", type=count, default=2048, metavar="N", help="longest answer, in tokens (2048)"
+    )
     group.add_argument(
         "--stop",
         action="append",
@@ -104,10 +106,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-thinking",
         action="store_true",
-        help="ask the model for no reasoning, and end at once what begins all the same",
+        help="turn reasoning off, and end it if the model begins it anyway",
     )
     group.add_argument(
-        "--think-budget", type=count, default=1024, metavar="N", help="tokens of reasoning before it is ended (1024)"
+        "--think-budget", type=count, default=1024, metavar="N", help="longest reasoning, in tokens (1024)"
     )
     group.add_argument("--stats", action="store_true", help="print speed and counts of each answer on stderr")
 
@@ -138,7 +140,7 @@ def request_from(args: argparse.Namespace) -> Request:
 
     if args.draft_model and args.speculation not in ("auto", "draft"):
         raise UsageError(
-            f"--draft-model is of no use with --speculation {args.speculation}", hint="leave one of them out"
+            f"--draft-model has no effect with --speculation {args.speculation}", hint="leave one of them out"
         )
     return Request(
         model=args.model,
@@ -191,7 +193,7 @@ def number(text: str, kind: type[int] | type[float], least: float, most: float, 
 
 
 def unescaped(text: str) -> str:
-    r"""With the characters that `\n`, `\t`, `\r`, `\\` and `\u` with four hexadecimal digits stand for."""
+    r"""`text` with the escapes `\n`, `\t`, `\r`, `\\` and `\u` with four hexadecimal digits replaced."""
     short = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
     return re.sub(r"\\(?:u([0-9a-fA-F]{4})|([ntr\\]))", lambda m: short[m[2]] if m[2] else chr(int(m[1], 16)), text)
 
@@ -203,9 +205,9 @@ def stop_texts(text: str) -> tuple[str, ...]:
     try:
         words = tuple(map(unescaped, lexer))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must end each quote that it begins; received `{text}`") from None
+        raise argparse.ArgumentTypeError(f"must close every quote; received `{text}`") from None
     if "" in words:
-        raise argparse.ArgumentTypeError("must not be an empty text")
+        raise argparse.ArgumentTypeError("must not be empty")
     return words
 
 

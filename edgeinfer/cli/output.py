@@ -25,8 +25,8 @@ def style(text: str, code: str, stream: TextIO) -> str:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write at once. On stdout, raises BrokenPipeError when its reader has left, UsageError when it takes no more for
-    another reason. A stderr that takes nothing stops no answer."""
+    """Write and flush. On stdout, raises BrokenPipeError when its reader has left and UsageError for any other failure.
+    A failure on stderr is ignored: it stops no answer."""
     try:
         stream.write(text)
         stream.flush()
@@ -35,7 +35,7 @@ def write(stream: TextIO, text: str) -> None:
             return
         if isinstance(error, BrokenPipeError):
             raise
-        raise UsageError(f"stdout cannot be written: {error.strerror}", hint="write to another place") from error
+        raise UsageError(f"stdout cannot be written: {error.strerror}", hint="write to another file") from error
 
 
 def say(text: str = "") -> None:
@@ -56,14 +56,14 @@ def show_json(value: object) -> None:
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error in one line and what to do about it in another."""
+    """Print an error on one line and its hint on the next."""
     write(sys.stderr, f"{style('error:', RED, sys.stderr)} {one_line(message)}\n")
     if hint:
         write(sys.stderr, f"{style('hint:', BOLD, sys.stderr)} {one_line(hint)}\n")
 
 
 def near(word: str, words: Iterable[str]) -> str:
-    """The words that look like `word`, as a hint; "" when none does."""
+    """A hint with the names that resemble `word`; "" when none does."""
     found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.6)
     return "did you mean " + " or ".join(f"`{name}`" for name in found) + "?" if found else ""
 
@@ -76,7 +76,7 @@ def size(n_bytes: int) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], *, head: Sequence[str]) -> str:
-    """Columns as wide as what is in them; two spaces between."""
+    """Columns as wide as their contents, two spaces apart."""
     lines = [list(head), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""argparse with one-line mistakes: near names for unknown flags, and help pages that look alike on every Python."""
+"""argparse with one-line errors, suggestions for unknown flags, and the same help pages on every Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line on stderr that grows with a download; on a log, a line every tenth."""
+"""Download progress on stderr: one line that is redrawn on a terminal, a line for each tenth in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DRAW_S = 0.2
 
 
 class Progress:
-    """Called with the bytes that are here and those of the whole."""
+    """Called with the bytes downloaded and the total."""
 
     def __init__(self) -> None:
         self._live = colored(sys.stderr)
@@ -23,7 +23,7 @@ class Progress:
     def __call__(self, n_bytes: int, total: int) -> None:
         now = time.perf_counter()
         if self._first is None:
-            self._first = n_bytes  # what an earlier try left here did not come at this speed
+            self._first = n_bytes  # bytes from an earlier try were not downloaded at this speed
         part = min(1.0, n_bytes / max(1, total))
         if self._live:
             if now - self._drawn >= DRAW_S or n_bytes >= total:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=model_name, metavar="MODEL", help="a catalog name, `org/repo` or `org/repo:TIER`")
     parser.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     parser.add_argument("--backend", default="", metavar="NAME", help="gguf or mlx: the kind of file")
-    parser.add_argument("--offline", action="store_true", help="only say where the file is, or that it is missing")
+    parser.add_argument("--offline", action="store_true", help="print where the file is, without downloading")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         plan = edgeinfer.choose(request, offline=args.offline)
     except (BackendError, NoPlanError) as error:
         plan = edgeinfer.choose(request, offline=args.offline, installed_only=False)
-        whisper(f"(to run it, something is missing here: {error})")
+        whisper(f"(this machine cannot run it yet: {error})")
     if plan.forced:
         whisper("note: this model needs more memory than this machine has")
     with downloads_from(args) as downloads:

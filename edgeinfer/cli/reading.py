@@ -20,7 +20,7 @@ SHELLS = frozenset({"ash", "bash", "busybox", "dash", "fish", "ksh", "ksh93", "m
 
 
 def read_stdin() -> str:
-    """All of stdin. Raises UsageError when it cannot be read, is too large or no text."""
+    """All of stdin. Raises UsageError when it cannot be read, is too large, or is not text."""
     with mentioned_when_slow():
         try:
             data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
@@ -33,7 +33,7 @@ def read_stdin() -> str:
 
 @contextmanager
 def mentioned_when_slow() -> Iterator[None]:
-    """Say what is waited for: a pipe may stay open for ever."""
+    """Say what it waits for: a pipe may never close."""
     if sys.stdin.isatty():
         whisper("(reading from the terminal; Ctrl-D on a line of its own ends it)")
     timer = Timer(PATIENCE_S, whisper, ["(waiting for the end of stdin; with `< /dev/null` there is none)"])
@@ -47,7 +47,7 @@ def mentioned_when_slow() -> Iterator[None]:
 
 
 def stdin_is_fed() -> bool:
-    """Whether something was piped or redirected in: a terminal, /dev/null or a socket is not read unasked."""
+    """Whether stdin is a pipe or a file. A terminal, /dev/null or a socket is read only on request."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):

@@ -50,13 +50,13 @@ class Repl:
     unanswered: str = ""  # the last question, until its answer begins
     warned: set[str] = field(default_factory=set)  # notices that are shown once
     leaving: bool = False
-    cut_off: bool = False  # it ended in another way than by leaving
+    cut_off: bool = False  # the chat ended, but not by leaving it
     exit_code: int = 0
 
     def run(self, source: LineSource) -> int:
         """Run until the user leaves. In a script, the exit code is that of the last message that failed.
 
-        Whatever ends the chat in another way leaves the conversation on disk.
+        If the chat ends in any other way, the conversation stays on disk.
         """
         if source.interactive:
             self.offer()
@@ -65,7 +65,7 @@ class Repl:
             if not self.cut_off:
                 self.autosave.discard()
         except BrokenPipeError:
-            self.autosave.discard()  # the reader has what it wanted
+            self.autosave.discard()  # the reader has left
             raise
         except BaseException:
             self.cut_off = True
@@ -202,7 +202,7 @@ class Repl:
         file = named_file(rest, "/save")
         self.chat.system = self.settings.system
         if history.is_of_another_kind(file):
-            raise UsageError(f"`{file}` is there already and holds something else", hint="name another file")
+            raise UsageError(f"`{file}` exists and is not a saved conversation", hint="name another file")
         saved = self.saved
         history.save(file, saved)
         whisper(f"(saved {n_said(saved)} messages to {file})")
@@ -220,7 +220,7 @@ class Repl:
         remove(file)
 
     def continue_with(self, saved: SavedChat) -> None:
-        """Take over a conversation, and say what is not as it was."""
+        """Continue a saved conversation, and say which settings differ."""
         messages = list(saved.messages)
         self.unanswered = messages.pop().content if messages and messages[-1].role == "user" else ""
         self.chat.messages = messages

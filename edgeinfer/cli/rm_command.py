@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
         raise UsageError(
             f"{entry.name} is a file of yours, {entry.artifacts[0].file}: only you can delete it",
-            hint=f"its entry stands in {user_models_file()}",
+            hint=f"its entry is in {user_models_file()}",
         )
     wanted = (
         {(file.repo, file.file) for file in entry.artifacts if tier in ("", file.tier.upper())}

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.raw and (args.system or args.template or args.no_thinking):
         raise UsageError(
-            "--raw uses no chat template, so --system, --template and --no-thinking cannot act", hint="leave them out"
+            "--raw uses no chat template, so --system, --template and --no-thinking have no effect",
+            hint="leave them out",
         )
     prompt = prompt_from(args)
     plan = plan_from(args)
@@ -78,7 +79,7 @@ def prompt_from(args: argparse.Namespace) -> str:
 
 
 def piped(asked_for: bool) -> str:
-    """What stdin gives to the prompt."""
+    """The part of the prompt that comes from stdin."""
     if asked_for:
         return read_stdin()
     if not stdin_is_fed():

@@ -86,7 +86,7 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     try:
         parsed = parse(value)
     except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name} {error}", hint="`/set` alone shows what each one is") from None
+        raise UsageError(f"{name} {error}", hint="`/set` without a name shows all values") from None
     if name in TRUNCATIONS and settings.sampling.temperature == 0:
         raise UsageError(f"{name} has no effect at temperature 0", hint="`/set temp 1` first")
     if name in SAMPLING:
@@ -107,7 +107,7 @@ def lines(settings: Settings) -> list[str]:
 
 
 def differences(settings: Settings, saved: Mapping[str, str]) -> list[str]:
-    """What differs from the settings that a conversation was saved with, but for the system prompt and the seed."""
+    """Settings that differ from the saved ones, except the system prompt and the seed."""
     now = {name: text for name, text in texts(settings).items() if name not in ("system", "seed", "stats")}
     return [f"{name} was {saved[name]}, is {text}" for name, text in now.items() if saved.get(name, text) != text]
 

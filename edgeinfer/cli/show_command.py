@@ -1,4 +1,4 @@
-"""`edgeinfer show`: what a model really is."""
+"""`edgeinfer show`: what a model is, from the catalog and from its file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELP = "show a model's true base, tier, shape, license, digest and template"
 USAGE = "show MODEL [--tier TIER] [--verify] [--json]"
 EXAMPLES = """\
   edgeinfer show demo
-  edgeinfer show ./model.gguf --verify   read all of it and hold it against its digest
+  edgeinfer show ./model.gguf --verify   also check the digest of the file
   edgeinfer show qwen3-4b --json
 """
 
@@ -196,7 +196,7 @@ def draft_line(draft: object, no_draft: object) -> str:
 def digest_line(file: dict[str, object]) -> str:
     if "verified" not in file:
         return str(file["sha256"] or "not published")
-    how = "verified" if file["verified"] else "read whole: no digest is published to hold it against"
+    how = "verified" if file["verified"] else "read whole; no digest is published to compare it with"
     return f"{file['sha256']}, {how}"
 
 
@@ -204,7 +204,7 @@ def shortened(template: object) -> str:
     if not isinstance(template, str):
         return "none: ChatML is used"
     text = " ".join(template.split())
-    return text if len(text) <= 160 else f"{text[:160]}... ({len(template):,} characters; --json has all)"
+    return text if len(text) <= 160 else f"{text[:160]}... ({len(template):,} characters; --json prints all)"
 
 
 def count(value: object) -> str:

@@ -8,8 +8,8 @@ from edgeinfer.decode.stats import AnswerStats
 
 
 def speedup(stats: AnswerStats) -> float | None:
-    """Decode time of plain rounds over the time it took, both as measured; None where nothing was drafted, since that
-    compares plain rounds with themselves, and where plain was not measured."""
+    """Measured decode time with plain rounds only, divided by the measured decode time. None where nothing was drafted
+    or no plain round was measured."""
     n_decoded = stats.emitted - 1
     if not stats.drafted or n_decoded < 1 or stats.decode_s <= 0 or stats.plain_s_per_token <= 0:
         return None
@@ -28,7 +28,7 @@ def speed_line(stats: AnswerStats) -> str:
 
 
 def tokens_per_verify(stats: AnswerStats) -> float | None:
-    """Of the rounds that an arm had; None where none did."""
+    """Mean tokens of a round with a drafter; None where there was no such round."""
     drafting = [arm for name, arm in stats.arms.items() if name != "none"]
     rounds = sum(arm.rounds for arm in drafting)
     return sum(arm.emitted for arm in drafting) / rounds if rounds else None

@@ -91,7 +91,7 @@ def print_answer(
     quiet: bool = False,
     progress: Callable[[AnswerStream], None] = lambda _: None,
 ) -> Answer:
-    """Print an answer while it comes, and call `progress` after each piece.
+    """Print an answer as it arrives, and call `progress` after each piece.
 
     Raises what `begin` raises, KeyboardInterrupt for two Ctrl-C.
     """
@@ -120,12 +120,12 @@ def print_answer(
 
 
 def window_news(stats: AnswerStats, window: WindowPolicy) -> dict[str, str]:
-    """What left the window during an answer, by the name of its count."""
+    """Notices about what left the window during an answer, by the name of the count in `stats`."""
     news = {}
     if stats.evicted:
         news["evicted"] = (
-            f"(the window of {window.slots} tokens is full: the oldest messages leave it from here on, "
-            f"the first {window.sink} tokens stay; --context makes it larger)"
+            f"(the window of {window.slots} tokens is full: from now on the oldest messages leave it, "
+            f"the first {window.sink} tokens stay; a larger --context keeps more)"
         )
     if stats.reanchored:
         news["reanchored"] = (

@@ -9,8 +9,8 @@ from typing import TextIO, cast
 
 
 def prepare() -> None:
-    """Give the null device to each standard stream that is closed, and let each wait: another program may have left a
-    shared one in non-blocking mode. A character that a terminal cannot show becomes `?`.
+    """Open the null device for each standard stream that is closed, and make all of them blocking: another program may
+    have left a shared one in non-blocking mode. A character that a terminal cannot show becomes `?`.
 
     Without the null device, the next file that is opened gets the stream's number, and what an engine prints ends up
     in the file.
@@ -31,7 +31,7 @@ def prepare() -> None:
 
 
 def let_go() -> None:
-    """Drop what a stream could not take. Python would try again at its exit, and complain."""
+    """Drop what a stream could not write. Python would try again at exit and print an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

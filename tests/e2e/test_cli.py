@@ -225,7 +225,7 @@ def test_a_file_is_only_verified_against_something(cli: Cli, tiny: Path) -> None
     assert file["verified"] is False
     assert file["sha256"].startswith("sha256:")
     text = cli("show", str(tiny), "--verify").out
-    assert f"{file['sha256']}, read whole: no digest is published to hold it against" in text
+    assert f"{file['sha256']}, read whole; no digest is published to compare it with" in text
 
 
 def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -263,8 +263,8 @@ def test_a_truncation_without_a_temperature_is_refused(name: str) -> None:
         ("thinking", "maybe", "on or off"),
         ("seed", "-1", "at least 0"),
         ("max-tokens", "", "from 1 to"),
-        ("stop", "don't", "stop must end each quote"),
-        ("stop", '""', "stop must not be an empty text"),
+        ("stop", "don't", "stop must close every quote"),
+        ("stop", '""', "stop must not be empty"),
     ],
 )
 def test_a_setting_that_cannot_be(name: str, value: str, says: str) -> None:
