@@ -53,7 +53,8 @@ class Candidate:
 
     @property
     def key(self) -> tuple[int, bool, int, float]:
-        """Quality first, then a file of the package index (within reach wherever edgeinfer was), the tier, speed."""
+        """Sort key: quality, then a file of the package index (reachable wherever edgeinfer was installed from), the
+        tier, the speed."""
         return (self.model.rank, bool(self.artifact.package), self.tier_order, self.tokens_per_s)
 
     def with_window(self, window: WindowPolicy) -> Candidate:
@@ -82,7 +83,7 @@ def on_device(device: DeviceProfile, facts: BackendFacts, probe: Probe) -> Backe
 
 
 def with_exports(device: DeviceProfile, catalog: Catalog, facts: Sequence[BackendFacts]) -> Catalog:
-    """`catalog` with what can be exported for `device` before the files that each model has."""
+    """`catalog` with what can be exported for `device` ahead of the files that each model has."""
     models = []
     for model in catalog.models:
         known = model.artifacts
@@ -93,7 +94,7 @@ def with_exports(device: DeviceProfile, catalog: Catalog, facts: Sequence[Backen
 
 
 def wanted_context(model: ModelEntry, request: Request) -> int:
-    """The context that must fit for this model to count; the chosen one gets more where there is room."""
+    """The context at which a model must fit. The chosen model gets a larger one where memory allows."""
     if request.context is not None:
         return request.context
     usual = _LONG_CONTEXT if request.prefer == "context" else DEFAULT_CONTEXT
@@ -184,9 +185,8 @@ def _judge(
 
 
 def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -> tuple[int | None, str]:
-    """Where the model may stop for a draft, and why it may not where it names a layer.
-
-    This is the one place that decides it: a backend gets a layer that the model has, or none.
+    """The layer where the model may stop for a draft, and why it may not if its file names a layer. Only this function
+    decides it: a backend gets a layer that the model has, or none.
     """
     layer, n_layers = model.exit_layer, model.shape.n_layers
     if layer is None or request.speculation not in ("auto", "early-exit"):

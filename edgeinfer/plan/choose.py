@@ -1,4 +1,4 @@
-"""`make_plan`: the one function that recommends, refuses and is loaded. Pure; imports no engine."""
+"""`make_plan`: the one function that recommends a model and guards its loading. Pure; imports no engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgeinfer.plan.types import Plan, Rejection, Request
 
 __all__ = ["make_plan"]
 
-_FULL_WINDOW_SPEED = 0.8  # a window is not grown so far that, full, it decodes below this share of a short chat's speed
+_FULL_WINDOW_SPEED = 0.8  # a full window must decode at no less than this share of a short chat's speed
 _NOTHING_PROBED: Mapping[str, Probe] = {}
 _MAX_CONVERSATIONS = 256
 _PLAN_WITHOUT_MODEL = "without a model's name, the plan takes one that runs there"
@@ -41,7 +41,7 @@ def make_plan(
     drafters: Sequence[DrafterFacts] = (),
     probes: Mapping[str, Probe] = _NOTHING_PROBED,
 ) -> Plan:
-    """The best model, tier, backend and window for `device`, with the reason and with everything that was refused.
+    """The best model, tier, backend and window for `device`, with the reason and everything that was refused.
 
     Quality (`rank`) comes first among what fits the budget with the wanted context and decodes at a usable speed; then
     the tier; then the faster backend. `drafters` are those that the decoder has; without any it decodes plainly.
@@ -123,7 +123,7 @@ def _drafts(
     probes: Mapping[str, Probe],
     request: Request,
 ) -> Mapping[str, Plan] | None:
-    """The plan of the draft model on each backend that can run it, as it is opened beside the target; None without one.
+    """The plan of the draft model for each backend that can run it beside the target; None without a draft model.
 
     Raises what `make_plan` raises for a draft model that no backend can run.
     """
@@ -181,7 +181,7 @@ def _check_context_of_any(catalog: Catalog, request: Request) -> None:
 
 
 def _floor(fitting: Sequence[Candidate], request: Request) -> float:
-    """Tokens per second below which a model is not picked unasked."""
+    """Tokens per second below which a model is chosen only by name."""
     least = request.min_tokens_per_s
     if request.prefer == "quality":
         return min(least, 2.0)
@@ -203,7 +203,7 @@ def _grown(device: DeviceProfile, best: Candidate, budget: int, floor: float, re
 
 
 def _rejections(able: Sequence[Candidate], usable: Sequence[Candidate], budget: int, floor: float) -> list[Rejection]:
-    """Why each candidate but the best is not it."""
+    """Why each other candidate was not chosen."""
     best = max(usable, key=lambda one: one.key) if usable else None
     rejected = []
     for one in able:
@@ -281,7 +281,7 @@ def _nothing_fits(
 
 
 def _smaller(one: Candidate, budget: int) -> str:
-    """What would make it fit: the largest smaller context that does, else another model."""
+    """What would make it fit: the largest context that does, or another model."""
     for context in (2048, 1024, 512):
         if context < one.window.slots:
             smaller = one.with_window(make_policy(one.model.shape, context, None))

@@ -44,7 +44,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is installed on this machine. It can take away what a backend could do, and add nothing."""
+    """What is installed on this machine. It can remove abilities of a backend, and add none."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     unavailable: str = ""  # why the engine cannot be used; "" when it can
@@ -72,11 +72,11 @@ class Exporting(Protocol):
 
 
 class BackendFacts(Protocol):
-    """Pure values and functions: asking for a fact imports no engine and looks at no machine."""
+    """Pure values and functions: reading a fact imports no engine and probes no machine."""
 
     @property
     def name(self) -> str:
-        """As people and catalogs write it."""
+        """The name as users and catalogs write it."""
         ...
 
     @property
@@ -86,12 +86,12 @@ class BackendFacts(Protocol):
 
     @property
     def on_request_only(self) -> bool:
-        """Whether it is never chosen unless it was asked for by name."""
+        """Whether it is chosen only by name."""
         ...
 
     @property
     def rows_cheap_to_read(self) -> bool:
-        """Whether looking at a drafted row costs little; False where it stops a GPU."""
+        """Whether reading a drafted row is cheap. False where it stalls a GPU."""
         ...
 
     @property
@@ -117,7 +117,7 @@ class BackendFacts(Protocol):
     def capabilities(self, device: DeviceProfile) -> Capabilities: ...
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
-        """The type of K and V where none was asked for."""
+        """The type of K and V when the request names none."""
         ...
 
     def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
@@ -125,18 +125,19 @@ class BackendFacts(Protocol):
         ...
 
     def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:
-        """The interpreter, the engine, the tokenizer, the activations of one forward and its logits, in bytes."""
+        """Bytes of the interpreter, the engine, the tokenizer, and one forward's activations and logits."""
         ...
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
-        """Most rows of one forward that equal single rows bit for bit; None: within rounding, or not known.
+        """The most rows of one forward that equal single rows bit for bit. None: equal within rounding, or not known.
 
-        `tensor_types` are those of the file's matrices, as its header says; empty where the file was not seen.
+        `tensor_types` are the types of the file's matrices, from its header; empty if the file was not read.
         """
         ...
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        """What a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this one."""
+        """Bytes that a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this
+        draft."""
         ...
 
     def is_measured_on(self, device: DeviceProfile) -> bool:

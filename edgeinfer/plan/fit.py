@@ -1,4 +1,4 @@
-"""What a device has room and time for: its budget, the window of a context, and the speed of decoding."""
+"""What fits a device: its memory budget, the window for a context, and the speed of decoding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_SINK: Final = 128
 _BLOCKS: Final = 8  # of a window
 _MIN_WINDOW: Final = 4 * MIN_BLOCK
 
-_UNKNOWN_SPEED: Final = EngineSpeed("", efficiency=0.5, layer_s=200e-6)  # a device that nothing is known of
+_UNKNOWN_SPEED: Final = EngineSpeed("", efficiency=0.5, layer_s=200e-6)  # a device of which nothing is known
 
 
 def check_context(context: int, sink: int | None) -> None:
@@ -69,7 +69,7 @@ def steps(shape: ModelShape) -> list[int]:
 
 
 def reserve_bytes(device: DeviceProfile) -> int:
-    """What a plan leaves free: a twelfth.
+    """Memory that a plan leaves free: one twelfth.
 
     On a 24 GB Mac a plan 0.8 GB below Metal's ceiling ran out of memory, and one 1.6 GB below it ran.
     """
@@ -98,7 +98,8 @@ def expected_tokens_per_s(
 
 
 def tokens_per_s(device: DeviceProfile, shape: ModelShape, artifact: Artifact, kv_read_bytes: float = 0.0) -> float:
-    """What this file has reached on this device, with `kv_read_bytes` more to read; else what is expected of it."""
+    """The speed that this file reached on this device, corrected for `kv_read_bytes`; if it has not run, the expected
+    speed."""
     reached = device.reached.get(artifact.key, 0.0)
     if not reached:
         return expected_tokens_per_s(device, shape, artifact, kv_read_bytes)
@@ -110,7 +111,7 @@ def _engine_speed(device: DeviceProfile, artifact: Artifact) -> EngineSpeed:
 
 
 def _weights_s(device: DeviceProfile, engine: EngineSpeed, shape: ModelShape, artifact: Artifact) -> float:
-    """Of a file that was not seen, all weights count as the type that its tier is named after."""
+    """For a file that was not read, all weights count as the type that names its tier."""
     tensors = artifact.tensors or ((re.sub(r"_[SMLX]+$", "", artifact.tier), read_bytes(shape, artifact)),)
     head, n_head = artifact.head
     rest = ((name, n_bytes - n_head if name == head else n_bytes) for name, n_bytes in tensors)

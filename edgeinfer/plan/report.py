@@ -1,4 +1,4 @@
-"""What is said about a plan: why it is what it is, in lines for people and in values for programs."""
+"""A plan in words: what was chosen and why, as lines for people and as values for programs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
     "too_slow",
 ]
 
-_FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection of what could have been chosen
+_FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection for what could have been chosen
 
 
 def explain(plan: Plan) -> list[str]:
-    """The choice, why it was made, and what to expect of it: six lines, and more for an exported model. No markup."""
+    """The choice, the reason, and what to expect: six lines, and more for an exported model. No markup."""
     cost, window = plan.estimate, plan.window
     about = "" if plan.artifact.exact else "about "
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
@@ -74,7 +74,7 @@ def _export_lines(plan: Plan) -> list[str]:
 
 
 def details(plan: Plan) -> list[str]:
-    """The other reasons, and what came nearest to being chosen. One line each, no markup."""
+    """The other reasons, and the nearest alternatives. One line each, no markup."""
     lines = [f"why: {reason}" for reason in plan.reasons[1:]]
     refused = _nearest(plan)
     if refused:
@@ -107,7 +107,8 @@ def list_sources(plan: Plan) -> list[str]:
 
 
 def _nearest(plan: Plan) -> list[Rejection]:
-    """The file that came nearest of each model that ranks higher, and a better file of the chosen model."""
+    """For each model that ranks higher, the file that came nearest to being chosen; and a better file of the chosen
+    model."""
     nearest: dict[str, Rejection] = {}
     for one in plan.rejected:
         elsewhere = one.model == plan.model.name and one.kind == "unavailable"  # the model itself runs
@@ -120,7 +121,7 @@ def _nearest(plan: Plan) -> list[Rejection]:
 
 
 def _distance(one: Rejection) -> float:
-    """How far it was from being chosen: first what is only slow, then by bytes, last what cannot be used at all."""
+    """Sort key: first what is only too slow, then what is too large, by bytes, then what cannot be used at all."""
     if one.kind == "speed":
         return 0.0
     return one.over_bytes if one.kind == "memory" else float("inf")
@@ -135,7 +136,7 @@ def reasons(
     floor: float,
     request: Request,
 ) -> tuple[str, ...]:
-    """`able` is everything that could run, with what it costs at the context it was judged at."""
+    """`able` is every candidate that could run, with its cost at the context at which it was judged."""
     lines = [_choice_line(chosen, budget, floor, request)]
     if chosen.tokens_per_s < floor:
         lines.append(too_slow(chosen.tokens_per_s, floor))
@@ -183,7 +184,7 @@ def _context_line(device: DeviceProfile, chosen: Candidate, request: Request) ->
         rounded = f", rounded down from {request.context}" if slots != request.context else ""
         return f"context of {slots} tokens as asked{rounded}; {speed}"
     if slots == chosen.window.limit:
-        return f"context of {slots} tokens, all that the model has; {speed}"
+        return f"context of {slots} tokens, the most that the model allows; {speed}"
     return (
         f"context of {slots} tokens: the next larger one would not fit in memory, or would slow a full chat "
         f"by more than 20 %; {speed}"
@@ -198,7 +199,7 @@ def _picks_line(
     budget: int,
     floor: float,
 ) -> list[str]:
-    """What `models.toml` names for a machine of this memory, and what became of it here."""
+    """What `models.toml` recommends for this amount of memory, and whether it was chosen here."""
     gib = round(device.total_bytes / 2**30)
     row = max((pick for pick in catalog.picks if pick.gb <= gib), key=lambda pick: pick.gb, default=None)
     if row is None:
@@ -224,7 +225,7 @@ def _fate(one: Candidate, chosen: Candidate, budget: int, floor: float) -> str:
 
 
 def _slower_line(chosen: Candidate, able: Sequence[Candidate], budget: int, floor: float) -> list[str]:
-    """The two best models that fit but are slower than the floor, for a person who can wait."""
+    """The two best models that fit but decode below the minimum speed, for users who can wait."""
     slower: dict[str, Candidate] = {}
     for one in able:
         if one.model.rank > chosen.model.rank and one.estimate.total_bytes <= budget and one.tokens_per_s < floor:

@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class DrafterFacts:
-    """What a plan has to know about a drafter."""
+    """What a plan needs to know about a drafter."""
 
     name: str  # the value of `--speculation`
     note: Callable[[Target], str]  # when it drafts, for people
@@ -105,7 +105,7 @@ def _check_possible(mode: str, wanted: Sequence[DrafterFacts], target: Target) -
 
 
 def _note(possible: Sequence[DrafterFacts], target: Target, *, exact: bool) -> str:
-    """What is tried and when, and what it does to the tokens."""
+    """Which drafters are tried, and whether the tokens stay the same."""
     if not possible:
         return "no drafter is possible: plain decoding"
     tried = ", ".join(facts.note(target) for facts in possible)

@@ -18,7 +18,7 @@ RejectionKind = Literal["memory", "speed", "rank", "tier", "backend", "kv", "con
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the person asked for. None and "" mean: choose."""
+    """What the user asked for. None and "" leave the choice to the planner."""
 
     model: str = ""
     tier: str = ""
@@ -34,7 +34,7 @@ class Request:
     draft_file: str = ""  # a taught draft for `model`
     force: bool = False
     conversations: int = 1  # open at once on one model
-    json_schemas: bool = False  # answers may have to be JSON of a schema, as in a server
+    json_schemas: bool = False  # answers may have to follow a JSON schema, as in a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Estimate:
 
     @property
     def dirty_bytes(self) -> int:
-        """What the system cannot drop: all but weights that are mapped from files."""
+        """Bytes that the system cannot drop: all except weights that are mapped from files."""
         return self.total_bytes - (self.weight_bytes if self.packed_bytes else 0)
 
     @property
@@ -74,7 +74,7 @@ class SpeculationPlan:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A kind of "rank", "tier" or "backend" fits, but something else was better. Other kinds cannot be used."""
+    """Kinds "rank", "tier" and "backend" fit, but something else was better. Other kinds cannot be used."""
 
     model: str
     tier: str
@@ -103,7 +103,7 @@ class Plan:
     facts: BackendFacts  # of the backend
     window: WindowPolicy  # of each conversation
     kv_type: KvType
-    n_threads: int  # 0: the backend measures how many are fastest here
+    n_threads: int  # 0: the backend measures the fastest number here
     speculation: SpeculationPlan
     estimate: Estimate
     expected_tokens_per_s: float  # computed, for a short chat
@@ -113,7 +113,7 @@ class Plan:
     forced: bool = False
     n_conversations: int = 1
     draft: Plan | None = None  # how the draft model is opened
-    reached_tokens_per_s: float = 0.0  # what plain decoding of this file reached here; 0: it has not run
+    reached_tokens_per_s: float = 0.0  # speed of plain decoding that this file reached here; 0: it has not run
     taught: TaughtDraft | None = None
 
     @property
@@ -122,12 +122,12 @@ class Plan:
 
     @property
     def tokens_per_s(self) -> float:
-        """What was reached, else what is expected."""
+        """The speed that was reached, or if there is none, the expected speed."""
         return self.reached_tokens_per_s or self.expected_tokens_per_s
 
     @property
     def slow(self) -> bool:
-        """Whether it was taken although it decodes more slowly than a choice should."""
+        """Whether it was chosen although it decodes below the minimum speed."""
         return self.tokens_per_s < self.min_tokens_per_s
 
     @property

@@ -44,10 +44,10 @@ class AnswerOptions(TypedDict, total=False):
 class AnswerSettings:
     """`AnswerOptions` with every value filled in."""
 
-    sampling: Sampling | None = None  # None: as the model's makers advise
+    sampling: Sampling | None = None  # None: as the model's authors recommend
     max_tokens: int = 2048  # a small model can repeat itself without end
     stop: Sequence[str] = ()  # the answer ends before any of these strings
-    thinking: bool = True  # False: ask the template for no reasoning, and end at once what begins all the same
+    thinking: bool = True  # False: turn reasoning off, and end it if the model begins it anyway
     think_budget: int | None = None  # tokens of reasoning; None: no limit
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class AnswerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said. `tokens` are all of its tokens, those of the reasoning included, without the stop token."""
+    """What the model said. `tokens` are all of its tokens, reasoning included, without the stop token."""
 
     text: str
     tokens: tuple[int, ...]
@@ -72,7 +72,7 @@ class AnswerStream:
     """An answer while it is written. Iterate for its text, piece by piece; whole characters only.
 
     `segments` gives the reasoning as well. `stop` may be called from a signal handler or another thread. A reader may
-    leave the loop at any time. Reading raises EngineError when the engine gives up.
+    leave the loop at any time. Reading raises EngineError when the engine fails.
     """
 
     def __init__(self, writer: Writer, segments: Generator[Segment, None, None]) -> None:
@@ -121,7 +121,7 @@ class AnswerStream:
 
 
 class Writer:
-    """From the decoder's tokens to text: UTF-8, reasoning, stop strings, the budget.
+    """Turns the decoder's tokens into text: UTF-8, reasoning, stop strings, the reasoning budget.
 
     `tokens` and `text` are what the model has said so far, tags and reasoning included.
     """
@@ -145,7 +145,7 @@ class Writer:
         self._think_budget = settings.think_budget if settings.thinking else 0
         self._n_thought = 0
         self._budget_used = False
-        self._n_free = 0  # tokens that belong to the opening of the answer, and do not count as its own
+        self._n_free = 0  # tokens that close the reasoning before the answer, and do not count towards its length
         self._stats = AnswerStats()
         self._earlier: AnswerStats | None = None  # of the part before the budget closed the trace
         self._stopped = False
@@ -185,7 +185,7 @@ class Writer:
                 if self._stop.stopped:
                     break
         if self._stop.stopped:
-            self._stats.finish = "stop"  # the decoder only knows that its reader left
+            self._stats.finish = "stop"  # the decoder only knows that reading stopped
         if rest := self._stop.finish():
             self._shown.append(Segment(rest, thinking=False))
             yield self._shown[-1]
@@ -257,7 +257,7 @@ class Writer:
 
 
 def silent_marks(tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> Mapping[int, bytes]:
-    """The control tokens in the marks of traces, whose pieces are empty, with the text to read in their place."""
+    """Control tokens in the marks of traces whose pieces are empty, with the text that stands for each."""
     texts: dict[int, bytes] = {}
     for trace in traces:
         for mark in MARK_LIKE.findall(trace.marks):
@@ -268,7 +268,8 @@ def silent_marks(tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> Mapping
 
 
 def joined(first: AnswerStats, second: AnswerStats) -> AnswerStats:
-    """The stats of an answer in two parts: counts add up, what describes the prompt is the first's."""
+    """The stats of an answer in two parts: counts are added, and what describes the prompt is taken from the first
+    part."""
     arms = {name: replace(arm) for name, arm in first.arms.items()}
     for name, arm in second.arms.items():
         into = arms.setdefault(name, ArmStats())

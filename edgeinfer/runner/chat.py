@@ -15,7 +15,7 @@ from edgeinfer.types import Message, Sampling
 
 
 class Chat:
-    """One conversation. `LoadedModel.chat` makes it. What has been said is not run again.
+    """One conversation. `LoadedModel.chat` makes it. Earlier messages are not run again.
 
     `system` is the system prompt, which may change between two answers; `turns` are the questions and answers;
     `answer` is the last answer. A context manager; `close` may be called twice.
@@ -80,5 +80,5 @@ class Chat:
 
     def _ended(self, question: Message, answer: Answer) -> None:
         self.answer = answer
-        if answer.text:  # without an answer, the question would be asked again with the next one
+        if answer.text:  # a question without an answer would be sent again with the next one
             self.turns += [question, Message("assistant", answer.text)]

@@ -24,7 +24,7 @@ def choose(
 
     `installed_only=False` plans as if every engine that this machine could have were installed.
 
-    Loads no engine; asks the network only for the header of an `org/repo` that is in no catalog, and not with
+    Loads no engine. Uses the network only for the header of an `org/repo` that is in no catalog, and never with
     `offline`. Raises ModelNotFoundError, UsageError, NoPlanError, BackendError, ArtifactError, DownloadError.
     """
     if isinstance(request, str):
@@ -38,7 +38,7 @@ def choose(
     if request.draft_model and plan.draft is None:
         raise UsageError(
             f"the plan does not draft with {request.draft_model}: speculation is {plan.speculation.mode}",
-            hint='take speculation "auto" or "draft", or no draft model',
+            hint='use speculation "auto" or "draft", or name no draft model',
         )
     if request.draft_file and plan.taught is None:
         raise UsageError(
@@ -92,7 +92,7 @@ def _with_taught(catalog: Catalog, request: Request) -> Catalog:
 
 
 def _named(catalog: Catalog, text: str, wanted_tier: str, *, offline: bool) -> tuple[str | ModelEntry, str]:
-    """A catalog name, or the entry of what is in no catalog; and the tier that it was asked for in."""
+    """A catalog name, or an entry for a model that is in no catalog, and the tier that the request names."""
     try:
         name = parse_name(text, [model.name for model in catalog.models])
     except ModelNotFoundError as error:

@@ -51,7 +51,7 @@ class Conversation:
     def answer(
         self, messages: Messages, settings: AnswerSettings, ended: Callable[[Answer], None] = _ignore
     ) -> AnswerStream:
-        """The answer to the last of `messages`. `ended` receives it, or what was read of it.
+        """The answer to the last of `messages`. `ended` receives the answer, or the part that was read.
 
         Raises UsageError for messages that cannot be used.
         """
@@ -82,7 +82,7 @@ class Conversation:
         return self._stream(writer, ready, settings, lambda: None)
 
     def end_answer(self) -> None:
-        """End the answer that still runs: what it has said is part of the conversation. Raises UsageError if closed."""
+        """End the running answer. What it has said stays in the conversation. Raises UsageError if closed."""
         if not self.close.alive:
             raise UsageError("this conversation is closed")
         self.used = True
@@ -121,7 +121,7 @@ class Conversation:
 
 
 def raw_prompt(prompt: RawPrompt, tokenizer: Tokenizer) -> Prompt:
-    """A prompt without a chat template. Raises UsageError for an empty one, and for ids that are no tokens."""
+    """A prompt without a chat template. Raises UsageError for an empty one, and for ids outside the vocabulary."""
     if isinstance(prompt, str):
         encode, bos = tokenizer.encode, tokenizer.bos_text
         prompt = [*encode(bos, special=True), *encode(prompt.removeprefix(bos), special=False)]
@@ -139,7 +139,7 @@ def as_messages(messages: Messages) -> list[Message]:
         messages = [Message("user", messages)]
     checked = [message if isinstance(message, Message) else from_mapping(message) for message in messages]
     if not checked or checked[-1].role != "user":
-        raise UsageError("a conversation must end with a message of the user")
+        raise UsageError("a conversation must end with a user message")
     if any(message.role == "system" for message in checked[1:]):
         raise UsageError("a system message can only come first")
     for message in checked:

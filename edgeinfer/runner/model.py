@@ -36,12 +36,12 @@ class Parts:
 class LoadedModel:
     """One plan, loaded. A context manager; `close` may be called twice and ends every conversation.
 
-    `plan` is what was chosen and why; `notes` are sentences about how it was loaded. `chat` keeps a conversation;
-    `stream` and `generate` take all of their input at once, and share one conversation of the model's own.
+    `plan` says what was chosen and why; `notes` are sentences about how it was loaded. `chat` keeps a conversation.
+    `stream` and `generate` take their whole input at once and share one conversation.
     """
 
     def __init__(self, plan: Plan, parts: Parts, *, notes: tuple[str, ...] = ()) -> None:
-        """Owns `parts`. Prepares the first conversation, so that a model that cannot answer does not load."""
+        """Owns `parts`. Prepares the first conversation, so that loading fails for a model that cannot answer."""
         self.plan = plan
         self.notes = notes
         self._parts = parts
@@ -60,23 +60,23 @@ class LoadedModel:
 
     @property
     def sampling(self) -> Sampling:
-        """What the model's makers advise: the default of every answer."""
+        """What the model's authors recommend: the default of every answer."""
         return self.plan.model.sampling
 
     def chat(self, system: str = "", **options: Unpack[AnswerOptions]) -> Chat:
-        """A new conversation with a cache of its own. `options` are those of its answers.
+        """A new conversation with a cache of its own. `options` are the defaults of its answers.
 
         Raises UsageError when as many conversations as the plan has are open.
         """
         settings = AnswerSettings(**options)
         own, self._own = self._own, None
-        if own is not None and own.used:  # another conversation's cache is no start for this one
+        if own is not None and own.used:  # the cache of another conversation is of no use here
             own.close()
             own = None
         return Chat(own or self._new_conversation(), self.sampling, system, settings)
 
     def stream(self, messages: Messages, **options: Unpack[AnswerOptions]) -> AnswerStream:
-        """The answer to a whole conversation, or to one question. What the last call has run is not run again.
+        """The answer to a whole conversation, or to one question. Tokens that the last call has run are not run again.
 
         Raises UsageError for messages or options that cannot be used, and when every conversation of the plan is taken
         by a chat.
@@ -84,7 +84,7 @@ class LoadedModel:
         return self._shared().answer(messages, AnswerSettings(**options))
 
     def generate(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> Answer:
-        """What `complete` gives, whole."""
+        """Like `complete`, as one value."""
         return self.complete(prompt, **options).finish()
 
     def complete(self, prompt: RawPrompt, **options: Unpack[AnswerOptions]) -> AnswerStream:
@@ -145,7 +145,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """The insides of a loaded model, for a scheduler that runs all its conversations together."""
+    """The parts of a loaded model that a scheduler needs to run all conversations together."""
 
     model: Model
     template: Template

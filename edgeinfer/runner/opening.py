@@ -33,20 +33,19 @@ NO_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Downloads:
-    """What may happen when a file is not here. `ask` is called first, and raises CanceledError to say no."""
+    """What to do when a file is missing. `ask` is called first, and raises CanceledError to refuse the download."""
 
     offline: bool = False
     ask: Callable[[Plan], None] = lambda _: None
-    progress: Callable[[int, int], None] = lambda *_: None  # bytes here, bytes in all
+    progress: Callable[[int, int], None] = lambda *_: None  # bytes downloaded, total
 
 
 FREELY = Downloads()
 
 
 def load(what: Plan | Request | str = "", *, template: str = "", downloads: Downloads = FREELY) -> LoadedModel:
-    """Load a plan, or the plan that `choose` makes of a request or a model's name; "" takes the best for this machine.
-
-    Files that are not on this machine are downloaded as `downloads` says. `template` is a Jinja file in place of the
+    """Load a plan, or the plan that `choose` makes of a request or a model's name; "" chooses the best model for this
+    machine. Missing files are downloaded as `downloads` says. `template` is a Jinja file in place of the
     model's own, or "chatml". Raises what `choose` raises, and DownloadError, CanceledError, EngineError; nothing stays
     open then.
     """
@@ -60,7 +59,7 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
         draft_model = opened_draft_model(open_file(plan.draft, draft_path, stack), plan.draft) if plan.draft else None
         model = open_file(
             plan, path, stack
-        )  # last: MLX keeps the memory limits of the newest plan, and this counts all
+        )  # last, because MLX keeps the memory limits of the newest plan, and this plan counts everything
         costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
@@ -73,7 +72,7 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
 def open(  # noqa: A001  # the name until 0.1
     what: Plan | Request | str = "", *, draft: str = "", template: str = "", downloads: Downloads = FREELY
 ) -> LoadedModel:
-    """Deprecated: `load` with its former name. It goes in the next minor version.
+    """Deprecated: the former name of `load`, to be removed in the next minor version.
 
     `draft` is the `draft_model` of a request. Raises UsageError for `draft` with a plan that does not open it.
     """
@@ -87,14 +86,14 @@ def open(  # noqa: A001  # the name until 0.1
 
 
 def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
-    """Where the plan's file lies, after it was downloaded if it was not here. Raises DownloadError, ArtifactError.
+    """The path of the plan's file, which is downloaded if it is missing. Raises DownloadError, ArtifactError.
 
     Raises UsageError for a plan whose bundle is still to be exported.
     """
     artifact = plan.artifact
     if artifact.made_from is not None:
         raise UsageError(
-            f"this plan is for {plan.device.name}, and its bundle is not made yet",
+            f"this plan is for {plan.device.name}, and its bundle has not been exported yet",
             hint=f"`{' '.join(export_command(plan))}`",
         )
     path = local_path(artifact)
@@ -102,7 +101,7 @@ def bring(plan: Plan, downloads: Downloads = FREELY) -> Path:
         return path
     if downloads.offline or is_offline():
         raise DownloadError(
-            f"{plan.model.title} {artifact.tier} is not on this machine, and the network is not to be used",
+            f"{plan.model.title} {artifact.tier} is not on this machine, and the network may not be used",
             hint=f"`edgeinfer pull {plan.model.name}` with a network",
         )
     downloads.ask(plan)

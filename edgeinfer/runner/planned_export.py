@@ -54,13 +54,14 @@ def plan_export(model: Path, tier: str, device: str) -> Plan:
 
 
 def plan_named_export(model: str, tier: str, device: str, *, offline: bool) -> Plan:
-    """The same for a model by name, before its file is downloaded: by the shape that the catalog or the hub states."""
+    """The same for a model by name, before its file is downloaded. The shape comes from the catalog or the hub."""
     entry = _entry(model, offline=offline)
     return _planned(replace(entry, artifacts=(bundle_artifact(entry.shape, tier),)), device)
 
 
 def source_request(model: str, tier: str, *, offline: bool) -> Request:
-    """The request for the file that a bundle of `model` in `tier` is made from: the one that a phone's plan names.
+    """The request for the file from which a bundle of `model` in `tier` is made: the file that the plan for a phone
+    names.
 
     Raises ModelNotFoundError as `choose` does, and ArtifactError for a model that is not exported.
     """

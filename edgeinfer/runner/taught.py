@@ -1,4 +1,4 @@
-"""The taught draft of a model: where it lies, and what its header says."""
+"""The taught draft of a model: where its file is, and what its header says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draft_of(entry: ModelEntry) -> Path | None:
 
 
 def taught_draft(path: Path, model: ModelShape) -> TaughtDraft:
-    """Raises ArtifactError for a file that is missing, is no draft, or is a draft for another model."""
+    """Raises ArtifactError for a file that is missing, is not a draft, or is a draft for another model."""
     if not path.is_file():
         raise ArtifactError(f"there is no draft {path}", hint="`edgeinfer tune NAME` teaches one")
     draft = read_draft_for(path, model)

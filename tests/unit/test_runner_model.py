@@ -262,8 +262,8 @@ def test_a_raw_prompt_that_cannot_be(loaded: edgeinfer.LoadedModel, prompt: list
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        ([], "must end with a message of the user"),
-        ([Message("assistant", "x")], "must end with a message of the user"),
+        ([], "must end with a user message"),
+        ([Message("assistant", "x")], "must end with a user message"),
         ([Message("user", "x"), Message("system", "y"), Message("user", "z")], "can only come first"),
         ([{"role": "tool", "content": "x"}], "needs a `role`"),
         ([{"role": "user"}], "needs a `role`"),
