@@ -1,4 +1,4 @@
-"""What an answer must look like, as the decoder sees it: which tokens may follow."""
+"""The protocol of a constraint on an answer, such as a JSON schema: which tokens may follow."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["Constraint"]
 
 
 class Constraint(Protocol):
-    """Follows one answer token by token. Its state depends on the tokens that were accepted, and on nothing else.
+    """Follows one answer token by token. Its state depends only on the tokens that were accepted.
 
-    So a masked row is the same however the row was come by, and drafting changes no token of a constrained answer.
+    So a masked row is the same with and without drafts, and drafting changes no token of a constrained answer.
     """
 
     def masked(self, row: Logits) -> Logits:
@@ -26,5 +26,6 @@ class Constraint(Protocol):
         ...
 
     def forced(self) -> Sequence[int]:
-        """Tokens that are likely to follow because little else may. They are drafts: the rows still decide."""
+        """Tokens that are likely to follow because hardly any other is allowed. They are drafts: the rows still
+        decide."""
         ...

@@ -1,4 +1,4 @@
-"""From a plan to the drafters of a conversation: costs once per loaded model, all else once per conversation."""
+"""Builds the drafters of a plan: costs once per loaded model, everything else once per conversation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN_SAMPLE_STEP: Final = 997  # compare every 997th token; a prime, so that no
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """What one conversation drafts with. `close` frees what the drafters own; twice is harmless."""
+    """The controller and drafters of one conversation. `close` frees what they own, and may be called twice."""
 
     controller: Controller = field(default_factory=Fixed)
     drafters: Mapping[str, Drafter] = field(default_factory=dict)
@@ -43,8 +43,8 @@ def opened_draft_model(model: Model, plan: Plan) -> OpenedDraftModel:
 
 
 def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) -> Costs | None:
-    """What the parts of a round take on this device, stored or measured now. One per loaded model: its conversations
-    share it. None where the plan decodes plainly.
+    """The times of the parts of a round on this device, stored or measured now. The conversations of a model share
+    them. None if the plan decodes plainly.
 
     Raises UsageError for a draft model with another tokenizer.
     """
@@ -81,7 +81,8 @@ def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: Opened
 
 
 def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) -> list[DrafterKind]:
-    """The plan's drafters that this model can run. It may lack a way to draft by itself that the plan expected.
+    """The plan's drafters that this model can run. The model may lack an early exit or a taught draft that the plan
+    expected.
 
     Raises UsageError when the draft model is missing or has another tokenizer.
     """
@@ -89,7 +90,7 @@ def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) ->
     needs = {kind.facts.needs for kind in planned}
     if "draft model" in needs:
         if draft is None:
-            raise UsageError("speculation with a draft model needs one", hint="--draft-model NAME")
+            raise UsageError("speculation `draft` needs a draft model", hint="--draft-model NAME")
         check_same_tokens(model.tokenizer, draft.model.tokenizer)
     of_the_model = ("early exit", "exit draft", "feature draft")
     return [kind for kind in planned if kind.facts.needs not in of_the_model or kind.name == model.drafts_with]
@@ -97,7 +98,7 @@ def usable_drafters(model: Model, plan: Plan, draft: OpenedDraftModel | None) ->
 
 def check_same_tokens(model: Tokenizer, draft: Tokenizer) -> None:
     """Raises UsageError when a token id means different text in the two tokenizers."""
-    hint = "the draft model must have the tokenizer of the model"
+    hint = "the draft model must have the same tokenizer as the model"
     if model.n_vocab != draft.n_vocab:
         raise UsageError(f"the draft model has {draft.n_vocab} tokens, the model has {model.n_vocab}", hint=hint)
     different = [

@@ -109,12 +109,12 @@ class Decoder:
 
     @property
     def tokens(self) -> Tokens:
-        """The conversation so far, those that have left the window included."""
+        """The conversation so far, including tokens that have left the window."""
         return self._timeline.tokens
 
     @property
     def at_their_positions(self) -> Tokens:
-        """The tokens before what a re-anchoring left out. The newest may not be in the cache yet."""
+        """The tokens before the gap that a re-anchoring left. The newest may not be in the cache yet."""
         gap = self._timeline.gap
         return self._timeline.tokens[: gap.start] if gap else self._timeline.tokens
 
@@ -125,12 +125,12 @@ class Decoder:
         return reuse(self._timeline, self.cache.length, prompt, self._policy).length
 
     def adopt(self, tokens: Tokens) -> None:
-        """The cache was filled with `tokens` by other means than an answer: they are the conversation now."""
+        """Make `tokens`, with which the cache was filled from outside, the conversation."""
         self.stop()
         self._timeline = Timeline(compact(tokens))
 
     def forget(self) -> None:
-        """End the answer and the conversation: the next prompt is run whole."""
+        """End the answer and forget the conversation: the next prompt is run whole."""
         self.stop()
         self.cache.rewind(0)
         self._timeline = Timeline()
@@ -138,10 +138,10 @@ class Decoder:
     def stream(
         self, prompt: Prompt, sampling: Sampling, *, max_tokens: int, stop_tokens: frozenset[int], first_index: int = 0
     ) -> Iterator[int]:
-        """The answer's tokens, the stop token included. One answer at a time.
+        """The tokens of the answer, including the stop token. One answer at a time.
 
-        Raises what `start` raises, at the call; EngineError when the engine gives up. After either, and after a
-        reader who walks away, the next answer is exact.
+        Raises what `start` raises, at the call, and EngineError when the engine fails. After an error, or if the caller
+        stops reading, the next answer is still exact.
         """
         self.start(prompt, sampling, max_tokens=max_tokens, stop_tokens=stop_tokens, first_index=first_index)
         return self._emit(self.stats)
@@ -175,13 +175,13 @@ class Decoder:
     def begin(self, max_rows: int | None = None, *, alone: bool = True) -> Ask:
         """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
 
-        `alone` says that no other conversation is in the step. Beside others a round drafts nothing, and its time
-        teaches the controller nothing. Call `end` with the rows, or `undo` or `stop` when the engine gave none. Raises
+        `alone` says that no other conversation is in the step. Beside others a round drafts nothing, and its time is
+        not shown to the controller. Call `end` with the rows, or `undo` or `stop` if the engine failed. Raises
         EngineError, which ends the answer.
         """
         answer = self._answer
         if answer is None or self._step is not None:
-            raise UsageError("an ask is begun once, while an answer is running")
+            raise UsageError("`begin` needs a running answer, and the ask before must have ended")
         began = perf_counter()
         try:
             if answer.entry is not None:
@@ -202,7 +202,7 @@ class Decoder:
         not the prompt's last. Raises EngineError, which ends the answer."""
         answer, step = self._answer, self._step
         if answer is None or step is None:
-            raise UsageError("an ask is ended once, after it was begun")
+            raise UsageError("`end` needs an ask that was begun")
         try:
             if isinstance(step, _Chunk):
                 tokens = self._end_chunk(answer, step, rows)
@@ -220,14 +220,14 @@ class Decoder:
         return tokens
 
     def undo(self) -> None:
-        """Roll back the ask that was begun, for which the engine gave no rows. `begin` may be called again."""
+        """Roll back the open ask, for which the engine gave no rows. `begin` may be called again."""
         step = self._round
         self._step = self._round = None
         if step is not None:
             step.rollback()
 
     def stop(self) -> None:
-        """End the running answer, if there is one. An ask without its rows is rolled back."""
+        """End the running answer, if there is one, and roll back an open ask."""
         if self._answer is not None:
             self._finish("canceled")
 
@@ -266,7 +266,7 @@ class Decoder:
             raise UsageError("another answer has begun on this decoder", hint="read one answer at a time")
 
     def _enter(self, answer: _Answer, entry: Reuse, began: float) -> None:
-        """Decide what the cache keeps, and let the rest of the prompt wait."""
+        """Rewind the cache to what the prompt reuses, and queue the rest of the prompt."""
         stats, prompt = self.stats, answer.prompt
         try:
             self.cache.rewind(entry.length)
@@ -318,7 +318,7 @@ class Decoder:
         return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter(), alone)
 
     def _end_round(self, answer: _Answer, step: _Round, rows: Sequence[Row]) -> list[int]:
-        """The tokens that a round emits, the last of which is not yet in the cache."""
+        """The tokens that a round emits. The last one is not yet in the cache."""
         drafts = [as_id(draft) for draft in step.ask.tokens[1:]]
         tokens = answer.target.verify(rows, drafts, self._timeline.tokens, self.stats.emitted)
         step.ask.round.commit(len(tokens))
@@ -343,11 +343,11 @@ class Decoder:
         self.stats.reanchored += 1
 
     def _gone(self) -> int:
-        """Tokens of the conversation that no query sees any more."""
+        """Tokens of the conversation that no query can see any more."""
         return len(self._timeline.gap) + len(self._policy.evicted(self.cache.length))
 
     def _finish(self, reason: FinishReason) -> None:
-        """The running answer is over. A round that is open is rolled back."""
+        """End the running answer, and roll back an open round."""
         answer, step = self._answer, self._round
         self._answer = self._step = self._round = None
         if step is not None:

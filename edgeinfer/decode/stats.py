@@ -1,4 +1,4 @@
-"""What one answer cost and kept. Filled by the loop, read by `--stats`, `--json` and the bench."""
+"""Counts and times of one answer. Filled by the loop, read by `--stats`, `--json` and the bench."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 from edgeinfer.decode.policy.arms import NONE, Outcome
 
 MIN_PLAIN_ROUNDS: Final = 24
-SHORT_CHAT: Final = 1024  # positions: beyond it K and V are a visible part of what a round reads
+SHORT_CHAT: Final = 1024  # positions; in a longer context, reading K and V takes a measurable part of a round
 
 FinishReason: TypeAlias = Literal["", "stop", "length", "canceled"]
 """Why an answer ended; "" while it runs."""
@@ -41,11 +41,11 @@ class AnswerStats:
     first_token_s: float = 0.0
     decode_s: float = 0.0
     finish: FinishReason = ""
-    plain_s_per_token: float = 0.0  # what the controller measured for a round without a draft; 0: not measured
+    plain_s_per_token: float = 0.0  # of a round without a draft, as the controller measured it; 0: not measured
     arms: dict[str, ArmStats] = field(default_factory=dict)
 
     def add(self, name: str, outcome: Outcome, seconds: float) -> None:
-        """One round of the arm `name`, which took `seconds` with the choice of it and what was learned from it."""
+        """Count one round of the arm `name`. `seconds` includes choosing the arm and learning from the outcome."""
         self.decode_s += seconds
         arm = self.arms.get(name)
         if arm is None:
@@ -57,7 +57,8 @@ class AnswerStats:
         arm.seconds += seconds
 
     def plain_tokens_per_s(self) -> float:
-        """Speed of the rounds without a draft; 0 where too few were measured, or the context was no short chat's."""
+        """Speed of the rounds without a draft. 0 if too few were measured, or the context was longer than a short
+        chat."""
         plain = self.arms.get(NONE.name)
         if plain is None or plain.rounds < MIN_PLAIN_ROUNDS or self.kept > SHORT_CHAT or plain.seconds <= 0:
             return 0.0
@@ -77,5 +78,5 @@ class AnswerStats:
 
     @property
     def tokens_per_s(self) -> float:
-        """Decode speed, the first token (which the prefill makes) left out."""
+        """Decode speed without the first token, which comes from the prefill."""
         return (self.emitted - 1) / self.decode_s if self.emitted > 1 and self.decode_s > 0 else 0.0

@@ -17,7 +17,7 @@ NO_GAP = range(0)
 class Timeline:
     """All tokens of a conversation, and the `gap` of tokens that a re-anchoring left out of the cache.
 
-    The cache's length is the only truth about what was run: `tokens` may run ahead of it, until `settle`.
+    Only the cache's length says what was run: `tokens` may be ahead of it until `settle`.
     """
 
     tokens: array[int] = field(default_factory=compact)
@@ -40,11 +40,11 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What a prompt takes from the cache: keep `length` positions, leave `gap` out, run the other tokens."""
+    """How a prompt uses the cache: keep `length` positions, leave `gap` out, run the other tokens."""
 
     length: int
     gap: range
-    shared: int  # tokens at the front that the timeline holds, run before
+    shared: int  # tokens at the front that the timeline holds: they were run before
 
     def runs(self, n_tokens: int) -> list[int]:
         """Indices of the prompt's tokens to run, in order."""
@@ -58,7 +58,7 @@ def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy)
     """How much of a cache of `length` positions `prompt` can reuse. The last token is always run, for its row.
 
     Starts again at position 0 where the keys of the shared tokens are evicted, or the prompt does not fit below the
-    limit: with all tokens if they fit the window or are another conversation, else re-anchored.
+    limit: with all tokens if they fit the window or belong to another conversation, and re-anchored if not.
     Raises UsageError when the system prompt passes the sink, or the last two messages pass the limit.
     """
     n = len(prompt.tokens)

@@ -395,13 +395,13 @@ def test_decoders_in_step_give_the_answers_of_each_alone() -> None:
 
 def test_an_ask_is_begun_and_ended_once() -> None:
     to = decoder()
-    with pytest.raises(UsageError, match="begun once"):
+    with pytest.raises(UsageError, match="needs a running answer"):
         to.begin()
-    with pytest.raises(UsageError, match="ended once"):
+    with pytest.raises(UsageError, match="needs an ask"):
         to.end([])
     to.start(Prompt(numbers(5)), GREEDY, max_tokens=9, stop_tokens=frozenset())
     to.begin()
-    with pytest.raises(UsageError, match="begun once"):
+    with pytest.raises(UsageError, match="needs a running answer"):
         to.begin()
     to.stop()
     to.stop()

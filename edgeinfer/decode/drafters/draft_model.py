@@ -23,7 +23,7 @@ NAME: Final = "draft"
 MAX_DRAFTS: Final = 8
 ROUND_POSITIONS: Final = 16  # kept free in the cache for the drafts of a round
 MAX_WINDOW: Final = 1024  # tokens: the draft model needs no long memory
-TRIED_FIRST: Final = 32  # most rejected drafts that a common prefix is searched back over
+TRIED_FIRST: Final = 32  # the most rejected drafts that the search for a common prefix goes back
 
 
 class DraftModel:
@@ -50,7 +50,7 @@ class DraftModel:
         self._conversation.extend(tokens)
 
     def start(self, round: Round) -> None:
-        """Run the tokens that the conversation has gained, after a rewind over rejected drafts."""
+        """Rewind over rejected drafts, then run the tokens that the conversation has gained."""
         self._keyed = round.keyed if isinstance(round, KeyedRound) else _unchanged
         self._end_round()
         wanted = self._conversation[self._skipped : -1]
@@ -84,7 +84,7 @@ class DraftModel:
         self._cache.close()
 
     def _rewind(self, length: int) -> int:
-        """To `length`, or to 0 where this model's own sliding window has evicted the keys."""
+        """Rewind to `length`, or to 0 if this model's own sliding window has evicted the keys."""
         try:
             self._cache.rewind(length)
         except RewindError:
@@ -114,7 +114,7 @@ def _shared(run: array[int], wanted: array[int]) -> int:
 
 
 def _draft_window(target: WindowPolicy, max_positions: int) -> WindowPolicy:
-    """A window for the draft model, within the positions that it was trained for."""
+    """A window for the draft model, within the positions for which it was trained."""
     limit = min(target.limit, max_positions)
     window = min(target.window, MAX_WINDOW, limit - target.sink)
     block = min(target.block, window // 4)

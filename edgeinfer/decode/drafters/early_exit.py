@@ -21,7 +21,7 @@ MAX_DRAFTS: Final = 8
 
 
 class ExitSource:
-    """For a gated drafter: the drafts of `Round.draft`, each read before the next one."""
+    """A source for a gated drafter: the drafts of `Round.draft`, each read before the next one is made."""
 
     draft_part: Part = "exit-draft"
     _round: Round
@@ -45,7 +45,7 @@ class ExitSource:
 
 
 class EarlyExit:
-    """A chain of drafts of a depth fixed before the round: no row has to visit the host before the verify."""
+    """A chain of drafts whose depth is fixed before the round, so that no row is read on the host before the verify."""
 
     name = NAME
 

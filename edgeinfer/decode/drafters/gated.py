@@ -1,4 +1,4 @@
-"""Drafts one token at a time and stops at the first unsure one, for drafters whose logits are cheap to read."""
+"""Drafts one token at a time and stops at the first uncertain one, for drafters whose logits are cheap to read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Gated:
-    """Drafts from `source`, as many as are sure enough for what they cost.
+    """Drafts from `source` while the next one is certain enough for its cost.
 
     `tokens_per_time` is what the time of a draft would earn elsewhere, in tokens per plain round; the estimator sets
     it.
@@ -53,9 +53,9 @@ class Gated:
         self._costs = costs
         self._clock = clock
         self._last = 0  # emitted token
-        self._drafts: list[int] = []  # of the running round, also those not proposed
+        self._drafts: list[int] = []  # of the running round, including those not proposed
         self._states: list[int] = []
-        self._n_drafts = 0  # of the last round, also those not proposed
+        self._n_drafts = 0  # of the last round, including those not proposed
         self._state = UNKNOWN  # in which the last round ended
 
     def reset(self, context: Tokens) -> None:
@@ -161,11 +161,11 @@ class GatedEstimator:
     """A gated drafter decides its depth inside the round. Its offer is the mean of past rounds that started in a
     similar confidence state, shrunk towards the mean of all its rounds while the sample is small."""
 
-    # Before the first round: how often the first draft is sure enough to be verified, and its acceptance rate then.
+    # Priors: how often the first draft is certain enough to be verified, and its acceptance rate when it is.
     PRIOR_VERIFIED: Final = 0.45
     PRIOR_ACCEPTANCE: Final = 0.97
     PRIOR_ROUNDS: Final = 4.0
-    MAX_OVERRUN: Final = 1.5  # a round that takes longer than this times its parts was interrupted
+    MAX_OVERRUN: Final = 1.5  # a round that takes longer than this multiple of its parts was interrupted
 
     def __init__(self, gated: Gated, costs: Costs, *, max_depth: int, agreement: Sequence[float] = ()) -> None:
         """`agreement` by depth is known of a taught draft: its first offers are then those of rounds without a gate."""

@@ -1,4 +1,4 @@
-"""What a drafter tells the program about itself: facts for the plan, and how it is built for a conversation."""
+"""What a drafter states about itself: facts for the plan, and how to build it for a conversation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Prompt lookup: what followed the longest earlier occurrence of the newest tokens, as drafts that cost nothing.
 
 Prompt lookup decoding (A. Saxena, 2023; transformers calls it `prompt_lookup_num_tokens`). hit_rates.py estimates how
-likely a draft is to be accepted. It learns from every emitted token, also where nothing was drafted.
+likely a draft is to be accepted. It learns from every emitted token, drafted or not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgeinfer.types import Tokens, common_prefix, compact
 __all__ = ["LOOKUP", "Lookup", "LookupEstimator", "Match"]
 
 NAME: Final = "lookup"
-MAX_INDEXED: Final = 16_384  # tokens; when there are more, only the newest half of these is kept
+MAX_INDEXED: Final = 16_384  # tokens; beyond this, only the newest half is kept
 
 
 class Lookup:
@@ -38,7 +38,7 @@ class Lookup:
         self._match: Match | None = None
 
     def reset(self, context: Tokens) -> None:
-        """Index `context`. Its tokens teach nothing, because the model did not emit them just now."""
+        """Index `context`. Its tokens do not change the rates, because the model did not just emit them."""
         self._emitted.clear()
         known = self._text.tokens
         end = self._first + len(known)
@@ -69,7 +69,7 @@ class Lookup:
 
     def acceptance(self, match: Match, limit: int) -> list[float]:
         """Acceptance rate of each of the next `limit` tokens at `match`, given that those before it are accepted.
-        Shorter where the last ones would hardly be reached."""
+        The list is shorter if the last ones would rarely be reached."""
         return self.rates.acceptance(match.length, self._text.forks_after(match, limit))
 
     def tokens(self, match: Match, limit: int) -> list[int]:
@@ -77,8 +77,8 @@ class Lookup:
         return self._text.after(match, limit)
 
     def _index(self, tokens: Tokens, first: int) -> None:
-        """Start a new index with `tokens`, or with the newest of them. `first` is the conversation's index of the
-        first one."""
+        """Start a new index with `tokens`, or with the newest of them. `first` is the index of `tokens[0]` in the
+        conversation."""
         skipped = len(tokens) - MAX_INDEXED // 2 if len(tokens) > MAX_INDEXED else 0
         self._first = first + skipped
         self._text = TextIndex()
@@ -103,7 +103,7 @@ class Lookup:
 
 
 class LookupEstimator:
-    """Lookup knows its drafts before the round, so it offers for these tokens."""
+    """Lookup knows its drafts before the round, so its offer is for these drafts."""
 
     name = NAME
     # Winner's curse: the best of several noisy estimates is biased upwards.

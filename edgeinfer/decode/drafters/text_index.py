@@ -16,11 +16,11 @@ from edgeinfer.types import compact
 SLOTS: Final = 1 << 15
 HASH_MULTIPLIER: Final = 40503  # odd, about 2**16 over the golden ratio, so that pairs spread over the slots
 MAX_CHAIN: Final = 12  # positions of a slot that are searched, newest first
-LONGEST: Final = 48  # longer matches are not told apart
+LONGEST: Final = 48  # longer matches count as this long
 
 
 class Match(NamedTuple):
-    """The next tokens are expected at `source`; `length` tokens before it equal the newest ones."""
+    """The next tokens are expected at `source`; the `length` tokens before it equal the newest ones."""
 
     source: int
     length: int
@@ -95,9 +95,7 @@ class TextIndex:
 
     def fork_at(self, match: Match) -> int:
         fork = self.forks[match.source]
-        return (
-            fork if match.length > 1 else min(fork, 1)
-        )  # only one token is the same, so a fork after two says nothing
+        return fork if match.length > 1 else min(fork, 1)  # only one token matches, so a fork after two does not apply
 
     def _note_fork(self, token: int) -> None:
         """`token` comes next. If a different token followed an earlier occurrence of this context, mark all occurrences

@@ -1,4 +1,4 @@
-"""What the parts of a round take on this device: measured once before the first answer, then by every round."""
+"""Times of the parts of a round on this device: measured before the first answer, then updated by every round."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_SURPRISE: Final = 0.25  # relative; an outlier counts as no more than this
 UNIT_RATE: Final = 0.1
 DRIFT_RATE: Final = 0.15
 MIN_RATIO_RATE: Final = 0.04
-FIRST_ROUNDS: Final = 4  # stored costs may be of another day, so the first rounds move an estimate quickly
+FIRST_ROUNDS: Final = 4  # stored costs may be out of date, so the first rounds move an estimate quickly
 
 
 @dataclass(frozen=True, slots=True)
