@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["read_kept", "write_kept", "write_whole"]
 
-MAX_BYTES = 1 << 20  # a larger file is not one of ours
+MAX_BYTES = 1 << 20  # a larger file was not written by edgeinfer
 
 
 def read_kept(path: Path | None) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def read_kept(path: Path | None) -> dict[str, Any]:
 
 
 def write_kept(path: Path | None, value: Mapping[str, object]) -> None:
-    """Keep `value` as JSON. Without a home, on a read-only or a full disk nothing is kept, and that is no error."""
+    """Keep `value` as JSON. Without a home folder, or on a read-only or full disk, nothing is kept; that is not an
+    error."""
     if path is None:
         return
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where this program keeps a person's files: the XDG base directories. Each is None on a machine without a home."""
+"""Where edgeinfer keeps files: the XDG base directories. Each is None on a machine without a home folder."""
 
 from __future__ import annotations
 

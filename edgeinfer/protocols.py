@@ -177,7 +177,7 @@ class Model(Protocol):
 
     @property
     def note(self) -> str:
-        """Why it does not do all that the plan asked for, in words for the user; "" when it does."""
+        """A sentence for the user about what the plan asked for and this model does not do; "" if it does all of it."""
         ...
 
     @property
@@ -209,7 +209,7 @@ class Backend(Protocol):
     name: str
 
     def probe(self) -> Probe:
-        """What of it is installed here. Never raises; `unavailable` says why it cannot run."""
+        """What is installed here. Never raises; `unavailable` says why the backend cannot run."""
         ...
 
     def report(self) -> Mapping[str, str]:
@@ -217,7 +217,7 @@ class Backend(Protocol):
         ...
 
     def forget(self, path: Path) -> None:
-        """Delete what is kept between runs about the model file at `path`, which is about to be removed."""
+        """Delete records about the model file at `path`, which is about to be removed."""
         ...
 
     def load(self, plan: Plan, path: Path) -> Model:
@@ -226,7 +226,7 @@ class Backend(Protocol):
 
 
 class Drafter(Protocol):
-    """Guesses the next tokens of one conversation. It copies what it keeps of the sequences that it is given."""
+    """Guesses the next tokens of one conversation. It copies what it keeps from the sequences that it receives."""
 
     name: str
 

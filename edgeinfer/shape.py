@@ -1,4 +1,4 @@
-"""The shape of a model: what its memory and its speed follow from."""
+"""The shape of a model, from which its memory and speed follow."""
 
 from __future__ import annotations
 

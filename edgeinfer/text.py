@@ -1,4 +1,4 @@
-"""Text from outside: as it comes in from files and pipes, and as a terminal may show it."""
+"""Text from outside: decoding of files and pipes, and removal of what could drive a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ BOM = "\ufeff"
 _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _UTF_32 = {codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"}  # the first begins as UTF-16 does
 _CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
-_BIDI_CONTROLS = {0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they reorder what is around
+_BIDI_CONTROLS = {
+    0x61C,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+}  # they reorder the text around them
 _NOT_SHOWN = dict.fromkeys(_CONTROLS | _BIDI_CONTROLS)
 
 

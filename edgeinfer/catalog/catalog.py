@@ -1,4 +1,4 @@
-"""The catalog: the models of `models.toml`, with the person's own file laid over them."""
+"""The catalog: the models of `models.toml`, overridden by those in the user's own file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Catalog:
     models: tuple[ModelEntry, ...]
     picks: tuple[Pick, ...]
     tiers: Mapping[str, Tier]
-    missing: Mapping[str, str]  # names that people ask for and nobody released -> what there is
+    missing: Mapping[str, str]  # names that users ask for but that were never released -> what exists
 
     def find(self, name: str) -> ModelEntry | None:
         """The entry of this catalog name, in any case; None when there is none."""
@@ -31,7 +31,7 @@ class Catalog:
 
     def near(self, name: str) -> list[str]:
         """Up to three catalog names that look like `name`, the nearest first."""
-        import difflib  # `plan` should not pay for it
+        import difflib  # imported late: `plan` does not need it
 
         wanted = _squeeze(name)
         names = {_squeeze(model.name): model.name for model in self.models}
@@ -69,15 +69,14 @@ def builtin_file() -> Path:
 
 
 def user_models_file() -> Path | None:
-    """Where a person's own entries are, in the configuration folder; None without one."""
+    """Where the user's own entries are, in the configuration folder; None without one."""
     folder = config_folder()
     return folder / "models.toml" if folder else None
 
 
 def load_catalog(user_file: Path | None = None) -> Catalog:
-    """The built-in models with those of `user_file`, where it exists, over them.
-
-    None: the person's own file. Raises UsageError where a file is wrong.
+    """The built-in models, overridden by those of `user_file` if it exists. None: the user's own file. Raises
+    UsageError where a file is wrong.
     """
     top = read_toml(builtin_file())
     tiers = read_tiers(top)

@@ -19,7 +19,7 @@ class Artifact:
     tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
     n_bytes: int
     repo: str  # "org/name" on the hub; "" for every other source
-    file: str  # in the repo or wheel; "" for a folder; the path of a local artifact; embedded: below the package folder
+    file: str  # in the repo or wheel; "" for a folder; a local file: its path; embedded: below the package folder
     revision: str = ""
     sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
     embedded: bool = False  # ships inside the package
@@ -31,12 +31,12 @@ class Artifact:
 
     @property
     def tensor_types(self) -> frozenset[str]:
-        """Types of the matrices, as the file's header has them; empty where it was not seen."""
+        """Types of the matrices, from the file's header; empty if it was not read."""
         return frozenset(name for name, _ in self.tensors)
 
     @property
     def key(self) -> str:
-        """Names the file and the backend that loads it, in what is kept between runs."""
+        """The key of the file and its backend in records that are kept between runs."""
         return " ".join([self.backend, self.source, self.file, self.revision, str(self.n_bytes)])
 
     @property
@@ -86,7 +86,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A quantization. `bits` a weight, as files come out; a higher `order` keeps more of the model."""
+    """A quantization. `bits` is the average per weight of real files; a higher `order` keeps more of the model."""
 
     name: str
     bits: float
@@ -95,7 +95,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A row of the table by memory size: the models that people choose there, the best first."""
+    """A row of the table by memory size: the models to choose at that size, the best first."""
 
     gb: int
     models: tuple[str, ...]

@@ -19,7 +19,7 @@ _NO_HOME = "set XDG_CONFIG_HOME or HOME"
 
 
 def append_user_entry(entry: ModelEntry, path: Path | None) -> Path:
-    """Write `entry` at the end of the file at `path`, which is made where it is missing; what is there stays as it is.
+    """Append `entry` to the file at `path`, which is created if it is missing. What it holds is not changed.
 
     The new file is read back before it takes the old one's place. Returns the path. Raises UsageError when there is no
     folder for it, the name is taken, or the file cannot be written.

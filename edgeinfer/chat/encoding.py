@@ -1,7 +1,7 @@
 """Rendered text to tokens, so that only what the template itself wrote becomes a control token.
 
 Before a message is rendered, `Encoder.hide` puts a mark into every control token that its content spells. The template
-sees ordinary text, and in the rendered text the mark tells a person's `<|im_end|>` from the template's.
+sees ordinary text, and in the rendered text the mark tells the user's `<|im_end|>` from the template's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CONTEXT_CHARS", "MARK_LIKE", "Encoder", "encode_continuation", "unus
 
 NONCHARACTERS = ("\ufdd0", "\ufdd1")  # Unicode promises that no text needs them
 MARK_LIKE = re.compile(r"[<\[◁{][^\s<>\[\]◁▷{}'\"]{1,60}[>\]▷}]")  # how templates spell their tokens
-HTML_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>")  # one token in some vocabularies, and no mark of a turn
+HTML_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>")  # one token in some vocabularies, but not a mark of a turn
 MOST_REMEMBERED = 4096
 CONTEXT_CHARS = 64  # read before a text, to encode it as a continuation
 BYTE_ANCHOR = "\x01"  # a byte token in SentencePiece, which merges with nothing
@@ -40,7 +40,7 @@ class Encoder:
         if self._control is None:
             return content
         hidden = content
-        while self._control.search(hidden):  # again, as one token may overlap the next
+        while self._control.search(hidden):  # again, because one token may overlap the next
             hidden = self._control.sub(lambda found: found[0][0] + mark + found[0][1:], hidden)
         return hidden
 

@@ -47,7 +47,7 @@ def save(path: Path, chat: SavedChat) -> None:
         write_whole(path, content + "\n")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"cannot save to `{path}`: {reason(error)}", hint="name a file in a folder of yours"
+            f"cannot save to `{path}`: {reason(error)}", hint="name a file in a folder that you can write to"
         ) from error
 
 
@@ -69,7 +69,7 @@ def load(path: Path) -> SavedChat:
 
 
 def is_of_another_kind(path: Path) -> bool:
-    """Whether a file is there that holds something, and no conversation."""
+    """Whether the file exists, is not empty, and is not a conversation."""
     try:
         if not path.is_file() or not path.stat().st_size:
             return False
@@ -108,7 +108,7 @@ def check(value: object, path: Path) -> SavedChat:
 
 
 def is_text(value: object) -> bool:
-    """A string that UTF-8 can carry: JSON can smuggle lone surrogates."""
+    """A string that UTF-8 can encode: JSON may hold lone surrogates."""
     if not isinstance(value, str):
         return False
     try:
@@ -121,7 +121,7 @@ def is_text(value: object) -> bool:
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key appears twice")
     return keys
 
 

@@ -47,7 +47,7 @@ class ConversationWriter:
         self._is_local = True
 
     def fresh(self) -> ConversationWriter:
-        """A writer that remembers no conversation, but what this one has learned about the template."""
+        """A writer that keeps what this one has learned about the template, and no conversation."""
         other = ConversationWriter(self._template)
         other._frames = self._frames
         return other
@@ -87,7 +87,7 @@ class ConversationWriter:
             part = (*messages[:n_lead], *messages[begin:end])
             try:
                 window = self._located(part, self._template.render(part, variables), variables)
-            except (UsageError, ArtifactError):  # what is wrong with a part need not be wrong with the whole
+            except (UsageError, ArtifactError):  # a part may fail where the whole does not
                 return None
             joined = join(known, window, messages[:end], begin, n_lead)
             if joined is None and known is self._last:
@@ -126,7 +126,7 @@ class ConversationWriter:
 
 
 def join(known: Written, window: Written, messages: tuple[Message, ...], begin: int, n_lead: int) -> Written | None:
-    """The text up to `begin` as it is known, then the window's; None where they do not agree."""
+    """The known text up to `begin`, then the window's; None if they do not agree."""
     if begin == n_lead:
         return Written(messages, window.text, window.ends)
     cut, lead = known.ends[begin], window.ends[n_lead]

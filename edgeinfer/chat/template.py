@@ -17,13 +17,13 @@ from edgeinfer.types import Message
 CPU_S = 2.0  # for one render
 CPU_S_PER_MESSAGE = 0.01  # more for a long conversation: some templates look back from every message
 PROBE_CPU_S = 0.5  # for a render that only serves to learn about the template
-WALL_S = 20.0  # the child's own limit is processor time; this one catches a child that only waits
+WALL_S = 20.0  # the child's own limit is processor time; this one ends a child that only waits
 REPLY_BYTES = 128 * 1024 * 1024  # the child's limit in characters, each at most six bytes in JSON
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The fallback for a file without a template: most models that name none were trained on it."""
+"""The fallback for a file without a template: most such models were trained on it."""
 
 
 class Renderer:
@@ -35,9 +35,8 @@ class Renderer:
         self._child: subprocess.Popen[bytes] | None = start_child()
 
     def compile(self, source: str, file: str = "") -> None:
-        """Take `source` as the template from now on.
-
-        When it is no template, ArtifactError is raised; UsageError for a person's own `file`.
+        """Use `source` as the template from now on. Raises ArtifactError if it is not a template; UsageError for the
+        user's own `file`.
         """
         self._file = file
         self._ask({"template": source}, CPU_S)
@@ -97,7 +96,7 @@ class Renderer:
 class Template:
     """A template with the words that a model adds to it.
 
-    Raises ArtifactError for one that cannot be used, or UsageError, which names it, for a person's own `file`.
+    Raises ArtifactError for one that cannot be used, or UsageError, which names it, for the user's own `file`.
     """
 
     def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "", file: str = "") -> None:

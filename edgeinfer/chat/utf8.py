@@ -1,4 +1,5 @@
-"""Bytes of tokens to text. A token may hold part of a character, so text comes when a character is whole."""
+"""Turns the bytes of tokens into text. A token may hold part of a character, so text comes when a character is
+complete."""
 
 from __future__ import annotations
 
@@ -15,5 +16,5 @@ class Utf8Stream:
         return self._decoder.decode(data)
 
     def finish(self, *, cut: bool = False) -> str:
-        """What is left at the end: U+FFFD for a last character that never came whole, nothing where text was cut."""
+        """What is left at the end: U+FFFD for an incomplete last character, or nothing if the text was cut."""
         return "" if cut else self._decoder.decode(b"", final=True)

@@ -1,4 +1,4 @@
-"""Devices that are known by name: `devices.toml`, with the person's own file laid over it."""
+"""Devices that are known by name: `devices.toml`, with the user's own file laid over it."""
 
 from __future__ import annotations
 

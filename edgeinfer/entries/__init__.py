@@ -1,1 +1,1 @@
-"""Catalog entries made from model files: what a file or a folder says of itself. Nothing is loaded or run here."""
+"""Makes catalog entries from model files and folders, by their headers. Nothing is loaded or run here."""

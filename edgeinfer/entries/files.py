@@ -1,4 +1,4 @@
-"""Models that are in no catalog: an entry made from what the file itself says."""
+"""Makes an entry for a model that is in no catalog, from what its file says."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from edgeinfer.text import one_line
 from edgeinfer.types import Sampling
 
 RANK_SOURCE = "not ranked: it is in no catalog"
-USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file gives no advice
+USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file recommends no sampling
 
 
 def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
-    """The entry of a local `.gguf` file or folder. Raises ArtifactError for one that is not what it says.
-
-    `known` are the models of the catalog, among which the file may be recognized.
+    """The entry of a local `.gguf` file or folder. Raises ArtifactError for a file that contradicts itself. `known` are
+    the models of the catalog, among which the file may be recognized.
     """
     if is_bundle(path):
         return entry_of_bundle(name_of(path.resolve().name), check_bundle(path), USUAL)
@@ -50,7 +49,7 @@ def entry_of_repo(
 ) -> ModelEntry:
     """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`): if not here, what the hub says of it.
 
-    Raises ModelNotFoundError and DownloadError as the hub does, and DownloadError where `offline` forbids to ask it.
+    Raises ModelNotFoundError and DownloadError as the hub does, and DownloadError if `offline` forbids a request.
     """
 
     def wanted(name: str) -> bool:
@@ -108,7 +107,7 @@ class File:
 
 
 def name_of(repo: str) -> str:
-    """A name as catalogs have it: `org/Some-Model-GGUF` is `some-model`."""
+    """A catalog name: `org/Some-Model-GGUF` becomes `some-model`."""
     words = re.sub(r"[^a-z0-9.]+", "-", repo.rpartition("/")[2].lower()).strip("-.")
     return words.removesuffix("-gguf") or "model"
 
@@ -150,7 +149,7 @@ def entry_of_header(name: str, header: GgufHeader, file: File, known: Sequence[M
 
 
 def usual_sampling(header: GgufHeader) -> Sampling:
-    """What the file's makers advise (`general.sampling.*`), where they do."""
+    """The sampling that the file recommends (`general.sampling.*`), if any."""
 
     def said(key: str, usual: float, most: float) -> float:
         value = header.metadata.get(f"general.sampling.{key}")

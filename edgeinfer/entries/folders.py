@@ -1,4 +1,4 @@
-"""A model folder in the form of Hugging Face as a catalog entry: what its `config.json` says, held to be numbers."""
+"""Makes a catalog entry from a Hugging Face model folder. Numbers in its `config.json` are validated."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def entry_of_config(name: str, config: Mapping[str, Any], artifact: Artifact, sa
 
 
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's values, under the usual keys, with what its family takes where the file says nothing."""
+    """The language model's values under the usual keys, with the family's defaults for keys that are missing."""
     nested = nested_config(dict(config))
-    said = {**config, **nested}  # what the part does not say, the whole may
+    said = {**config, **nested}  # the outer object may hold keys that the nested one lacks
     family = str(said.get("model_type"))
     usual = {usual: said[other] for usual, others in _OTHER_KEYS.items() for other in others if other in said}
     return {**_DEFAULTS.get(family.removesuffix("_text"), {}), **usual, **said}
@@ -154,7 +154,7 @@ def tier_of(config: Mapping[str, Any]) -> str:
 
 
 def bits_of(config: Mapping[str, Any]) -> float:
-    """Bits a weight, with a scale and a bias of 16 bits for each group."""
+    """Bits per weight, with a scale and a bias of 16 bits for each group."""
     how = config.get("quantization")
     bits, group = (how.get("bits"), how.get("group_size")) if isinstance(how, dict) else (None, None)
     if isinstance(bits, int) and isinstance(group, int) and 1 <= bits <= 8 and group > 0:

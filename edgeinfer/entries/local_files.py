@@ -1,4 +1,4 @@
-"""The files of catalog models that are on this machine, and what they say of themselves."""
+"""The files of catalog models on this machine, and what their headers say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["local_path", "with_own_tensors"]
 
 
 def local_path(artifact: Artifact) -> Path | None:
-    """Where the artifact lies on this machine; None when it has to be fetched."""
+    """The path of the artifact on this machine; None if it must be downloaded."""
     if artifact.embedded:
         path = Path(__file__).resolve().parents[1] / artifact.file
         if not path.exists():
@@ -31,7 +31,7 @@ def local_path(artifact: Artifact) -> Path | None:
 
 
 def with_own_tensors(catalog: Catalog, model: str) -> Catalog:
-    """`catalog` with the tensor types that files on this machine have, of the model named `model`, or of all for ""."""
+    """`catalog` with the tensor types of the files on this machine: those of `model`, or of all models for ""."""
     models = tuple(
         replace(entry, artifacts=tuple(map(_with_own_tensors, entry.artifacts))) if model in ("", entry.name) else entry
         for entry in catalog.models
@@ -45,7 +45,7 @@ def _with_own_tensors(artifact: Artifact) -> Artifact:
     try:
         path = local_path(artifact)
         header = _header(path) if path else None
-    except (ArtifactError, OSError):  # whoever loads it says what is wrong
+    except (ArtifactError, OSError):  # loading reports what is wrong
         return artifact
     if header is None:
         return artifact

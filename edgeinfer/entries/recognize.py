@@ -1,4 +1,4 @@
-"""A file that the catalog knows by its shape and size or name, whatever the file calls itself."""
+"""Recognizes a file of a catalog model by its shape, and its size or name, whatever the file calls itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeinfer.shape import ModelShape
 
 __all__ = ["recognized"]
 
-# Words of models that have another's shape and name, and are not it.
+# Words in the names of derived models, which have the shape and name of another model.
 _DERIVED = re.compile(
     r"distill|merge|fine-?tun|abliterat|uncensor|heretic|roleplay|coder|math|vision|guard|embed|rerank|reward|"
     r"hermes|dolphin|thinking|reasoning|\br1\b|\b2507\b|\bbase\b|\bvl\b|\bft\b|\blora\b|\bmed\b",
@@ -46,7 +46,7 @@ def recognized(entry: ModelEntry, known: Iterable[ModelEntry], names: Sequence[s
 
 
 def _essence(shape: ModelShape) -> tuple[object, ...]:
-    """What two files of one model share, in every format and tier."""
+    """What all files of one model share, in every format and tier."""
     kv = frozenset((group.n_kv_heads, group.head_dim) for group in shape.kv)
     return shape.n_layers, shape.hidden, shape.n_heads, shape.n_ffn, shape.n_vocab, kv
 

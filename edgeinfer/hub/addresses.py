@@ -30,7 +30,8 @@ class Address:
 
 
 def read_address(text: str) -> Address | None:
-    """What the address `text` means; None when it is none. Raises UsageError for one from which nothing can be had."""
+    """What the address `text` names; None if it is not an address. Raises UsageError for an address of something that
+    cannot be loaded."""
     if _SCHEME.match(text):
         parts = urlsplit(text)
         scheme, host, path = parts.scheme.lower(), (parts.hostname or "").lower(), parts.path
@@ -59,7 +60,7 @@ def _of_hub(path: str, text: str) -> Address:
     if parts[:1] == ["models"]:
         parts = parts[1:]
     if len(parts) < 2 or parts[0] in ("datasets", "spaces", "collections", "docs"):
-        raise UsageError(f"no model's address: {text[:120]!r}", hint="write org/repo, as on the hub")
+        raise UsageError(f"not the address of a model: {text[:120]!r}", hint="write org/repo, as on the hub")
     name, _, tier = parts[1].partition(":")
     repo, rest = f"{parts[0]}/{name}", parts[2:]
     if rest[:1] in (["tree"], ["blob"], ["resolve"], ["raw"]):
@@ -70,5 +71,5 @@ def _of_hub(path: str, text: str) -> Address:
         rest = rest[2:]
     file = "/".join(rest)
     if file and not file.lower().endswith(".gguf"):
-        raise UsageError(f"{file[:80]!r} of {repo} is no .gguf file", hint=f"write {repo} or {repo}:Q4_K_M")
+        raise UsageError(f"{file[:80]!r} of {repo} is not a .gguf file", hint=f"write {repo} or {repo}:Q4_K_M")
     return Address(repo=repo, tier=tier, file=file)

