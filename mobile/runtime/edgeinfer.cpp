@@ -27,6 +27,10 @@ namespace {
 
 static_assert(int{EDGEINFER_USAGE_ERROR} == kUsageError && int{EDGEINFER_BACKEND_ERROR} == kBackendError &&
               int{EDGEINFER_ARTIFACT_ERROR} == kArtifactError && int{EDGEINFER_ENGINE_ERROR} == kEngineError);
+static_assert(int{EDGEINFER_DRAFT_AUTO} == int(DraftMode::automatic) &&
+              int{EDGEINFER_DRAFT_NEVER} == int(DraftMode::never) &&
+              int{EDGEINFER_DRAFT_LOOKUP} == int(DraftMode::lookup) &&
+              int{EDGEINFER_DRAFT_EXIT} == int(DraftMode::early_exit));
 static_assert(int{EDGEINFER_STOP} == int(Finish::stop) && int{EDGEINFER_LENGTH} == int(Finish::length) &&
               int{EDGEINFER_CANCELED} == int(Finish::canceled));
 
@@ -75,6 +79,11 @@ ModelOptions options_of(const edgeinfer_options* of_caller) {
   options.context = given.context;
   options.sink = given.sink;
   options.n_sessions = given.n_sessions;
+  if (given.n_sessions < 1)
+    fail(kUsageError, "n_sessions must be at least 1; received " + std::to_string(given.n_sessions));
+  if (given.drafting < EDGEINFER_DRAFT_AUTO || given.drafting > EDGEINFER_DRAFT_EXIT)
+    fail(kUsageError, "drafting must be one of edgeinfer_drafting; received " + std::to_string(given.drafting));
+  options.drafting = static_cast<DraftMode>(given.drafting);
   if (given.cache_folder) options.cache_folder = given.cache_folder;
   return options;
 }

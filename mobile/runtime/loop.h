@@ -2,24 +2,18 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <set>
 #include <vector>
 
 #include "cache.h"
 #include "decode/sampler.h"
+#include "drafting.h"
 #include "protocols.h"
 #include "stats.h"
 #include "timeline.h"
 
 namespace edgeinfer {
-
-// What one conversation drafts with. Without a controller it decodes plainly.
-struct Drafting {
-  std::unique_ptr<Controller> controller;
-  std::vector<std::unique_ptr<Drafter>> drafters;  // one for each arm name but "none"
-};
 
 // What an answer is made of. `first_index` is the index in the answer of the first token, for one that is continued.
 struct AnswerRequest {

@@ -6,12 +6,12 @@
 
 namespace edgeinfer {
 
-Model::Model(const std::string& folder, const ModelOptions& options) : n_sessions_(options.n_sessions) {
-  if (n_sessions_ < 1) fail(kUsageError, "n_sessions must be at least 1; received " + std::to_string(n_sessions_));
+Model::Model(const std::string& folder, const ModelOptions& options) : options_(options) {
   worker_.run_once([&] {
     program_ = std::make_unique<Program>(folder + "/model.pte", options.n_threads, "");
     info_ = program_->info();
     policy_ = make_policy(options.context, options.sink, info_.limit);
+    costs_ = measure(*program_, 0, options.drafting, CostFile("", ""));
   });
 }
 
@@ -20,10 +20,10 @@ std::unique_ptr<Decoder> Model::add(Session& session) {
   worker_.run_once([&] {
     const std::lock_guard<std::mutex> lock(mutex_);
     const size_t n = sessions_.size();
-    if (n >= static_cast<size_t>(n_sessions_))
-      fail(kUsageError, std::to_string(n) + " of " + std::to_string(n_sessions_) + " sessions are open",
+    if (n >= static_cast<size_t>(options_.n_sessions))
+      fail(kUsageError, std::to_string(n) + " of " + std::to_string(options_.n_sessions) + " sessions are open",
            "free one, or open the model with more n_sessions");
-    decoder = std::make_unique<Decoder>(*program_, policy_, Drafting{});
+    decoder = std::make_unique<Decoder>(*program_, policy_, new_drafting(*program_, costs_.get(), options_.drafting));
     sessions_.insert(&session);
   });
   return decoder;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cache.h"
+#include "drafting.h"
 #include "engine/window.h"
 #include "loop.h"
 #include "worker.h"
@@ -18,11 +19,12 @@ namespace edgeinfer {
 class Session;
 
 struct ModelOptions {
-  int32_t n_threads = 0;     // of the processor; 0: one per performance core
-  int64_t context = 0;       // sink + window of a session; 0: the default
-  int64_t sink = -1;         // of them; -1: the default
-  int32_t n_sessions = 1;    // that may be open at once
-  std::string cache_folder;  // for packed weights; "": they are packed in memory
+  int32_t n_threads = 0;   // of the processor; 0: one per performance core
+  int64_t context = 0;     // sink + window of a session; 0: the default
+  int64_t sink = -1;       // of them; -1: the default
+  int32_t n_sessions = 1;  // that may be open at once
+  DraftMode drafting = DraftMode::automatic;
+  std::string cache_folder;  // for packed weights and measured costs; "": neither is kept
 };
 
 class Model {
@@ -46,8 +48,9 @@ class Model {
   void close();
 
  private:
-  const int32_t n_sessions_;
+  const ModelOptions options_;
   std::unique_ptr<Program> program_;
+  std::unique_ptr<Costs> costs_;  // nothing where rounds are plain
   ei_info info_{};
   WindowPolicy policy_{};
   std::mutex mutex_;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: edgeinfer-run FOLDER --tokens 1,2,3 [--max-tokens N] [--temp T] [--seed S] [--context N] [--sink N]\n"
-    "                     [--threads N]\n";
+    "                     [--threads N] [--draft auto|off|lookup|early-exit]\n";
 
 struct Arguments {
   const char* folder = nullptr;
@@ -30,6 +30,14 @@ std::vector<int32_t> numbers(const char* text) {
     text = *end == ',' ? end + 1 : end;
   }
   return values;
+}
+
+// -1 where there is none of this name.
+int32_t drafting_of(const std::string& name) {
+  if (name == "auto") return EDGEINFER_DRAFT_AUTO;
+  if (name == "off") return EDGEINFER_DRAFT_NEVER;
+  if (name == "lookup") return EDGEINFER_DRAFT_LOOKUP;
+  return name == "early-exit" ? EDGEINFER_DRAFT_EXIT : -1;
 }
 
 bool parse(int argc, char** argv, Arguments& to) {
@@ -54,6 +62,8 @@ bool parse(int argc, char** argv, Arguments& to) {
       to.open.context = std::atoll(value);
     else if (name == "--sink")
       to.open.sink = std::atoll(value);
+    else if (name == "--draft")
+      to.open.drafting = drafting_of(value);
     else if (name == "--threads")
       to.open.n_threads = std::atoi(value);
     else

@@ -89,6 +89,7 @@ class Piece(ctypes.Structure):
 
 
 CALLBACK = ctypes.CFUNCTYPE(c_int32, POINTER(Piece), c_void_p)
+AUTO, NEVER, LOOKUP, EARLY_EXIT = range(4)
 STOP, LENGTH, CANCELED = 1, 2, 3
 GREEDY = {"temperature": 0.0}
 
@@ -132,7 +133,8 @@ class Library:
             raise Refused(code, error.cause.decode(), error.hint.decode())
 
     def open(self, folder: Path, **options: Any) -> Model:
-        given = Options(ctypes.sizeof(Options), VERSION, **{"n_threads": 1, "sink": -1, "n_sessions": 1, **options})
+        usual = {"n_threads": 1, "sink": -1, "n_sessions": 1, "drafting": NEVER}
+        given = Options(ctypes.sizeof(Options), VERSION, **{**usual, **options})
         handle = c_void_p()
         self.call("open", str(folder).encode(), byref(given), byref(handle))
         return Model(self, handle)

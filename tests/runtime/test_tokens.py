@@ -11,7 +11,7 @@ from edgeinfer.types import Sampling
 from edgeinfer.window import WindowPolicy
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart
-from tests.runtime.library import LENGTH, Library
+from tests.runtime.library import AUTO, EARLY_EXIT, LENGTH, LOOKUP, NEVER, Library
 from tests.runtime.oracle import Turn, answers
 
 POLICY = WindowPolicy(window=256, sink=16, block=64, limit=2048)
@@ -34,8 +34,8 @@ def conversation(sampling: Sampling) -> list[Turn]:
     ]
 
 
-def said_by_library(library: Path, bundle: Path, turns: list[Turn]) -> list[list[int]]:
-    model = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink)
+def said_by_library(library: Path, bundle: Path, turns: list[Turn], drafting: int = NEVER) -> list[list[int]]:
+    model = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink, drafting=drafting)
     session = model.session()
     said = []
     for turn in turns:
@@ -60,7 +60,8 @@ def test_a_conversation_past_the_window(built: Runtime, tiny: Path, sampling: Sa
     turns = conversation(sampling)
     expected = apart(answers, tiny, POLICY, turns)
     assert len(POLICY.evicted(sum(map(len, expected)))) > POLICY.block
-    assert apart(said_by_library, built.library, tiny, turns) == expected
+    for drafting in (NEVER, LOOKUP, EARLY_EXIT, AUTO):
+        assert apart(said_by_library, built.library, tiny, turns, drafting) == expected
 
 
 def test_past_the_limit(built: Runtime, tiny: Path) -> None:
