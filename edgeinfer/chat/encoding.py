@@ -56,6 +56,11 @@ class Encoder:
     def _is_parsed(self, word: str) -> bool:
         return len(self._tokenizer.encode(word, special=False)) == 1
 
+    @property
+    def always_parsed(self) -> frozenset[str]:
+        """The words known so far that the tokenizer parses in every text."""
+        return frozenset(self._always_parsed)
+
     def encode(self, text: str, *, after: str, mark: str) -> list[int]:
         """The tokens of `text` where it follows `after`. Text around a mark is encoded without control tokens."""
         tokens: list[int] = []

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgeinfer.chat.encoding import MARK_LIKE
 from edgeinfer.chat.template import Template
-from edgeinfer.chat.trace_formats import TraceFormat
+from edgeinfer.formats.chat_pieces import Frame, TraceFormat
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message
 
@@ -29,20 +29,6 @@ OPENERS, CLOSERS = ("<", "["), (">", "]")
 
 SystemPrompt = Literal["first", "moves", "dropped", "refused"]
 """Where a template puts it: before the first question, elsewhere, nowhere; or it refuses a conversation with one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    before: str
-    after: str
-
-    def places(self, text: str, content: str, start: int) -> tuple[int, int] | None:
-        """Where the first message with this content begins and ends in `text`, from `start` on."""
-        for written in dict.fromkeys((content, content.strip())):
-            whole = self.before + written + self.after
-            if (at := text.find(whole, start)) >= 0:
-                return at, at + len(whole)
-        return None
 
 
 @dataclass(frozen=True, slots=True)

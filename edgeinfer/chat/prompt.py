@@ -132,9 +132,23 @@ class PromptBuilder:
         starts = {tokens for end in written.ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
         return Prompt(self._tokens, n_system, tuple(sorted(starts)))
 
+    @property
+    def text(self) -> str:
+        """Of the newest prompt, and of the answer so far. What messages spell is hidden in it."""
+        return self._text
+
+    @property
+    def always_parsed(self) -> frozenset[str]:
+        """Words that the tokenizer parses in every text, as far as they are known."""
+        return self._encoder.always_parsed
+
+    def hide(self, text: str) -> str:
+        """`text` of a message of the newest prompt, so that none of it becomes a control token."""
+        return self._encoder.hide(text, self._mark)
+
     def answered(self, tokens: Sequence[int], text: str) -> None:
         """The model went on with `tokens`, which read `text`; the token that ended the turn is in neither."""
-        self._text += self._encoder.hide(text, self._mark)
+        self._text += self.hide(text)
         self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
         self._marks.add(len(self._text), len(self._tokens))
 
@@ -157,9 +171,7 @@ class PromptBuilder:
         A trace that an answer begins with is for the template to keep or drop: its marks stay, or it is reasoning.
         """
 
-        def hide(text: str) -> str:
-            return self._encoder.hide(text, self._mark)
-
+        hide = self.hide
         trace = split_trace(message.content, self.reasoning.formats) if message.role == "assistant" else None
         if trace and self.reasoning.is_read:
             message = replace(message, content=trace.answer.lstrip("\n"), reasoning=trace.thought.strip("\n"))

@@ -86,6 +86,9 @@ def text_of(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
 
 def render(template: jinja2.Template, request: dict[str, Any]) -> dict[str, Any]:
     more = {"messages": request["messages"], "add_generation_prompt": request["opening"]}
+    if request["date_marks"]:
+        start, end = request["date_marks"]
+        more["strftime_now"] = lambda form: start + form + end
     return {"text": text_of(template, {**request["variables"], **more})}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeinfer.errors import ArtifactError, EngineError, UsageError
+from edgeinfer.formats.chat_pieces import DATE_MARKS
 from edgeinfer.types import Message
 
 CPU_S = 2.0  # for one render
@@ -103,6 +105,7 @@ class Template:
         self.source = source
         self._renderer = renderer
         self._bos = bos
+        self._date_forms = False
         self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         renderer.compile(source, file)
 
@@ -112,6 +115,12 @@ class Template:
         Raises UsageError when the template itself refuses the messages.
         """
         return self._render(messages, variables, opening=True, cpu_s=CPU_S + CPU_S_PER_MESSAGE * len(messages))
+
+    def with_date_forms(self) -> Template:
+        """This template, writing the form of a date between DATE_MARKS instead of the date."""
+        other = copy.copy(self)
+        other._date_forms = True
+        return other
 
     def probe(
         self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None, *, opening: bool = True
@@ -128,6 +137,7 @@ class Template:
         request = {
             "messages": [as_template_reads(message) for message in messages],
             "opening": opening,
+            "date_marks": DATE_MARKS if self._date_forms else None,
             "variables": {**self._variables, **(variables or {})},
         }
         text = self._renderer.render(request, cpu_s)

@@ -4,35 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from edgeinfer.chat.encoding import MARK_LIKE
+from edgeinfer.formats.chat_pieces import TraceFormat
 from edgeinfer.protocols import Tokenizer
 
 __all__ = ["THINK", "TraceFormat", "are_tokens", "may_use", "mentioned_in", "open_trace"]
-
-
-@dataclass(frozen=True, slots=True)
-class TraceFormat:
-    """`opening` begins a trace, and any of `closings` ends it; the first of them is written to end one early.
-
-    `before_answer` are marks that may stand before the answer and are no part of it.
-    """
-
-    opening: str
-    closings: tuple[str, ...]
-    before_answer: tuple[str, ...] = ()
-
-    @property
-    def ending(self) -> str:
-        """What is written to end a trace early."""
-        is_tag = "<|" not in self.closings[0]
-        return f"\n{self.closings[0]}\n\n" if is_tag else self.closings[0]
-
-    @property
-    def marks(self) -> str:
-        """All of them, one after the other."""
-        return "".join((self.opening, *self.closings, *self.before_answer))
 
 
 def pair(name: str) -> TraceFormat:

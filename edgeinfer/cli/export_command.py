@@ -33,18 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from edgeinfer.backends.executorch.export.bundle import export_bundle
     from edgeinfer.backends.executorch.export.source import open_source
+    from edgeinfer.runner.exporting import export
 
     model = model_path(args)
     open_source(model)  # refuses at once what cannot be exported
     if args.device:
         say(device_line(args, model))
     say(f"exporting {model.name} as {args.tier}: this takes minutes")
-    manifest = export_bundle(model, args.out, args.tier)
+    manifest = export(model, args.out, args.tier)
     total = sum(file.n_bytes for file in manifest.files.values())
     show(str(args.out))
-    say(f"{size(total)}; {manifest.kv_bytes_per_position:,} bytes of K and V for each position of context")
+    say(f"{size(total)}; {manifest.memory.kv_bytes_per_position:,} bytes of K and V for each position of context")
     if not manifest.golden:
         say("note: no golden answers are recorded: the engine cannot run here, so `edgeinfer verify` compares none")
     return 0

@@ -58,6 +58,10 @@ class HfTokenizer:
         byte = _BYTE_TOKEN.match(text)
         return bytes([int(byte[1], 16)]) if byte else text.replace(_SPACE, " ").encode()
 
+    def save(self, path: Path) -> None:
+        """Write it as this version of the `tokenizers` library does."""
+        self._engine.save(str(path))
+
     def _stop_tokens(self, folder: Path) -> frozenset[int]:
         """By id, by text, and control tokens that end a turn in every family, as llama.cpp takes them."""
         named = {token for text in end_texts(folder) if (token := self._engine.token_to_id(text)) is not None}

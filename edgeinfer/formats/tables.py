@@ -86,6 +86,13 @@ class Table:
     def table(self, key: str) -> Table:
         return Table(self._take(key, dict, "a table", None), f"{self.where}, {key}")
 
+    def nullable(self, key: str) -> Table | None:
+        """The table under `key`, or None where null stands for it."""
+        if key in self._data and self._data[key] is None:
+            self._left.discard(key)
+            return None
+        return self.table(key)
+
     def tables(self, key: str) -> list[Table]:
         """The tables of an array, or none where the key is absent."""
         values = self._take(key, list, "an array of tables", [])
@@ -98,6 +105,11 @@ class Table:
         self._left.discard(key)
         if key not in self._data:
             return {}
+        inner = self.table(key)
+        return {name: inner.table(name) for name in inner._data}
+
+    def all_named(self, key: str) -> dict[str, Table]:
+        """As `named`, where the key must be there."""
         inner = self.table(key)
         return {name: inner.table(name) for name in inner._data}
 

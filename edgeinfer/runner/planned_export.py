@@ -9,7 +9,7 @@ from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.backends.executorch.exports import BUNDLES, SOURCE_BACKEND, bundle_artifact, source_of
 from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.catalog import load_catalog
-from edgeinfer.catalog.entry import LayerKv, ModelEntry, ModelShape
+from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
 from edgeinfer.entries.files import RANK_SOURCE
@@ -24,18 +24,7 @@ __all__ = ["plan_export", "plan_named_export", "source_request"]
 def plan_export(model: Path, tier: str, device: str) -> Plan:
     """How the bundle of `model` would run on a device of `devices.toml`. Raises NoPlanError where it does not fit."""
     source = open_source(model).shape
-    shape = ModelShape(
-        architecture=source.architecture,
-        n_layers=source.n_layers,
-        hidden=source.hidden,
-        n_heads=source.n_heads,
-        n_ffn=source.n_ffn,
-        n_vocab=source.n_vocab,
-        limit=source.limit,
-        kv=(LayerKv(source.n_layers, source.n_kv_heads, source.head_dim),),
-        n_params=source.n_params,
-        n_active_params=source.n_params,
-    )
+    shape = source.of_model
     name = f"{model.stem.lower()}-export"
     entry = ModelEntry(
         name=name,

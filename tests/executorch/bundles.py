@@ -4,7 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeinfer.formats.bundle import PROGRAM, TEMPLATE, TOKENIZER, Golden, Manifest, file_of, write_manifest
+from edgeinfer.formats.bundle import file_of
+from edgeinfer.formats.chat_pieces import ChatPieces, Frame, Lead, Pieces, ThinkingCut, TraceFormat
+from edgeinfer.formats.manifest import (
+    PROGRAM,
+    TEMPLATE,
+    TOKENIZER,
+    Golden,
+    Manifest,
+    Memory,
+    Method,
+    write_manifest,
+)
+
+THINK = TraceFormat("<think>", ("</think>",), ("<answer>",))
+PIECES = Pieces(
+    plain=Lead("", "", "<|im_start|>user\n"),
+    system=Lead("<|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n"),
+    user=Frame("<|im_start|>user\n", "<|im_end|>\n"),
+    assistant=Frame("<|im_start|>assistant\n", "<|im_end|>\n"),
+    opening="<|im_start|>assistant\n",
+    stripped=("user",),
+    cut=ThinkingCut("</think>", "newlines"),
+    stops=("### User:",),
+    begun=THINK,
+)
+CHAT = ChatPieces(words=("<think>",), traces=(THINK,), thinking=PIECES, no_thinking=PIECES)
 
 
 def write_bundle(folder: Path, **changes: object) -> Path:
@@ -18,6 +43,9 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         "license": "apache-2.0",
         "source_sha256": "sha256:" + "0" * 64,
         "tier": "8da4w",
+        "target": "xnnpack",
+        "policy": "sinks-and-blocks",
+        "kv_type": "f32",
         "architecture": "llama",
         "n_layers": 4,
         "n_heads": 4,
@@ -29,16 +57,17 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         "limit": 2048,
         "exit_layer": 2,
         "exact_rows": 16,
-        "arena_bytes": 1000,
+        "memory": Memory(packed_bytes=1000, workspace_bytes=2000, kv_bytes_per_position=2048),
         "bos_text": "",
         "eos_text": "<|im_end|>",
         "stop_tokens": (0, 2),
         "runtime": "1.5.1",
-        "methods": ("front", "exit_head", "verify"),
-        "operators": ("edgeinfer.ring_attend.out",),
+        "methods": {"front": Method(("int64[1, n_tokens]", "int64[4]"), ("float32[1, n_tokens, 128]",))},
+        "operators": {"edgeinfer.ring_attend.out": "edgeinfer::ring_attend.out(Tensor q) -> Tensor"},
+        "chat": CHAT,
         "exporter": {"torch": "2.13.0"},
         "files": {name: file_of(folder / name) for name in (PROGRAM, TOKENIZER, TEMPLATE)},
-        "golden": (Golden((5, 6), (7, 8), (1.5, -2.25)),),
+        "golden": (Golden((5, 6), (7, 8), (1.5, -2.25), (1.25, -3.0)),),
     }
     write_manifest(folder, Manifest(**{**fields, **changes}))  # type: ignore[arg-type]
     return folder

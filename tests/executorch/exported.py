@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _EXPORT = (
-    "import sys; from pathlib import Path; from edgeinfer.backends.executorch.export.bundle import export_bundle; "
-    "export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
+    "import sys; from pathlib import Path; from edgeinfer.runner.exporting import export; "
+    "export(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
 )
 KEPT = ROOT / ".pytest_cache/executorch"
 
@@ -58,6 +58,7 @@ def _digest(model: Path) -> str:
     from importlib.metadata import version
 
     state = hashlib.sha256(model.read_bytes() + version("executorch").encode() + version("torch").encode())
-    for source in sorted((ROOT / "edgeinfer/backends/executorch/export").glob("*.py")):
+    exporter = sorted((ROOT / "edgeinfer/backends/executorch/export").glob("*.py"))
+    for source in (*exporter, ROOT / "edgeinfer/formats/manifest.py", ROOT / "edgeinfer/formats/chat_pieces.py"):
         state.update(source.read_bytes())
     return state.hexdigest()[:16]

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from edgeinfer.backends.executorch.export.bundle import export_bundle
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.backends.executorch.exports import program_bytes
 from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import NoPlanError, UsageError
+from edgeinfer.runner.exporting import export
 from edgeinfer.runner.planned_export import plan_export
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -34,13 +34,13 @@ def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, m
     needed = peak_bytes(open_source(DEMO).shape, "8da4w")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
     with pytest.raises(NoPlanError, match=r"takes 0\.8 GB of memory, and 0\.8 GB are free"):
-        export_bundle(DEMO, tmp_path / "out", "8da4w")
+        export(DEMO, tmp_path / "out", "8da4w")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
-        export_bundle(DEMO, tmp_path, "8da4w")
+        export(DEMO, tmp_path, "8da4w")
 
 
 def test_a_phone_is_planned_before_the_export() -> None:

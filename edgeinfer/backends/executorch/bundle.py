@@ -8,8 +8,9 @@ from edgeinfer.backends.executorch.build import built_library
 from edgeinfer.backends.executorch.engine import Program
 from edgeinfer.backends.executorch.model import ExecutorchModel
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.bundle import PROGRAM, Bundle, Manifest, check_bundle
+from edgeinfer.formats.bundle import Bundle, check_bundle
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.formats.manifest import PROGRAM, Manifest
 
 __all__ = ["BundleTokenizer", "load_bundle"]
 

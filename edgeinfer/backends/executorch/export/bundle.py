@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
+from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import Source, open_source
+from edgeinfer.backends.executorch.exports import read_bytes
+from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.backends.executorch.golden import record
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.formats.artifact import check_artifact
-from edgeinfer.formats.bundle import (
+from edgeinfer.formats.bundle import check_bundle, file_of
+from edgeinfer.formats.chat_pieces import ChatPieces
+from edgeinfer.formats.gguf_header import GgufHeader
+from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.formats.manifest import (
+    KV_BYTES,
     MANIFEST,
     PROGRAM,
     TEMPLATE,
     TOKENIZER,
     Manifest,
-    check_bundle,
-    file_of,
+    Memory,
     write_manifest,
 )
-from edgeinfer.formats.gguf_header import GgufHeader
-from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
-from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.paths import sha256_of
+from edgeinfer.formats.phone_tokenizer import check_tokenizer
 from edgeinfer.formats.shape import facts_from_gguf
 from edgeinfer.protocols import Tokenizer
 
@@ -36,12 +42,14 @@ if TYPE_CHECKING:
     from edgeinfer.backends.executorch.export.program import Exported
     from edgeinfer.backends.executorch.export.quantize import Tier
 
+DescribeChat: TypeAlias = Callable[[Tokenizer], ChatPieces]
+"""What the chat template of a tokenizer writes. Raises ArtifactError where a phone cannot write it."""
 _PACKAGES = ("torch", "executorch", "torchao")
 _SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
 _INSTALL = "pip install 'edgeinfer[export]'"
 
 
-def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
+def export_bundle(model: Path, out: Path, tier: Tier, describe_chat: DescribeChat) -> Manifest:
     """Export `model` into the new folder `out`: all of it, or nothing.
 
     Raises UsageError when `out` exists, ArtifactError for a model that is not exported, NoPlanError when it
@@ -57,9 +65,10 @@ def export_bundle(model: Path, out: Path, tier: Tier) -> Manifest:
         folder = Path(scratch) / out.name
         folder.mkdir()
         tokenizer = _write_tokenizer(model, folder)
+        chat = describe_chat(tokenizer)
         sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
         exported = write_program(source, tier, folder / PROGRAM, sample)
-        write_manifest(folder, _manifest(source, tier, tokenizer, exported, folder))
+        write_manifest(folder, _manifest(source, tier, tokenizer, chat, exported, folder))
         record(folder)
         folder.rename(out)
     return check_bundle(out).manifest
@@ -83,7 +92,9 @@ def _exporter() -> Any:
     return write_program
 
 
-def _manifest(source: Source, tier: Tier, tokenizer: Tokenizer, exported: Exported, folder: Path) -> Manifest:
+def _manifest(
+    source: Source, tier: Tier, tokenizer: Tokenizer, chat: ChatPieces, exported: Exported, folder: Path
+) -> Manifest:
     shape, names = source.shape, sorted(path.name for path in folder.iterdir())
     said = _claims(source.path)
     return Manifest(
@@ -92,6 +103,9 @@ def _manifest(source: Source, tier: Tier, tokenizer: Tokenizer, exported: Export
         license=said["license"],
         source_sha256=sha256_of(_weights_file(source.path)),
         tier=tier,
+        target="xnnpack",
+        policy="sinks-and-blocks",
+        kv_type="f32",
         architecture=shape.architecture,
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,
@@ -103,15 +117,24 @@ def _manifest(source: Source, tier: Tier, tokenizer: Tokenizer, exported: Export
         limit=shape.limit,
         exit_layer=shape.exit_layer or 0,
         exact_rows=0,
-        arena_bytes=exported.arena_bytes,
+        memory=_memory(shape, tier),
         bos_text=tokenizer.bos_text,
         eos_text=tokenizer.eos_text,
         stop_tokens=tuple(sorted(tokenizer.stop_tokens)),
         runtime=version("executorch"),
-        methods=tuple(exported.methods),
+        methods=exported.methods,
         operators=exported.operators,
+        chat=chat,
         exporter={package: version(package) for package in _PACKAGES},
         files={name: file_of(folder / name) for name in names if name != MANIFEST},
+    )
+
+
+def _memory(shape: DecoderShape, tier: Tier) -> Memory:
+    return Memory(
+        packed_bytes=read_bytes(shape.of_model, tier),
+        workspace_bytes=FACTS.workspace_bytes(shape.of_model, early_exit=bool(shape.exit_layer)),
+        kv_bytes_per_position=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * KV_BYTES["f32"],
     )
 
 
@@ -131,14 +154,14 @@ def _weights_file(path: Path) -> Path:
 
 def _write_tokenizer(model: Path, folder: Path) -> Tokenizer:
     if model.is_dir():
-        tokenizer: Tokenizer = HfTokenizer(model)
-        shutil.copyfile(model / "tokenizer.json", folder / TOKENIZER)
+        tokenizer: HfTokenizer | GgufTokenizer = HfTokenizer(model)
     else:
         header = check_artifact(model)
         if not isinstance(header, GgufHeader):
             raise ArtifactError(f"{model} is no GGUF file")
         tokenizer = GgufTokenizer(header)
-        tokenizer.save(folder / TOKENIZER)
+    tokenizer.save(folder / TOKENIZER)
+    check_tokenizer(folder / TOKENIZER)
     if tokenizer.chat_template is not None:
         (folder / TEMPLATE).write_text(tokenizer.chat_template, encoding="utf-8")
     return tokenizer

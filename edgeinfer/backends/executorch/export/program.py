@@ -6,7 +6,7 @@ drafts, verifies and plain forwards of them. Without one it holds `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ from edgeinfer.backends.executorch.export.calibrate import calibrate
 from edgeinfer.backends.executorch.export.decoder import Decoder, ExitHead, Forward, Front, Verify
 from edgeinfer.backends.executorch.export.quantize import Tier
 from edgeinfer.backends.executorch.export.shape import DecoderShape
+from edgeinfer.backends.executorch.export.signature import method_of
 from edgeinfer.backends.executorch.export.source import Source
+from edgeinfer.formats.manifest import Method
 
 PROGRAM_VERSION = 1
 MAX_TOKENS = 128  # of one forward
@@ -33,10 +35,9 @@ MAX_ROWS = 16  # of logits that one forward gives
 class Exported:
     """What was written, for the manifest and for tests."""
 
-    methods: tuple[str, ...]
-    operators: tuple[str, ...]  # that the runtime must have
+    methods: Mapping[str, Method]
+    operators: Mapping[str, str]  # that the runtime must have, with their schemas
     n_delegates: int
-    arena_bytes: int  # activations, shared by all methods
 
 
 def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int]) -> Exported:
@@ -49,6 +50,7 @@ def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int])
     with torch.no_grad(), _quiet():
         calibrate(decoder, source, sample)
         methods = _exported(decoder, source.shape)
+        signatures = {name: method_of(method) for name, method in methods.items()}
         lowered = to_edge_transform_and_lower(
             methods,
             partitioner={name: [XnnpackPartitioner()] for name in methods},
@@ -67,12 +69,11 @@ def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int])
         program.write_to_file(file)
     unfinished.replace(path)
     graphs = [program.exported_program(name) for name in methods]
-    calls = [str(node.target) for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
+    calls = [node.target for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
     return Exported(
-        methods=tuple(methods),
-        operators=tuple(sorted({call for call in calls if call.endswith((".out", "_out"))})),
-        n_delegates=sum("delegate" in call for call in calls),
-        arena_bytes=max(sum(graph.graph_module.meta["non_const_buffer_sizes"]) for graph in graphs),
+        methods=signatures,
+        operators={str(call): str(call._schema) for call in calls if str(call).endswith((".out", "_out"))},
+        n_delegates=sum("delegate" in str(call) for call in calls),
     )
 
 

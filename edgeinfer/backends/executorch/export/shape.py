@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgeinfer.shape import LayerKv, ModelShape
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
@@ -30,6 +32,21 @@ class DecoderShape:
         attention = 2 * self.hidden * self.head_dim * (self.n_heads + self.n_kv_heads)
         layer = attention + 3 * self.hidden * self.n_ffn
         return self.n_layers * layer + 2 * self.n_vocab * self.hidden  # the head is a copy where it is tied
+
+    @property
+    def of_model(self) -> ModelShape:
+        return ModelShape(
+            architecture=self.architecture,
+            n_layers=self.n_layers,
+            hidden=self.hidden,
+            n_heads=self.n_heads,
+            n_ffn=self.n_ffn,
+            n_vocab=self.n_vocab,
+            limit=self.limit,
+            kv=(LayerKv(self.n_layers, self.n_kv_heads, self.head_dim),),
+            n_params=self.n_params,
+            n_active_params=self.n_params,
+        )
 
 
 def rope_frequencies(base: float, head_dim: int) -> npt.NDArray[np.float64]:

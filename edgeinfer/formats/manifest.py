@@ -1,0 +1,283 @@
+"""The manifest of a phone bundle: what its program is and needs. The schema for apps is manifest.schema.json.
+
+`digest` is the SHA-256 of the file itself with the 64 digits of that value set to 0, so a changed byte is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from edgeinfer.errors import ArtifactError, UsageError
+from edgeinfer.formats.chat_pieces import ChatPieces, read_chat
+from edgeinfer.formats.paths import check_digest
+from edgeinfer.formats.tables import Table
+
+__all__ = ["BundleFile", "Golden", "Manifest", "Memory", "Method", "read_manifest", "sealed", "write_manifest"]
+
+MANIFEST, PROGRAM, TOKENIZER, TEMPLATE = "manifest.json", "model.pte", "tokenizer.json", "chat_template.jinja"
+KNOWN_FILES: Final = frozenset({PROGRAM, TOKENIZER, TEMPLATE})
+SCHEMA_VERSION: Final = 2
+TARGETS: Final = ("xnnpack",)
+POLICIES: Final = ("sinks-and-blocks",)  # of edgeinfer/window.py
+KV_BYTES: Final[Mapping[str, int]] = {"f32": 4}  # of one value
+MAX_MANIFEST_BYTES: Final = 1 << 20
+HINT: Final = "export the model again"
+_NO_DIGEST: Final = "sha256:" + "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    n_bytes: int
+    sha256: str  # "sha256:" and 64 hex digits
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Types and shapes of a method of the program, such as "int64[1, n_tokens]"."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that running takes: `packed_bytes` for weights, as clean pages of a file where there is a cache folder."""
+
+    packed_bytes: int
+    workspace_bytes: int  # activations, logits, tokenizer and engine
+    kv_bytes_per_position: int  # of one conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A prompt and what the exported program said to it, greedily: [n] ids each.
+
+    `logits` are those of the answer's ids, `second_logits` those of the next best ids.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    logits: tuple[float, ...]
+    second_logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`exact_rows` and `golden` are recorded where the exporter could run the program; 0 and () where it could not."""
+
+    name: str
+    base_model: str
+    license: str
+    source_sha256: str
+    tier: str
+    target: str
+    policy: str  # which keys a query sees
+    kv_type: str
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    hidden: int
+    n_ffn: int
+    n_vocab: int
+    limit: int
+    exit_layer: int  # 0: the model does not draft
+    exact_rows: int
+    memory: Memory
+    bos_text: str
+    eos_text: str
+    stop_tokens: tuple[int, ...]
+    runtime: str  # the oldest ExecuTorch that runs it
+    methods: Mapping[str, Method]
+    operators: Mapping[str, str]  # name to schema
+    chat: ChatPieces
+    exporter: Mapping[str, str]  # package to version
+    files: Mapping[str, BundleFile]
+    golden: tuple[Golden, ...] = ()
+
+    @property
+    def n_params(self) -> int:
+        """Weights of matrices, those of the embedding and of the head counted apart."""
+        attention = 2 * self.hidden * self.head_dim * (self.n_heads + self.n_kv_heads)
+        return self.n_layers * (attention + 3 * self.hidden * self.n_ffn) + 2 * self.n_vocab * self.hidden
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises ArtifactError for a file that cannot be read, was changed, or describes no bundle of this version."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=HINT) from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path} has more than {MAX_MANIFEST_BYTES} bytes", hint=HINT)
+    fields = strict_json(data)
+    if not isinstance(fields, dict):
+        raise ArtifactError(f"{path} is not JSON, or no object", hint=HINT)
+    table = Table(fields, str(path))
+    try:
+        version = table.integer("schema_version")
+        if version > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} is of schema {version}; this version reads schema {SCHEMA_VERSION}", hint="update edgeinfer"
+            )
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"it is of schema {version}; this version reads schema {SCHEMA_VERSION}")
+        check_seal(data.decode(), table.text("digest"))
+        return _manifest(table)
+    except (ValueError, UsageError) as error:
+        raise ArtifactError(f"{path}: {str(error).removeprefix(str(path)).lstrip(': ,')}", hint=HINT) from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    fields = {"schema_version": SCHEMA_VERSION, "digest": _NO_DIGEST, **asdict(manifest)}
+    (folder / MANIFEST).write_text(sealed(json.dumps(fields, indent=1) + "\n"), encoding="utf-8")
+
+
+def sealed(text: str) -> str:
+    """`text` of a manifest with its digest."""
+    digest = json.loads(text)["digest"]
+    return text.replace(digest, digest_of(text, digest), 1)
+
+
+def digest_of(text: str, digest: str) -> str:
+    return "sha256:" + hashlib.sha256(text.replace(digest, _NO_DIGEST, 1).encode()).hexdigest()
+
+
+def check_seal(text: str, digest: str) -> None:
+    if digest_of(text, checked_digest(digest)) != digest:
+        raise ValueError("it was changed: its digest is another one")
+
+
+def checked_digest(digest: str) -> str:
+    try:
+        return check_digest(digest)
+    except ArtifactError as error:
+        raise ValueError(str(error)) from error
+
+
+def strict_json(data: bytes) -> object:
+    """None for what is not UTF-8, has a key twice, or is not JSON as every reader takes it."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = dict(pairs)
+        if len(keys) != len(pairs):
+            raise ValueError("a key is there twice")
+        return keys
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates
+        return value
+    except (ValueError, RecursionError):
+        return None
+
+
+def _manifest(table: Table) -> Manifest:
+    manifest = Manifest(
+        name=table.text("name"),
+        base_model=table.text("base_model"),
+        license=table.text("license"),
+        source_sha256=checked_digest(table.text("source_sha256")),
+        tier=table.text("tier"),
+        target=_one_of(table, "target", TARGETS),
+        policy=_one_of(table, "policy", POLICIES),
+        kv_type=_one_of(table, "kv_type", tuple(KV_BYTES)),
+        architecture=table.text("architecture"),
+        **{name: _positive(table, name) for name in _POSITIVE},
+        exit_layer=_count(table, "exit_layer"),
+        exact_rows=_count(table, "exact_rows"),
+        memory=_memory(table.table("memory")),
+        bos_text=table.text("bos_text"),
+        eos_text=table.text("eos_text"),
+        stop_tokens=_ids(table, "stop_tokens"),
+        runtime=table.text("runtime"),
+        methods={name: _method(fields) for name, fields in table.all_named("methods").items()},
+        operators=table.table("operators").all_texts(),
+        chat=read_chat(table.table("chat")),
+        exporter=table.table("exporter").all_texts(),
+        files={name: _file(name, fields) for name, fields in table.all_named("files").items()},
+        golden=tuple(map(_golden, table.tables("golden"))),
+        digest=_NO_DIGEST,
+    )
+    table.done()
+    if manifest.exit_layer >= manifest.n_layers:
+        raise ValueError(f"`exit_layer` is {manifest.exit_layer}; there are {manifest.n_layers} layers")
+    if strange := [token for token in manifest.stop_tokens if token >= manifest.n_vocab]:
+        raise ValueError(f"`stop_tokens` names {strange[0]}; there are {manifest.n_vocab} tokens")
+    return manifest
+
+
+_POSITIVE = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden", "n_ffn", "n_vocab", "limit")
+
+
+def _one_of(table: Table, key: str, known: tuple[str, ...]) -> str:
+    value = table.text(key)
+    if value not in known:
+        raise ValueError(f"`{key}` is {value[:40]!r}; this version runs {', '.join(known)}")
+    return value
+
+
+def _count(table: Table, key: str) -> int:
+    value = table.integer(key)
+    if value >= 1 << 31:
+        raise ValueError(f"`{key}` is {value}")
+    return value
+
+
+def _positive(table: Table, key: str) -> int:
+    value = _count(table, key)
+    if value == 0:
+        raise ValueError(f"`{key}` is 0")
+    return value
+
+
+def _memory(table: Table) -> Memory:
+    memory = Memory(
+        table.integer("packed_bytes"), table.integer("workspace_bytes"), table.integer("kv_bytes_per_position")
+    )
+    table.done()
+    return memory
+
+
+def _method(table: Table) -> Method:
+    method = Method(tuple(table.texts("inputs")), tuple(table.texts("outputs")))
+    table.done()
+    return method
+
+
+def _file(name: str, table: Table) -> BundleFile:
+    if name not in KNOWN_FILES:
+        raise ValueError(f"`files` names {name[:60]!r}; a bundle holds {', '.join(sorted(KNOWN_FILES))}")
+    found = BundleFile(table.integer("n_bytes"), checked_digest(table.text("sha256")))
+    table.done()
+    return found
+
+
+def _golden(table: Table) -> Golden:
+    golden = Golden(
+        _ids(table, "prompt"),
+        _ids(table, "answer"),
+        tuple(table.numbers("logits")),
+        tuple(table.numbers("second_logits")),
+    )
+    table.done()
+    if not len(golden.answer) == len(golden.logits) == len(golden.second_logits):
+        raise ValueError("`golden` has ids and logits of different numbers")
+    return golden
+
+
+def _ids(table: Table, key: str) -> tuple[int, ...]:
+    values = table.integers(key)
+    if not all(0 <= value < 1 << 31 for value in values):
+        raise ValueError(f"`{key}` holds something that is not a token id")
+    return tuple(values)
