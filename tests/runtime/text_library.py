@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from edgeinfer.formats.chat_pieces import ChatPieces, chat_fields
+from edgeinfer.types import Message
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "mobile/runtime"
@@ -55,7 +60,18 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(out))
     loaded.text_tokenizer_open.restype = ctypes.c_void_p
     loaded.text_encode.restype = loaded.text_piece.restype = ctypes.c_size_t
+    loaded.text_chat_open.restype = ctypes.c_void_p
+    loaded.text_chat_render.restype = ctypes.c_int64
+    loaded.text_chat_text.restype = ctypes.c_void_p
+    loaded.text_chat_tokens.restype = loaded.text_chat_places.restype = ctypes.c_size_t
     return loaded
+
+
+def check_on_phone(folder: Path) -> None:
+    """What the phone says of a bundle, digests included. Raises Refused."""
+    error = ctypes.create_string_buffer(ERROR_BYTES)
+    if library().text_check_bundle(str(folder).encode(), 1, error):
+        raise Refused(error.value)
 
 
 class PhoneTokenizer:
@@ -82,3 +98,40 @@ class PhoneTokenizer:
         out = ctypes.create_string_buffer(1024)
         n = library().text_piece(ctypes.c_void_p(self.handle), token, out, ctypes.c_size_t(len(out)))
         return out.raw[:n]
+
+
+class PhoneChat:
+    """Conversations as the phone writes them. Raises Refused for what it does not take."""
+
+    def __init__(self, tokenizer: PhoneTokenizer, chat: ChatPieces) -> None:
+        self._tokenizer = tokenizer
+        error = ctypes.create_string_buffer(ERROR_BYTES)
+        self._handle = library().text_chat_open(
+            ctypes.c_void_p(tokenizer.handle), json.dumps(chat_fields(chat)).encode(), error
+        )
+        if not self._handle:
+            raise Refused(error.value)
+
+    def __del__(self) -> None:
+        library().text_chat_close(ctypes.c_void_p(self._handle))
+
+    def text(self, messages: Sequence[Message], *, thinking: bool = True, now: float = 0.0) -> str:
+        """This conversation is the one that `tokens` and `places` are about."""
+        error = ctypes.create_string_buffer(ERROR_BYTES)
+        fields = json.dumps([{"role": message.role, "content": message.content} for message in messages])
+        handle = ctypes.c_void_p(self._handle)
+        n = library().text_chat_render(handle, fields.encode(), thinking, ctypes.c_int64(int(now)), error)
+        if n < 0:
+            raise Refused(error.value)
+        return ctypes.string_at(library().text_chat_text(handle), n).decode()
+
+    def tokens(self) -> list[int]:
+        ids = (ctypes.c_int32 * 100_000)()
+        n = library().text_chat_tokens(ctypes.c_void_p(self._handle), ids, ctypes.c_size_t(len(ids)))
+        return list(ids[:n])
+
+    def places(self) -> list[int]:
+        """Bytes: where the first n messages end (-1: not framed), where the first question begins, where all end."""
+        places = (ctypes.c_int64 * 1000)()
+        n = library().text_chat_places(ctypes.c_void_p(self._handle), places, ctypes.c_size_t(len(places)))
+        return list(places[:n])

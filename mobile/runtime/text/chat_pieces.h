@@ -1,0 +1,55 @@
+// What a chat template writes around messages: edgeinfer/formats/chat_pieces.py, where the meaning of each field is.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace edgeinfer {
+
+struct TraceFormat {
+  std::string opening;
+  std::vector<std::string> closings;
+  std::vector<std::string> before_answer;
+};
+
+struct Frame {
+  std::string before, after;
+};
+
+struct Lead {
+  std::string before, after, question;
+};
+
+struct ThinkingCut {
+  enum class Strips { nothing, newlines, space };
+
+  std::string closing;
+  Strips strips = Strips::nothing;
+};
+
+enum class Role { system, user, assistant };
+
+struct Pieces {
+  Lead plain;
+  std::optional<Lead> system;
+  Frame user, assistant;
+  std::string opening;
+  std::vector<Role> stripped;
+  std::optional<ThinkingCut> cut;
+  std::vector<std::string> stops;
+  std::optional<TraceFormat> begun;
+};
+
+struct ChatPieces {
+  std::vector<std::string> words;
+  std::vector<TraceFormat> traces;
+  Pieces thinking, no_thinking;
+};
+
+class Fields;
+
+// Throws Failure for fields that are no ChatPieces.
+ChatPieces chat_pieces_of(Fields fields);
+
+}  // namespace edgeinfer

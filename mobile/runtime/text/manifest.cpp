@@ -1,0 +1,266 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <set>
+
+#include "fields.h"
+#include "file.h"
+#include "json.h"
+#include "sha256.h"
+
+namespace edgeinfer {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxManifestBytes = 1 << 20;
+constexpr int64_t kSchemaVersion = 2;
+constexpr const char* kManifestFile = "manifest.json";
+constexpr const char* kKnownFiles[] = {"chat_template.jinja", "model.pte", "tokenizer.json"};
+constexpr const char* kTarget = "xnnpack";
+constexpr const char* kPolicy = "sinks-and-blocks";
+constexpr const char* kKvType = "f32";
+
+std::string quoted(std::string_view text, size_t limit) { return "'" + std::string(text.substr(0, limit)) + "'"; }
+
+bool has_a_key_twice(Json value) {
+  std::set<std::string_view> keys;
+  bool found = false;
+  for_each_member(value, [&](std::string_view key, Json inner) {
+    found = found || !keys.insert(key).second || has_a_key_twice(inner);
+  });
+  if (value.is(JsonKind::array)) {
+    for (Json item : value.items()) found = found || has_a_key_twice(item);
+  }
+  return found;
+}
+
+bool is_digest(std::string_view text) {
+  const std::string_view hex = text.substr(std::min<size_t>(7, text.size()));
+  return text.substr(0, 7) == "sha256:" && hex.size() == 64 &&
+         hex.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+std::string digest_field(Fields& fields, std::string_view key) {
+  const std::string digest = fields.text(key);
+  if (!is_digest(digest)) fields.refuse("not a digest: " + quoted(digest, 80));
+  return digest;
+}
+
+int64_t count_field(Fields& fields, std::string_view key) {
+  const int64_t value = fields.integer(key);
+  if (value > INT32_MAX) fields.refuse("`" + std::string(key) + "` is " + std::to_string(value));
+  return value;
+}
+
+int64_t positive_field(Fields& fields, std::string_view key) {
+  const int64_t value = count_field(fields, key);
+  if (value == 0) fields.refuse("`" + std::string(key) + "` is 0");
+  return value;
+}
+
+std::string known_field(Fields& fields, std::string_view key, std::string_view known) {
+  const std::string value = fields.text(key);
+  if (value != known) {
+    fields.refuse("`" + std::string(key) + "` is " + quoted(value, 40) + "; this version runs " + std::string(known));
+  }
+  return value;
+}
+
+std::map<std::string, std::string> texts_field(Fields fields) {
+  std::map<std::string, std::string> found;
+  for (auto& [name, text] : fields.all_texts()) found.emplace(name, text);
+  return found;
+}
+
+Memory memory_field(Fields fields) {
+  const Memory memory = {fields.integer("packed_bytes"), fields.integer("workspace_bytes"),
+                         fields.integer("kv_bytes_per_position")};
+  fields.done();
+  return memory;
+}
+
+Method method_field(Fields fields) {
+  Method method = {fields.texts("inputs"), fields.texts("outputs")};
+  fields.done();
+  return method;
+}
+
+BundleFile file_field(const std::string& name, Fields fields) {
+  if (std::find(std::begin(kKnownFiles), std::end(kKnownFiles), name) == std::end(kKnownFiles)) {
+    fields.refuse("`files` names " + quoted(name, 60) +
+                  "; a bundle holds chat_template.jinja, model.pte, tokenizer.json");
+  }
+  BundleFile file = {fields.integer("n_bytes"), digest_field(fields, "sha256")};
+  fields.done();
+  return file;
+}
+
+Golden golden_field(Fields fields) {
+  Golden golden = {fields.ids("prompt"), fields.ids("answer"), fields.numbers("logits"), fields.numbers("second_logits")};
+  fields.done();
+  if (golden.answer.size() != golden.logits.size() || golden.answer.size() != golden.second_logits.size()) {
+    fields.refuse("`golden` has ids and logits of different numbers");
+  }
+  return golden;
+}
+
+Manifest manifest_of(Fields& fields) {
+  Manifest manifest;
+  manifest.name = fields.text("name");
+  manifest.base_model = fields.text("base_model");
+  manifest.license = fields.text("license");
+  manifest.source_sha256 = digest_field(fields, "source_sha256");
+  manifest.tier = fields.text("tier");
+  manifest.target = known_field(fields, "target", kTarget);
+  manifest.policy = known_field(fields, "policy", kPolicy);
+  manifest.kv_type = known_field(fields, "kv_type", kKvType);
+  manifest.architecture = fields.text("architecture");
+  manifest.n_layers = positive_field(fields, "n_layers");
+  manifest.n_heads = positive_field(fields, "n_heads");
+  manifest.n_kv_heads = positive_field(fields, "n_kv_heads");
+  manifest.head_dim = positive_field(fields, "head_dim");
+  manifest.hidden = positive_field(fields, "hidden");
+  manifest.n_ffn = positive_field(fields, "n_ffn");
+  manifest.n_vocab = positive_field(fields, "n_vocab");
+  manifest.limit = positive_field(fields, "limit");
+  manifest.exit_layer = count_field(fields, "exit_layer");
+  manifest.exact_rows = count_field(fields, "exact_rows");
+  manifest.memory = memory_field(fields.table("memory"));
+  manifest.bos_text = fields.text("bos_text");
+  manifest.eos_text = fields.text("eos_text");
+  manifest.stop_tokens = fields.ids("stop_tokens");
+  manifest.runtime = fields.text("runtime");
+  for (auto& [name, method] : fields.named("methods")) manifest.methods.emplace(name, method_field(method));
+  manifest.operators = texts_field(fields.table("operators"));
+  manifest.chat = chat_pieces_of(fields.table("chat"));
+  manifest.exporter = texts_field(fields.table("exporter"));
+  for (auto& [name, file] : fields.named("files")) manifest.files.emplace(name, file_field(name, file));
+  for (Fields& golden : fields.tables("golden")) manifest.golden.push_back(golden_field(golden));
+  fields.done();
+  if (manifest.exit_layer >= manifest.n_layers) {
+    fields.refuse("`exit_layer` is " + std::to_string(manifest.exit_layer) + "; there are " +
+                  std::to_string(manifest.n_layers) + " layers");
+  }
+  for (int32_t token : manifest.stop_tokens) {
+    if (token >= manifest.n_vocab) {
+      fields.refuse("`stop_tokens` names " + std::to_string(token) + "; there are " +
+                    std::to_string(manifest.n_vocab) + " tokens");
+    }
+  }
+  return manifest;
+}
+
+// The digest of a manifest's text, where the 64 digits of its own digest are 0.
+std::string digest_of(std::string text, const std::string& digest) {
+  const size_t at = text.find(digest);
+  if (at != std::string::npos) text.replace(at, digest.size(), "sha256:" + std::string(64, '0'));
+  Sha256 state;
+  state.add(text);
+  return state.digest();
+}
+
+void check_schema(Fields& fields, const std::string& path) {
+  const int64_t version = fields.integer("schema_version");
+  const std::string cause =
+      "is of schema " + std::to_string(version) + "; this version reads schema " + std::to_string(kSchemaVersion);
+  if (version > kSchemaVersion) fail(kArtifactError, path + " " + cause, "update edgeinfer");
+  if (version != kSchemaVersion) fields.refuse("it " + cause);
+}
+
+void check_names_and_sizes(const Manifest& manifest) {
+  const std::string& folder = manifest.folder;
+  for (const char* needed : {kProgramFile, kTokenizerFile}) {
+    if (!manifest.files.count(needed)) {
+      fail(kArtifactError, folder + ": the manifest does not name " + needed, kExportAgain);
+    }
+  }
+  std::set<std::string> strangers;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name != kManifestFile && !manifest.files.count(name)) strangers.insert(name);
+  }
+  if (!strangers.empty()) {
+    fail(kArtifactError, folder + " holds " + quoted(*strangers.begin(), 60) + ", which its manifest does not name",
+         kExportAgain);
+  }
+  for (const auto& [name, expected] : manifest.files) {
+    const std::string path = manifest.path_of(name);
+    if (!fs::is_regular_file(fs::symlink_status(path))) {
+      fail(kArtifactError, path + " is missing, or is not a regular file", kExportAgain);
+    }
+    const uint64_t n_bytes = fs::file_size(path);
+    if (n_bytes != static_cast<uint64_t>(expected.n_bytes)) {
+      fail(kArtifactError,
+           path + " has " + std::to_string(n_bytes) + " bytes; its manifest says " + std::to_string(expected.n_bytes),
+           kExportAgain);
+    }
+  }
+}
+
+std::string digest_of_file(const std::string& path) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  Sha256 state;
+  std::vector<char> piece(1 << 20);
+  while (const size_t n = file ? std::fread(piece.data(), 1, piece.size(), file.get()) : 0) {
+    state.add({piece.data(), n});
+  }
+  return state.digest();
+}
+
+Manifest read_whole(std::string folder) {
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  if (fs::is_regular_file(folder)) {
+    fail(kArtifactError, folder + " is a file; a bundle is a folder", "unpack an archive first");
+  }
+  const std::string path = folder + "/" + kManifestFile;
+  if (fs::is_symlink(fs::symlink_status(path))) fail(kArtifactError, path + " is a link", kExportAgain);
+  const std::string text = read_file(path, kMaxManifestBytes);
+  const std::optional<JsonDocument> document = JsonDocument::parse(text);
+  if (!document || !document->root().is(JsonKind::object) || has_a_key_twice(document->root())) {
+    fail(kArtifactError, path + " is not JSON, or no object", kExportAgain);
+  }
+  Fields fields(document->root(), path);
+  check_schema(fields, path);
+  const std::string digest = digest_field(fields, "digest");
+  if (digest_of(text, digest) != digest) fields.refuse("it was changed: its digest is another one");
+  Manifest manifest = manifest_of(fields);
+  manifest.folder = folder;
+  manifest.digest = digest;
+  check_names_and_sizes(manifest);
+  return manifest;
+}
+
+}  // namespace
+
+int64_t Manifest::file_bytes() const {
+  int64_t total = 0;
+  for (const auto& [name, file] : files) total += file.n_bytes;
+  return total;
+}
+
+Result<Manifest> read_manifest(const std::string& folder) {
+  try {
+    return read_whole(folder);
+  } catch (const Failure& failure) {
+    return failure.error();
+  } catch (const fs::filesystem_error& error) {
+    return Error{kArtifactError, folder + " cannot be read: " + error.code().message(), kExportAgain};
+  }
+}
+
+std::optional<Error> check_digests(const Manifest& manifest) {
+  for (const auto& [name, expected] : manifest.files) {
+    const std::string path = manifest.path_of(name), found = digest_of_file(path);
+    if (found != expected.sha256) {
+      return Error{kArtifactError, path + " was changed: " + found + ", not " + expected.sha256, kExportAgain};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace edgeinfer
