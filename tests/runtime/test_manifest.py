@@ -1,0 +1,226 @@
+"""Two hundred bundles that are not what their manifests say: refused by Python and by the phone, with one cause."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeinfer.errors import ArtifactError
+from edgeinfer.formats.bundle import check_bundle, check_files
+from edgeinfer.formats.manifest import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, sealed
+from tests.executorch.bundles import write_bundle
+from tests.runtime.text_library import Refused, check_on_phone, needs_compiler
+
+pytestmark = needs_compiler
+FILES = (PROGRAM, TOKENIZER, TEMPLATE)
+
+
+def cause_here(folder: Path) -> tuple[str, str]:
+    """What Python says, without the value that it received; "" and "" for a whole bundle."""
+    try:
+        check_files(check_bundle(folder))
+    except ArtifactError as error:
+        assert "\n" not in str(error)
+        return str(error).partition("; received")[0], error.hint
+    return "", ""
+
+
+def cause_on_phone(folder: Path) -> tuple[str, str]:
+    try:
+        check_on_phone(folder)
+    except Refused as error:
+        return str(error), error.hint
+    return "", ""
+
+
+def refused_by_both(folder: Path) -> str:
+    here, phone = cause_here(folder), cause_on_phone(folder)
+    assert here == phone
+    assert here[0], "a changed bundle was taken"
+    return here[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "b")
+
+
+def test_a_whole_bundle_is_taken_by_both(folder: Path) -> None:
+    assert cause_here(folder) == cause_on_phone(folder) == ("", "")
+
+
+def cut(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def append(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes() + rng.randbytes(rng.randrange(1, 9)))
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    del rng
+    path.unlink()
+
+
+def swap(path: Path, rng: random.Random) -> None:
+    other = path.with_name(rng.choice([name for name in (*FILES, MANIFEST) if name != path.name]))
+    data = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def link(path: Path, rng: random.Random) -> None:
+    del rng
+    target = path.parent.with_name("elsewhere")
+    shutil.move(path, target)
+    path.symlink_to(target)
+
+
+def become_a_folder(path: Path, rng: random.Random) -> None:
+    del rng
+    path.unlink()
+    path.mkdir()
+
+
+def add_a_stranger(path: Path, rng: random.Random) -> None:
+    path.with_name(rng.choice(("weights.bin", ".hidden", "model.pte.part", "Manifest.json"))).write_bytes(b"x")
+
+
+MUTATIONS = (cut, flip, append, remove, swap, link, become_a_folder, add_a_stranger)
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_bundles_whose_files_were_changed(tmp_path: Path, mutate: Callable[[Path, random.Random], None]) -> None:
+    rng = random.Random(mutate.__name__)
+    for index in range(20):
+        (tmp_path / str(index)).mkdir()
+        folder = write_bundle(tmp_path / str(index) / "b")
+        mutate(folder / rng.choice((*FILES, MANIFEST)), rng)
+        assert str(folder) in refused_by_both(folder)
+
+
+def paths_of(value: object, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [path for key, inner in items for path in ((*at, key), *paths_of(inner, (*at, key)))]
+
+
+def changed(fields: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
+    other: Any = copy.deepcopy(fields)
+    inner = other
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    result: dict[str, Any] = other
+    return result
+
+
+def write_sealed(folder: Path, fields: dict[str, Any]) -> None:
+    text = json.dumps(fields)
+    has_digest = str(fields.get("digest")).startswith("sha256:")
+    (folder / MANIFEST).write_text(sealed(text) if has_digest else text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "value", [..., None, True, -1, 0, 1.5, 1 << 31, 1 << 70, "x", "", [], [None], [-1], {}, {"x": 1}], ids=str
+)
+def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, value: object) -> None:
+    """Every value in turn, with the digest made anew: one cause, and never a crash."""
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    n_refused = 0
+    for path in paths_of(fields):
+        write_sealed(folder, changed(fields, path, value))
+        assert cause_here(folder) == cause_on_phone(folder), path
+        n_refused += bool(cause_here(folder)[0])
+    assert n_refused > 50
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda f: f.update(schema_version=3), "is of schema 3; this version reads schema 2"),
+        (lambda f: f.update(policy="all"), "`policy` is 'all'; this version runs sinks-and-blocks"),
+        (lambda f: f.update(target="coreml"), "`target` is 'coreml'; this version runs xnnpack"),
+        (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32"),
+        (lambda f: f.update(exit_layer=4), "`exit_layer` is 4; there are 4 layers"),
+        (lambda f: f.update(stop_tokens=[288]), "`stop_tokens` names 288; there are 288 tokens"),
+        (lambda f: f.update(surprise=1), "unknown key `surprise`"),
+        (lambda f: f["files"].update({"../x": f["files"][PROGRAM]}), "`files` names '../x'; a bundle holds chat_"),
+        (lambda f: f["golden"][0].update(second_logits=[1]), "`golden` has ids and logits of different numbers"),
+        (lambda f: f["chat"]["thinking"].update(stripped=["robot"]), "`stripped` names 'robot', which is no role"),
+    ],
+)
+def test_manifests_of_another_policy_or_schema(
+    folder: Path, change: Callable[[dict[str, Any]], None], cause: str
+) -> None:
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    change(fields)
+    write_sealed(folder, fields)
+    assert cause in refused_by_both(folder)
+
+
+def test_a_newer_schema_says_to_update(folder: Path) -> None:
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    write_sealed(folder, fields | {"schema_version": 3})
+    assert cause_on_phone(folder)[1] == "update edgeinfer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        '{"a": [{"b": 1, "b": 1}]}',
+        '"\\ud800"',
+        "{}x",
+        "[" * 90,
+    ],
+)
+def test_what_is_no_json_object(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    assert refused_by_both(folder) == f"{folder / MANIFEST} is not JSON, or no object"
+
+
+def test_a_manifest_that_is_too_long_or_not_utf_8(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b" " * ((1 << 20) + 1))
+    assert "has more than 1048576 bytes" in refused_by_both(folder)
+    (folder / MANIFEST).write_bytes(b"\xff\xfe{}")
+    assert "is not JSON" in refused_by_both(folder)
+
+
+def test_a_folder_that_is_a_file_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    assert "is a file; a bundle is a folder" in refused_by_both(tmp_path / "b.zip")
+    assert "cannot be read: No such file or directory" in refused_by_both(tmp_path / "none")
+
+
+def test_the_digest_of_large_files(folder: Path) -> None:
+    """Around the block size of SHA-256 and of the reader."""
+    rng = random.Random(1)
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    for n_bytes in (0, 1, 55, 56, 63, 64, 65, 1 << 20, (1 << 20) + 1):
+        data = rng.randbytes(n_bytes)
+        (folder / PROGRAM).write_bytes(data)
+        fields["files"][PROGRAM] = {"n_bytes": n_bytes, "sha256": "sha256:" + hashlib.sha256(data).hexdigest()}
+        write_sealed(folder, fields)
+        assert cause_here(folder) == cause_on_phone(folder) == ("", "")
