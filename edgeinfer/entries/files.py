@@ -16,6 +16,7 @@ from edgeinfer.entries.recognize import recognized
 from edgeinfer.errors import DownloadError
 from edgeinfer.formats import check_artifact, facts_from_gguf
 from edgeinfer.formats.bundle import check_bundle, is_bundle
+from edgeinfer.formats.bundle_zip import is_bundle_zip, unpacked
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_split import join_headers, n_parts
 from edgeinfer.formats.hf_folder import chat_template
@@ -29,9 +30,12 @@ USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file recommen
 
 
 def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
-    """The entry of a local `.gguf` file or folder. Raises ArtifactError for a file that contradicts itself. `known` are
-    the models of the catalog, among which the file may be recognized.
+    """The entry of a local `.gguf` file, a folder or a zipped bundle. Raises ArtifactError for what it cannot be.
+
+    `known` are the models of the catalog, among which the file may be recognized.
     """
+    if is_bundle_zip(path):
+        return entry_of_bundle(name_of(path.stem), check_bundle(unpacked(path)), USUAL)
     if is_bundle(path):
         return entry_of_bundle(name_of(path.resolve().name), check_bundle(path), USUAL)
     checked = check_artifact(path)

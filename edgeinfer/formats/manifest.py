@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -68,7 +68,10 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`exact_rows` and `golden` are recorded where the exporter could run the program; 0 and () where it could not."""
+    """`exact_rows` and `golden` are recorded where the exporter could run the program; 0 and () where it could not.
+
+    `digest` is that of the file which was read.
+    """
 
     name: str
     base_model: str
@@ -100,6 +103,7 @@ class Manifest:
     exporter: Mapping[str, str]  # package to version
     files: Mapping[str, BundleFile]
     golden: tuple[Golden, ...] = ()
+    digest: str = _NO_DIGEST
 
     @property
     def n_params(self) -> int:
@@ -129,14 +133,15 @@ def read_manifest(path: Path) -> Manifest:
             )
         if version != SCHEMA_VERSION:
             raise ValueError(f"it is of schema {version}; this version reads schema {SCHEMA_VERSION}")
-        check_seal(data.decode(), table.text("digest"))
-        return _manifest(table)
+        digest = table.text("digest")
+        check_seal(data.decode(), digest)
+        return replace(_manifest(table), digest=digest)
     except (ValueError, UsageError) as error:
         raise ArtifactError(f"{path}: {str(error).removeprefix(str(path)).lstrip(': ,')}", hint=HINT) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    fields = {"schema_version": SCHEMA_VERSION, "digest": _NO_DIGEST, **asdict(manifest)}
+    fields = {"schema_version": SCHEMA_VERSION, "digest": "", **asdict(replace(manifest, digest=_NO_DIGEST))}
     (folder / MANIFEST).write_text(sealed(json.dumps(fields, indent=1) + "\n"), encoding="utf-8")
 
 

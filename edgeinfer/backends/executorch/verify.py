@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from edgeinfer.backends.executorch.golden import POLICY, exact_rows
 from edgeinfer.backends.executorch.model import ExecutorchModel
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle, check_files
+from edgeinfer.formats.bundle_zip import is_bundle_zip, unpack
 from edgeinfer.formats.manifest import Golden, Manifest
 from edgeinfer.prefill import prefill
 
@@ -30,6 +32,10 @@ class Verified:
 
 def verify_bundle(folder: Path) -> Verified:
     """Raises ArtifactError for a file that was changed, or an answer that is not the recorded one."""
+    if is_bundle_zip(folder):
+        with tempfile.TemporaryDirectory() as scratch:
+            unpack(folder, Path(scratch) / folder.stem)
+            return verify_bundle(Path(scratch) / folder.stem)
     bundle = check_bundle(folder)
     check_files(bundle)  # before the engine sees a byte
     before = psutil.Process().memory_info().rss
