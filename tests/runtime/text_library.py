@@ -39,9 +39,9 @@ def text_sources() -> list[Path]:
     return sorted((SOURCES / "text").glob("*.cpp"))
 
 
-def digest_of_sources() -> str:
+def digest_of_sources(interface: Path) -> str:
     state = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in [*sorted((SOURCES / "text").iterdir()), SOURCES / "error.h", INTERFACE]:
+    for path in [*sorted((SOURCES / "text").iterdir()), *sorted(SOURCES.glob("*.h")), interface]:
         state.update(path.read_bytes())
     return state.hexdigest()[:16]
 
@@ -50,7 +50,7 @@ def digest_of_sources() -> str:
 def library() -> ctypes.CDLL:
     """Compiled once for each state of its sources."""
     assert COMPILER is not None
-    out = KEPT / f"text-{digest_of_sources()}.so"
+    out = KEPT / f"text-{digest_of_sources(INTERFACE)}.so"
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         made = out.with_suffix(".part")

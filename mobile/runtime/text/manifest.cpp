@@ -155,15 +155,6 @@ Manifest manifest_of(Fields& fields) {
   return manifest;
 }
 
-// The digest of a manifest's text, where the 64 digits of its own digest are 0.
-std::string digest_of(std::string text, const std::string& digest) {
-  const size_t at = text.find(digest);
-  if (at != std::string::npos) text.replace(at, digest.size(), "sha256:" + std::string(64, '0'));
-  Sha256 state;
-  state.add(text);
-  return state.digest();
-}
-
 void check_schema(Fields& fields, const std::string& path) {
   const int64_t version = fields.integer("schema_version");
   const std::string cause =
@@ -212,14 +203,7 @@ std::string digest_of_file(const std::string& path) {
   return state.digest();
 }
 
-Manifest read_whole(std::string folder) {
-  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
-  if (fs::is_regular_file(folder)) {
-    fail(kArtifactError, folder + " is a file; a bundle is a folder", "unpack an archive first");
-  }
-  const std::string path = folder + "/" + kManifestFile;
-  if (fs::is_symlink(fs::symlink_status(path))) fail(kArtifactError, path + " is a link", kExportAgain);
-  const std::string text = read_file(path, kMaxManifestBytes);
+Manifest parse_whole(const std::string& text, const std::string& path) {
   const std::optional<JsonDocument> document = JsonDocument::parse(text);
   if (!document || !document->root().is(JsonKind::object) || has_a_key_twice(document->root())) {
     fail(kArtifactError, path + " is not JSON, or no object", kExportAgain);
@@ -227,10 +211,21 @@ Manifest read_whole(std::string folder) {
   Fields fields(document->root(), path);
   check_schema(fields, path);
   const std::string digest = digest_field(fields, "digest");
-  if (digest_of(text, digest) != digest) fields.refuse("it was changed: its digest is another one");
+  if (seal_of(text, digest) != digest) fields.refuse("it was changed: its digest is another one");
   Manifest manifest = manifest_of(fields);
-  manifest.folder = folder;
   manifest.digest = digest;
+  return manifest;
+}
+
+Manifest read_whole(std::string folder) {
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  if (fs::is_regular_file(folder)) {
+    fail(kArtifactError, folder + " is a file; a bundle is a folder", "unpack an archive first");
+  }
+  const std::string path = folder + "/" + kManifestFile;
+  if (fs::is_symlink(fs::symlink_status(path))) fail(kArtifactError, path + " is a link", kExportAgain);
+  Manifest manifest = parse_whole(read_file(path, kMaxManifestBytes), path);
+  manifest.folder = folder;
   check_names_and_sizes(manifest);
   return manifest;
 }
@@ -241,6 +236,23 @@ int64_t Manifest::file_bytes() const {
   int64_t total = 0;
   for (const auto& [name, file] : files) total += file.n_bytes;
   return total;
+}
+
+// The digits of the manifest's own digest count as 0.
+std::string seal_of(std::string text, const std::string& digest) {
+  const size_t at = text.find(digest);
+  if (at != std::string::npos) text.replace(at, digest.size(), "sha256:" + std::string(64, '0'));
+  Sha256 state;
+  state.add(text);
+  return state.digest();
+}
+
+Result<Manifest> parse_manifest(const std::string& text, const std::string& name) {
+  try {
+    return parse_whole(text, name);
+  } catch (const Failure& failure) {
+    return failure.error();
+  }
 }
 
 Result<Manifest> read_manifest(const std::string& folder) {

@@ -56,6 +56,10 @@ struct Manifest {
 inline const char* const kProgramFile = "model.pte";
 inline const char* const kTokenizerFile = "tokenizer.json";
 
+// Reads the text of a manifest; `name` stands for its file in errors. The files beside it are not looked at.
+Result<Manifest> parse_manifest(const std::string& text, const std::string& name);
+// What the digest of a manifest's text should be: `digest` is the one that it states.
+std::string seal_of(std::string text, const std::string& digest);
 // Reads the manifest of the bundle in `folder` and holds the files to it by name and size.
 Result<Manifest> read_manifest(const std::string& folder);
 // Nothing, or the file whose digest is another one. Reads every byte.
