@@ -45,16 +45,19 @@ void read_tokenizer(std::string text) {
 
 void read_chat(std::string text) {
   static const Tokenizer tokenizer = Tokenizer::parse(
-      R"({"added_tokens": [{"id": 3, "content": "<|im_end|>", "special": true}],
-          "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "[i]": 2}, "merges": []}})", "t").take();
+                                         R"({"added_tokens": [{"id": 3, "content": "<|im_end|>", "special": true}],
+          "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "[i]": 2}, "merges": []}})",
+                                         "t")
+                                         .take();
   const std::optional<JsonDocument> document = JsonDocument::parse(std::move(text));
   if (!document) return;
   try {
     const ChatPieces chat = chat_pieces_of(Fields(document->root(), "chat"));
     ++n_taken;
     for (const Pieces* pieces : {&chat.thinking, &chat.no_thinking}) {
-      const Rendered rendered = render(
-          *pieces, {{Role::system, kText}, {Role::user, " a "}, {Role::assistant, kText}, {Role::user, "<|im_end|>"}}, 0);
+      const Rendered rendered =
+          render(*pieces,
+                 {{Role::system, kText}, {Role::user, " a "}, {Role::assistant, kText}, {Role::user, "<|im_end|>"}}, 0);
       Encoder encoder(tokenizer, chat.words);
       encoder.encode(rendered.text, encoder.cuts_of(rendered), {0, rendered.text.size()});
     }
@@ -84,15 +87,27 @@ using Random = std::mt19937_64;
 size_t below(Random& random, size_t n) { return n ? random() % n : 0; }
 
 void mutate(std::string& text, Random& random) {
-  static const char* const kWords[] = {"-1",   "1e999", "null", "true", "\"\"",         "{}",     "[]",   "[[[[",    "\\ud800",
-                                       "\xFF", "4294967296", "9223372036854775808", "\\u0000", "0.5", "<|im_end|>", "\xE2\x96\x81"};
+  static const char* const kWords[] = {"-1",      "1e999", "null",       "true",
+                                       "\"\"",    "{}",    "[]",         "[[[[",
+                                       "\\ud800", "\xFF",  "4294967296", "9223372036854775808",
+                                       "\\u0000", "0.5",   "<|im_end|>", "\xE2\x96\x81"};
   const size_t at = below(random, text.size() + 1);
   switch (below(random, 6)) {
-    case 0: text.resize(at); break;
-    case 1: if (at < text.size()) text[at] ^= static_cast<char>(1 << below(random, 8)); break;
-    case 2: text.erase(at, below(random, 9)); break;
-    case 3: text.insert(at, text.substr(below(random, text.size() + 1), below(random, 40))); break;
-    case 4: text.insert(at, kWords[below(random, std::size(kWords))]); break;
+    case 0:
+      text.resize(at);
+      break;
+    case 1:
+      if (at < text.size()) text[at] ^= static_cast<char>(1 << below(random, 8));
+      break;
+    case 2:
+      text.erase(at, below(random, 9));
+      break;
+    case 3:
+      text.insert(at, text.substr(below(random, text.size() + 1), below(random, 40)));
+      break;
+    case 4:
+      text.insert(at, kWords[below(random, std::size(kWords))]);
+      break;
     default: {  // another value after a colon
       const size_t colon = text.find(": ", at);
       if (colon == std::string::npos) return;

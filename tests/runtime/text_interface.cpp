@@ -35,7 +35,8 @@ std::vector<Message> messages_of(const char* json) {
 }
 
 struct Chat {
-  Chat(const Tokenizer& tokenizer, ChatPieces pieces) : pieces(std::move(pieces)), encoder(tokenizer, this->pieces.words) {}
+  Chat(const Tokenizer& tokenizer, ChatPieces pieces)
+      : pieces(std::move(pieces)), encoder(tokenizer, this->pieces.words) {}
 
   ChatPieces pieces;
   Encoder encoder;

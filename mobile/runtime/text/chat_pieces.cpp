@@ -62,6 +62,12 @@ Pieces pieces_of(Fields fields) {
 
 }  // namespace
 
+std::string TraceFormat::ending() const {
+  const std::string& closing = closings.front();
+  const bool is_tag = closing.find("<|") == std::string::npos;
+  return is_tag ? "\n" + closing + "\n\n" : closing;
+}
+
 ChatPieces chat_pieces_of(Fields fields) {
   if (!fields.has("traces")) fields.refuse("`traces` is missing");
   ChatPieces chat;

@@ -7,10 +7,14 @@
 
 namespace edgeinfer {
 
+// How a model marks its reasoning.
 struct TraceFormat {
   std::string opening;
-  std::vector<std::string> closings;
-  std::vector<std::string> before_answer;
+  std::vector<std::string> closings;       // any of them ends it; the first is written to end one early
+  std::vector<std::string> before_answer;  // marks that may stand before the answer and are no part of it
+
+  // What is written to end a trace early.
+  std::string ending() const;
 };
 
 struct Frame {

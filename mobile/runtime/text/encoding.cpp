@@ -8,8 +8,8 @@ namespace edgeinfer {
 
 namespace {
 
-constexpr size_t kContextChars = 64;         // read before a text, to encode it as a continuation
-constexpr std::string_view kAnchor = "\x01"; // a byte token in SentencePiece, which merges with nothing
+constexpr size_t kContextChars = 64;          // read before a text, to encode it as a continuation
+constexpr std::string_view kAnchor = "\x01";  // a byte token in SentencePiece, which merges with nothing
 constexpr size_t kMaxMarkChars = 60;
 
 bool is_one_of(uint32_t code, std::initializer_list<uint32_t> codes) {
@@ -100,8 +100,8 @@ std::vector<size_t> Encoder::cuts_of(const Rendered& rendered) {
 std::vector<int32_t> Encoder::encode(std::string_view text, const std::vector<size_t>& cuts, Range place) const {
   std::vector<int32_t> tokens;
   const auto add = [&](size_t begin, size_t end, bool allow_special) {
-    const auto more = encode_after(text.substr(begin, end - begin), last_chars(text.substr(0, begin), kContextChars),
-                                   allow_special);
+    const auto more =
+        encode_after(text.substr(begin, end - begin), last_chars(text.substr(0, begin), kContextChars), allow_special);
     tokens.insert(tokens.end(), more.begin(), more.end());
   };
   size_t plain = place.begin;  // begins what is not encoded yet, and holds no cut

@@ -1,5 +1,5 @@
-// A JSON object read key by key, as edgeinfer/formats/tables.py does: a wrong type, a missing key and an unknown key are
-// each one clear line.
+// A JSON object read key by key, as edgeinfer/formats/tables.py does: a wrong type, a missing key and an unknown key
+// are each one clear line.
 #pragma once
 
 #include <set>

@@ -11,7 +11,9 @@ namespace edgeinfer {
 
 std::string read_file(const std::string& path, uint64_t max_bytes) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  const auto unreadable = [&] { fail(kArtifactError, path + " cannot be read: " + std::strerror(errno), kExportAgain); };
+  const auto unreadable = [&] {
+    fail(kArtifactError, path + " cannot be read: " + std::strerror(errno), kExportAgain);
+  };
   if (!file) unreadable();
   std::string data;
   char piece[1 << 16];

@@ -62,13 +62,20 @@ class JsonParser {
 
   bool value(int depth) {
     switch (peek()) {
-      case '{': return depth < kMaxDepth && container(JsonKind::object, '}', depth);
-      case '[': return depth < kMaxDepth && container(JsonKind::array, ']', depth);
-      case '"': return text();
-      case 't': return word("true", JsonKind::boolean);
-      case 'f': return word("false", JsonKind::boolean);
-      case 'n': return word("null", JsonKind::null);
-      default: return number();
+      case '{':
+        return depth < kMaxDepth && container(JsonKind::object, '}', depth);
+      case '[':
+        return depth < kMaxDepth && container(JsonKind::array, ']', depth);
+      case '"':
+        return text();
+      case 't':
+        return word("true", JsonKind::boolean);
+      case 'f':
+        return word("false", JsonKind::boolean);
+      case 'n':
+        return word("null", JsonKind::null);
+      default:
+        return number();
     }
   }
 

@@ -101,7 +101,8 @@ BundleFile file_field(const std::string& name, Fields fields) {
 }
 
 Golden golden_field(Fields fields) {
-  Golden golden = {fields.ids("prompt"), fields.ids("answer"), fields.numbers("logits"), fields.numbers("second_logits")};
+  Golden golden = {fields.ids("prompt"), fields.ids("answer"), fields.numbers("logits"),
+                   fields.numbers("second_logits")};
   fields.done();
   if (golden.answer.size() != golden.logits.size() || golden.answer.size() != golden.second_logits.size()) {
     fields.refuse("`golden` has ids and logits of different numbers");
@@ -148,8 +149,8 @@ Manifest manifest_of(Fields& fields) {
   }
   for (int32_t token : manifest.stop_tokens) {
     if (token >= manifest.n_vocab) {
-      fields.refuse("`stop_tokens` names " + std::to_string(token) + "; there are " +
-                    std::to_string(manifest.n_vocab) + " tokens");
+      fields.refuse("`stop_tokens` names " + std::to_string(token) + "; there are " + std::to_string(manifest.n_vocab) +
+                    " tokens");
     }
   }
   return manifest;

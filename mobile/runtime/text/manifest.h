@@ -1,5 +1,5 @@
-// The manifest of a bundle: edgeinfer/formats/manifest.py. What does not fit it is refused with the same cause there and
-// here, but for the value that was received, which is not repeated here.
+// The manifest of a bundle: edgeinfer/formats/manifest.py. What does not fit it is refused with the same cause there
+// and here, but for the value that was received, which is not repeated here.
 #pragma once
 
 #include <cstdint>

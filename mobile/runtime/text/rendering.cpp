@@ -24,17 +24,28 @@ std::string padded(int number) {
 // English, whatever the locale: as Python's `strftime` in the "C" locale.
 std::string date_part(char directive, const std::tm& date) {
   switch (directive) {
-    case 'd': return padded(date.tm_mday);
-    case 'm': return padded(date.tm_mon + 1);
-    case 'y': return padded(date.tm_year % 100);
-    case 'Y': return std::to_string(date.tm_year + 1900);
-    case 'H': return padded(date.tm_hour);
-    case 'M': return padded(date.tm_min);
-    case 'B': return kMonths[date.tm_mon];
-    case 'b': return std::string(kMonths[date.tm_mon], 3);
-    case 'A': return kDays[date.tm_wday];
-    case 'a': return std::string(kDays[date.tm_wday], 3);
-    default: return {'%', directive};
+    case 'd':
+      return padded(date.tm_mday);
+    case 'm':
+      return padded(date.tm_mon + 1);
+    case 'y':
+      return padded(date.tm_year % 100);
+    case 'Y':
+      return std::to_string(date.tm_year + 1900);
+    case 'H':
+      return padded(date.tm_hour);
+    case 'M':
+      return padded(date.tm_min);
+    case 'B':
+      return kMonths[date.tm_mon];
+    case 'b':
+      return std::string(kMonths[date.tm_mon], 3);
+    case 'A':
+      return kDays[date.tm_wday];
+    case 'a':
+      return std::string(kDays[date.tm_wday], 3);
+    default:
+      return {'%', directive};
   }
 }
 

@@ -14,9 +14,9 @@ namespace {
 #define GPT4(digits) CONTRACTION R"(|[^\r\n\p{L}\p{N}]?\p{L}+|)" digits R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|)" SPACES
 #define UPPER R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])"
 #define LOWER R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])"
-#define GPT4O(ending, digits)                                                                       \
-  R"([^\r\n\p{L}\p{N}]?)" UPPER "*" LOWER "+" ending R"(|[^\r\n\p{L}\p{N}]?)" UPPER "+" LOWER "*" ending \
-  "|" digits R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|)" SPACES
+#define GPT4O(ending, digits)                                                                                       \
+  R"([^\r\n\p{L}\p{N}]?)" UPPER "*" LOWER "+" ending R"(|[^\r\n\p{L}\p{N}]?)" UPPER "+" LOWER "*" ending "|" digits \
+  R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|)" SPACES
 
 struct Known {
   std::string_view pattern;
@@ -52,10 +52,14 @@ class Scanner {
 
   size_t word(size_t i, const SplitRule& rule) const {
     switch (rule.kind) {
-      case Kind::digits: return alone(i, kNumber);
-      case Kind::unicode_digits: return alone(i, kDigit);
-      case Kind::gpt2: return gpt2(i);
-      default: return gpt4(i, rule);
+      case Kind::digits:
+        return alone(i, kNumber);
+      case Kind::unicode_digits:
+        return alone(i, kDigit);
+      case Kind::gpt2:
+        return gpt2(i);
+      default:
+        return gpt4(i, rule);
     }
   }
 

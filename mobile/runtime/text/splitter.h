@@ -10,15 +10,15 @@ namespace edgeinfer {
 // One cut of a text into words. Every pattern here leaves no character outside a word.
 struct SplitRule {
   enum class Kind {
-    digits,         // each \p{N} alone, all else together
-    unicode_digits, // the same with the `Digits` pre-tokenizer's idea of a digit
+    digits,          // each \p{N} alone, all else together
+    unicode_digits,  // the same with the `Digits` pre-tokenizer's idea of a digit
     gpt2,
     gpt4,  // Llama 3, Qwen
     gpt4o  // words end where lower case turns to upper case; Mistral's Tekken
   };
   Kind kind;
-  int max_digits = 1;           // of one word; gpt4 and gpt4o
-  bool has_contractions = true; // 's and the like end a word; gpt4o
+  int max_digits = 1;            // of one word; gpt4 and gpt4o
+  bool has_contractions = true;  // 's and the like end a word; gpt4o
 };
 
 // The rule of a regular expression, by its exact text; nothing for one that is not known here.

@@ -11,10 +11,10 @@ namespace edgeinfer {
 enum CharClass : uint32_t {
   kLetter = 1,
   kNumber = 2,
-  kSpace = 4,  // \s
-  kUpper = 8,  // \p{Lu}, \p{Lt}, \p{Lm}, \p{Lo} or \p{M}
-  kLower = 16, // \p{Ll}, \p{Lm}, \p{Lo} or \p{M}
-  kDigit = 32  // what the `Digits` pre-tokenizer isolates: \p{N} of a later Unicode
+  kSpace = 4,   // \s
+  kUpper = 8,   // \p{Lu}, \p{Lt}, \p{Lm}, \p{Lo} or \p{M}
+  kLower = 16,  // \p{Ll}, \p{Lm}, \p{Lo} or \p{M}
+  kDigit = 32   // what the `Digits` pre-tokenizer isolates: \p{N} of a later Unicode
 };
 
 uint32_t classes_of(uint32_t code);

@@ -18,8 +18,8 @@ class Vocabulary {
 
   // False when the text or the id is taken, or the id is too large.
   bool add(std::string_view text, int64_t id);
-  int32_t id_of(std::string_view text) const;  // kNoToken
-  std::string_view text_of(int32_t id) const;  // "" for an id without a text
+  int32_t id_of(std::string_view text) const;                            // kNoToken
+  std::string_view text_of(int32_t id) const;                            // "" for an id without a text
   int32_t size() const { return static_cast<int32_t>(places_.size()); }  // the largest id + 1
 
  private:
