@@ -33,11 +33,16 @@ def _unknown(fields: dict[str, Any]) -> Iterator[str]:
     normalizers = list(_steps(fields.get("normalizer"), "normalizers"))
     splitters = list(_steps(fields.get("pre_tokenizer"), "pretokenizers"))
     for step in normalizers:
-        if not (_is_prepend(step) or _is_replace(step)):
+        if not (_is_prepend(step) or _is_replace(step) or step.get("type") == "NFC"):
             yield f"its normalizer is `{step.get('type')}`"
     for index, step in enumerate(splitters):
         yield from _unknown_splitter(step, is_last=index == len(splitters) - 1)
     is_byte_level = bool(splitters) and splitters[-1].get("type") == "ByteLevel"
+    is_space_marked = any(map(_is_replace, normalizers)) or (
+        bool(splitters) and splitters[-1].get("type") == "Metaspace"
+    )
+    if is_space_marked and any(step.get("type") == "NFC" for step in normalizers):
+        yield "it marks spaces and has `NFC`"
     if is_byte_level and any(map(_is_replace, normalizers)):
         yield "it has `Replace` and `ByteLevel`"
     if any(map(_is_prepend, normalizers)) and not any(map(_is_replace, normalizers)):

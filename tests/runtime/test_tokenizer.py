@@ -69,6 +69,19 @@ def byte_level(folder: Path, *steps: Any, whole_words: bool = False) -> Path:
     return folder
 
 
+def qwen2_folder(folder: Path) -> Path:
+    """As Qwen's repositories have it: with a normalizer."""
+    by_pattern("qwen2")(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    fields = json.loads(tokenizer.to_str())
+    for token in fields["added_tokens"]:
+        token["normalized"] = False
+    tokenizer = Tokenizer.from_str(json.dumps(fields))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 def by_pattern(name: str) -> Callable[[Path], Path]:
     steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITTINGS[name].patterns]
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -86,6 +99,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "gpt-2": lambda folder: byte_level(folder, GPT2),
     "smollm": lambda folder: byte_level(folder, pre_tokenizers.Digits(individual_digits=True), GPT2),
     "qwen2": by_pattern("qwen2"),
+    "qwen2 with NFC": qwen2_folder,
     "llama-3": by_pattern("llama3"),
     "gpt-4o": by_pattern("gpt-4o"),
     "tekken": lambda folder: byte_level(

@@ -32,6 +32,7 @@ RANGES = (  # first and last code point of what a word is made of
     (0x20000, 0x2A6DF),
     (0x0, 0x10FFFF),
 )
+MARKS = "\u0300\u0301\u0308\u0323\u0327\u0334\u0342\u0345\u05b7\u064b\u093c\u3099\u1161\u11a8"  # some compose
 SPACES = (
     " ",
     " ",
@@ -141,8 +142,10 @@ def part(rng: random.Random, controls: Sequence[str]) -> str:
         return rng.choice(WORDS)
     if kind < 0.55:
         return rng.choice(SPACES) * rng.choice((1, 1, 1, 2, 5))
-    if kind < 0.85:
+    if kind < 0.8:
         return "".join(characters(rng, rng.choice((1, 2, 3, 6, 12))))
+    if kind < 0.85:
+        return rng.choice("aeouAÉωк가ᄀか") + "".join(rng.choice(MARKS) for _ in range(rng.randrange(1, 5)))
     if kind < 0.9:
         return "".join(rng.choice("0123456789") for _ in range(rng.randrange(1, 9)))
     return look_alike(rng, rng.choice(controls)) if controls else rng.choice(WORDS)

@@ -1,6 +1,7 @@
 #include "tokenizer.h"
 
 #include "byte_alphabet.h"
+#include "composition.h"
 #include "unicode.h"
 
 namespace edgeinfer {
@@ -73,6 +74,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool allow_special
 }
 
 void Tokenizer::encode_stretch(std::string_view text, bool is_first, std::vector<int32_t>& ids) const {
+  if (rules_.composes) return encode_words(composed(text), 0, ids);
   if (!rules_.replaces_spaces) return encode_words(text, 0, ids);
   std::string marked = with_each(text, " ", kSpaceMark);
   using Lead = TokenizerRules::Lead;

@@ -24,6 +24,7 @@ struct TokenizerRules {
 
   std::vector<SplitRule> splits;
   Lead lead = Lead::nowhere;
+  bool composes = false;         // to NFC
   bool replaces_spaces = false;  // by U+2581
   bool splits_at_spaces = false;
   bool is_byte_level = false;

@@ -65,6 +65,8 @@ class TokenizerReader {
     } else if (type == "Replace" && text_at(step, "content") == kSpaceMark && step.find("pattern") &&
                text_at(*step.find("pattern"), "String") == " ") {
       rules_.replaces_spaces = true;
+    } else if (type == "NFC") {
+      rules_.composes = true;
     } else {
       refuse("its normalizer is", type);
     }
@@ -118,6 +120,7 @@ class TokenizerReader {
     rules_.has_byte_fallback = is_true_at(model, "byte_fallback");
     rules_.takes_whole_words = is_true_at(model, "ignore_merges");
     rules_.fuses_unknown = is_true_at(model, "fuse_unk");
+    if (rules_.composes && rules_.replaces_spaces) refuse("beside `NFC` it has", "Replace");
     if (rules_.is_byte_level && (rules_.replaces_spaces || rules_.has_byte_fallback)) {
       refuse("beside `ByteLevel` it has", rules_.has_byte_fallback ? "byte_fallback" : "Replace");
     }
