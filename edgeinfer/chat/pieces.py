@@ -5,33 +5,33 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from edgeinfer.chat.encoding import Encoder, unused_mark
 from edgeinfer.chat.frames import RULE, TALK, gaps_between, learn_frames, n_same
-from edgeinfer.chat.prompt import encoder_of, hidden_in
+from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.reasoning import split_trace
 from edgeinfer.chat.template import Template
-from edgeinfer.chat.trace_formats import THINK, may_use, mentioned_in, open_trace
+from edgeinfer.chat.trace_formats import THINK, mentioned_in
 from edgeinfer.errors import ArtifactError, EdgeInferError
 from edgeinfer.formats.chat_pieces import (
     DATE_MARKS,
     ROLES,
-    STRIPPED,
     ChatPieces,
     Lead,
     Pieces,
+    Strips,
     ThinkingCut,
-    text_of,
 )
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import Message, Role
 
-__all__ = ["N_CONVERSATIONS", "chat_pieces", "conversations"]
+__all__ = ["N_CONVERSATIONS", "chat_pieces", "conversations", "text_of"]
 
 N_CONVERSATIONS: Final = 200
 DATE_FORM: Final = re.compile(r"(?:[^%]|%[dbBYmyAaHM])*")  # what the phone writes in a date
+STRIPPED: Final[Mapping[Strips, str | None]] = {"nothing": "", "newlines": "\n", "space": None}  # for `str.lstrip`
 CONTENTS: Final = (
     *(
         "Hello",
@@ -63,18 +63,49 @@ CONTENTS: Final = (
 def chat_pieces(template: Template, tokenizer: Tokenizer, no_thinking: Mapping[str, Any]) -> ChatPieces:
     """The pieces with and without reasoning. Raises ArtifactError, with the first conversation that differs."""
     template = template.with_date_forms()
-    encoder = encoder_of(template, tokenizer)
-    words = tuple(sorted(encoder.always_parsed))  # before it learns those of the conversations below
-    traces = may_use(template.source, tokenizer, None)
+    builder = PromptBuilder(template, tokenizer)
+    words = tuple(sorted(builder.always_parsed))  # before it learns those of the conversations below
     learned = []
     for variables in ({"enable_thinking": True}, no_thinking):
-        pieces = learn_pieces(template, tokenizer, encoder, variables)
-        prove(pieces, template, encoder, variables)
-        learned.append(replace(pieces, begun=open_trace(pieces.opening, traces)))
-    return ChatPieces(words, traces, *learned)
+        pieces = learn_pieces(template, builder, variables)
+        prove(pieces, builder, variables)
+        learned.append(pieces)
+    return ChatPieces(words, *learned)
 
 
-def learn_pieces(template: Template, tokenizer: Tokenizer, encoder: Encoder, variables: Mapping[str, Any]) -> Pieces:
+def text_of(pieces: Pieces, messages: Sequence[Message], hide: Callable[[str], str] = str) -> str:
+    """The conversation with the opening of the next answer. `hide` is applied to what messages say."""
+    system, turns = (messages[0], messages[1:]) if messages[0].role == "system" else (None, messages)
+    lead = pieces.plain
+    parts = [lead.before]
+    if system is not None and pieces.system is None:
+        turns = [replace(turns[0], content=f"{system.content}\n\n{turns[0].content}"), *turns[1:]]
+    elif system is not None and pieces.system is not None:
+        lead = pieces.system
+        parts = [lead.before, shown(pieces, system, hide), lead.after]
+    for index, message in enumerate(turns):
+        frame = pieces.user if message.role == "user" else pieces.assistant
+        parts += [frame.before if index else lead.question, shown(pieces, message, hide), frame.after]
+    return "".join([*parts, pieces.opening])
+
+
+def shown(pieces: Pieces, message: Message, hide: Callable[[str], str]) -> str:
+    content, kept = message.content, ""
+    trace = split_trace(content, pieces.traces) if message.role == "assistant" else None
+    if trace:
+        content = trace.answer
+        if pieces.earlier_trace == "kept":
+            kept = trace.opening + hide(trace.thought) + trace.closing
+        else:
+            content = content.lstrip(STRIPPED[pieces.earlier_trace])
+    content = kept + hide(content)
+    cut = pieces.cut
+    if message.role == "assistant" and cut is not None and cut.closing in content:
+        content = content.rpartition(cut.closing)[2].lstrip(STRIPPED[cut.strips])
+    return content.strip() if message.role in pieces.stripped else content
+
+
+def learn_pieces(template: Template, builder: PromptBuilder, variables: Mapping[str, Any]) -> Pieces:
     frames = learn_frames(template, variables)
     text = template.probe(TALK, variables)
     gaps = None if text is None else gaps_between(text, [message.content for message in TALK])
@@ -83,13 +114,17 @@ def learn_pieces(template: Template, tokenizer: Tokenizer, encoder: Encoder, var
         raise cannot("it does not write every question and every answer in one way")
     if frames.system == "moves":
         raise cannot("it does not write the system prompt before the first question")
+    form = built(builder, TALK, variables).form
     pieces = Pieces(
         plain=lead(gaps[0], "", user.before),
         system=None,
         user=user,
         assistant=assistant,
         opening=gaps[-1].removeprefix(user.after),
-        stops=frames.stops(tokenizer),
+        traces=form.traces,
+        begun=form.inside,
+        stops=form.stops,
+        stop_tokens=tuple(sorted(form.stop_tokens)),
     )
     check_dates(pieces)
     if frames.system == "first":
@@ -99,7 +134,18 @@ def learn_pieces(template: Template, tokenizer: Tokenizer, encoder: Encoder, var
             raise cannot("it does not write the system prompt as it is")
         pieces = replace(pieces, system=lead(around[0], around[1], user.before))
     pieces = replace(pieces, stripped=tuple(role for role in ROLES if is_stripped(role, pieces, template, variables)))
-    return replace(pieces, cut=learn_cut(pieces, template, encoder, variables))
+    pieces = replace(pieces, cut=learn_cut(pieces, template, builder, variables))
+    return with_earlier_trace(pieces, builder, variables)
+
+
+def built(builder: PromptBuilder, messages: Sequence[Message], variables: Mapping[str, Any]) -> PromptBuilder:
+    """A builder whose newest prompt is of `messages`. Raises ArtifactError where it cannot be made."""
+    fresh = builder.fresh()
+    try:
+        fresh.build(messages, variables)
+    except EdgeInferError as error:
+        raise cannot(f"{error}; {summary(messages)}") from error
+    return fresh
 
 
 def lead(before: str, after: str, question: str) -> Lead:
@@ -126,46 +172,48 @@ def is_stripped(role: Role, pieces: Pieces, template: Template, variables: Mappi
     return template.probe(talk, variables) == text_of(replace(pieces, stripped=(*pieces.stripped, role)), talk)
 
 
-def learn_cut(pieces: Pieces, template: Template, encoder: Encoder, variables: Mapping[str, Any]) -> ThinkingCut | None:
-    """How reasoning is left out of earlier answers. Marks that are tokens stay text in an answer: None for them."""
+def learn_cut(
+    pieces: Pieces, template: Template, builder: PromptBuilder, variables: Mapping[str, Any]
+) -> ThinkingCut | None:
+    """How a template cuts answers at a closing mark that is no token, wherever it stands; None where it does not."""
     for trace in dict.fromkeys([*mentioned_in(template.source), THINK]):
         closing = trace.closings[0]
-        if encoder.hide(closing, unused_mark(())) != closing:
+        if builder.hide(closing) != closing:
             continue
-        content = f"{trace.opening}\nwhy\n{closing}\n\n \nqreply"
-        talk = [replace(message, content=content) if message.role == "assistant" else message for message in TALK]
+        talk = answering(f"why\n{closing}\n\n \nqreply")
         text = template.probe(talk, variables)
-        for strips in STRIPPED:
+        for strips in get_args(Strips):
             cut = ThinkingCut(closing, strips)
             if text == text_of(replace(pieces, cut=cut), talk):
                 return cut
     return None
 
 
-def prove(pieces: Pieces, template: Template, encoder: Encoder, variables: Mapping[str, Any]) -> None:
+def with_earlier_trace(pieces: Pieces, builder: PromptBuilder, variables: Mapping[str, Any]) -> Pieces:
+    trace = pieces.traces[0]
+    talk = answering(f"{trace.opening}\nwhy\n{trace.closings[0]}\n\n \nqreply")
+    fresh = built(builder, talk, variables)
+    for earlier in get_args(Strips):
+        candidate = replace(pieces, earlier_trace=earlier)
+        if text_of(candidate, talk, fresh.hide) == fresh.text:
+            return candidate
+    return pieces
+
+
+def answering(content: str) -> list[Message]:
+    return [replace(message, content=content) if message.role == "assistant" else message for message in TALK]
+
+
+def prove(pieces: Pieces, builder: PromptBuilder, variables: Mapping[str, Any]) -> None:
     for number, messages in enumerate(conversations(), start=1):
-        mark = unused_mark([message.content for message in messages])
-        hidden = [hidden_in(message, encoder, mark) for message in messages]
-        rendered = hidden if pieces.system is not None else folded(hidden)
-        try:
-            expected = template.render(rendered, variables)
-        except EdgeInferError as error:
-            raise cannot(f"conversation {number} of {N_CONVERSATIONS}: {error}; {summary(messages)}") from error
-        written = text_of(pieces, hidden)
+        fresh = built(builder, messages, variables)
+        written, expected = text_of(pieces, messages, fresh.hide), fresh.text
         if written != expected:
             at = n_same(written, expected)
             raise cannot(
                 f"conversation {number} of {N_CONVERSATIONS} differs after {expected[max(0, at - 20) : at]!r}: "
                 f"{expected[at : at + 40]!r}, and from pieces {written[at : at + 40]!r}; {summary(messages)}"
             )
-
-
-def folded(messages: Sequence[Message]) -> Sequence[Message]:
-    """The system prompt before the first question, as PromptBuilder puts it where a template takes none."""
-    if messages[0].role != "system":
-        return messages
-    system, first, *rest = messages
-    return [replace(first, content=f"{system.content}\n\n{first.content}"), *rest]
 
 
 def conversations() -> Iterator[list[Message]]:

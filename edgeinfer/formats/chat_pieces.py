@@ -5,23 +5,34 @@ A text between U+FDD2 and U+FDD3 in a piece is a form of `strftime`, and stands 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from edgeinfer.formats.tables import Table
-from edgeinfer.types import Message, Role
+from edgeinfer.types import Role
 
-__all__ = ["ChatPieces", "Frame", "Lead", "Pieces", "ThinkingCut", "TraceFormat", "chat_fields", "read_chat", "text_of"]
+__all__ = [
+    "DATE_MARKS",
+    "ROLES",
+    "ChatPieces",
+    "Frame",
+    "Lead",
+    "Pieces",
+    "Strips",
+    "ThinkingCut",
+    "TraceFormat",
+    "chat_fields",
+    "read_chat",
+    "token_ids",
+]
 
 DATE_MARKS: Final = ("\ufdd2", "\ufdd3")  # noncharacters of Unicode: no text needs them
-Strips = Literal["nothing", "newlines", "space"]
-STRIPPED: Final[Mapping[Strips, str | None]] = {
-    "nothing": "",
-    "newlines": "\n",
-    "space": None,
-}  # arguments of `str.lstrip`
-ROLES: Final = ("system", "user", "assistant")
+Strips: TypeAlias = Literal["nothing", "newlines", "space"]
+"""What is taken from the start of a text."""
+EarlierTrace: TypeAlias = Literal["kept"] | Strips
+"""What becomes of reasoning that an earlier answer begins with: kept, or dropped and the rest stripped."""
+_EARLIER_TRACES: Final = ("kept", *get_args(Strips))
+ROLES: Final[tuple[Role, ...]] = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,8 @@ class Pieces:
 
     Questions and answers alternate. `plain` is the lead without a system prompt. Where `system` is None, the system
     prompt and an empty line are put before the first question. `stripped` are the roles whose contents are written
-    without white space at their ends. `stops` are texts that end an answer, `begun` the trace that `opening` begins.
+    without white space at their ends. An answer may begin with one of `traces`; `opening` begins the one in `begun`.
+    `stops` and `stop_tokens` end an answer.
     """
 
     plain: Lead
@@ -93,9 +105,12 @@ class Pieces:
     assistant: Frame
     opening: str
     stripped: tuple[Role, ...] = ()
+    earlier_trace: EarlierTrace = "kept"
     cut: ThinkingCut | None = None
-    stops: tuple[str, ...] = ()
+    traces: tuple[TraceFormat, ...] = ()
     begun: TraceFormat | None = None
+    stops: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +118,8 @@ class ChatPieces:
     """`words` are tokens that every text is searched for; in a message they stay text. `no_thinking`: no reasoning."""
 
     words: tuple[str, ...]
-    traces: tuple[TraceFormat, ...]
     thinking: Pieces
     no_thinking: Pieces
-
-
-def text_of(pieces: Pieces, messages: Sequence[Message]) -> str:
-    """The conversation with the opening of the next answer."""
-    system, turns = (messages[0], messages[1:]) if messages[0].role == "system" else (None, messages)
-    lead = pieces.plain
-    parts = [lead.before]
-    if system is not None and pieces.system is None:
-        turns = [replace(turns[0], content=f"{system.content}\n\n{turns[0].content}"), *turns[1:]]
-    elif system is not None and pieces.system is not None:
-        lead = pieces.system
-        parts = [lead.before, shown(pieces, system), lead.after]
-    for index, message in enumerate(turns):
-        frame = pieces.user if message.role == "user" else pieces.assistant
-        parts += [frame.before if index else lead.question, shown(pieces, message), frame.after]
-    return "".join([*parts, pieces.opening])
-
-
-def shown(pieces: Pieces, message: Message) -> str:
-    content, cut = message.content, pieces.cut
-    if message.role == "assistant" and cut is not None and cut.closing in content:
-        content = content.rpartition(cut.closing)[2].lstrip(STRIPPED[cut.strips])
-    return content.strip() if message.role in pieces.stripped else content
 
 
 def chat_fields(chat: ChatPieces) -> dict[str, Any]:
@@ -138,11 +129,8 @@ def chat_fields(chat: ChatPieces) -> dict[str, Any]:
 
 def read_chat(table: Table) -> ChatPieces:
     """Raises UsageError or ValueError for what is no ChatPieces."""
-    if "traces" not in table:
-        raise ValueError("`traces` is missing")
     chat = ChatPieces(
         words=tuple(table.texts("words")),
-        traces=tuple(map(_trace, table.tables("traces"))),
         thinking=_pieces(table.table("thinking")),
         no_thinking=_pieces(table.table("no_thinking")),
     )
@@ -154,6 +142,11 @@ def _pieces(table: Table) -> Pieces:
     stripped = table.texts("stripped")
     if unknown := [role for role in stripped if role not in ROLES]:
         raise ValueError(f"`stripped` names {unknown[0][:40]!r}, which is no role")
+    earlier_trace = table.text("earlier_trace")
+    if earlier_trace not in _EARLIER_TRACES:
+        raise ValueError(f"`earlier_trace` is {earlier_trace[:40]!r}; expected {', '.join(_EARLIER_TRACES)}")
+    if "traces" not in table:
+        raise ValueError("`traces` is missing")
     pieces = Pieces(
         plain=_lead(table.table("plain")),
         system=None if (system := table.nullable("system")) is None else _lead(system),
@@ -162,11 +155,21 @@ def _pieces(table: Table) -> Pieces:
         opening=table.text("opening"),
         stripped=tuple(stripped),  # type: ignore[arg-type]  # checked above
         cut=None if (cut := table.nullable("cut")) is None else _cut(cut),
-        stops=tuple(table.texts("stops")),
+        earlier_trace=earlier_trace,  # type: ignore[arg-type]  # checked above
+        traces=tuple(map(_trace, table.tables("traces"))),
         begun=None if (begun := table.nullable("begun")) is None else _trace(begun),
+        stops=tuple(table.texts("stops")),
+        stop_tokens=token_ids(table, "stop_tokens"),
     )
     table.done()
     return pieces
+
+
+def token_ids(table: Table, key: str) -> tuple[int, ...]:
+    values = table.integers(key)
+    if not all(0 <= value < 1 << 31 for value in values):
+        raise ValueError(f"`{key}` holds something that is not a token id")
+    return tuple(values)
 
 
 def _lead(table: Table) -> Lead:
@@ -183,8 +186,8 @@ def _frame(table: Table) -> Frame:
 
 def _cut(table: Table) -> ThinkingCut:
     strips = table.text("strips")
-    if strips not in STRIPPED:
-        raise ValueError(f"`strips` is {strips[:40]!r}; expected {', '.join(STRIPPED)}")
+    if strips not in get_args(Strips):
+        raise ValueError(f"`strips` is {strips[:40]!r}; expected {', '.join(get_args(Strips))}")
     cut = ThinkingCut(table.text("closing"), strips)  # type: ignore[arg-type]  # checked above
     table.done()
     return cut

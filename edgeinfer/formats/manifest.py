@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from edgeinfer.errors import ArtifactError, UsageError
-from edgeinfer.formats.chat_pieces import ChatPieces, read_chat
+from edgeinfer.formats.chat_pieces import ChatPieces, read_chat, token_ids
 from edgeinfer.formats.paths import check_digest
 from edgeinfer.formats.tables import Table
 
@@ -204,7 +204,7 @@ def _manifest(table: Table) -> Manifest:
         memory=_memory(table.table("memory")),
         bos_text=table.text("bos_text"),
         eos_text=table.text("eos_text"),
-        stop_tokens=_ids(table, "stop_tokens"),
+        stop_tokens=token_ids(table, "stop_tokens"),
         runtime=table.text("runtime"),
         methods={name: _method(fields) for name, fields in table.all_named("methods").items()},
         operators=table.table("operators").all_texts(),
@@ -270,8 +270,8 @@ def _file(name: str, table: Table) -> BundleFile:
 
 def _golden(table: Table) -> Golden:
     golden = Golden(
-        _ids(table, "prompt"),
-        _ids(table, "answer"),
+        token_ids(table, "prompt"),
+        token_ids(table, "answer"),
         tuple(table.numbers("logits")),
         tuple(table.numbers("second_logits")),
     )
@@ -279,10 +279,3 @@ def _golden(table: Table) -> Golden:
     if not len(golden.answer) == len(golden.logits) == len(golden.second_logits):
         raise ValueError("`golden` has ids and logits of different numbers")
     return golden
-
-
-def _ids(table: Table, key: str) -> tuple[int, ...]:
-    values = table.integers(key)
-    if not all(0 <= value < 1 << 31 for value in values):
-        raise ValueError(f"`{key}` holds something that is not a token id")
-    return tuple(values)

@@ -7,11 +7,11 @@ from typing import Literal
 
 from edgeinfer.backends.executorch.export.bundle import export_bundle
 from edgeinfer.chat.pieces import chat_pieces
+from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.formats.chat_pieces import ChatPieces
 from edgeinfer.formats.manifest import Manifest
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.runner.conversation import NO_THINKING
 
 __all__ = ["describe_chat", "export"]
 

@@ -25,11 +25,14 @@ PIECES = Pieces(
     assistant=Frame("<|im_start|>assistant\n", "<|im_end|>\n"),
     opening="<|im_start|>assistant\n",
     stripped=("user",),
+    earlier_trace="newlines",
     cut=ThinkingCut("</think>", "newlines"),
-    stops=("### User:",),
+    traces=(THINK,),
     begun=THINK,
+    stops=("### User:",),
+    stop_tokens=(5,),
 )
-CHAT = ChatPieces(words=("<think>",), traces=(THINK,), thinking=PIECES, no_thinking=PIECES)
+CHAT = ChatPieces(words=("<think>",), thinking=PIECES, no_thinking=PIECES)
 
 
 def write_bundle(folder: Path, **changes: object) -> Path:

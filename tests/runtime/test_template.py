@@ -10,10 +10,10 @@ import pytest
 
 from edgeinfer.chat.pieces import chat_pieces, conversations
 from edgeinfer.chat.prompt import PromptBuilder
+from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.rendering import ConversationWriter
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
-from edgeinfer.runner.conversation import NO_THINKING
 from edgeinfer.types import Message
 from tests.runtime.test_tokenizer import DEMO, by_pattern, llama2_like, tokenizer_of_gguf
 from tests.runtime.text_library import PhoneChat, PhoneTokenizer, Refused, needs_compiler

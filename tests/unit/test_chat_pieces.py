@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgeinfer.chat.pieces import N_CONVERSATIONS, chat_pieces, conversations
+from edgeinfer.chat.pieces import N_CONVERSATIONS, chat_pieces, conversations, text_of
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.chat_pieces import ChatPieces, Lead, ThinkingCut, chat_fields, read_chat, text_of
+from edgeinfer.formats.chat_pieces import ChatPieces, Lead, ThinkingCut, chat_fields, read_chat
 from edgeinfer.formats.tables import Table
 from edgeinfer.types import Message
 from tests.unit.chat_templates import KINDS, SYSTEM_IN_LAST_QUESTION, SYSTEM_IN_QUESTION, TRIMMED, Characters
@@ -80,9 +80,11 @@ def test_reasoning_of_earlier_answers_is_left_out(renderer: Renderer) -> None:
     assert "why" not in text_of(chat.thinking, talk)
 
 
-def test_marks_that_are_tokens_stay_text_in_an_answer(renderer: Renderer) -> None:
-    """They are hidden from the template, which then leaves nothing out."""
-    assert pieces_of(renderer, QWEN3, *CONTROL, "<think>", "</think>").thinking.cut is None
+def test_marks_that_are_tokens_are_left_out_only_where_an_answer_begins_with_them(renderer: Renderer) -> None:
+    """Elsewhere they are hidden from the template, and stay text."""
+    pieces = pieces_of(renderer, QWEN3, *CONTROL, "<think>", "</think>").thinking
+    assert (pieces.cut, pieces.earlier_trace) == (None, "newlines")
+    assert pieces_of(renderer, CHATML).thinking.earlier_trace == "kept"
 
 
 def test_contents_that_are_written_without_space_at_their_ends(renderer: Renderer) -> None:

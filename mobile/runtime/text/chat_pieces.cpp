@@ -25,15 +25,18 @@ TraceFormat trace_of(Fields fields) {
   return trace;
 }
 
+std::optional<Strips> strips_of(const std::string& name) {
+  if (name == "nothing") return Strips::nothing;
+  if (name == "newlines") return Strips::newlines;
+  if (name == "space") return Strips::space;
+  return std::nullopt;
+}
+
 ThinkingCut cut_of(Fields fields) {
-  using Strips = ThinkingCut::Strips;
-  const std::string strips = fields.text("strips");
-  if (strips != "nothing" && strips != "newlines" && strips != "space") {
-    fields.refuse("`strips` is '" + strips.substr(0, 40) + "'; expected nothing, newlines, space");
-  }
-  ThinkingCut cut = {fields.text("closing"), strips == "nothing"    ? Strips::nothing
-                                             : strips == "newlines" ? Strips::newlines
-                                                                    : Strips::space};
+  const std::string name = fields.text("strips");
+  const std::optional<Strips> strips = strips_of(name);
+  if (!strips) fields.refuse("`strips` is '" + name.substr(0, 40) + "'; expected nothing, newlines, space");
+  ThinkingCut cut = {fields.text("closing"), *strips};
   fields.done();
   return cut;
 }
@@ -48,14 +51,22 @@ Role role_of(const std::string& name, const Fields& fields) {
 Pieces pieces_of(Fields fields) {
   Pieces pieces;
   for (const std::string& name : fields.texts("stripped")) pieces.stripped.push_back(role_of(name, fields));
+  const std::string earlier_trace = fields.text("earlier_trace");
+  pieces.earlier_trace = strips_of(earlier_trace);
+  if (!pieces.earlier_trace && earlier_trace != "kept") {
+    fields.refuse("`earlier_trace` is '" + earlier_trace.substr(0, 40) + "'; expected kept, nothing, newlines, space");
+  }
+  if (!fields.has("traces")) fields.refuse("`traces` is missing");
   pieces.plain = lead_of(fields.table("plain"));
   if (std::optional<Fields> system = fields.nullable("system")) pieces.system = lead_of(*system);
   pieces.user = frame_of(fields.table("user"));
   pieces.assistant = frame_of(fields.table("assistant"));
   pieces.opening = fields.text("opening");
   if (std::optional<Fields> cut = fields.nullable("cut")) pieces.cut = cut_of(*cut);
-  pieces.stops = fields.texts("stops");
+  for (Fields& trace : fields.tables("traces")) pieces.traces.push_back(trace_of(trace));
   if (std::optional<Fields> begun = fields.nullable("begun")) pieces.begun = trace_of(*begun);
+  pieces.stops = fields.texts("stops");
+  pieces.stop_tokens = fields.ids("stop_tokens");
   fields.done();
   return pieces;
 }
@@ -69,10 +80,8 @@ std::string TraceFormat::ending() const {
 }
 
 ChatPieces chat_pieces_of(Fields fields) {
-  if (!fields.has("traces")) fields.refuse("`traces` is missing");
   ChatPieces chat;
   chat.words = fields.texts("words");
-  for (Fields& trace : fields.tables("traces")) chat.traces.push_back(trace_of(trace));
   chat.thinking = pieces_of(fields.table("thinking"));
   chat.no_thinking = pieces_of(fields.table("no_thinking"));
   fields.done();

@@ -1,6 +1,7 @@
 // What a chat template writes around messages: edgeinfer/formats/chat_pieces.py, where the meaning of each field is.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,9 +26,9 @@ struct Lead {
   std::string before, after, question;
 };
 
-struct ThinkingCut {
-  enum class Strips { nothing, newlines, space };
+enum class Strips { nothing, newlines, space };
 
+struct ThinkingCut {
   std::string closing;
   Strips strips = Strips::nothing;
 };
@@ -40,14 +41,16 @@ struct Pieces {
   Frame user, assistant;
   std::string opening;
   std::vector<Role> stripped;
+  std::optional<Strips> earlier_trace;  // nothing: reasoning that an earlier answer begins with is kept
   std::optional<ThinkingCut> cut;
-  std::vector<std::string> stops;
+  std::vector<TraceFormat> traces;
   std::optional<TraceFormat> begun;
+  std::vector<std::string> stops;
+  std::vector<int32_t> stop_tokens;
 };
 
 struct ChatPieces {
   std::vector<std::string> words;
-  std::vector<TraceFormat> traces;
   Pieces thinking, no_thinking;
 };
 

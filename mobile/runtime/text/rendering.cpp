@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "../error.h"
 #include "unicode.h"
@@ -75,24 +76,67 @@ std::string dated(std::string_view piece, std::time_t now) {
   }
 }
 
-// What the template shows of a message.
-std::string_view shown(const Pieces& pieces, const Message& message) {
-  std::string_view content = message.content;
-  if (message.role == Role::assistant && pieces.cut) {
-    const size_t at = content.rfind(pieces.cut->closing);
-    if (at != std::string_view::npos) {
-      content.remove_prefix(at + pieces.cut->closing.size());
-      if (pieces.cut->strips == ThinkingCut::Strips::newlines) {
-        content.remove_prefix(std::min(content.find_first_not_of('\n'), content.size()));
-      } else if (pieces.cut->strips == ThinkingCut::Strips::space) {
-        const std::string_view bare = stripped(content);
-        content.remove_prefix(bare.empty() ? content.size() : static_cast<size_t>(bare.data() - content.data()));
-      }
+std::string_view without_start(std::string_view text, Strips strips) {
+  if (strips == Strips::newlines) text.remove_prefix(std::min(text.find_first_not_of('\n'), text.size()));
+  if (strips == Strips::space) {
+    const std::string_view bare = stripped(text);
+    text.remove_prefix(bare.empty() ? text.size() : static_cast<size_t>(bare.data() - text.data()));
+  }
+  return text;
+}
+
+// A message that begins with a trace, in its parts: split_trace of edgeinfer/chat/reasoning.py.
+struct SplitTrace {
+  std::string_view opening, thought, closing, answer;
+};
+
+std::optional<SplitTrace> split_trace(std::string_view content, const std::vector<TraceFormat>& formats) {
+  const std::string_view words = without_start(content, Strips::space);
+  for (const TraceFormat& known : formats) {
+    if (words.substr(0, known.opening.size()) != known.opening) continue;
+    for (const std::string& closing : known.closings) {
+      const size_t at = words.find(closing, known.opening.size());
+      if (at == std::string_view::npos) continue;
+      return SplitTrace{words.substr(0, known.opening.size()),
+                        words.substr(known.opening.size(), at - known.opening.size()), words.substr(at, closing.size()),
+                        words.substr(at + closing.size())};
     }
   }
+  return std::nullopt;
+}
+
+// What the template shows of a message: reasoning that it keeps, and the rest.
+struct Shown {
+  std::optional<SplitTrace> kept;
+  std::string_view content;
+};
+
+Shown shown(const Pieces& pieces, const Message& message) {
+  Shown result = {std::nullopt, message.content};
   const bool is_stripped =
       std::find(pieces.stripped.begin(), pieces.stripped.end(), message.role) != pieces.stripped.end();
-  return is_stripped ? stripped(content) : content;
+  if (message.role == Role::assistant) {
+    if (const auto trace = split_trace(message.content, pieces.traces)) {
+      result.content = trace->answer;
+      if (pieces.earlier_trace) {
+        result.content = without_start(result.content, *pieces.earlier_trace);
+      } else {
+        result.kept = trace;
+      }
+    }
+    const size_t at = pieces.cut ? result.content.rfind(pieces.cut->closing) : std::string_view::npos;
+    if (at != std::string_view::npos) {
+      const std::string_view rest = result.content.substr(at + pieces.cut->closing.size());
+      result = {std::nullopt, without_start(rest, pieces.cut->strips)};
+    }
+  }
+  if (is_stripped && !result.kept) result.content = stripped(result.content);
+  if (is_stripped && result.kept) {  // only the end is bare: a mark comes first
+    const std::string_view bare = stripped(result.content);
+    const size_t end = bare.empty() ? 0 : static_cast<size_t>(bare.data() + bare.size() - result.content.data());
+    result.content = result.content.substr(0, end);
+  }
+  return result;
 }
 
 void check_turns(const std::vector<Message>& messages, size_t first) {
@@ -121,10 +165,16 @@ class Writer {
     const Frame& frame = message.role == Role::user ? pieces_.user : pieces_.assistant;
     const size_t begin = rendered_.text.size();
     add_piece(before);
-    const std::string_view content = shown(pieces_, message);
-    const Range place = add_content(content);
+    const Shown said = shown(pieces_, message);
+    const size_t start = rendered_.text.size();
+    if (said.kept) {
+      rendered_.text += said.kept->opening;
+      add_content(said.kept->thought);
+      rendered_.text += said.kept->closing;
+    }
+    const Range place = {start, add_content(said.content).end};
     add_piece(frame.after);
-    const bool is_whole = content == message.content || content == stripped(message.content);
+    const bool is_whole = said.kept || said.content == message.content || said.content == stripped(message.content);
     const bool is_framed = is_whole && before == frame.before;
     rendered_.last = is_framed ? rendered_.text.size() : place.end;
     if (is_framed) {
@@ -152,7 +202,7 @@ Rendered render(const Pieces& pieces, const std::vector<Message>& messages, std:
   Writer writer(pieces, now);
   writer.rendered().ends.assign(messages.size() + 1, -1);
   writer.add_piece(lead.before);
-  if (first && !is_folded) writer.add_content(shown(pieces, messages[0]));
+  if (first && !is_folded) writer.add_content(shown(pieces, messages[0]).content);
   writer.add_piece(lead.after);
   Message question = messages[first];
   const std::string rule = is_folded ? messages[0].content + "\n\n" : "";
