@@ -17,12 +17,6 @@ std::string_view words_of(std::string_view text) {
 
 }  // namespace
 
-std::string TraceFormat::ending() const {
-  const std::string& closing = closings.front();
-  const bool is_tag = closing.find("<|") == std::string::npos;
-  return is_tag ? "\n" + closing + "\n\n" : closing;
-}
-
 ThinkingSplitter::ThinkingSplitter(std::vector<TraceFormat> formats, std::optional<TraceFormat> inside)
     : formats_(std::move(formats)), marked_(inside.has_value()), inside_(std::move(inside)) {
   for (const TraceFormat& known : formats_) {

@@ -6,17 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "text/chat_pieces.h"
+
 namespace edgeinfer {
-
-// How a model marks its reasoning: edgeinfer/chat/trace_formats.py.
-struct TraceFormat {
-  std::string opening;
-  std::vector<std::string> closings;       // any of them ends it; the first is written to end one early
-  std::vector<std::string> before_answer;  // marks that may stand before the answer and are no part of it
-
-  // What is written to end a trace early.
-  std::string ending() const;
-};
 
 struct Segment {
   std::string text;
