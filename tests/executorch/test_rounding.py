@@ -25,25 +25,29 @@ def correlated_inputs() -> np.ndarray:
 def test_a_matrix_that_four_bits_hold_stays_as_it_is() -> None:
     import torch
 
-    from edgeinfer.backends.executorch.export.rounding import rounded
+    from edgeinfer.backends.executorch.export.rounding import rounded, spreads_of
 
     noise = np.random.default_rng(1)
     values = noise.integers(-8, 8, (N_OUT, N_IN))
     values[:, ::32] = -8
     scales = (2.0 ** noise.integers(-6, -2, (N_OUT, N_IN // 32))).astype(np.float32)
     weight = torch.from_numpy((values * np.repeat(scales, 32, 1)).astype(np.float32))
-    inputs = torch.from_numpy(correlated_inputs())
-    found = rounded(weight, inputs.T @ inputs / len(inputs))
+    found = rounded(weight, spreads_of(torch.from_numpy(correlated_inputs())))
     np.testing.assert_allclose(found.values * np.repeat(found.scales, 32, 1), weight.numpy(), rtol=0.02)
     assert found.values.dtype == np.int8 and (found.scales > 0).all()
 
 
-def test_products_lose_less_than_by_rounding_alone() -> None:
+@pytest.mark.parametrize(("span", "least_gain"), [(2048, 2.0), (64, 1.5)])
+def test_products_lose_less_than_by_rounding_alone(
+    span: int, least_gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    from edgeinfer.backends.executorch.export import rounding
     from edgeinfer.backends.executorch.export.q4_0 import Q4Weight, q4_0_of, with_positive_scales
-    from edgeinfer.backends.executorch.export.rounding import rounded
+    from edgeinfer.backends.executorch.export.rounding import rounded, spreads_of
 
+    monkeypatch.setattr(rounding, "SPAN", span)
     weight = np.random.default_rng(2).normal(size=(N_OUT, N_IN)).astype(np.float32)
     inputs = correlated_inputs()
 
@@ -51,19 +55,18 @@ def test_products_lose_less_than_by_rounding_alone() -> None:
         kept = four_bits.values * np.repeat(four_bits.scales, 32, 1)
         return float(np.square(inputs @ (kept - weight).T).mean())
 
-    squares = torch.from_numpy(inputs.T @ inputs / len(inputs))
-    for_inputs, alone = rounded(torch.from_numpy(weight), squares), with_positive_scales(q4_0_of(weight))
-    unrelated = rounded(torch.from_numpy(weight), torch.eye(N_IN, dtype=torch.float64))  # only the scales are searched
-    assert lost(for_inputs) < lost(unrelated) / 2
-    assert lost(unrelated) < lost(alone)
+    for_inputs, alone = rounded(torch.from_numpy(weight), spreads_of(torch.from_numpy(inputs))), q4_0_of(weight)
+    unrelated = rounded(torch.from_numpy(weight), spreads_of(torch.eye(N_IN)))  # only the scales are searched
+    assert lost(for_inputs) < lost(unrelated) / least_gain
+    assert lost(unrelated) < lost(with_positive_scales(alone))
 
 
 def test_a_matrix_of_zeros_and_inputs_of_zeros() -> None:
     import torch
 
-    from edgeinfer.backends.executorch.export.rounding import rounded
+    from edgeinfer.backends.executorch.export.rounding import rounded, spreads_of
 
-    found = rounded(torch.zeros(2, 64), torch.zeros(64, 64, dtype=torch.float64))
+    found = rounded(torch.zeros(2, 64), spreads_of(torch.zeros(10, 64)))
     assert (found.values == 0).all() and np.isfinite(found.scales).all() and (found.scales > 0).all()
 
 

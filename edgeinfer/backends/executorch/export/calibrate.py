@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edgeinfer.backends.executorch.export.decoder import Attention, Decoder, Layer, Linear
 from edgeinfer.backends.executorch.export.quantize import four_bit_tensor, has_four_bits
-from edgeinfer.backends.executorch.export.rounding import rounded
+from edgeinfer.backends.executorch.export.rounding import rounded, spreads_of
 from edgeinfer.backends.executorch.export.source import Source
 
 _N_TOKENS = 2048
@@ -52,11 +52,10 @@ def _round(linears: Iterable[Linear], source: Source, inputs: Sequence[Tensor]) 
     wanted = [linear for linear in linears if _is_rounded_here(linear, source)]
     if not wanted:
         return
-    rows = torch.cat([each[0] for each in inputs]).double()
-    squares = rows.T @ rows / len(rows)
+    spreads = spreads_of(torch.cat([each[0] for each in inputs]))
     for linear in wanted:
         weight = torch.from_numpy(source.floats(linear.name).copy())
-        linear.weight = torch.nn.Parameter(four_bit_tensor(rounded(weight, squares)), requires_grad=False)
+        linear.weight = torch.nn.Parameter(four_bit_tensor(rounded(weight, spreads)), requires_grad=False)
 
 
 def _is_rounded_here(linear: Linear, source: Source) -> bool:

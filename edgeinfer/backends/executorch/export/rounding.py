@@ -6,45 +6,66 @@ column is rounded, and what a column lost is added to the columns that follow, b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from edgeinfer.backends.executorch.export.q4_0 import GROUP, Q4Weight
 
+SPAN = 2048  # columns that make up for each other; time grows with its square
 _DAMPING = 0.3  # of the mean square of an input, added to each; measured in docs/phone-bundles.md
 _SCALES = torch.linspace(0.7, 1.2, 21)  # candidates, as shares of the scale that clips nothing
 _SMALLEST_SCALE = 1e-9  # of a group of zeros
 
 
-def rounded(weight: Tensor, squares: Tensor) -> Q4Weight:
-    """`weight` [out, in] with positive scales of 8 mantissa bits, as XNNPACK keeps them.
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How the error of a column of [start, start + n) spreads to those after it."""
 
-    `squares` [in, in] float64: the mean of x[i] * x[j] over the inputs x of the matrix.
-    """
-    weight = weight.clone()
-    spread, diagonal = _error_spread(squares)
-    values = torch.zeros_like(weight, dtype=torch.int8)
-    scales = torch.zeros(weight.shape[0], weight.shape[1] // GROUP)
-    for group in range(scales.shape[1]):
-        at = slice(group * GROUP, (group + 1) * GROUP)
-        columns, near = weight[:, at].clone(), spread[at, at]
-        scales[:, group] = scale = _best_scale(columns, diagonal[at])
-        errors = torch.zeros_like(columns)
-        for index in range(GROUP):
-            value = _nearest(columns[:, index], scale)
-            values[:, at.start + index] = value.to(torch.int8)
-            errors[:, index] = (columns[:, index] - value * scale) / near[index, index]
-            columns[:, index + 1 :] -= errors[:, index, None] * near[index, None, index + 1 :]
-        weight[:, at.stop :] -= errors @ spread[at, at.stop :]
+    start: int
+    shares: Tensor  # [n, n], upper triangular
+    squares: Tensor  # [n], mean square of each input, damped
+
+
+def spreads_of(inputs: Tensor) -> tuple[Spread, ...]:
+    """`inputs` [samples, in] of a matrix, in spans of at most SPAN columns."""
+    return tuple(_spread(start, inputs[:, start : start + SPAN].double()) for start in range(0, inputs.shape[1], SPAN))
+
+
+def rounded(weight: Tensor, spreads: Sequence[Spread]) -> Q4Weight:
+    """`weight` [out, in] with positive scales of 8 mantissa bits, as XNNPACK keeps them."""
+    values = torch.empty_like(weight, dtype=torch.int8)
+    scales = torch.empty(weight.shape[0], weight.shape[1] // GROUP)
+    for spread in spreads:
+        columns = weight[:, spread.start : spread.start + len(spread.squares)].clone()
+        for start in range(0, columns.shape[1], GROUP):
+            at, whole = slice(start, start + GROUP), slice(spread.start + start, spread.start + start + GROUP)
+            scale = _best_scale(columns[:, at], spread.squares[at])
+            scales[:, whole.start // GROUP] = scale
+            values[:, whole], errors = _rounded_group(columns[:, at].clone(), scale, spread.shares[at, at])
+            columns[:, at.stop :] -= errors @ spread.shares[at, at.stop :]
     return Q4Weight(values.numpy(), scales.numpy())
 
 
-def _error_spread(squares: Tensor) -> tuple[Tensor, Tensor]:
-    """How a column's error spreads to those after it, [in, in] upper triangular, and the damped squares, [in]."""
-    diagonal = squares.diagonal()
-    damped = squares + torch.diag(torch.full_like(diagonal, max(_DAMPING * float(diagonal.mean()), 1e-12)))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).float(), damped.diagonal().float()
+def _rounded_group(columns: Tensor, scale: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and errors [out, GROUP] of the columns of one group, in turn. Changes `columns`."""
+    values, errors = torch.empty_like(columns, dtype=torch.int8), torch.empty_like(columns)
+    for index in range(GROUP):
+        value = _nearest(columns[:, index], scale)
+        values[:, index] = value.to(torch.int8)
+        errors[:, index] = (columns[:, index] - value * scale) / shares[index, index]
+        columns[:, index + 1 :] -= errors[:, index, None] * shares[index, None, index + 1 :]
+    return values, errors
+
+
+def _spread(start: int, inputs: Tensor) -> Spread:
+    products = inputs.T @ inputs / len(inputs)
+    damping = max(_DAMPING * float(products.diagonal().mean()), 1e-12)
+    products += torch.diag(torch.full_like(products.diagonal(), damping))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
+    return Spread(start, torch.linalg.cholesky(inverse, upper=True).float(), products.diagonal().float())
 
 
 def _best_scale(columns: Tensor, weights: Tensor) -> Tensor:
