@@ -31,7 +31,7 @@ def template(renderer: Renderer) -> Open:
     return lambda source, **words: Template(renderer, source, **words)
 
 
-def test_chatml(template: Open) -> None:
+def test_chatml_by_hand(template: Open) -> None:
     assert template(CHATML).render(TALK) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHé<|im_end|>\n"
         "<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"

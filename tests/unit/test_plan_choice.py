@@ -43,7 +43,7 @@ def test_a_slow_model_gives_way_and_is_offered() -> None:
     assert pick(Request(min_tokens_per_s=4), free_gb=12, gb_per_s=30) == ("large", "Q4_K_M")
 
 
-def test_prefer() -> None:
+def test_prefer_weighs_speed_quality_and_context() -> None:
     # at 50 GB/s: large Q4_K_M 8.7 tokens/s, small Q8_0 37, small Q4_K_M 66
     assert pick(gb_per_s=50) == ("large", "Q4_K_M")
     assert pick(Request(prefer="speed"), gb_per_s=50) == ("small", "Q8_0")
@@ -98,7 +98,7 @@ def test_nothing_fast_enough_names_the_speed_that_there_is() -> None:
     assert caught.value.hint.startswith("--min-speed")
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_are_refused_with_near_names() -> None:
     with pytest.raises(ModelNotFoundError, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="smal"))
     assert "small" in caught.value.hint
@@ -270,7 +270,7 @@ def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
     assert plan.expected_tokens_per_s == pytest.approx(1 / (0.5e9 / 70e9 + 10 * 100e-6))
 
 
-def test_speculation() -> None:
+def test_the_plan_names_drafters_and_exact_rows() -> None:
     seen = model("small", 1, artifact(0.5, "Q4_K_M", tensors=("Q4_K", "Q6_K")))
     plan = make_plan(device(), catalog(seen), [GGUF], Request(), drafters=drafter_facts())
     assert (plan.speculation.drafters, plan.speculation.max_rows) == (("lookup",), 3)
