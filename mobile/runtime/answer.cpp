@@ -132,9 +132,10 @@ bool AnswerWriter::over_budget() const {
 bool AnswerWriter::end_trace() {
   budget_used_ = true;
   const bool began_inside = tokens_.empty();
-  const std::string ending = splitter_.inside()->ending();
+  const TraceFormat trace = *splitter_.inside();
+  const std::string ending = trace.ending();
   if (!began_inside) earlier_ = decoder_.stats();
-  for (const int32_t token : words_.encode_after(ending, text_)) {
+  for (const int32_t token : words_.encode_after(ending, text_.empty() ? trace.opening : text_)) {
     tokens_.push_back(token);
     pending_.tokens.push_back(token);
     text_ += utf8_.feed(words_.bytes_of(token));

@@ -12,6 +12,7 @@
 #include "error.h"
 #include "model.h"
 #include "session.h"
+#include "sizes.h"
 
 struct edgeinfer_model {
   std::shared_ptr<edgeinfer::Model> model;
@@ -142,12 +143,32 @@ void fill(const AnswerStats& stats, edgeinfer_stats* of_caller) {
   to.decode_s = stats.decode_s;
 }
 
+void fill(const Manifest& manifest, const ModelOptions& options, edgeinfer_memory& to) {
+  const WindowPolicy policy = make_policy(options.context, options.sink, manifest.limit);
+  to.file_bytes = manifest.file_bytes();
+  to.packed_bytes = manifest.memory.packed_bytes;
+  to.session_bytes = policy.slots() * manifest.memory.kv_bytes_per_position;
+  to.workspace_bytes = manifest.memory.workspace_bytes;
+  to.total_bytes = to.packed_bytes + to.workspace_bytes + options.n_sessions * to.session_bytes;
+  to.dirty_bytes = to.total_bytes - (options.cache_folder.empty() ? 0 : to.packed_bytes);
+}
+
 }  // namespace
 }  // namespace edgeinfer
 
 using edgeinfer::checked;
+using edgeinfer::copy_line;
+using edgeinfer::fill;
 using edgeinfer::guarded;
 using edgeinfer::needed;
+
+edgeinfer_code edgeinfer_estimate(const char* folder, const edgeinfer_options* options, edgeinfer_memory* memory,
+                                  edgeinfer_error* error) {
+  return guarded(error, [&] {
+    edgeinfer_memory& to = checked(memory, "memory");
+    fill(edgeinfer::read_manifest(needed(folder, "folder")).take(), edgeinfer::options_of(options), to);
+  });
+}
 
 edgeinfer_code edgeinfer_open(const char* folder, const edgeinfer_options* options, edgeinfer_model** model,
                               edgeinfer_error* error) {
@@ -162,11 +183,15 @@ edgeinfer_code edgeinfer_describe(const edgeinfer_model* model, edgeinfer_info* 
   return guarded(error, [&] {
     const edgeinfer::Model& of = *needed(model, "model")->model;
     edgeinfer_info& to = checked(info, "info");
+    copy_line(of.manifest().name, to.name, sizeof to.name);
+    copy_line(of.manifest().license, to.license, sizeof to.license);
+    copy_line(of.note(), to.note, sizeof to.note);
     to.n_vocab = of.info().n_vocab;
     to.limit = of.info().limit;
     to.window = of.policy().window;
     to.sink = of.policy().sink;
     to.exit_layer = of.info().exit_layer;
+    to.exact_rows = of.manifest().exact_rows;
     to.n_threads = of.info().n_threads;
   });
 }
@@ -189,8 +214,8 @@ edgeinfer_code edgeinfer_session_new(edgeinfer_model* model, const char* system,
                                      edgeinfer_error* error) {
   return guarded(error, [&] {
     needed(session, "session");
-    (void)system;
-    *session = new edgeinfer_session{std::make_shared<edgeinfer::Session>(needed(model, "model")->model)};
+    auto opened = std::make_shared<edgeinfer::Session>(needed(model, "model")->model, system ? system : "");
+    *session = new edgeinfer_session{std::move(opened)};
   });
 }
 
@@ -201,6 +226,16 @@ void edgeinfer_session_free(edgeinfer_session* session) {
   freed->cancel();
 }
 
+edgeinfer_code edgeinfer_chat(edgeinfer_session* session, const char* text, const edgeinfer_answer_options* options,
+                              edgeinfer_callback callback, void* user, edgeinfer_stats* stats, edgeinfer_error* error) {
+  return guarded(error, [&] {
+    const std::shared_ptr<edgeinfer::Session> held = needed(session, "session")->session;
+    if (stats) checked(stats, "stats");
+    const edgeinfer::AnswerOptions how = edgeinfer::options_of(options);
+    fill(held->chat(needed(text, "text"), how, edgeinfer::reader_of(callback, user)), stats);
+  });
+}
+
 edgeinfer_code edgeinfer_generate(edgeinfer_session* session, const int32_t* prompt, size_t n,
                                   const edgeinfer_answer_options* options, edgeinfer_callback callback, void* user,
                                   edgeinfer_stats* stats, edgeinfer_error* error) {
@@ -209,10 +244,16 @@ edgeinfer_code edgeinfer_generate(edgeinfer_session* session, const int32_t* pro
     if (stats) checked(stats, "stats");
     if (n) needed(prompt, "prompt");
     const edgeinfer::AnswerOptions how = edgeinfer::options_of(options);
-    edgeinfer::fill(held->generate({prompt, prompt + n}, how, edgeinfer::reader_of(callback, user)), stats);
+    fill(held->generate({prompt, prompt + n}, how, edgeinfer::reader_of(callback, user)), stats);
   });
 }
 
 void edgeinfer_cancel(edgeinfer_session* session) {
   if (session) session->session->cancel();
+}
+
+size_t edgeinfer_n_messages(const edgeinfer_session* session) { return session ? session->session->n_messages() : 0; }
+
+edgeinfer_code edgeinfer_rewind(edgeinfer_session* session, size_t n, edgeinfer_error* error) {
+  return guarded(error, [&] { needed(session, "session")->session->rewind(n); });
 }

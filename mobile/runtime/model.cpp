@@ -1,18 +1,94 @@
 #include "model.h"
 
+#include <map>
+
 #include "error.h"
 #include "session.h"
 #include "sizes.h"
+#include "text/file.h"
+#include "text/sha256.h"
 
 namespace edgeinfer {
 
-Model::Model(const std::string& folder, const ModelOptions& options) : options_(options) {
-  worker_.run_once([&] {
-    program_ = std::make_unique<Program>(folder + "/model.pte", options.n_threads, "");
-    info_ = program_->info();
-    policy_ = make_policy(options.context, options.sink, info_.limit);
-    costs_ = measure(*program_, 0, options.drafting, CostFile("", ""));
-  });
+namespace {
+
+constexpr size_t kDigestName = sizeof "sha256:" - 1;
+
+// What packed weights and costs depend on: the program, the engine and the processor.
+std::string key_of(const Manifest& manifest) {
+  Sha256 here;
+  here.add(EDGEINFER_ENGINE_VERSION " " + processor());
+  return manifest.files.at(kProgramFile).sha256.substr(kDigestName, 32) + "-" + here.digest().substr(kDigestName, 8);
+}
+
+CostFile cost_file(const Manifest& manifest, const ModelOptions& options, int64_t n_threads) {
+  const std::string& folder = options.cache_folder;
+  const std::string key = key_of(manifest);
+  return CostFile(folder.empty() ? "" : folder + "/" + key + ".costs", key + " " + std::to_string(n_threads));
+}
+
+// The control tokens in the marks of traces, whose pieces are empty, with the text to read in their place.
+std::map<int32_t, std::string> silent_marks(const Tokenizer& tokenizer, const std::vector<TraceFormat>& traces) {
+  std::string marks;
+  for (const TraceFormat& trace : traces) {
+    marks += trace.opening;
+    for (const std::string& mark : trace.closings) marks += mark;
+    for (const std::string& mark : trace.before_answer) marks += mark;
+  }
+  std::map<int32_t, std::string> texts;
+  for (const AddedToken& token : tokenizer.added().all())
+    if (token.is_control && marks.find(token.text) != std::string::npos) texts.emplace(token.id, token.text);
+  return texts;
+}
+
+void check_shape(const Manifest& manifest, const ei_info& info) {
+  const struct {
+    const char* name;
+    int64_t declared, found;
+  } fields[] = {
+      {"n_layers", manifest.n_layers, info.n_layers},      {"n_kv_heads", manifest.n_kv_heads, info.n_kv_heads},
+      {"head_dim", manifest.head_dim, info.head_dim},      {"hidden", manifest.hidden, info.hidden},
+      {"n_vocab", manifest.n_vocab, info.n_vocab},         {"limit", manifest.limit, info.limit},
+      {"exit_layer", manifest.exit_layer, info.exit_layer}};
+  for (const auto& field : fields)
+    if (field.declared != field.found)
+      fail(kArtifactError,
+           manifest.folder + ": the manifest says " + field.name + " " + std::to_string(field.declared) +
+               ", the program " + std::to_string(field.found),
+           kExportAgain);
+}
+
+}  // namespace
+
+Model::Model(const std::string& folder, const ModelOptions& options)
+    : options_(options),
+      manifest_(read_manifest(folder).take()),
+      policy_(make_policy(options.context, options.sink, manifest_.limit)),
+      tokenizer_(Tokenizer::read(manifest_.path_of(kTokenizerFile)).take()),
+      encoder_(tokenizer_, manifest_.chat.words),
+      packed_weights_(options.cache_folder, key_of(manifest_), manifest_.memory.packed_bytes) {
+  worker_.run_once([this] { load(); });
+}
+
+void Model::load() {
+  program_ = std::make_unique<Program>(manifest_.path_of(kProgramFile), options_.n_threads, packed_weights_.path());
+  info_ = program_->info();
+  check_shape(manifest_, info_);
+  packed_weights_.loaded();
+  costs_ = measure(*program_, manifest_.exact_rows, options_.drafting, cost_file(manifest_, options_, info_.n_threads));
+}
+
+AnswerText Model::text_of_answer(const std::vector<TraceFormat>& traces,
+                                 const std::optional<TraceFormat>& inside) const {
+  const auto bytes_of = [this, marks = silent_marks(tokenizer_, traces)](int32_t token) {
+    const auto mark = marks.find(token);
+    return mark == marks.end() ? tokenizer_.piece(token) : mark->second;
+  };
+  const auto encode_after = [this](const std::string& text, const std::string& after) {
+    const std::string whole = after + text;
+    return encoder_.encode(whole, {}, {after.size(), whole.size()});
+  };
+  return {bytes_of, encode_after, traces, inside};
 }
 
 std::unique_ptr<Decoder> Model::add(Session& session) {

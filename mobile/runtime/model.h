@@ -8,10 +8,15 @@
 #include <set>
 #include <string>
 
+#include "answer.h"
 #include "cache.h"
 #include "drafting.h"
 #include "engine/window.h"
 #include "loop.h"
+#include "packed_weights.h"
+#include "text/encoding.h"
+#include "text/manifest.h"
+#include "text/tokenizer.h"
 #include "worker.h"
 
 namespace edgeinfer {
@@ -35,9 +40,16 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   Worker& worker() { return worker_; }
+  const Manifest& manifest() const { return manifest_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
   const ei_info& info() const { return info_; }
+  // What could not be done, in a sentence; "" where all was.
+  const std::string& note() const { return packed_weights_.note(); }
   const WindowPolicy& policy() const { return policy_; }
   bool is_closing() const { return closing_; }
+
+  // How an answer is read that may reason in one of `traces`; the prompt has begun the one in `inside`.
+  AnswerText text_of_answer(const std::vector<TraceFormat>& traces, const std::optional<TraceFormat>& inside) const;
 
   // For a new session. Throws Failure where as many as the model was opened for are there.
   std::unique_ptr<Decoder> add(Session& session);
@@ -48,11 +60,17 @@ class Model {
   void close();
 
  private:
+  void load();
+
   const ModelOptions options_;
+  const Manifest manifest_;
+  const WindowPolicy policy_;
+  const Tokenizer tokenizer_;
+  const Encoder encoder_;  // of what the runtime itself adds to an answer
+  const PackedWeights packed_weights_;
   std::unique_ptr<Program> program_;
   std::unique_ptr<Costs> costs_;  // nothing where rounds are plain
   ei_info info_{};
-  WindowPolicy policy_{};
   std::mutex mutex_;
   std::set<Session*> sessions_;
   std::atomic<bool> closing_{false};

@@ -5,19 +5,35 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
+import pytest
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+SANITIZER = os.environ.get("EDGEINFER_SANITIZER", "")
+"""What the runtime is compiled with, such as "address,undefined"; "" for a usual build."""
 
 
 def apart(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """What `function` of a module returns in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        if "address" in SANITIZER:  # its library must be the first one of the process; Python itself leaks
+            patch.setenv("LD_PRELOAD", f"{library_of_compiler('libasan.so')} {library_of_compiler('libstdc++.so')}")
+            patch.setenv("ASAN_OPTIONS", "detect_leaks=0")
+            patch.setenv("UBSAN_OPTIONS", "halt_on_error=1")
         return pool.submit(function, *arguments, **named).result()
+
+
+def library_of_compiler(name: str) -> str:
+    done = subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def in_child(test: Callable[..., None]) -> Callable[..., None]:

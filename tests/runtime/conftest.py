@@ -9,6 +9,7 @@ import pytest
 
 from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
 from tests.runtime.built import Runtime, runtime
+from tests.runtime.child import SANITIZER
 from tests.tiny_gguf import Tiny, write_tiny
 
 
@@ -22,7 +23,9 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def built() -> Runtime:
-    return runtime() if not missing() else pytest.skip(missing())
+    if missing():
+        pytest.skip(missing())
+    return runtime(*((f"-fsanitize={SANITIZER}", "-g", "-O1") if SANITIZER else ()))
 
 
 @pytest.fixture(scope="session")

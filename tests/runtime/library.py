@@ -40,6 +40,14 @@ class Info(ctypes.Structure):
     )
 
 
+class Memory(ctypes.Structure):
+    _fields_ = (
+        ("size", c_size_t),
+        ("version", c_uint32),
+        *((f"{name}_bytes", c_int64) for name in ("file", "packed", "session", "workspace", "total", "dirty")),
+    )
+
+
 class AnswerOptions(ctypes.Structure):
     _fields_ = (
         ("size", c_size_t),
@@ -91,7 +99,7 @@ class Piece(ctypes.Structure):
 CALLBACK = ctypes.CFUNCTYPE(c_int32, POINTER(Piece), c_void_p)
 AUTO, NEVER, LOOKUP, EARLY_EXIT = range(4)
 STOP, LENGTH, CANCELED = 1, 2, 3
-GREEDY = {"temperature": 0.0}
+USAGE, ARTIFACT = 2, 4
 
 
 class Refused(Exception):
@@ -118,10 +126,15 @@ class Library:
             "open": (c_char_p, c_void_p, POINTER(c_void_p), c_void_p),
             "describe": (c_void_p, c_void_p, c_void_p),
             "session_new": (c_void_p, c_char_p, POINTER(c_void_p), c_void_p),
+            "chat": (c_void_p, c_char_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+            "rewind": (c_void_p, c_size_t, c_void_p),
+            "estimate": (c_char_p, c_void_p, c_void_p, c_void_p),
             "generate": (c_void_p, c_void_p, c_size_t, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
         }
         for name, arguments in signatures.items():
             self.c[f"edgeinfer_{name}"].argtypes = arguments
+        self.c.edgeinfer_n_messages.argtypes = (c_void_p,)
+        self.c.edgeinfer_n_messages.restype = c_size_t
         for name in ("close", "session_free", "cancel", "trim_memory"):
             self.c[f"edgeinfer_{name}"].argtypes = (c_void_p,)
             self.c[f"edgeinfer_{name}"].restype = None
@@ -133,11 +146,15 @@ class Library:
             raise Refused(code, error.cause.decode(), error.hint.decode())
 
     def open(self, folder: Path, **options: Any) -> Model:
-        usual = {"n_threads": 1, "sink": -1, "n_sessions": 1, "drafting": NEVER}
-        given = Options(ctypes.sizeof(Options), VERSION, **{**usual, **options})
+        """Plain decoding on one thread, unless `options` say otherwise."""
         handle = c_void_p()
-        self.call("open", str(folder).encode(), byref(given), byref(handle))
+        self.call("open", str(folder).encode(), byref(open_options(options)), byref(handle))
         return Model(self, handle)
+
+    def estimate(self, folder: Path, **options: Any) -> Memory:
+        memory = Memory(ctypes.sizeof(Memory), VERSION)
+        self.call("estimate", str(folder).encode(), byref(open_options(options)), byref(memory))
+        return memory
 
 
 class Model:
@@ -150,9 +167,9 @@ class Model:
         self._library.call("describe", self.handle, byref(info))
         return info
 
-    def session(self, system: str | None = None) -> Session:
+    def session(self, system: str | bytes | None = None) -> Session:
         handle = c_void_p()
-        text = None if system is None else system.encode()
+        text = system.encode() if isinstance(system, str) else system
         self._library.call("session_new", self.handle, text, byref(handle))
         return Session(self._library, handle)
 
@@ -172,6 +189,17 @@ class Session:
         """`watch` sees what was said after each piece, and returns whether to stop."""
         ids = (c_int32 * len(prompt))(*prompt)
         return self._answer("generate", (ids, len(prompt)), watch, options)
+
+    def chat(self, text: str | bytes, watch: Callable[[Said], bool] | None = None, **options: Any) -> Said:
+        data = text if isinstance(text, bytes) else text.encode()
+        return self._answer("chat", (data,), watch, options)
+
+    @property
+    def n_messages(self) -> int:
+        return int(self._library.c.edgeinfer_n_messages(self.handle))
+
+    def rewind(self, n: int) -> None:
+        self._library.call("rewind", self.handle, n)
 
     def cancel(self) -> None:
         self._library.c.edgeinfer_cancel(self.handle)
@@ -200,6 +228,11 @@ class Session:
         self._library.call(name, self.handle, *what, byref(answer_options(options)), callback, None, byref(stats))
         said.stats = {field[0]: getattr(stats, field[0]) for field in Stats._fields_}
         return said
+
+
+def open_options(options: dict[str, Any]) -> Options:
+    usual = {"n_threads": 1, "sink": -1, "n_sessions": 1, "drafting": NEVER}
+    return Options(ctypes.sizeof(Options), VERSION, **{**usual, **options})
 
 
 def answer_options(options: dict[str, Any]) -> AnswerOptions:

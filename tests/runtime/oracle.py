@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import edgeinfer
+from edgeinfer import Request
 from edgeinfer.backends.executorch.bundle import load_bundle
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.types import GREEDY, Prompt, Sampling
@@ -22,13 +24,46 @@ class Turn:
 
 
 def answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn]) -> list[list[int]]:
-    """One conversation, decoded plainly: its cache is reused from turn to turn."""
+    """One conversation, decoded plainly: its cache is reused from turn to turn. Without the tokens that end a turn."""
     model = load_bundle(bundle, n_threads=1)
-    decoder = Decoder(model, policy)
-    said = [
-        list(decoder.stream(Prompt(turn.prompt), turn.sampling, max_tokens=turn.max_tokens, stop_tokens=frozenset()))
-        for turn in turns
-    ]
+    decoder, stops = Decoder(model, policy), model.tokenizer.stop_tokens
+    said = []
+    for turn in turns:
+        tokens = decoder.stream(Prompt(turn.prompt), turn.sampling, max_tokens=turn.max_tokens, stop_tokens=stops)
+        said.append([token for token in tokens if token not in stops])
     decoder.close()
     model.close()
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question of a chat."""
+
+    text: str
+    max_tokens: int = 40
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+    rewind: int | None = None  # messages that stay, before the question is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+    reused: int
+
+
+def replies(bundle: Path, context: int, system: str, asks: Sequence[Ask]) -> list[Reply]:
+    """A chat of this project with the bundle, decoded plainly."""
+    request = Request(model=str(bundle), backend="executorch", context=context, sink=64, speculation="off")
+    said = []
+    with edgeinfer.load(request) as model:
+        chat = model.chat(system)
+        for ask in asks:
+            if ask.rewind is not None:
+                chat.turns = chat.turns[: ask.rewind]
+            answer = chat.ask(ask.text, sampling=ask.sampling, max_tokens=ask.max_tokens, stop=ask.stop)
+            said.append(Reply(answer.text, answer.tokens, answer.finish_reason, answer.stats.reused))
     return said

@@ -11,7 +11,7 @@ from edgeinfer.types import Sampling
 from edgeinfer.window import WindowPolicy
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart
-from tests.runtime.library import AUTO, EARLY_EXIT, LENGTH, LOOKUP, NEVER, Library
+from tests.runtime.library import AUTO, EARLY_EXIT, LOOKUP, NEVER, Library
 from tests.runtime.oracle import Turn, answers
 
 POLICY = WindowPolicy(window=256, sink=16, block=64, limit=2048)
@@ -24,12 +24,12 @@ def random_ids(n: int, seed: int) -> tuple[int, ...]:
 
 def conversation(sampling: Sampling) -> list[Turn]:
     """Past the wrap, an edited end, the same again, and another beginning."""
-    first = random_ids(300, 1)
+    first = random_ids(420, 1)
     return [
         Turn(first, 120, sampling),
         Turn((*first, *random_ids(30, 2)), 90, sampling),
         Turn((*first, *random_ids(30, 2)), 90, sampling),
-        Turn((*first[:290], *random_ids(50, 3)), 150, sampling),
+        Turn((*first[:410], *random_ids(50, 3)), 150, sampling),
         Turn(random_ids(20, 4), 30, sampling),
     ]
 
@@ -59,25 +59,23 @@ def said_by_library(library: Path, bundle: Path, turns: list[Turn], drafting: in
 def test_a_conversation_past_the_window(built: Runtime, tiny: Path, sampling: Sampling) -> None:
     turns = conversation(sampling)
     expected = apart(answers, tiny, POLICY, turns)
-    assert len(POLICY.evicted(sum(map(len, expected)))) > POLICY.block
+    assert len(POLICY.evicted(len(turns[0].prompt))) > POLICY.block
     for drafting in (NEVER, LOOKUP, EARLY_EXIT, AUTO):
         assert apart(said_by_library, built.library, tiny, turns, drafting) == expected
 
 
 def test_past_the_limit(built: Runtime, tiny: Path) -> None:
-    """2,048 positions, then re-anchored."""
-    turns = [Turn(random_ids(1900, 5), 300)]
+    """An answer that begins below the 2,048 positions of the model and goes on beyond, re-anchored."""
+    turns = [Turn(random_ids(2035, seed), 60) for seed in range(4)]
     expected = apart(answers, tiny, POLICY, turns)
-    assert len(expected[0]) == 300
+    assert max(map(len, expected)) > 20
     assert apart(said_by_library, built.library, tiny, turns) == expected
-    assert apart(reanchored, built.library, tiny, turns[0]) == 1
+    assert apart(n_reanchored, built.library, tiny, turns) >= 1
 
 
-def reanchored(library: Path, bundle: Path, turn: Turn) -> int:
+def n_reanchored(library: Path, bundle: Path, turns: list[Turn]) -> int:
     session = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink).session()
-    answer = session.generate(turn.prompt, max_tokens=turn.max_tokens)
-    assert answer.stats["finish"] == LENGTH
-    return int(answer.stats["reanchored"])
+    return sum(int(session.generate(turn.prompt, max_tokens=turn.max_tokens).stats["reanchored"]) for turn in turns)
 
 
 def test_the_program_prints_tokens(built: Runtime, demo: Path) -> None:
