@@ -9,7 +9,7 @@ from edgeinfer.decode import arithmetic, sampler
 from tests import picks
 
 
-def test_every_pick_of_the_table_is_the_same() -> None:
+def test_the_table() -> None:
     assert picks.differing() == []
 
 

@@ -1,4 +1,4 @@
-"""Makes glibc return large buffers that an engine frees."""
+"""What glibc does with large buffers that an engine frees."""
 
 from __future__ import annotations
 

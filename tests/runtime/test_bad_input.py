@@ -1,0 +1,182 @@
+"""What cannot be used is refused with one line, a hint and the code of its kind; nothing breaks."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+from ctypes import byref, c_void_p
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.built import Runtime
+from tests.runtime.child import in_child
+from tests.runtime.library import (
+    ARTIFACT,
+    USAGE,
+    AnswerOptions,
+    Error,
+    Library,
+    Options,
+    Refused,
+    open_options,
+)
+
+CONTEXT = 320
+
+
+def refused(cause: str, code: int = USAGE) -> pytest.RaisesExc[Refused]:
+    return pytest.RaisesExc(Refused, match=cause, check=lambda error: error.code == code and "\n" not in error.cause)
+
+
+@in_child
+def test_values_out_of_range(built: Runtime, tiny: Path) -> None:
+    library = Library(built.library)
+    for options, cause in (
+        ({"context": 100}, "context must hold 256 recent tokens and the sink; received 100"),
+        ({"context": 1 << 40}, "context must not pass the model's 2048 positions; received 1099511627776"),
+        ({"context": 512, "sink": 400}, "context must hold 256 recent tokens"),
+        ({"n_sessions": 0}, "n_sessions must be at least 1; received 0"),
+        ({"drafting": 9}, "drafting must be one of edgeinfer_drafting; received 9"),
+    ):
+        with refused(cause):
+            library.open(tiny, **options)
+        with refused(cause):
+            library.estimate(tiny, **options)
+    session = library.open(tiny, context=CONTEXT).session()
+    for answer, cause in (
+        ({"temperature": -1.0}, "temperature must be from 0 to 100; received -1"),
+        ({"temperature": 1e-9}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top-p must be from 1e-06 to 1; received 0"),
+        ({"top_k": -1}, "top-k must be from 0"),
+        ({"min_p": 2.0}, "min-p must be from 0 to 1; received 2"),
+        ({"repeat_penalty": 0.0}, "repeat-penalty must be from 0.001"),
+        ({"presence_penalty": 3.0}, "presence-penalty must be from -2 to 2; received 3"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1; received 0"),
+        ({"stops": [""]}, "a stop string must not be empty"),
+    ):
+        with refused(cause):
+            session.generate([5, 6], **answer)
+    for seed in (-(1 << 63), (1 << 63) - 1):
+        assert len(session.generate([5, 6], temperature=1.0, seed=seed, max_tokens=3).tokens) > 0
+
+
+@in_child
+def test_prompts_that_cannot_be_used(built: Runtime, tiny: Path) -> None:
+    library = Library(built.library)
+    model = library.open(tiny, context=CONTEXT, sink=64, n_sessions=2)
+    session = model.session()
+    for prompt, cause in (
+        ([], "the prompt is empty"),
+        ([288], "token 288 is not in the vocabulary: ids are 0 to 287"),
+        ([-1], "token -1 is not in the vocabulary"),
+        ([5] * 2049, "the newest message needs 2049 positions, the model has 2048"),
+    ):
+        with refused(cause):
+            session.generate(prompt, max_tokens=2)
+    with refused("the message holds bytes that are not UTF-8"):
+        session.chat(b"caf\xe9")
+    with refused("the system prompt holds bytes that are not UTF-8"):
+        model.session(b"\xff\xfe")
+    with refused("the newest message needs"):
+        session.chat("word " * 3000)
+    with refused("the system prompt has [0-9]+ tokens, the window keeps 64"):
+        model.session("You are a very long system prompt. " * 40).chat("Hi")
+    assert session.n_messages == 0
+    assert session.generate([5, 6], max_tokens=2).stats["emitted"] == 2
+
+
+@in_child
+def test_structs_of_another_version_and_null(built: Runtime, tiny: Path) -> None:
+    library = Library(built.library)
+    error, handle = Error(), c_void_p()
+    wrong = Options(ctypes.sizeof(Options) - 8, 1)
+    future = open_options({})
+    future.version = 2
+    for options in (wrong, future):
+        assert library.c.edgeinfer_open(str(tiny).encode(), byref(options), byref(handle), byref(error)) == USAGE
+        assert error.cause == b"options is not of version 1 of edgeinfer.h" and error.hint
+    assert library.c.edgeinfer_open(None, None, byref(handle), byref(error)) == USAGE
+    assert library.c.edgeinfer_open(str(tiny).encode(), None, None, None) == USAGE
+    session = library.open(tiny, context=CONTEXT).session()
+    answer = AnswerOptions(ctypes.sizeof(AnswerOptions), 1, max_tokens=1, n_stops=3)
+    ids = (ctypes.c_int32 * 1)(5)
+    assert library.c.edgeinfer_generate(session.handle, ids, 1, byref(answer), None, None, None, byref(error)) == USAGE
+    assert error.cause == b"stops is NULL"
+    assert library.c.edgeinfer_chat(session.handle, None, None, None, None, None, byref(error)) == USAGE
+    for nothing in ("close", "session_free", "cancel", "trim_memory"):
+        library.c[f"edgeinfer_{nothing}"](None)
+
+
+@in_child
+def test_broken_bundles(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+    library = Library(built.library)
+
+    def changed(name: str) -> Path:
+        return Path(shutil.copytree(tiny, tmp_path / name))
+
+    with refused("cannot be read|is not a bundle|missing", ARTIFACT):
+        library.open(tmp_path / "nothing")
+    cut = changed("cut")
+    os.truncate(cut / "model.pte", 1000)
+    with refused("model.pte has 1000 bytes; its manifest says", ARTIFACT):
+        library.open(cut)
+    newer = changed("newer")
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    with refused("is of schema 99", ARTIFACT):
+        library.open(newer)
+    link = changed("link")
+    (link / "model.pte").unlink()
+    (link / "model.pte").symlink_to(tiny / "model.pte")
+    with refused("model.pte is missing, or is not a regular file", ARTIFACT):
+        library.open(link)
+    library.open(tiny, context=CONTEXT).close()
+
+
+@in_child
+def test_a_bundle_that_is_replaced_while_it_is_open(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+    """The open file stays; the next opening sees the new one."""
+    mine = Path(shutil.copytree(tiny, tmp_path / "mine"))
+    library = Library(built.library)
+    session = library.open(mine, context=CONTEXT).session()
+    before = session.generate([5, 6, 7], max_tokens=5).tokens
+    (tmp_path / "other").write_bytes(b"no program")
+    (tmp_path / "other").replace(mine / "model.pte")
+    (mine / "tokenizer.json").unlink()
+    assert session.generate([5, 6, 7, 8], max_tokens=5).stats["emitted"] == 5
+    session.cancel()
+    assert session.generate([5, 6, 7], max_tokens=5).tokens == before
+    with refused("", ARTIFACT):
+        library.open(mine)
+
+
+@in_child
+def test_a_cache_folder_that_cannot_keep_weights(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+    """Another bundle's weights, cut ones, and a folder that cannot be: answers are the same, and a note says why."""
+    library = Library(built.library)
+    expected = library.open(tiny, context=CONTEXT).session().generate([5, 6, 7], max_tokens=8).tokens
+
+    def opened(folder: Path) -> tuple[str, list[int]]:
+        model = library.open(tiny, context=CONTEXT, cache_folder=str(folder).encode())
+        note = model.info().note.decode()
+        tokens = model.session().generate([5, 6, 7], max_tokens=8).tokens
+        model.close()
+        return note, tokens
+
+    cache = tmp_path / "cache"
+    assert opened(cache) == ("", expected)
+    (packed,) = cache.glob("*.packed")
+    whole = packed.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", bytes(len(whole)), os.urandom(len(whole))):
+        packed.write_bytes(content)
+        assert opened(cache) == ("", expected)
+    assert packed.read_bytes() == whole
+    (tmp_path / "file").write_text("no folder")
+    note, tokens = opened(tmp_path / "file")
+    assert (note, tokens) == (f"weights are packed in memory: {tmp_path}/file cannot be written", expected)
+    note, tokens = opened(tmp_path / ("long" * 60))
+    assert note.startswith("weights are packed in memory: ") and tokens == expected
