@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgeinfer import backends
+from edgeinfer.backends.executorch.facts import FACTS as EXECUTORCH
 from edgeinfer.backends.executorch.golden import POLICY
+from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
+from edgeinfer.backends.reference.facts import FACTS as REFERENCE
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle
 from edgeinfer.formats.paths import sha256_of
@@ -25,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_NATS", "Parity", "parity"]
 
-_ORACLE = "reference"
-_COMPARED: tuple[tuple[str, KvType], ...] = (("gguf", "f16"), ("executorch", "f32"))
+_COMPARED: tuple[tuple[str, KvType], ...] = ((LLAMA_CPP.name, "f16"), (EXECUTORCH.name, "f32"))
 MOST_NATS = 0.1  # a token, on average: twice what four bits with positive scales cost the demo
 
 
@@ -51,10 +53,10 @@ def parity(bundle: Path, model: Path) -> tuple[Parity, ...]:
     if not manifest.golden:
         raise ArtifactError(f"{bundle} has no recorded answers to compare", hint="export it where the engine runs")
     texts = [(*golden.prompt, *golden.answer) for golden in manifest.golden]
-    oracle = _log_probabilities(model, _ORACLE, "f32", texts)
+    oracle = _log_probabilities(model, REFERENCE.name, "f32", texts)
     found = []
     for backend, kv_type in _COMPARED:
-        rows = _log_probabilities(bundle if backend == "executorch" else model, backend, kv_type, texts)
+        rows = _log_probabilities(bundle if backend == EXECUTORCH.name else model, backend, kv_type, texts)
         found.append(_compared(backend, oracle, rows))
     worst = max(found, key=lambda one: one.nats)
     if worst.nats > MOST_NATS:
