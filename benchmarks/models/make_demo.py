@@ -17,10 +17,10 @@ EXIT_LAYER = 3
 
 
 def make_demo(source: Path, out: Path, licenses: Path) -> None:
-    """Write `source` (F16, with tokenizer and chat template) to `out`: pure Q4_0, licence notes, exit layer."""
+    """Write `source` (F16, with tokenizer and chat template) to `out`: pure Q4_0, license notes, exit layer."""
     notes: dict[str, Value] = {
         "general.license": "apache-2.0",
-        "general.license.name": "Apache License 2.0; the training texts keep their own licences",
+        "general.license.name": "Apache License 2.0; the training texts keep their own licenses",
         "general.size_label": "46M",
         "general.description": "A 46M-parameter demonstration of a small chat model with an early exit; not for facts",
         "edgeinfer.exit_layer": EXIT_LAYER,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +29,10 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """The fallback for a file without a template: most such models were trained on it."""
+
+
+_SHORT_IDS = re.compile(r"id\s*\|\s*length\s*!=\s*9")
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 class Renderer:
@@ -106,6 +113,8 @@ class Template:
         self._renderer = renderer
         self._bos = bos
         self._date_forms = False
+        self._has_short_ids = bool(_SHORT_IDS.search(source))
+        self._takes_text_arguments = False  # of a call, where a template cannot write an object
         self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         renderer.compile(source, file)
 
@@ -135,16 +144,37 @@ class Template:
         self, messages: Sequence[Message], variables: Mapping[str, Any] | None, *, opening: bool, cpu_s: float
     ) -> str:
         request = {
-            "messages": [as_template_reads(message) for message in messages],
+            "messages": [self._as_read(message) for message in messages],
             "opening": opening,
             "date_marks": DATE_MARKS if self._date_forms else None,
             "variables": {**self._variables, **(variables or {})},
         }
-        text = self._renderer.render(request, cpu_s)
+        try:
+            text = self._renderer.render(request, cpu_s)
+        except (UsageError, ArtifactError):
+            if self._takes_text_arguments or not any(message.tool_calls for message in messages):
+                raise
+            self._takes_text_arguments = True
+            try:
+                return self._render(messages, variables, opening=opening, cpu_s=cpu_s)
+            except (UsageError, ArtifactError):
+                self._takes_text_arguments = False
+            raise
         return text if text.startswith(self._bos) else self._bos + text
 
+    def _as_read(self, message: Message) -> dict[str, Any]:
+        if self._has_short_ids:
+            calls = tuple(replace(call, id=short_id(call.id)) for call in message.tool_calls)
+            message = replace(message, tool_calls=calls, call_id=short_id(message.call_id) if message.call_id else "")
+        return as_template_reads(message, text_arguments=self._takes_text_arguments)
 
-def as_template_reads(message: Message) -> dict[str, Any]:
+
+def short_id(call_id: str) -> str:
+    """Nine letters and digits, which Mistral's templates want; clients send longer ones."""
+    return call_id if _SHORT_ID.fullmatch(call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def as_template_reads(message: Message, *, text_arguments: bool = False) -> dict[str, Any]:
     """The names that the templates of the Hub know."""
     read: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
@@ -152,7 +182,10 @@ def as_template_reads(message: Message) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                "function": {
+                    "name": call.name,
+                    "arguments": call.arguments if text_arguments else json.loads(call.arguments),
+                },
             }
             for call in message.tool_calls
         ]

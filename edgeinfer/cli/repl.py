@@ -267,6 +267,6 @@ def named_file(rest: str, command: str) -> Path:
     if not rest:
         raise UsageError(f"{command} needs a file", hint=f"{command} chat.json")
     try:
-        return Path(rest).expanduser()
+        return Path(re.sub(r"^(['\"])(.+)\1$", r"\2", rest)).expanduser()  # as a shell would take it
     except RuntimeError:
         raise UsageError(f"the home folder in `{rest}` is not known", hint="write the whole path") from None

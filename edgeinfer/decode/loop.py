@@ -9,6 +9,7 @@ from time import perf_counter
 
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.policy.arms import NONE, Arm, Controller, Fixed, Outcome
+from edgeinfer.decode.policy.known import KnownDrafts, KnowsDrafts
 from edgeinfer.decode.sampler import Sampler
 from edgeinfer.decode.stats import AnswerStats, FinishReason
 from edgeinfer.decode.target import Target
@@ -22,7 +23,8 @@ from edgeinfer.window import WindowPolicy
 __all__ = ["Decoder"]
 
 FORCED = "forced"  # the arm of drafts that a constraint names
-MAX_FORCED_ROWS = 8
+FORCED_ACCEPTANCE = 0.97  # of 25 forced drafts 25 were accepted
+MAX_KNOWN_ROWS = 8
 
 _PLAIN = Fixed(NONE)
 _NO_DRAFTERS: Mapping[str, Drafter] = {}
@@ -84,6 +86,7 @@ class Decoder:
         self._policy = policy
         self._controller = controller
         self._drafters = drafters
+        self._knowing = [drafter for drafter in drafters.values() if isinstance(drafter, KnowsDrafts)]
         self._timeline = Timeline()
         self._interrupted = False
         self._answer: _Answer | None = None
@@ -172,11 +175,20 @@ class Decoder:
         target = Target(Sampler(sampling), stop_tokens, max_tokens, first_index, constraint)
         self._answer = _Answer(prompt, target, entry, gone)
 
-    def begin(self, max_rows: int | None = None, *, alone: bool = True) -> Ask:
+    def known_drafts(self) -> KnownDrafts | None:
+        """What the next round could draft without a forward. None in a prompt, or where nothing is known."""
+        answer = self._answer
+        if answer is None or self.prefilling or (limit := self._most_known(self._most_drafts(answer))) < 1:
+            return None
+        if forced := answer.target.forced(limit):
+            return KnownDrafts(FORCED, forced, [FORCED_ACCEPTANCE] * len(forced))
+        return next((known for drafter in self._knowing if (known := drafter.known(limit))), None)
+
+    def begin(self, max_rows: int | None = None, *, alone: bool = True, known: KnownDrafts | None = None) -> Ask:
         """The next ask of the running answer: a chunk of its prompt (of at most `max_rows` tokens), or a round.
 
-        `alone` says that no other conversation is in the step. Beside others a round drafts nothing, and its time is
-        not shown to the controller. Call `end` with the rows, or `undo` or `stop` if the engine failed. Raises
+        `alone` says that no other conversation is in the step. Beside others a round drafts what is `known`, and its
+        time is not shown to the controller. Call `end` with the rows, or `undo` or `stop` if the engine failed. Raises
         EngineError, which ends the answer.
         """
         answer = self._answer
@@ -191,7 +203,7 @@ class Decoder:
             if answer.waiting:
                 self._step = self._begin_chunk(answer, began, max_rows)
             else:
-                self._step = self._begin_round(answer, began, alone=alone)
+                self._step = self._begin_round(answer, began, alone=alone, known=known)
         except BaseException:
             self._finish("")
             raise
@@ -304,18 +316,26 @@ class Decoder:
             stats.first_token_s = perf_counter() - answer.started
         return tokens
 
-    def _begin_round(self, answer: _Answer, began: float, *, alone: bool) -> _Round:
-        context, emitted, target = self._timeline.tokens, self.stats.emitted, answer.target
-        limit = min(self._policy.room(self.cache.length), target.left(emitted)) - 1
-        forced = target.forced(min(limit, (self._model.exact_rows or MAX_FORCED_ROWS) - 1, MAX_FORCED_ROWS - 1))
-        arm = Arm(FORCED, len(forced)) if forced else self._controller.choose(limit) if alone else NONE
+    def _begin_round(self, answer: _Answer, began: float, *, alone: bool, known: KnownDrafts | None) -> _Round:
+        context, limit = self._timeline.tokens, self._most_drafts(answer)
+        if alone:
+            forced = answer.target.forced(self._most_known(limit))
+            known = KnownDrafts(FORCED, forced, ()) if forced else None
+        arm = Arm(known.drafter, len(known.tokens)) if known else self._controller.choose(limit) if alone else NONE
         chosen = perf_counter()
         self._round = step = self.cache.begin(1 + arm.depth)
-        drafts: Sequence[TokenLike] = forced
-        if arm.depth and not forced:
-            drafts = self._drafters[arm.name].propose(target.drafting(step, context, emitted), arm.depth)
+        drafts: Sequence[TokenLike] = known.tokens if known else ()
+        if arm.depth and not known:
+            view = answer.target.drafting(step, context, self.stats.emitted)
+            drafts = self._drafters[arm.name].propose(view, arm.depth)
         tokens = [context[-1], *drafts]
         return _Round(Ask(step, tokens, len(tokens)), began, arm, chosen, perf_counter(), alone)
+
+    def _most_drafts(self, answer: _Answer) -> int:
+        return min(self._policy.room(self.cache.length), answer.target.left(self.stats.emitted)) - 1
+
+    def _most_known(self, limit: int) -> int:
+        return min(limit, (self._model.exact_rows or MAX_KNOWN_ROWS) - 1, MAX_KNOWN_ROWS - 1)
 
     def _end_round(self, answer: _Answer, step: _Round, rows: Sequence[Row]) -> list[int]:
         """The tokens that a round emits. The last one is not yet in the cache."""

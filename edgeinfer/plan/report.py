@@ -84,11 +84,12 @@ def details(plan: Plan) -> list[str]:
 
 def _cost_of_short(plan: Plan) -> str:
     """What a context below 2048 costs in a longer chat: the perplexity of two models in docs/perplexity.md."""
-    slots = plan.window.slots
-    if slots >= min(2048, plan.window.limit):
+    slots, limit = plan.window.slots, plan.window.limit
+    if slots >= min(2048, limit):
         return ""
     cost = "about 10 %" if slots >= 1024 else "20 to 40 %"
-    return f"; a chat that outgrows it has {cost} more perplexity (2048 tokens: 3 %)"
+    at_2048 = ", and 3 % with 2048 tokens" if limit > 2048 else ""
+    return f"; a chat that outgrew it had {cost} more perplexity on two real models{at_2048}"
 
 
 def list_refusals(plan: Plan) -> list[str]:

@@ -65,7 +65,7 @@ def test_perplexity_is_that_of_the_reference_s_logits(path: Path) -> None:
     assert losses.mean() == pytest.approx(expected.mean(), abs=0.05)
 
 
-def test_perplexity_report(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_perplexity_is_reported_for_each_window(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the rain in the train station is the same rain. " * 60, encoding="utf-8")
     arguments = ("--model", str(path), "--text", str(text), "--length", "384", "--pieces", "1", "--windows", "256")
@@ -78,7 +78,9 @@ def test_perplexity_report(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
         run(perplexity, *arguments[:-6], "--length", "2048", "--pieces", "1")
 
 
-def test_endurance(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endurance_run_reports_evictions_and_speed(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(long_chats, "_ANSWER", 60)
     monkeypatch.setattr(endurance, "_SPAN", 120)
     assert run(endurance, "--model", str(path), "--context", "384", "--tokens", "2600", "--json") == 0

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.predicted_speed import run
 
 
-def test_the_form_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_has_a_row_for_each_published_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(Namespace(json=True)) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) > 30 and len({row["chip"] for row in rows}) > 15

@@ -16,7 +16,7 @@ def test_the_readme_holds_the_tables() -> None:
 
 
 @pytest.mark.parametrize(("head_dim", "bits", "expected"), [(64, 16, 256), (64, 8, 136), (80, 4, 96), (128, 8, 272)])
-def test_row_bytes(head_dim: int, bits: int, expected: int) -> None:
+def test_bytes_of_a_ring_row(head_dim: int, bits: int, expected: int) -> None:
     assert traffic.row_bytes(head_dim, bits) == expected
 
 

@@ -241,11 +241,11 @@ def reanchor_early(patch: pytest.MonkeyPatch) -> None:
     """Re-anchored for want of room for a whole round, instead of exactly at the limit."""
     true = Decoder._begin_round
 
-    def begin_round(self: Any, answer: Any, began: float, *, alone: bool) -> Any:
+    def begin_round(self: Any, answer: Any, began: float, **how: Any) -> Any:
         if self._policy.limit - self.cache.length < 6 and self._controller.choose(5).depth:
             self._reanchor(answer)
             return self._begin_chunk(answer, began, None)
-        return true(self, answer, began, alone=alone)
+        return true(self, answer, began, **how)
 
     patch.setattr(Decoder, "_begin_round", begin_round)
 

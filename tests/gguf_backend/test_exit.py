@@ -200,7 +200,7 @@ def test_rollback_and_rewind_leave_nothing(model: GgufModel) -> None:
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0/f16", "q8_0", "q4_0"])
-def test_kv_types(folder: Path, kv_type: KvType) -> None:
+def test_early_exit_drafts_with_every_kv_type(folder: Path, kv_type: KvType) -> None:
     model = open_model(model_file("demo", folder), kv_type)
     assert model.note == ""
     tokens = tokens_of(N_PROMPT + 90)

@@ -32,7 +32,7 @@ def model(gemma3: Path) -> Iterator[LoadedModel]:
             yield loaded
 
 
-def test_facts(gemma3: Path) -> None:
+def test_the_facts_of_gemma_3_270m(gemma3: Path) -> None:
     header = check_artifact(gemma3)
     assert isinstance(header, GgufHeader)
     facts = facts_from_gguf(header)

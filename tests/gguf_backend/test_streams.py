@@ -89,8 +89,21 @@ def test_a_conversation_moves_into_a_free_stream_between_those_that_run(model: G
     assert model.new_cache(POLICY).stream == 3
 
 
-def test_a_conversation_that_rests_keeps_its_stream(model: GgufModel) -> None:
-    first, resting, last = open_caches(model, 3)
+def test_a_conversation_that_rests_between_those_that_run_moves_out(model: GgufModel) -> None:
+    first, resting, last, left = open_caches(model, 4)
+    alone, rested = step(model, first, last), step(model, resting)
+    left.close()
+    for cache in (first, resting, last):
+        cache.rewind(3)
+    again = step(model, first, last)
+    assert [cache.stream for cache in (first, resting, last)] == [0, 3, 1]
+    assert all((one == two).all() for one, two in zip(alone, again, strict=True))
+    assert (step(model, resting)[0] == rested[0]).all()
+    assert model.new_cache(POLICY).stream == 2
+
+
+def test_a_conversation_that_rests_keeps_its_stream_where_none_is_free(model: GgufModel) -> None:
+    first, resting, last, _ = open_caches(model, 4)
     step(model, first, last)
     assert [cache.stream for cache in (first, resting, last)] == [0, 1, 2]
     step(model, resting)

@@ -42,12 +42,12 @@ MISTAKES = (
 )
 
 
-def test_top(check_golden: Golden) -> None:
+def test_the_page_of_edgeinfer(check_golden: Golden) -> None:
     check_golden(HELP / "edgeinfer.txt", top_help() + "\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command(name: str, check_golden: Golden) -> None:
+def test_the_page_of_each_command(name: str, check_golden: Golden) -> None:
     check_golden(HELP / f"{name}.txt", parser_of(name).format_help())
 
 
@@ -64,7 +64,7 @@ def test_every_measurement_has_a_page(measure: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith(f"usage: edgeinfer bench {measure} [...]\n\n{MEASURES[measure]}")
 
 
-def test_errors(check_golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_of_each_error(check_golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a person sees for each mistake, with the exit code."""
     monkeypatch.chdir(tmp_path)
     for variable in ("XDG_CONFIG_HOME", "HF_HUB_CACHE"):

@@ -38,7 +38,9 @@ def on(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
         ("attend, head_top1", True, ("attend", "head_top1")),
     ],
 )
-def test_choice(wish: str, metal: bool, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_kernels_are_used_for_each_setting(
+    wish: str, metal: bool, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     on(monkeypatch, metal)
     monkeypatch.setattr("edgeinfer.backends.mlx.kernels.failing", lambda names, launch: {})
     assert choose_kernels({"EDGEINFER_KERNELS": wish}).names == frozenset(names)

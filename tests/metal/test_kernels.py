@@ -65,17 +65,17 @@ def compile_ahead(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("case", ATTEND, ids=str)
-def test_attend(case: AttendCase, launch: Launcher) -> None:
+def test_attention_equals_its_twin(case: AttendCase, launch: Launcher) -> None:
     check_attend(case, launch)
 
 
 @pytest.mark.parametrize("case", PACK, ids=str)
-def test_pack_rows(case: PackCase, launch: Launcher) -> None:
+def test_packing_equals_its_twin(case: PackCase, launch: Launcher) -> None:
     check_pack(case, launch)
 
 
 @pytest.mark.parametrize("case", HEAD, ids=str)
-def test_head_top1(case: HeadCase, launch: Launcher) -> None:
+def test_the_greedy_head_equals_its_twin(case: HeadCase, launch: Launcher) -> None:
     check_head(case, launch)
 
 
@@ -83,7 +83,7 @@ def test_head_top1(case: HeadCase, launch: Launcher) -> None:
 @pytest.mark.parametrize("bits", [4, 8, 16])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256, 512])
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=["float32", "float16", "bfloat16"])
-def test_attend_everywhere(head_dim: int, bits: int, dtype: object, launch: Launcher) -> None:
+def test_attention_equals_its_twin_for_every_width(head_dim: int, bits: int, dtype: object, launch: Launcher) -> None:
     if (bits == 16) == (dtype is F32):
         pytest.skip("a 16-bit ring holds a 16-bit dtype")
     for n_rows, group in ((1, 4), (2, 7), (4, 1), (7, 3), (8, 2)):

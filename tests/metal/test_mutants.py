@@ -64,5 +64,5 @@ def test_the_table_in_the_readme_is_this_one() -> None:
     assert mutants.table() in readme, "run: python -m tests.metal.mutants"
 
 
-def test_there_are_enough() -> None:
+def test_there_are_at_least_15_mutants() -> None:
     assert len(MUTANTS) >= 15

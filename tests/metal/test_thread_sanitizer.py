@@ -26,7 +26,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
 
 
 @pytest.mark.parametrize("check", KINDS)
-def test_no_race(check: str, watched: Simulator) -> None:
+def test_a_kernel_has_no_data_race(check: str, watched: Simulator) -> None:
     CHECKS[check](watched.launch)
 
 

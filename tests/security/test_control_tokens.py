@@ -114,7 +114,7 @@ def test_a_raw_text_makes_no_control_token(tiny: Path) -> None:
         assert n_text > len(model.tokenizer.encode(spelled, special=True))
 
 
-def test_a_real_vocabulary(renderer: Renderer, smollm2: Path) -> None:
+def test_control_tokens_of_smollm2_stay_text_in_a_message(renderer: Renderer, smollm2: Path) -> None:
     tokenizer = GgufTokenizer(read_header(smollm2))
     assert tokenizer.chat_template
     template = Template(renderer, tokenizer.chat_template, bos=tokenizer.bos_text, eos=tokenizer.eos_text)

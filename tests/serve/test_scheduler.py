@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from edgeinfer.chat.trace_formats import TraceFormat
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.known import KnownDrafts
 from edgeinfer.prefill import within_blocks
+from edgeinfer.protocols import Round, TokenLike
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
 from edgeinfer.serve.engine.slots import Slot, choose_slot
-from edgeinfer.types import GREEDY, Prompt, Sampling
+from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from tests.serve.engine import POLICY, Engine, Heard, Letters
 from tests.unit.fake_model import FakeModel
 
@@ -140,6 +144,44 @@ def test_a_long_prompt_leaves_a_row_to_the_others_in_every_step() -> None:
     assert chunks == [8] * 7 + [4]
     engine.until_idle()
     assert reader.tokens == engine.alone([5] * 60, 5)
+
+
+class Foresees:
+    """Drafts the true answer, and a wrong token after two right ones."""
+
+    name = "lookup"
+
+    def __init__(self, answer: Sequence[int]) -> None:
+        self._answer = answer
+        self._n_read = 0
+
+    def reset(self, context: Tokens) -> None:
+        self._n_read = 1
+
+    def extend(self, tokens: Tokens) -> None:
+        self._n_read += len(tokens)
+
+    def propose(self, round: Round, limit: int) -> Sequence[TokenLike]:
+        raise AssertionError("it is asked for what it knows")
+
+    def known(self, limit: int) -> KnownDrafts | None:
+        right = self._answer[self._n_read : self._n_read + 2]
+        drafts = [*right, *[(token + 1) % 24 for token in self._answer[self._n_read + 2 :]]][:limit]
+        return KnownDrafts(self.name, drafts, [0.99] * len(drafts))
+
+
+def test_known_drafts_beside_others_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    answers = [engine.alone(prompt, 40) for prompt in PROMPTS]
+    for slot, answer in zip(engine.slots, answers[:2], strict=False):
+        slot.decoder = Decoder(engine.model, POLICY, drafters={"lookup": Foresees(answer)})
+    monkeypatch.setattr(engine.scheduler.pace, "forward_s", lambda rows: 1.0)  # rows cost nothing
+    heard = [engine.job(prompt, 40) for prompt in PROMPTS]
+    engine.submit(*heard)
+    engine.until_idle()
+    assert [one.tokens for one in heard] == answers
+    assert engine.scheduler.counts.drafted > engine.scheduler.counts.accepted > 0
+    assert any(sorted(rows)[-1] > 1 == min(rows) and len(rows) > 2 for rows in engine.asked)
 
 
 def test_short_prompts_share_a_chunk_beside_others() -> None:

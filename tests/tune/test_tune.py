@@ -142,7 +142,7 @@ def test_nothing_is_taught_where_nothing_is_won(model: Path, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refusals(model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_taught_is_refused(model: Path, tmp_path: Path) -> None:
     gemma = write_tiny(tmp_path / "gemma.gguf", Tiny("gemma3", own_window=64))
     with pytest.raises(ArtifactError, match="computes llama and qwen3, not gemma3"):
         run(request(gemma, tmp_path / "a.draft.safetensors"))
@@ -157,7 +157,7 @@ def test_refusals(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["gemma.gguf"]
 
 
-def test_a_plot(model: Path, tmp_path: Path) -> None:
+def test_the_plot_is_a_png(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     from edgeinfer.tune.plot import plot
 

@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
     return write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))
 
 
-def test_names_differ() -> None:
+def test_no_two_backends_have_one_name() -> None:
     names = [facts.name for facts in backends.FACTS]
     assert len(set(names)) == len(names)
 
@@ -41,7 +41,7 @@ def test_it_is_a_choice_of_the_flag() -> None:
     assert "reference, toy" in parser_of("plan").format_help()
 
 
-def test_it_is_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_names_the_toy_backend(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(path), "--backend", "toy", "--context", "512", "--force"]) == 0
     assert ", with toy on " in capsys.readouterr().out
 
@@ -52,7 +52,7 @@ def test_it_competes_with_the_others(path: Path) -> None:
     assert "reference" not in {plan.backend, *(one.backend for one in plan.rejected)}  # on request only
 
 
-def test_doctor_reports_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_the_toy_backend(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     text = capsys.readouterr().out
     assert re.search(r"toy +ready \(toy-engine 1\.2\)\n +toys: all in the box\n", text)
@@ -61,7 +61,7 @@ def test_doctor_reports_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["available"] and found["kv_types"][0] == "f32"
 
 
-def test_it_answers(path: Path) -> None:
+def test_a_model_on_the_toy_backend_answers(path: Path) -> None:
     with edgeinfer.load(Request(model=str(path), backend="toy", context=512, force=True)) as model:
         assert model.plan.backend == "toy"
         assert model.chat().ask("one", max_tokens=4).tokens

@@ -102,7 +102,7 @@ def test_the_report_and_its_claims() -> None:
     assert "| 2 | 10.0 | - | - | 50% |" in text_of_report(alone, {2: 20.0}) and verdicts(alone) == {}
 
 
-def test_percentiles() -> None:
+def test_percentiles_by_hand() -> None:
     assert [percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.95)] == [1.0, 3.0, 4.0]
 
 

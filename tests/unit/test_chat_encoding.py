@@ -126,7 +126,7 @@ def test_a_tail_is_encoded_as_in_the_whole_text(renderer: Renderer) -> None:
 
 @pytest.mark.parametrize("after", ["", "text", "text <s>", "<s>", "a\ufdd0b"])
 @pytest.mark.parametrize("text", ["more", " more", "\n\n", "<s>more", "mo<s>re"])
-def test_continuations(after: str, text: str) -> None:
+def test_a_continuation_has_the_tokens_of_the_whole_text(after: str, text: str) -> None:
     tokenizer = SentencePiece("<s>")
     encoder = Encoder(tokenizer, "<s>")
     whole = tokenizer.encode(after.replace("\ufdd0", "") + text, special=True)

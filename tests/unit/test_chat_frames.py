@@ -37,7 +37,9 @@ def template(renderer: Renderer, source: str) -> Template:
         ("system in last question", ("[INST]", ""), ("[/INST]", "</s>")),
     ],
 )
-def test_frames(renderer: Renderer, kind: str, user: tuple[str, str], assistant: tuple[str, str]) -> None:
+def test_the_frames_of_each_kind_of_template(
+    renderer: Renderer, kind: str, user: tuple[str, str], assistant: tuple[str, str]
+) -> None:
     frames = learn_frames(template(renderer, KINDS[kind]))
     assert (frames.user, frames.assistant) == (Frame(*user), Frame(*assistant))
 

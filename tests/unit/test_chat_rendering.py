@@ -123,7 +123,7 @@ def test_an_edited_past_is_written_again(renderer: Renderer) -> None:
     assert writer.write(messages[:81], {}).text == template.render(messages[:81])
 
 
-def test_common_beginnings() -> None:
+def test_length_of_a_common_beginning() -> None:
     assert [n_same(*pair) for pair in (("", "a"), ("abc", "abd"), ("abc", "abc"), ("x", "abc"), ("abc", "ab"))] == [
         0, 2, 3, 0, 2,
     ]  # fmt: skip

@@ -1,14 +1,16 @@
 """Templates: what they are given, and what they may not do."""
 
 import datetime
+import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.errors import ArtifactError, UsageError
-from edgeinfer.types import Message
+from edgeinfer.types import Message, ToolCall
 
 TALK = [
     Message("system", "Be brief."),
@@ -31,7 +33,7 @@ def template(renderer: Renderer) -> Open:
     return lambda source, **words: Template(renderer, source, **words)
 
 
-def test_chatml(template: Open) -> None:
+def test_chatml_by_hand(template: Open) -> None:
     assert template(CHATML).render(TALK) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHé<|im_end|>\n"
         "<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n"
@@ -122,3 +124,36 @@ def test_a_renderer_that_was_closed_starts_again(renderer: Renderer) -> None:
     renderer.close()
     renderer.close()
     assert template.render(TALK) == "4"
+
+
+CALLED = [
+    Message("user", "Rain?"),
+    Message("assistant", "", tool_calls=(ToolCall("weather", '{"city": "Oslo"}', "call_5d4f0c0a1b"),)),
+    Message("tool", "yes", call_id="call_5d4f0c0a1b", name="weather"),
+    Message("user", "So?"),
+]
+NINE = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{% if c.id|length != 9 %}{{ raise_exception('ids have length 9') }}{% endif %}[{{ c.id }}]{% endfor %}"
+    "{% if m.role == 'tool' %}[{{ m.tool_call_id }}]{% endif %}{% endfor %}"
+)
+ADDS_TEXT = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.name ~ ' ' + c.function.arguments }}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def test_ids_of_calls_are_nine_characters_where_a_template_wants_that(template: Open) -> None:
+    """A call and its result keep the same one. Clients send ids of 20 and more."""
+    call, result = re.findall(r"\[(\w{9})\]", template(NINE).render(CALLED))
+    assert call == result
+    talk = [replace(message, tool_calls=(ToolCall("f", "{}", "abcdefghi"),)) if message.tool_calls else message
+            for message in CALLED[:2]]  # fmt: skip
+    assert template(NINE).render(talk) == "[abcdefghi]"
+    assert "[call_5d4f0c0a1b]" in template(NINE.replace("length != 9", "length < 9")).render(CALLED)
+
+
+def test_arguments_are_text_where_a_template_cannot_write_an_object(template: Open) -> None:
+    assert template(ADDS_TEXT).render(CALLED).endswith('{"city": "Oslo"}')
+    with pytest.raises(ArtifactError, match="can only concatenate"):
+        template(ADDS_TEXT + "{{ 1 / 0 }}").render(CALLED)

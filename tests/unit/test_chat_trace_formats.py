@@ -45,7 +45,7 @@ def renderer() -> Iterator[Renderer]:
         ("", "[THINK]why[/THINK]yes", "", "[THINK]why[/THINK]yes"),
     ],
 )  # fmt: skip
-def test_families(source: str, said: str, thought: str, answer: str) -> None:
+def test_the_reasoning_of_each_family_is_separated(source: str, said: str, thought: str, answer: str) -> None:
     for pieces in ([said], list(said)):
         splitter = ThinkingSplitter(may_use(source, NO_TOKENS, None))
         segments = [segment for piece in pieces for segment in splitter.feed(piece)] + list(splitter.finish())

@@ -89,6 +89,14 @@ def test_what_the_template_does_is_said_once(
     assert capsys.readouterr().err.count("(it takes no system prompt)") == 1
 
 
+@pytest.mark.parametrize("quote", ['"', "'", ""])
+def test_a_file_name_may_be_quoted_as_in_a_shell(tmp_path: Path, quote: str) -> None:
+    file = tmp_path / "my talk.json"
+    repl = chatting("one.", "two.")
+    assert repl.run(Typed("first", f"/save {quote}{file}{quote}", "/clear", f"/load {quote}{file}{quote}")) == 0
+    assert [message.content for message in repl.chat.turns] == contents(file) == ["first", "one."]
+
+
 ERRORS = [
     UsageError("too long"),
     ArtifactError("the template takes too long"),

@@ -44,5 +44,5 @@ def test_a_log_gets_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> No
     assert len(lines) == 11
 
 
-def test_durations() -> None:
+def test_a_duration_in_words() -> None:
     assert [duration(seconds) for seconds in (5.4, 89, 90, 3600)] == ["5 s", "89 s", "2 min", "60 min"]

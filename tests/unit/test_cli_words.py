@@ -94,7 +94,7 @@ def test_no_speedup_without_a_plain_cost() -> None:
 @pytest.mark.parametrize(
     ("n_bytes", "text"), [(0, "0 bytes"), (99_999, "99,999 bytes"), (26_571_744, "26.6 MB"), (2_497_280_256, "2.50 GB")]
 )
-def test_sizes(n_bytes: int, text: str) -> None:
+def test_a_size_in_words(n_bytes: int, text: str) -> None:
     assert output.size(n_bytes) == text
 
 

@@ -32,7 +32,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_no_limit(machine: Machine) -> None:
+def test_without_limits_all_of_memory_is_the_ceiling(machine: Machine) -> None:
     found = memory(machine.root)
     assert (found.total_bytes, found.available_bytes, found.ceiling_bytes) == (16 * GIB, 12 * GIB, 16 * GIB)
     assert "meminfo" in found.ceiling_source
@@ -119,7 +119,7 @@ def test_a_quota_of_either_version(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux only")
-def test_this_machine() -> None:
+def test_detect_agrees_with_proc_of_this_machine() -> None:
     found = detect()
     total = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
     assert found.total_bytes == total

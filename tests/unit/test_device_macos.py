@@ -26,7 +26,7 @@ def answers(values: Mapping[str, int | str]) -> Sysctl:
     return values.get
 
 
-def test_an_m2() -> None:
+def test_the_profile_of_a_macbook_air_m2() -> None:
     found = describe(answers(M2), MetalMemory(12_713_115_648, 9_534_832_640), 9_000_000_000)
     assert (found.n_cores, found.total_bytes, found.available_bytes) == (4, 16 << 30, 9_000_000_000)
     assert found.ceiling_bytes == 12_713_115_648
@@ -43,7 +43,7 @@ def test_a_wired_limit_is_read_and_told() -> None:
     assert found.ceiling_source == "Metal's working set; iogpu.wired_limit_mb is set to 14000"
 
 
-def test_no_metal() -> None:
+def test_without_metal_all_of_memory_is_the_ceiling() -> None:
     found = describe(answers(M2), None, 9_000_000_000)
     assert found.ceiling_bytes == 16 << 30 and not found.accelerators
 

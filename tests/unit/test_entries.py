@@ -44,7 +44,7 @@ def test_an_architecture_that_only_llama_cpp_reads(tmp_path: Path) -> None:
     ("repo", "name"),
     [("bartowski/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct"), ("a/b", "b"), ("my model!", "my-model")],
 )
-def test_names(repo: str, name: str) -> None:
+def test_a_catalog_name_is_made_from_a_repository(repo: str, name: str) -> None:
     assert name_of(repo) == name
 
 

@@ -41,7 +41,7 @@ def folder(path: Path, config: object = None, **files: bytes) -> Path:
     return path
 
 
-def test_sound_file(tmp_path: Path) -> None:
+def test_the_header_of_a_sound_file(tmp_path: Path) -> None:
     header = read_header(write(tmp_path / "m.safetensors", safetensors(GOOD)))
     start = 8 + len(json.dumps(GOOD))
     assert header.metadata == {"format": "pt"}
@@ -78,7 +78,7 @@ def test_lies_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
         read_header(write(tmp_path / "m.safetensors", raw))
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_a_sound_folder_is_read(tmp_path: Path) -> None:
     checked = check_artifact(folder(tmp_path / "m", **{"model.safetensors": safetensors(GOOD)}))
     assert isinstance(checked, SafetensorsFolder)
     assert checked.config["model_type"] == "llama"
@@ -184,7 +184,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
         "sha512:" + "0" * 64,
     ],
 )
-def test_digests(digest: str) -> None:
+def test_only_a_sha256_is_a_digest(digest: str) -> None:
     assert check_digest("sha256:" + "0a" * 32)
     with pytest.raises(ArtifactError, match="not a digest"):
         check_digest(digest)

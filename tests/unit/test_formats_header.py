@@ -55,7 +55,7 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path) -> None:
         assert plain == theirs.fields[key].contents(), key
 
 
-def test_demo_facts() -> None:
+def test_the_facts_of_the_demo() -> None:
     header = check_artifact(DEMO)
     assert isinstance(header, GgufHeader)
     facts = facts_from_gguf(header)
@@ -139,7 +139,7 @@ def with_tensor(name: str, shape: tuple[int, ...], number: int = 0, offset: int 
         (with_tensor("t" * 64, (32,)), "64 bytes; 1 to 63"),
     ],
 )
-def test_bad_tensors(raw: bytes, message: str) -> None:
+def test_a_tensor_that_does_not_fit_the_file_is_refused(raw: bytes, message: str) -> None:
     assert message in refused(raw)
 
 
@@ -174,7 +174,7 @@ def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], me
 
 
 @pytest.mark.parametrize("gone", ["token_embd.weight", "blk.0.attn_k.weight", "output_norm.weight"])
-def test_missing_tensor(tmp_path: Path, gone: str) -> None:
+def test_a_model_without_a_tensor_it_needs_is_refused(tmp_path: Path, gone: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file(listed=[tensor for tensor in g.tensors() if tensor[0] != gone]))
     with pytest.raises(ArtifactError, match=gone):

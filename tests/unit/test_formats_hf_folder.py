@@ -104,7 +104,9 @@ def test_a_large_tokenizer_configuration(folder: Path) -> None:
         (3, None),
     ],
 )
-def test_templates(tmp_path: Path, template: object, found: str | None) -> None:
+def test_the_template_is_found_in_each_file_that_may_hold_it(
+    tmp_path: Path, template: object, found: str | None
+) -> None:
     for name in ("tokenizer_config", "chat_template"):
         folder = tmp_path / name
         folder.mkdir()

@@ -24,7 +24,7 @@ def long_functions(source: str) -> list[str]:
     ]
 
 
-def test_there_are_sources() -> None:
+def test_the_house_rules_see_the_sources() -> None:
     assert len(SOURCES) > 20
 
 

@@ -171,7 +171,9 @@ def test_an_expected_digest_is_checked_before_the_download(server: Hub) -> None:
         ("org/tiny-GGUF", FILE, "v9", "has no revision v9", "/commits"),
     ],
 )
-def test_not_found(server: Hub, repo: str, file: str, revision: str, message: str, hint: str) -> None:
+def test_what_the_hub_does_not_have_is_refused_with_a_hint(
+    server: Hub, repo: str, file: str, revision: str, message: str, hint: str
+) -> None:
     with pytest.raises(ModelNotFoundError, match=message) as caught:
         hub.pull(repo, file, revision)
     assert hint in caught.value.hint
@@ -190,19 +192,19 @@ def test_gated_says_how(server: Hub, monkeypatch: pytest.MonkeyPatch, token: str
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_server_errors(server: Hub, status: int) -> None:
+def test_an_error_of_the_server_names_its_status(server: Hub, status: int) -> None:
     server.faults.status = status
     with pytest.raises(DownloadError, match=f"HTTP {status}"):
         hub.look_up("org/tiny-GGUF")
 
 
-def test_no_server(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:1 does not answer"):
         hub.pull("org/tiny-GGUF", FILE)
 
 
-def test_offline(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_cache_is_read_and_nothing_is_fetched(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     path = hub.pull("org/tiny-GGUF", FILE)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert hub.locate("org/tiny-GGUF", FILE) == path
@@ -213,7 +215,7 @@ def test_offline(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk(server: Hub) -> None:
+def test_a_full_disk_keeps_no_part_file(server: Hub) -> None:
     part = hub.cache_dir() / "models--org--tiny-GGUF/blobs" / f"{sha256(MODEL)}.edgeinfer.incomplete"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
@@ -230,7 +232,9 @@ def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.Monkey
     assert server.downloads() == []
 
 
-def test_unwritable_cache(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_refused_before_a_request(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "taken" / "hub"))
     with pytest.raises(DownloadError, match="the cache cannot be written") as caught:

@@ -28,7 +28,7 @@ CATALOG = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-4b", "demo")
         ),
     ],
 )
-def test_names(text: str, name: ModelName) -> None:
+def test_each_form_of_a_name_is_parsed(text: str, name: ModelName) -> None:
     assert parse_name(text, CATALOG) == name
 
 
@@ -48,7 +48,7 @@ def test_the_tier_of_a_file_is_the_whole_word(file: str, tier: str, is_it: bool)
     assert is_of_tier(file, tier) is is_it
 
 
-def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_names_a_file_or_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").write_bytes(g.file())
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,7 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_name("m.gguf", CATALOG) == ModelName("file", path=Path("m.gguf"))
     assert parse_name("./sub", CATALOG) == ModelName("folder", path=Path("sub"))
     (tmp_path / "demo").mkdir()
-    assert parse_name("demo", CATALOG).kind == "catalog", "a folder of that name does not hide the catalogue"
+    assert parse_name("demo", CATALOG).kind == "catalog", "a folder of that name does not hide the catalog"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("/tmp/x.bin", ArtifactError, "files are pickles", ".gguf"),
     ],
 )
-def test_near_misses(text: str, kind: type[EdgeInferError], message: str, hint: str) -> None:
+def test_a_misspelled_name_is_refused_with_near_names(
+    text: str, kind: type[EdgeInferError], message: str, hint: str
+) -> None:
     with pytest.raises(kind) as caught:
         parse_name(text, CATALOG)
     assert message in str(caught.value)
@@ -191,7 +193,7 @@ def test_addresses_and_names_of_others(monkeypatch: pytest.MonkeyPatch, text: st
     assert parse_name(text, CATALOG) == name
 
 
-def test_file_addresses(tmp_path: Path) -> None:
+def test_a_file_address_names_its_path(tmp_path: Path) -> None:
     path = tmp_path / "a b é.gguf"
     path.write_bytes(g.file())
     assert parse_name(path.as_uri(), CATALOG) == ModelName("file", path=path)

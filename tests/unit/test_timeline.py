@@ -70,5 +70,5 @@ def test_anchor_keeps_half_a_window() -> None:
     assert anchor(prompt(10), 10, POLICY) == NO_GAP  # all of it is half a window and the system prompt
 
 
-def test_common_prefix() -> None:
+def test_common_prefix_by_hand() -> None:
     assert [common_prefix(a, b) for a, b in (([], [1]), ([1, 2], [1, 3]), ([1, 2], [1, 2, 3]))] == [0, 1, 2]

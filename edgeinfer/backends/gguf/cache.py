@@ -62,7 +62,7 @@ def pieces(n_tokens: int, n_rows: int, n_batch: int, n_outputs: int) -> Iterator
 class GgufCache:
     """One conversation: a stream of a context, with `policy.slots` cells, and the number of positions that count.
 
-    `close` is called once, with the cache. What it frees is the caller's choice: the context, or the stream.
+    `close` is called once, with the cache. The caller chooses what it frees: the context, or the stream.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class GgufCache:
     def forward(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
         """All layers for `tokens` at `length`, the last `n_rows` rows. For the open round: `finish` counts them."""
         n_batch, n_outputs = self._batch.capacity, self.context.n_outputs
-        if len(tokens) <= n_batch and n_rows <= n_outputs:  # nearly always
+        if len(tokens) <= n_batch and n_rows <= n_outputs:  # the usual case
             self._forward(tokens, self._length, n_wanted=n_rows)
             return [ContextRow(self.context, index) for index in range(len(tokens) - n_rows, len(tokens))]
         held: list[Row] = []
@@ -197,7 +197,8 @@ class GgufCache:
             self._uncounted = False
 
     def _layout_of_a_token(self) -> StateLayout:
-        """The engine says how it writes K and V only where there are some: one token is run, and forgotten."""
+        """llama.cpp shows how it writes K and V only for a stream that holds some, so one token is run and removed
+        again."""
         try:
             self._forward([0], self._length, n_wanted=0)
             return parsed(self.context.state(self.stream), self.stream).layout

@@ -1,4 +1,4 @@
-"""What is known of llama.cpp without importing it."""
+"""What the program may know of llama.cpp without importing it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class LlamaCppFacts:
         )
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:
-        """f16 on Metal, where other types are slow, and for heads that are no whole blocks.
+        """f16 on Metal, where other types are slow, and for heads that are not whole blocks.
 
         On x86 with AVX2, V in 16 bits makes four rows of the demo cost 2.0 plain ones instead of 2.3, and several rows
         still round as one. Elsewhere that was not measured, and 8 bits take less memory.

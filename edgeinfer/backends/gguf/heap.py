@@ -1,4 +1,4 @@
-"""What glibc does with large buffers that an engine frees."""
+"""Makes glibc return large buffers that an engine frees."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ C.llama_backend_init()
 
 
 def _function(name: str, result: Any, *arguments: Any, library: Any = C._lib) -> Any:
-    function = library[name]  # indexing makes a new function object: the binding's own prototype stays as it is
+    function = library[name]  # indexing makes a new function object, so the binding's own prototype does not change
     function.restype, function.argtypes = result, arguments
     return function
 
@@ -161,7 +161,7 @@ class LlamaModel:
 
 
 def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int = 0) -> LlamaModel:
-    """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp trusts them more than we do.
+    """Load one GGUF, or the parts of a split one. Check the files first: llama.cpp does not check them enough.
 
     Raises ArtifactError with llama.cpp's own last lines.
     """
@@ -285,8 +285,8 @@ class Context:
         params.flash_attn_type = int(options.flash_attention)
         params.type_k, params.type_v = (KV_TYPES[kind][0] for kind in of_k_and_v(options.kv_type))
         params.offload_kqv = params.op_offload = options.n_gpu_layers != 0
-        # A decode overwrites only keys that its own first row no longer sees, so rollback is safe without this; a
-        # rewind is not, and `oldest` tells.
+        # A decode overwrites only keys that its own first row no longer sees, so rollback is safe without this. A
+        # rewind is not; `oldest` shows it.
         params.swa_full = False
         params.no_perf = True
         if options.cb_eval is not None:
@@ -324,7 +324,7 @@ class Context:
             raise EngineError(f"llama.cpp has no logits for row {row}: {LOG.tail()}")
         view = self._views.get(address)
         if view is None:
-            if len(self._views) > 64:  # the buffer has moved: its old addresses are of no more use
+            if len(self._views) > 64:  # the buffer has moved, so its old addresses are invalid
                 self._views.clear()
             view = np.ctypeslib.as_array((ctypes.c_float * self.n_vocab).from_address(address))
             self._views[address] = view
@@ -381,7 +381,7 @@ class Context:
 
 
 def _kv_format(model: LlamaModel, options: ContextOptions) -> str:
-    """What K and V depend on, apart from weights, build and tokens; "" where they cannot be taken apart."""
+    """What K and V depend on in addition to weights, build and tokens; "" if they cannot be cut into blocks."""
     if model.own_window or not options.flash_attention:  # masked positions are left out; V is transposed
         return ""
     architecture = model.metadata("general.architecture")

@@ -1,4 +1,4 @@
-"""A GGUF model in llama.cpp: what its file says, and the caches that are open on it."""
+"""A GGUF model in llama.cpp: what its file allows, and its open caches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
 
 
 def rounding_note(header: GgufHeader, settings: EngineSettings) -> str:
-    """Said where the types of the file's tensors are what keeps several rows from equalling single ones; else ""."""
+    """A note for files whose tensor types keep several rows from equaling single ones; "" for others."""
     types = read_by_type(header)
     if not _may_be_exact(settings) or facts.exact_rows_of(types.keys()):
         return ""

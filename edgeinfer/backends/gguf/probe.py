@@ -1,4 +1,4 @@
-"""What llama.cpp is installed, seen without importing llama_cpp."""
+"""Which llama.cpp is installed, found without importing llama_cpp."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 llama.cpp computes sequences in one forward where their ids follow each other and they have equally many rows. So asks
 are grouped by their number of rows, in the order of their ids. Where a stream between theirs is free, a conversation
-moves into it.
+moves into it; where one rests there, it moves out if a stream is free elsewhere.
 """
 
 from __future__ import annotations
@@ -63,16 +63,24 @@ class Streams:
         self._context = Context(model, options)
         self._batch = Batch(options.n_batch)
         self._n_together = n_together or options.n_batch
-        self._free = set(range(options.n_streams))
+        self._n_streams = options.n_streams
+        self._open: dict[int, GgufCache] = {}  # by stream
 
     def new_cache(self, policy: WindowPolicy, n_bytes: int) -> GgufCache:
         """Takes the lowest stream that is free. Raises EngineError when there is none."""
         if not self._free:
             raise EngineError("every conversation that was planned is open", hint="close one, or plan more of them")
-        stream = min(self._free)
-        cache = GgufCache(self._context, self._batch, policy, n_bytes, lambda: self._free.add(cache.stream), stream)
-        self._free.remove(stream)
+        stream = self._free[0]
+        cache = GgufCache(self._context, self._batch, policy, n_bytes, lambda: self._left(cache.stream), stream)
+        self._open[stream] = cache
         return cache
+
+    def _left(self, stream: int) -> None:
+        del self._open[stream]
+
+    @property
+    def _free(self) -> list[int]:
+        return [stream for stream in range(self._n_streams) if stream not in self._open]
 
     def holds(self, ask: Ask) -> bool:
         return isinstance(ask.round, PlainRound) and ask.round.cache.context is self._context
@@ -99,16 +107,25 @@ class Streams:
         return list(rows)
 
     def _close_gaps(self, caches: Sequence[GgufCache]) -> None:
-        """Move the last of `caches` into the free streams between them. It costs one copy of its K and V."""
-        by_stream = {cache.stream: cache for cache in caches}
-        while gaps := [stream for stream in self._free if min(by_stream) < stream < max(by_stream)]:
-            target = min(gaps)
-            moved = by_stream.pop(max(by_stream))
-            self._context.move(moved.stream, target)
-            self._free.remove(target)
-            self._free.add(moved.stream)
-            moved.stream = target
-            by_stream[target] = moved
+        """Make the streams of `caches` follow each other, as far as free streams allow.
+
+        Conversations that rest between them move out, then the last of `caches` moves in. Each move costs one copy of
+        K and V, and saves a forward in every step until other conversations run.
+        """
+        running = {cache.stream for cache in caches}
+        between = range(min(running) + 1, max(running))
+        for resting in [stream for stream in between if stream in self._open and stream not in running]:
+            if outside := [stream for stream in self._free if stream not in between]:
+                self._move(resting, outside[0])
+        while gaps := [stream for stream in self._free if min(running) < stream < max(running)]:
+            self._move(max(running), gaps[0])
+            running = {cache.stream for cache in caches}
+
+    def _move(self, stream: int, target: int) -> None:
+        moved = self._open.pop(stream)
+        self._context.move(stream, target)
+        moved.stream = target
+        self._open[target] = moved
 
     def _decode(self, parts: Sequence[Part], rows: Sequence[list[Row]]) -> None:
         end = 0

@@ -10,13 +10,14 @@ from typing import Final
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 
 _ROUNDS: Final = 7
-_MAX_S: Final = 0.4  # a large model is tried once with each number
+_MAX_S: Final = 0.4  # a large model is timed once for each number
 _ABOUT_EQUAL: Final = 1.05
 _HOPELESS: Final = 2.0  # threads that wait for a busy core are tried three times; the first try starts the threads
 
 
 def fastest_threads(model: LlamaModel, most: int) -> int:
-    """Of `most` threads and fewer (threads that share a core, or a memory bus that one core fills, do not help).
+    """The fastest number of threads, `most` or fewer. Threads that share a core, or a memory bus that one core fills,
+    do not help.
 
     Costs at most 22 one-row decodes in a small context.
     """
@@ -47,7 +48,7 @@ def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
     """The most threads whose median is about that of the fastest.
 
     A median shows what is usual here now: beside other programs, threads that are sometimes fast mostly wait for each
-    other. `candidates` go from few to many, and take turns, so that a busy moment meets all of them.
+    other. `candidates` go from few to many, and take turns, so that a busy moment slows all of them alike.
     """
     times: dict[int, list[float]] = {n_threads: [] for n_threads in candidates}
     spent = 0.0

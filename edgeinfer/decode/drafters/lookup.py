@@ -14,6 +14,7 @@ from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.drafters.text_index import LONGEST, Match, TextIndex
 from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs
+from edgeinfer.decode.policy.known import KnownDrafts
 from edgeinfer.decode.policy.offers import Offer, best_length
 from edgeinfer.plan.speculation import DrafterFacts, Target
 from edgeinfer.protocols import Round, TokenLike
@@ -57,6 +58,13 @@ class Lookup:
         del round
         match = self.match()
         return self.tokens(match, limit) if match and limit > 0 else []
+
+    def known(self, limit: int) -> KnownDrafts | None:
+        match = self.match()
+        if match is None or limit < 1:
+            return None
+        acceptance = self.acceptance(match, limit)
+        return KnownDrafts(NAME, self.tokens(match, len(acceptance)), acceptance)
 
     def match(self) -> Match | None:
         """The longest earlier occurrence of the newest tokens."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
+
+from edgeinfer.decode.policy.costs import interpolate
 
 CHUNK_BUDGET_S: Final = 0.05
 CHUNK_BUDGET_ROUNDS: Final = 3.0  # where a plain round takes long, a chunk may take this many
@@ -18,14 +22,25 @@ class Pace:
 
     def __init__(self) -> None:
         self._row_s = 0.0  # of a prompt
-        self._round_s: dict[int, float] = {}  # by the number of conversations in it
+        self._forward_s: dict[int, float] = {}  # by the rows of all conversations in it
         self._answer_s = FIRST_ANSWER_S
 
     def observe_chunk(self, n_rows: int, seconds: float) -> None:
         self._row_s = moved(self._row_s, seconds / n_rows)
 
-    def observe_round(self, n_conversations: int, seconds: float) -> None:
-        self._round_s[n_conversations] = moved(self._round_s.get(n_conversations, 0.0), seconds)
+    def observe_round(self, rows: Sequence[int], seconds: float) -> None:
+        """A round with so many rows of each conversation. Those with equally many were one forward."""
+        forwards = sorted(Counter(rows).items())
+        if len(forwards) == 2 and forwards[0] == (1, forwards[0][1]):
+            seconds -= self.forward_s(forwards[0][1])
+        if 1 <= len(forwards) <= 2 and seconds > 0:
+            n_rows, n_conversations = forwards[-1]
+            total = n_rows * n_conversations
+            self._forward_s[total] = moved(self._forward_s.get(total, 0.0), seconds)
+
+    def forward_s(self, n_rows: int) -> float:
+        """Interpolated between the numbers of rows that were measured."""
+        return interpolate(self._forward_s, n_rows) if self._forward_s else float(n_rows)
 
     def observe_answer(self, seconds: float) -> None:
         self._answer_s = moved(self._answer_s, seconds)
@@ -33,7 +48,7 @@ class Pace:
     @property
     def budget_s(self) -> float:
         """What a chunk of a prompt may take while others write: they wait for it."""
-        plain = self._round_s[min(self._round_s)] if self._round_s else 0.0
+        plain = self._forward_s[min(self._forward_s)] if self._forward_s else 0.0
         return max(CHUNK_BUDGET_S, CHUNK_BUDGET_ROUNDS * plain)
 
     def chunk_rows(self) -> int:

@@ -7,11 +7,13 @@ is there from the start, so admission is a count, and nothing that runs is ever 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Condition, Thread
 from time import monotonic, perf_counter
 from typing import Final, TypeAlias
 
+from edgeinfer.decode.policy.known import KnownDrafts, share_rows
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.protocols import Ask, Cache, Row
@@ -23,6 +25,7 @@ from edgeinfer.types import Prompt, compact
 
 __all__ = ["Scheduler"]
 
+Drafts: TypeAlias = Mapping[int, KnownDrafts]  # by the id of the slot
 Run: TypeAlias = Callable[[Sequence[Ask]], Sequence[Sequence[Row]]]
 
 WAITING_PER_SLOT: Final = 4
@@ -32,6 +35,8 @@ LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before i
 PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
 STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
 _NO_PREFIXES: Final = NoPrefixes()
+_NO_DRAFTS: Final[Drafts] = {}
+_NOTHING: Final = KnownDrafts("", (), ())
 
 
 class Scheduler:
@@ -132,9 +137,10 @@ class Scheduler:
         alone = len(active) == 1
         most = self.pace.chunk_rows() if writing else None
         if writing:
+            drafts = {} if alone else self._known_drafts(writing)
             began = perf_counter()
-            self._run(writing, most, alone=alone)
-            self.pace.observe_round(len(writing), perf_counter() - began)
+            rows = self._run(writing, most, alone=alone, drafts=drafts)
+            self.pace.observe_round(rows, perf_counter() - began)
         if reading:
             self._read(reading, most, alone=alone)
         self._n_steps += 1
@@ -217,13 +223,33 @@ class Scheduler:
             if slot.job is not None and slot.decoder.prefilling:
                 slot.job.n_passed += 1
 
-    def _run(self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool) -> None:
-        """One ask of each of `slots`, together. Where that fails, each by itself: one that fails fails alone."""
+    def _known_drafts(self, writing: Sequence[Slot]) -> Drafts:
+        """What conversations draft that write beside each other: what gives all of them the most tokens a second."""
+        known: list[tuple[int, KnownDrafts]] = []
+        for slot in writing:
+            self._guarded(slot, lambda slot=slot: known.append((id(slot), slot.decoder.known_drafts() or _NOTHING)))  # type: ignore[misc]
+        if not any(one.tokens for _, one in known):
+            return {}
+        depths = share_rows([one.acceptance for _, one in known], self.pace.forward_s)
+        return {key: one.first(depth) for (key, one), depth in zip(known, depths, strict=True) if depth}
+
+    def _run(
+        self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool, drafts: Drafts = _NO_DRAFTS
+    ) -> list[int]:
+        """One ask of each of `slots`, together. Where that fails, each by itself: one that fails fails alone.
+
+        The rows of each ask that was run; none where an ask failed.
+        """
         asked: list[tuple[Slot, Ask]] = []
+
+        def begin(slot: Slot) -> None:
+            if slot.job is not None:
+                asked.append((slot, slot.decoder.begin(max_rows, alone=alone, known=drafts.get(id(slot)))))
+
         for slot in slots:
-            self._guarded(slot, lambda slot=slot: asked.append((slot, slot.decoder.begin(max_rows, alone=alone))))  # type: ignore[misc]
+            self._guarded(slot, partial(begin, slot))
         if not asked:
-            return
+            return []
         try:
             rows = self._run_asks([ask for _, ask in asked])
         except Exception as error:  # whatever the engine raises must not end the other conversations
@@ -234,9 +260,10 @@ class Scheduler:
             else:
                 for slot, _ in asked:
                     self._run([slot], max_rows, alone=False)
-            return
+            return []
         for (slot, _), of_slot in zip(asked, rows, strict=True):
-            self._guarded(slot, lambda slot=slot, of_slot=of_slot: self._take(slot, of_slot))  # type: ignore[misc]
+            self._guarded(slot, partial(self._take, slot, of_slot))
+        return [len(ask.tokens) for _, ask in asked]
 
     def _take(self, slot: Slot, rows: Sequence[Row]) -> None:
         job, decoder = slot.job, slot.decoder

@@ -32,7 +32,8 @@ class TaughtSupport:
     """Shared by the conversations of a model. `close` frees the draft's weights, after its caches."""
 
     def __init__(self, draft: DraftFile, header: GgufHeader, path: Path) -> None:
-        """`header` is that of the model's one file at `path`. Raises ArtifactError for a model that cannot draft so."""
+        """`header` is that of the model's one file at `path`. Raises ArtifactError for a model that cannot use this
+        draft."""
         if draft.shape.architecture not in DRAFTED_ARCHITECTURES[draft.kind] or header.parts:
             raise ArtifactError(f"{path.name}: llama.cpp runs no {draft.kind} draft for it", hint="leave --draft out")
         self.kind = draft.kind

@@ -25,7 +25,7 @@ _MOST: Final = 0.25  # of that deviation: a larger difference between one row an
 
 
 def self_test(cache: Cache, n_vocab: int) -> str:
-    """Draft, verify, reject and continue in an empty `cache` of POLICY. Returns what was wrong, "" for nothing.
+    """Draft, verify, reject and continue in an empty `cache` of POLICY. Returns what was wrong, or "".
 
     Costs about twelve plain tokens. Raises what the engine raises.
     """

@@ -31,7 +31,7 @@ def folder() -> Path | None:
 
 
 def load(tested: TestedModel) -> str | None:
-    """What was wrong ("": nothing); None when this was not tested, or the file has changed since."""
+    """What was wrong ("": nothing). None if this was not tested, or the file has changed since."""
     try:
         stored, about = read_kept(_file(tested)), _about(tested)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether a loaded model can draft with its early layers, and how its caches do."""
+"""Decides whether a loaded model can draft with its early layers, and prepares its caches for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExitSupport:
 
     exit_layer: int
     layout: TensorLayout
-    unused_kv_type: KvType  # of the memory that a sharing context opens with and never uses: the smallest there is
+    unused_kv_type: KvType  # of the memory that a sharing context allocates and never uses: the smallest type
 
     def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
         """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""

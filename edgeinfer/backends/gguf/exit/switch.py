@@ -11,7 +11,7 @@ SWITCH: Final = "EDGEINFER_PATCH_LLAMA"
 
 
 def may_patch() -> bool:
-    """Whether this process may write into llama.cpp's structs. Raises UsageError for a value other than on and off."""
+    """Whether this process may write into llama.cpp's structs. Raises UsageError for any value but on and off."""
     value = os.environ.get(SWITCH, "on")
     if value not in ("on", "off"):
         raise UsageError(f"{SWITCH} is `{value}`", hint=f"{SWITCH}=on or {SWITCH}=off")
