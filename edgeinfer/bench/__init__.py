@@ -1,1 +1,1 @@
-"""Measurements that a command writes down."""
+"""Measurements of this machine, one module for each `edgeinfer bench` command."""

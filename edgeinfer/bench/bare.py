@@ -1,4 +1,4 @@
-"""The same C calls without this program: what decoding costs at least."""
+"""The same C calls in a bare loop: the least that decoding can cost."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ __all__ = ["Timing", "add_arguments", "run"]
 
 LAYERS_BYTES = 256 << 20  # larger than the last-level cache of any M-series chip
 PAIRS = 15
-ROWS = (1, 5)  # decoding; verifying four drafts
+ROWS = (1, 5)  # rows when decoding, and when verifying four drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,10 @@ class Case:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the first model, windows of 4k, three pairs")
-    parser.add_argument("--json", action="store_true", help="one object a line on stdout")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report, docs/metal-kernels.md say")
+    parser.add_argument("--json", action="store_true", help="one JSON object per kernel on stdout")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.md", help="write the report, for example to docs/metal-kernels.md"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

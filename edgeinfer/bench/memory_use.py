@@ -1,4 +1,4 @@
-"""How much memory this process holds, as its system counts it."""
+"""Memory of this process, as the operating system counts it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def format_words(args: argparse.Namespace) -> list[str]:
-    """What was given of `add_format_arguments`, as words of the command."""
+    """The arguments of `add_format_arguments` that were given, as words of the command."""
     words = ["--kv-type", args.kv_type] if args.kv_type else []
     return [*words, "--template", Path(args.template).name] if args.template else words
 
@@ -72,7 +72,7 @@ def request_of(args: argparse.Namespace) -> Request:
 def opened(request: Request, *, n_threads: int = 0) -> Iterator[OpenedModel]:
     """The model of the plan for `request` on this machine; closed at the end. Downloads nothing.
 
-    With 0 threads the engine finds out how many are fastest now.
+    With 0 threads the engine measures the fastest number now.
     """
     plan = replace(choose(request, offline=True), n_threads=n_threads)
     backend = backends.get(plan.backend)

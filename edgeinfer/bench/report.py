@@ -1,4 +1,4 @@
-"""What every report says first: device, versions, commit, command."""
+"""The head of every report: device, versions, commit, command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeinfer.device import DeviceProfile
 
 
 def head(title: str, command: Sequence[str], device: DeviceProfile, versions: Mapping[str, str]) -> str:
-    """The first lines of a Markdown report. `command` is what a person types to repeat it."""
+    """The first lines of a Markdown report. `command` repeats the measurement."""
     known = ", ".join(f"{name} {version}" for name, version in versions.items())
     python = ".".join(str(part) for part in sys.version_info[:3])
     cores = f"{device.n_cores} core{'s' if device.n_cores > 1 else ''}"

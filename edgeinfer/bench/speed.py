@@ -50,7 +50,7 @@ class Report:
     decode_ratio: Spread | None
     same_tokens: bool | None
     memory_bytes: int  # PSS after the first answer
-    bytes_per_token: int  # weights that run, and K and V in the middle of the answer
+    bytes_per_token: int  # weights that a token reads, and K and V in the middle of the answer
     roofline: float  # share of the memory bandwidth that decoding uses
 
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="interleaved runs of each (5)")
     parser.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="tokens of the prompt (256)")
     parser.add_argument("--tokens", type=int, default=128, metavar="N", help="tokens of the answer (128)")
-    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
 
 
@@ -128,7 +128,7 @@ def _prompt(subject: OpenedModel, n: int, template: str) -> Tokens:
 
 
 def _ours(subject: OpenedModel, prompt: Tokens, n_tokens: int) -> tuple[Timed, float]:
-    """The answer, and the seconds to its first token; from outside, as a caller sees it."""
+    """The answer, and the seconds to its first token, as a caller measures them."""
     decoder = Decoder(subject.model, subject.plan.window)
     try:
         answer = decoder.stream(Prompt(tuple(prompt)), GREEDY, max_tokens=n_tokens, stop_tokens=frozenset())

@@ -107,7 +107,7 @@ def test_what_needs_a_home_says_so() -> None:
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-2:] == [
         "error: there is no home folder to keep models in",
-        "hint: set HF_HOME to a folder of yours",
+        "hint: set HF_HOME to a folder that you can write to",
     ]
 
 

@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a Jinja chat template for the text, or `chatml`; default: as it is",
     )
-    parser.add_argument("--backend", action="append", metavar="NAME", help="repeatable; the first one is compared with")
+    parser.add_argument(
+        "--backend", action="append", metavar="NAME", help="repeatable; the others are compared with the first"
+    )
     parser.add_argument("--layers", default="", metavar="TIER", help="put each layer of this tier back to Q8_0 in turn")
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text; default: an article of WikiText-2")
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="tokens of the text (512)")
-    parser.add_argument("--json", action="store_true", help="one object a setting on stdout")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each setting on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report, and its figures as FILE.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw FILE.png and FILE.svg (needs matplotlib)")
 
@@ -117,7 +119,7 @@ def _file_of(model: str) -> Path:
     """Raises UsageError for a folder, which llama.cpp's quantizer does not read."""
     path = path_of(choose(Request(model=model, backend=LLAMA_CPP.name), offline=True))
     if not path.is_file():
-        raise UsageError(f"{model} is no GGUF file", hint="--tier and --layers make copies of one")
+        raise UsageError(f"{model} is not a GGUF file", hint="--tier and --layers make copies of one")
     return path
 
 

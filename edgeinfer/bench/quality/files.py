@@ -14,7 +14,7 @@ __all__ = ["layer_types", "quantized"]
 def quantized(source: Path, tier: str, folder: Path, *, name: str = "", types: Mapping[str, str] | None = None) -> Path:
     """`source` in `tier`, in `folder`. `types` are patterns of tensor names with types that differ from the tier's.
 
-    A file that is quantized already is quantized once more, which loses more than quantizing the original would.
+    A quantized file is quantized again, which loses more than quantizing the original would.
     """
     from edgeinfer.backends.gguf.quantize import quantize
 
@@ -24,7 +24,7 @@ def quantized(source: Path, tier: str, folder: Path, *, name: str = "", types: M
 
 
 def layer_types(source: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """What a sweep measures: nothing put back to 8 bits, then the embedding with the head, then each layer."""
+    """What a sweep stores in 8 bits: nothing, then the embedding with the head, then each layer."""
     yield "none", {}
     yield "embedding and head", {r"^(token_embd|output)\.weight$": "Q8_0"}
     for layer in range(shape_from_gguf(read_header(source)).n_layers):

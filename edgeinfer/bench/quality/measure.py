@@ -60,7 +60,7 @@ class Result:
 
 @dataclass(slots=True)
 class Reference:
-    """The text, and what the first setting that is measured expects at each of its positions."""
+    """The text, and what the first setting predicts at each of its positions."""
 
     text: str
     n_tokens: int

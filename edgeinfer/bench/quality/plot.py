@@ -1,4 +1,4 @@
-"""Quality against speed and against memory, with the settings that nothing beats joined by a line."""
+"""Plots quality against speed and against memory; a line joins the settings on the Pareto front."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["Layer", "markdown", "on_frontier"]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A file in which one layer was put back to 8 bits; "none": the file without that."""
+    """A file in which one layer is stored in 8 bits again; "none": no layer is."""
 
     name: str
     n_bytes: int
@@ -24,7 +24,8 @@ class Layer:
 
 
 def on_frontier(results: Sequence[Result], cost: str) -> list[Result]:
-    """Those that no other beats in both KL and `cost`: "memory_bytes" (less is better) or "tokens_per_s" (more is)."""
+    """The results on the Pareto front of KL and `cost`: "memory_bytes" (less is better) or "tokens_per_s" (more is
+    better)."""
 
     def price(one: Result) -> float:
         return -one.tokens_per_s if cost == "tokens_per_s" else float(one.memory_bytes)

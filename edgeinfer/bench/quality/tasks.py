@@ -31,7 +31,7 @@ def load_tasks() -> list[Task]:
 
 
 def share_of_right(subject: OpenedModel) -> float:
-    """Of the tasks, the share in which the right continuation has the highest mean log-probability a token."""
+    """The share of tasks whose right continuation has the highest mean log probability per token."""
     tokenizer, tasks = subject.model.tokenizer, load_tasks()
     cache = subject.model.new_cache(subject.plan.window)
     right = 0

@@ -48,7 +48,7 @@ def measure_use(request: Request) -> Use:
 
 
 def _measure_here(request: Request) -> Use:
-    """On llama.cpp one thread is timed by the processor time that it takes, which leaves out when others ran."""
+    """On llama.cpp one thread is timed by its processor time, which other programs do not change."""
     plan = choose(request, offline=True)
     by_processor = plan.facts == LLAMA_CPP and not plan.device.accelerators
     if by_processor:

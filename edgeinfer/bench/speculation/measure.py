@@ -32,8 +32,8 @@ _CONTROLLED: Final = frozenset({0, 1})  # of five prompts in a row; kinds come i
 _WARM: Final = (
     "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
 )
-_ANSWER: Final = 50  # tokens of a usual answer, for the time it will take
-_LOOKED_AT: Final = 12  # prompts, for their usual length
+_ANSWER: Final = 50  # tokens of a usual answer, to estimate how long the run takes
+_LOOKED_AT: Final = 12  # prompts whose lengths are averaged for that estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
     parser.add_argument("--minutes", type=float, help=f"time for all models together; default {FULL_MINUTES:g}")
     parser.add_argument("--runs", type=int, help="greedy runs; default 3 for large models at Q4_0 and F16, else 1")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="keep every answer's figures; a cut run goes on here")
-    parser.add_argument("--json", action="store_true", help="one JSON object a row on stdout, with one for each prompt")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="keep the figures of every answer; an interrupted run resumes from there",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object for each row and each prompt on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there, not on stdout")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="speed-up against acceptance, as FILE.png and FILE.svg"

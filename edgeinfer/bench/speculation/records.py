@@ -1,4 +1,4 @@
-"""What a speed run writes down, one JSON object a line, so that an interrupted run can be resumed."""
+"""The records of a run, one JSON object per line, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import UsageError
 
 PLAIN: Final = "plain"  # the whole model, speculation off
-CONTROL: Final = "plain again"  # the same once more: how much equal runs differ
-LARGE: Final = 500_000_000  # parameters from which a model counts as of the 1B shape
+CONTROL: Final = "plain again"  # plain decoding a second time: shows how much equal runs differ
+LARGE: Final = 500_000_000  # parameters; a larger model counts as of the 1B shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A start of the bench: what is written after it was measured by this commit."""
+    """A start of the bench: the records that follow were measured at this commit."""
 
     commit: str
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What rounds cost before the run, and the most rows that the program allows itself in one."""
+    """Costs of rounds before the run, and the most rows of a round."""
 
     subject: Subject
     costs: RowCosts
@@ -81,7 +81,7 @@ class Log:
     commits: list[str] = field(default_factory=list)  # that measured it
 
     def latest(self) -> dict[tuple[Subject, float, int, int, str], Record]:
-        """The newest record of each key: what was run again counts once."""
+        """The newest record of each key: a repeated run counts once."""
         return {record.key: record for record in self.records}
 
     def add(self, item: Item) -> None:
@@ -118,14 +118,14 @@ class LogFile:
 
 
 def _drop_cut_line(path: Path) -> None:
-    """What is added next must begin on a line of its own."""
+    """Make sure that the next record begins on a new line."""
     data = path.read_bytes()
     if not data.endswith(b"\n"):
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def read(path: Path) -> Iterator[Item]:
-    """Raises UsageError for a file that is not such a log. A last line that was cut is left out."""
+    """Raises UsageError for a file that is not such a log. An incomplete last line is left out."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:

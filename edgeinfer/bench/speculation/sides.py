@@ -44,7 +44,8 @@ class Answered:
 
 
 class _Reading:
-    """An answer that is read a few tokens at a time. It starts from nothing, so that first tokens compare."""
+    """An answer that is read a few tokens at a time. It starts with an empty cache, so that first tokens can be
+    compared."""
 
     def __init__(self, decoder: Decoder, prompt: Prompt, sampling: Sampling, max_tokens: int, stops: frozenset[int]):
         decoder.cache.rewind(0)
@@ -63,7 +64,7 @@ class _Reading:
 
 
 def turned(order: Sequence[str], turn: int) -> list[str]:
-    """Another one begins each time, and every second round of these goes backwards."""
+    """`order`, rotated by `turn`; every second round of turns goes backwards."""
     first = turn % len(order)
     names = [*order[first:], *order[:first]]
     return names[::-1] if turn // len(order) % 2 else names
@@ -93,7 +94,7 @@ class Sides:
         self._drafts: dict[str, Path] = {read_draft_file(path).kind: path for path in drafts}
         self._draft: OpenedDraftModel | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
-        self.notes: dict[str, str] = {}  # arms that are less than was asked for, and why
+        self.notes: dict[str, str] = {}  # arms that do less than was asked for, and why
         self.decoders: dict[str, Decoder] = {}
         self._models: dict[tuple[str, ...], Model] = {}
         try:
@@ -118,17 +119,17 @@ class Sides:
 
     @property
     def exit_model(self) -> Model | None:
-        """The model as it is opened to draft by itself."""
+        """The model opened with its early exit."""
         return next((model for model in self._models.values() if model.drafts_with), None)
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """Its beginning is a prompt like the rest: here nothing is ever evicted, and there are no sinks to keep it."""
+        """A prompt without a system part: nothing is evicted in this bench, so no sinks are needed."""
         return replace(PromptBuilder(self._words, self.plain_model.tokenizer).build(messages), n_system=0)
 
     def answer(
         self, order: Sequence[str], prompt: Prompt, sampling: Sampling, max_tokens: int
     ) -> Mapping[str, Answered]:
-        """Of every arm in `order`, a few tokens in turn, so that all have the machine as it is: it changes soon."""
+        """The answers of the arms in `order`, a few tokens in turn, so that changes of the machine affect all alike."""
         stops = self.plain_model.tokenizer.stop_tokens
         readings = {arm: _Reading(self.decoders[arm], prompt, sampling, max_tokens, stops) for arm in order}
         for reading in readings.values():

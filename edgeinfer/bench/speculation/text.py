@@ -43,7 +43,7 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
 
 
 def _won_by_kind(log: Log, rows: Sequence[Row]) -> Iterator[str]:
-    """Of `auto`, greedy. Rounds without a draft cost more than plain ones by what it takes to look for drafts."""
+    """Greedy rounds of `auto`. Rounds without a draft cost more than plain ones, because drafts were looked for."""
     cells = {row.kind: won(log, row) for row in rows if row.arm == "auto" and row.temperature == 0}
     if ALL not in cells:
         return
