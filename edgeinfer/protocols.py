@@ -141,7 +141,7 @@ class BlockCache(Cache, Protocol):
 
     @property
     def block_format(self) -> str:
-        """What the bytes of a block depend on besides the model's weights and the tokens: engine, build, shape, types.
+        """What the bytes of a block depend on in addition to the weights and the tokens: engine, build, shape, types.
         "" where this model's K and V cannot be taken apart."""
         ...
 

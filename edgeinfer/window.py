@@ -49,7 +49,7 @@ class WindowPolicy:
         return position if position < self.sink else self.sink + position % self.window
 
     def oldest(self, query: int) -> int:
-        """The oldest position that is recent for `query`; sinks are visible besides."""
+        """The oldest position that is recent for `query`; the sinks are visible too."""
         return max(0, self.block * (query // self.block) - (self.window - self.block))
 
     def visible(self, query: int, key: int) -> bool:

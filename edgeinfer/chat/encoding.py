@@ -1,7 +1,7 @@
 """Rendered text to tokens, so that only what the template itself wrote becomes a control token.
 
 Before a message is rendered, `Encoder.hide` puts a mark into every control token that its content spells. The template
-sees ordinary text, and in the rendered text the mark tells the user's `<|im_end|>` from the template's.
+sees ordinary text, and in the rendered text the mark separates the user's `<|im_end|>` from the template's.
 """
 
 from __future__ import annotations

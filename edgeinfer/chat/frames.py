@@ -77,7 +77,7 @@ def learn_frames(template: Template, variables: Mapping[str, Any] | None = None)
     after_ask, after_reply = gaps[1], gaps[2]
     asked = template.probe(TALK[:3], variables, opening=False)
     if asked is None or asked == template.probe(TALK[:3], variables):
-        user_after = ""  # an answer is always opened: what closes the question cannot be told from it
+        user_after = ""  # every answer is opened, so what closes the question cannot be separated from that opening
     else:
         user_after = shared_start(tail_of(asked, ASK_AGAIN), after_ask)
     replied = template.probe(TALK[:4], variables, opening=False)

@@ -1,7 +1,7 @@
 """Choosing a token from a row: bias, penalties, temperature, truncation, then the Gumbel-max trick with keyed noise.
 
-The pick at an index of the answer depends on the row, the seed and the index alone, so every way to come by the row
-gives the same token, on every processor. Order: bias, repetition penalty, presence and frequency penalties,
+The pick at an index of the answer depends on the row, the seed and the index alone, so every way of computing the
+row gives the same token, on every processor. Order: bias, repetition penalty, presence and frequency penalties,
 temperature, top-k, top-p, min-p; each renormalizes for the next.
 
 NumPy's exp and log are fast, but their last bit depends on the processor. They decide where the answer is clear, and
@@ -34,7 +34,7 @@ _WEIGHT_ONE = 1 << 40  # weights are whole numbers: their sum is exact in any or
 
 
 class Sampler:
-    """`greedy` says that a row's own argmax is the pick, so that the row need not come to the host."""
+    """`greedy` says that the pick is the row's own argmax, so that the row need not be copied to the host."""
 
     def __init__(self, sampling: Sampling) -> None:
         _check(sampling)
@@ -60,7 +60,7 @@ class Sampler:
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
         """What `pick` draws from: token ids [n] and their probabilities [n] float64, most likely first.
 
-        Tokens less likely than e^-41 of the first are left out: no noise could lift them.
+        Tokens less likely than e^-41 of the first are left out, because no noise could lift them.
         """
         row = self._adjusted(row, index, context)
         if self.sampling.temperature == 0.0:
@@ -79,7 +79,7 @@ class Sampler:
         """The row with its bias and penalties.
 
         CTRL's penalty (arXiv 1909.05858) divides a repeated token's logit, or multiplies it below zero. The other two
-        are OpenAI's: so much less for a token that is in the answer, and for each time that it is.
+        are OpenAI's: one is subtracted for a token that the answer holds, the other for each occurrence.
         """
         if not self._changes:
             return row

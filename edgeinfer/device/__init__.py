@@ -1,4 +1,4 @@
-"""What is here: the device profile, found or named."""
+"""The device profile: of this machine, or of a device named in `devices.toml`."""
 
 from edgeinfer.device.detect import detect
 from edgeinfer.device.devices import load_devices, named, slugs

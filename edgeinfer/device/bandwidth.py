@@ -1,7 +1,7 @@
 """Memory bandwidth: from the table of chips, else measured until it settles and kept in the cache folder.
 
-Other programs can only make a copy slower. So the best figure is kept, and it is measured again in later runs until
-several quiet measurements found nothing faster; after that once a day.
+Other programs can only make a copy slower. So the best figure is kept and measured again in later runs, until several
+quiet measurements find nothing faster; after that, once a day.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Copied", "Kept", "bandwidth", "measure", "settle"]
 
 _BUFFER_BYTES: Final = 16 << 20  # two a thread: together beyond most last-level caches, and less than a model takes
 _MEASURE_S: Final = 0.05
-_QUIET_SHARE: Final = 0.9  # threads that ran for less of their time were waiting for other programs
-_FIRST_RUN: Final = 4  # measurements where nothing is kept: the first plan needs a true figure too
+_QUIET_SHARE: Final = 0.9  # threads that ran for a smaller share of the time were waiting for other programs
+_FIRST_RUN: Final = 4  # measurements when none is stored, because the first plan needs a true figure too
 _SETTLED: Final = 3  # quiet measurements that found nothing faster
 _FASTER: Final = 1.05  # more than noise
 _RECHECK_S: Final = 24 * 3600.0
@@ -49,7 +49,7 @@ class Kept:
 
 
 def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int) -> tuple[int, str]:
-    """Bytes per second, and where the figure is from."""
+    """Bytes per second, and the source of the figure."""
     known = devices.chip_titled(chip, total_bytes)
     if known:
         return int(known.gb_per_s.value * 1e9), f"known chip: {known.gb_per_s.source}"
@@ -75,7 +75,8 @@ def _measured(kept: Kept | None, copy: Callable[[], Copied], now: float) -> Kept
 
 
 def settle(kept: Kept | None, found: Copied, now: float) -> Kept:
-    """What to keep after one more measurement. One that others disturbed may raise the best, and confirms nothing."""
+    """What to keep after one more measurement. A disturbed measurement may raise the best figure, but confirms
+    nothing."""
     if kept is None or found.per_s > _FASTER * kept.best_per_s:
         return Kept(found.per_s, 0, now)
     if not found.quiet:
@@ -84,7 +85,7 @@ def settle(kept: Kept | None, found: Copied, now: float) -> Kept:
 
 
 def measure(n_threads: int) -> Copied:
-    """What `n_threads` threads copy at once; the best round of about 50 ms."""
+    """What `n_threads` threads copy together, in the best round of about 50 ms."""
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np

@@ -14,7 +14,7 @@ __all__ = ["detect"]
 
 
 def detect() -> DeviceProfile:
-    """What is here now. Reads no model and imports no engine; memory is asked again at each call."""
+    """The profile now. Reads no model and imports no engine; memory is read again at each call."""
     found = _detect()
     return replace(found, reached=read_reached(found.machine), row_times=read_row_times(found.machine))
 
@@ -32,4 +32,4 @@ def _detect() -> DeviceProfile:
         from edgeinfer.device import linux
 
         return linux.profile()
-    raise EdgeInferError(f"edgeinfer does not know how to look at {sys.platform}", hint="plan with --device NAME")
+    raise EdgeInferError(f"edgeinfer cannot detect the hardware of {sys.platform}", hint="plan with --device NAME")

@@ -1,4 +1,4 @@
-"""Devices that are known by name: `devices.toml`, with the user's own file laid over it."""
+"""Devices by name: `devices.toml`, overridden by the user's own file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SURE = ("seen", "derived", "memory", "estimate")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number with where it is from and how sure it is: seen in the source, derived, from memory, or an estimate."""
+    """A number with its source and its certainty: seen in the source, derived, from memory, or an estimate."""
 
     value: float
     source: str
@@ -43,7 +43,7 @@ class Device:
     os: Os
     chip: Chip
     total_gib: Figure
-    os_gb: Figure  # what the system and its programs take
+    os_gb: Figure  # memory that the system and its programs take
     ceiling_mb: Figure
     accelerators: frozenset[str]
 
@@ -103,7 +103,7 @@ def user_devices_file() -> Path | None:
 
 
 def load_devices(user_file: Path | None = None) -> Devices:
-    """The built-in devices with those of `user_file` over them. Raises UsageError where a file is wrong."""
+    """The built-in devices, overridden by those of `user_file`. Raises UsageError where a file is wrong."""
     devices = _merge(Devices({}, {}, {}), read_toml(Path(__file__).parent / "devices.toml"))
     mine = user_file or user_devices_file()
     return _merge(devices, read_toml(mine)) if mine and mine.exists() else devices

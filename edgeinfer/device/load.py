@@ -1,4 +1,4 @@
-"""Whether other programs use this machine now, so that what is measured would be too slow."""
+"""Whether other programs use this machine now, which would make measurements too slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Metal says of its own memory, asked through the Objective-C runtime: no engine is imported for it."""
+"""Metal's memory limits, read through the Objective-C runtime without importing an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the planner knows of a device."""
+"""What the planner knows about a device."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class DeviceProfile:
 
     @property
     def machine(self) -> str:
-        """Names this kind of machine in what is kept between runs: a home folder may be on several."""
+        """A key for this kind of machine in records that are kept between runs, because a home folder may be shared by
+        several."""
         return f"{self.chip}, {self.n_cores} cores, {self.total_bytes >> 30} GiB"
 
     @property

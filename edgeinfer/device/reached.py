@@ -1,4 +1,4 @@
-"""The speed that decoding reached on this machine, by model file: kept between runs for the plans to come."""
+"""The decoding speed that each model file reached on this machine, kept between runs for later plans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def keep_reached(machine: str, key: str, tokens_per_s: float) -> None:
 
 
 def _read(machine: str) -> dict[str, tuple[float, float]]:
-    """Tokens per second and when they were measured; what is damaged or old is left out."""
+    """Tokens per second and when they were measured; damaged and old records are left out."""
     folder = cache_folder()
     stored = read_kept(folder / "reached-speeds.json" if folder else None).get(machine)
     now, good = time.time(), {}

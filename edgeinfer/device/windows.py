@@ -13,7 +13,8 @@ __all__ = ["profile"]
 
 
 def profile() -> DeviceProfile:
-    """Memory and cores by psutil. CPU features cannot be asked here: the slow class of the architecture is assumed."""
+    """Memory and cores by psutil. CPU features cannot be read here, so the slow class of the architecture is
+    assumed."""
     import psutil
 
     memory = psutil.virtual_memory()

@@ -1,4 +1,4 @@
-"""Model files by name: where they are in the Hugging Face cache, and how they get there."""
+"""Model files by name: finds them in the Hugging Face cache, and downloads them into it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import at first use: looking into the cache does not pay for the network."""
+    """Import at first use: reading the cache does not load the network code."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

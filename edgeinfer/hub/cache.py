@@ -1,4 +1,4 @@
-"""The Hugging Face cache as it lies on the disk. Standard library only: looking must not cost an import.
+"""The Hugging Face cache on disk. Standard library only, so that reading it costs no import.
 
 Layout (huggingface_hub 2, docs "Understand caching"): `models--org--name/{blobs,refs,snapshots/<commit>}`; a snapshot's
 files are links to blobs, and a blob is called after its digest.
@@ -56,7 +56,9 @@ def cache_dir() -> Path:
     any of them, on a machine that has no home folder."""
     folder = cache_dir_or_none()
     if folder is None:
-        raise UsageError("there is no home folder to keep models in", hint="set HF_HOME to a folder of yours")
+        raise UsageError(
+            "there is no home folder to keep models in", hint="set HF_HOME to a folder that you can write to"
+        )
     return folder
 
 
@@ -83,7 +85,7 @@ def repo_dir(repo: str) -> Path:
 
 
 def locate(repo: str, file: str = "", revision: str = "") -> Path | None:
-    """Where `file` of `repo` (or its whole snapshot) lies; None when it is not in the cache. Never asks the network.
+    """The path of `file` of `repo` (or of its whole snapshot); None if it is not in the cache. Never uses the network.
 
     The first part of a split file is there when all of its parts are.
 
@@ -146,9 +148,9 @@ def remove(repo: str, file: str = "") -> int:
 
 
 def verify(path: Path, sha256: str = "", progress: Callable[[int], None] = lambda _: None) -> str:
-    """Read all of `path` and hold its digest against `sha256`, or against the name of its blob in the cache.
+    """Read all of `path` and compare its digest with `sha256`, or with the name of its blob in the cache.
 
-    Returns `sha256:<hex>`; raises ArtifactError when it differs. A file that is known by no digest passes.
+    Returns `sha256:<hex>`; raises ArtifactError when it differs. A file without a known digest passes.
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist", hint="pull the model again")
@@ -163,7 +165,7 @@ def verify(path: Path, sha256: str = "", progress: Callable[[int], None] = lambd
 
 
 def known_digest(path: Path, sha256: str = "") -> str:
-    """`sha256`, else what the name of the file's blob in the cache says; "" for a file that is known by neither."""
+    """`sha256`, or else the digest in the name of the file's blob in the cache; "" if neither is known."""
     blob = path.resolve().name
     return check_digest(sha256) if sha256 else f"sha256:{blob}" if SHA256.fullmatch(blob) else ""
 

@@ -1,4 +1,4 @@
-"""What a model may be called: a catalog name or `org/repo`, each with `:TIER`; a file; a folder; an address."""
+"""The forms of a model's name: a catalog name or `org/repo`, each with `:TIER`; a file; a folder; an address."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ModelName:
 
 
 def parse_name(text: str, catalog: Collection[str] = (), *, listed_by: str = "edgeinfer list --catalog") -> ModelName:
-    """What `text` names. A path is looked for first; the network is never asked.
+    """What `text` names. A path is tried first; the network is never used.
 
     `listed_by` is the command that a hint names. Raises ModelNotFoundError with near names when `text` is no repository
     and no path and not in `catalog` (an empty `catalog` accepts every well-formed name), UsageError for an ill-formed
@@ -126,7 +126,7 @@ def near(name: str, names: Collection[str]) -> str:
 
 
 def _local(text: str, catalog: Collection[str]) -> ModelName | None:
-    """`text` as a path: one that is here, or one that is written like a path. The catalog's own names come first."""
+    """`text` as a path, if it exists or is written like a path. Catalog names take precedence."""
     try:
         path = Path(text).expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()
@@ -153,7 +153,7 @@ def _local(text: str, catalog: Collection[str]) -> ModelName | None:
 
 
 def _in_folder(path: Path, *, must: bool) -> ModelName | None:
-    """The model in a folder: its one .gguf, or the folder itself. None where it holds none and need not."""
+    """The model in a folder: its one .gguf, or the folder itself. None if it holds none and none is required."""
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         return ModelName("folder", path=path)
     ggufs = sorted(file for file in path.glob("*.[gG][gG][uU][fF]") if file.is_file())

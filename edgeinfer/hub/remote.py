@@ -1,4 +1,4 @@
-"""The hub over the network: what a repository holds, a file's header alone, and the hub's errors in our words.
+"""The hub over the network: what a repository holds, a file's header alone, and the hub's errors as EdgeInferErrors.
 
 Everything goes through huggingface_hub's session (its proxies, its token, its offline switch), in plain HTTP requests.
 """
@@ -75,7 +75,7 @@ def look_up(repo: str, revision: str = "") -> RemoteRepo:
             info = api.model_info(repo, revision=revision or None, files_metadata=True, timeout=TIMEOUT_S)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DownloadError(
-                f"{endpoint()} gives an answer that makes no sense for {repo}: {error!r:.120}"
+                f"{endpoint()} gave an answer that cannot be read for {repo}: {error!r:.120}"
             ) from error
     if not info.sha or not COMMIT.fullmatch(info.sha):
         raise ArtifactError(f"the hub names no commit for {repo}: {str(info.sha)[:60]!r}")
@@ -129,7 +129,8 @@ def open_range(repo: str, file: str, revision: str, first: int, last: int | None
 
 @contextmanager
 def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
-    """Turn what huggingface_hub and its HTTP client raise into our errors; set its switches before it is imported."""
+    """Turn exceptions of huggingface_hub and its HTTP client into EdgeInferErrors. Sets its switches before the
+    import."""
     if is_offline():
         raise DownloadError(
             f"{repo} is not all here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"

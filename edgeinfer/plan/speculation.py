@@ -1,4 +1,4 @@
-"""Which drafters the decoder may use with a plan, and what people are told about them."""
+"""Which drafters the decoder may use with a plan, and the line of the plan about them."""
 
 from __future__ import annotations
 

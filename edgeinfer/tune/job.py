@@ -173,7 +173,7 @@ def begin(
     if kept is not None and sizes != wanted:
         raise NoPlanError(
             f"the work was begun with more memory than the {budget / 1e9:.1f} GB that this device can give now",
-            hint=f"close other programs, or delete {subject.folder} to begin anew",
+            hint=f"close other programs, or delete {subject.folder} to start over",
         )
     model = load(subject.path, device=device.name, dtype=device.dtype)
     if kept is None:

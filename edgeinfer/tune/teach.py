@@ -41,7 +41,7 @@ class Schedule:
         return self.learning_rate * min(1.0, (step + 1) / warmup_steps) * min(1.0, left)
 
     def is_judged(self, step: int) -> bool:
-        """Whether the draft is judged after so many steps: twelve times in all, and at the end."""
+        """Whether the draft is judged after this number of steps: twelve times in all, and at the end."""
         return step == self.n_steps or step % max(1, self.n_steps // _N_POINTS) == 0
 
 

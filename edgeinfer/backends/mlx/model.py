@@ -34,7 +34,7 @@ KV_BITS: dict[str, KvBits] = {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}
 
 @maps_engine_errors("MLX")
 class MlxModel:
-    """`note` says why the model does not draft when it was asked to; "" otherwise."""
+    """`note` says why the model does not draft although the plan asked for it, or is ""."""
 
     exact_rows: int | None = None  # one row and several take different kernels, which round differently
     n_threads = 0

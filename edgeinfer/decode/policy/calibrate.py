@@ -181,7 +181,7 @@ class CostStore:
         return self._folder / f"{key}.json" if self._folder else None
 
     def load(self, key: str) -> RowCosts | None:
-        """None where nothing usable is stored: missing, unreadable, or too old for how it was measured."""
+        """None if nothing usable is stored: it is missing, unreadable, or too old."""
         stored = read_kept(self._file(key))
         try:
             keep_s = KEEP_BUSY_S if stored["busy"] else KEEP_S
@@ -198,7 +198,7 @@ class CostStore:
     def save(self, key: str, costs: RowCosts, *, busy: bool | None = None) -> None:
         """`busy`: other programs used the machine meanwhile; None: judged by its load now.
 
-        Best effort: a cache that cannot be written costs a second at the next start, nothing else.
+        Best effort: if the cache cannot be written, the next start measures again.
         """
         stored = {
             "measured": time(),

@@ -16,7 +16,7 @@ MIN_SPEEDUP: Final = 1.02  # estimates are noisy: a smaller gain over plain deco
 MAX_TRIAL_TIME_SHARE: Final = 0.005
 MAX_TRIAL_LOSS: Final = 2.0  # plain rounds that trials may lose before they have earned their share
 MIN_TRIAL_SPEEDUP: Final = 0.4
-MAX_OVERRUN: Final = 2.0  # a trial that takes longer was interrupted: the rest is not counted as its loss
+MAX_OVERRUN: Final = 2.0  # a trial that takes longer was interrupted, so the rest does not count as its loss
 
 # Re-measure a plain round periodically, because all times are relative to it: after 2 drafted rounds, then 4, 8 ... up
 # to 64; after 8 if the measured drift exceeds 8 %. Chosen on the same simulated devices.

@@ -1,4 +1,4 @@
-"""A first run of each kernel on this GPU against its twin: one that does not compile or differs is not used."""
+"""A first run of each kernel on this GPU against its twin: a kernel that does not compile, or differs, is not used."""
 
 from __future__ import annotations
 
