@@ -10,10 +10,10 @@ from edgeinfer.chat.trace_formats import TraceFormat
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.policy.known import KnownDrafts
 from edgeinfer.prefill import within_blocks
-from edgeinfer.protocols import Round, TokenLike
+from edgeinfer.protocols import Cache, Round, TokenLike
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
-from edgeinfer.serve.engine.slots import Slot, choose_slot
+from edgeinfer.serve.engine.slots import NoPrefixes, Slot, choose_slot
 from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from tests.serve.engine import POLICY, Engine, Heard, Letters
 from tests.unit.fake_model import FakeModel
@@ -144,6 +144,22 @@ def test_a_long_prompt_leaves_a_row_to_the_others_in_every_step() -> None:
     assert chunks == [8] * 7 + [4]
     engine.until_idle()
     assert reader.tokens == engine.alone([5] * 60, 5)
+
+
+def test_the_end_is_reported_before_the_conversation_is_kept() -> None:
+    order: list[str] = []
+
+    class Notes(NoPrefixes):
+        def keep(self, cache: Cache, tokens: Tokens) -> None:
+            order.append("kept")
+
+    engine = Engine()
+    engine.scheduler._prefixes = Notes()
+    heard = engine.job([1, 2, 3], 2)
+    heard.job.report = lambda event: order.append(type(event).__name__)
+    engine.submit(heard)
+    engine.until_idle()
+    assert order == ["Admitted", "Written", "Written", "Ended", "kept"]
 
 
 class Foresees:
