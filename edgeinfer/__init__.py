@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgeinfer.chat.thinking import Segment
     from edgeinfer.decode.stats import AnswerStats, ArmStats
     from edgeinfer.device.profile import DeviceProfile, EngineSpeed
-    from edgeinfer.plan.facts import BackendFacts, Capabilities
+    from edgeinfer.device.row_times import RowTimes
+    from edgeinfer.plan.facts import BackendFacts, Capabilities, Exporting
     from edgeinfer.plan.types import Estimate, Plan, PlannedFile, Rejection, Request, SpeculationPlan
     from edgeinfer.protocols import Tokenizer
     from edgeinfer.runner.answer import Answer, AnswerOptions, AnswerStream
@@ -49,6 +50,7 @@ __all__ = [
     "EdgeInferError",
     "EngineSpeed",
     "Estimate",
+    "Exporting",
     "LayerKv",
     "LoadedModel",
     "Message",
@@ -58,6 +60,7 @@ __all__ = [
     "PlannedFile",
     "Rejection",
     "Request",
+    "RowTimes",
     "Sampling",
     "Segment",
     "SpeculationPlan",
@@ -76,7 +79,8 @@ _HOMES = {
     "chat.thinking": ("Segment",),
     "decode.stats": ("AnswerStats", "ArmStats"),
     "device.profile": ("DeviceProfile", "EngineSpeed"),
-    "plan.facts": ("BackendFacts", "Capabilities"),
+    "device.row_times": ("RowTimes",),
+    "plan.facts": ("BackendFacts", "Capabilities", "Exporting"),
     "plan.types": ("Estimate", "Plan", "PlannedFile", "Rejection", "Request", "SpeculationPlan"),
     "protocols": ("Tokenizer",),
     "runner.answer": ("Answer", "AnswerOptions", "AnswerStream"),
