@@ -36,8 +36,13 @@ COSTS = RowCosts(
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(DECODE, tmp_path_factory.mktemp("decode"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decode")
+
+
+@pytest.fixture(scope="module")
+def library(built: Path) -> ctypes.CDLL:
+    return compiled(DECODE, built)
 
 
 @pytest.fixture
@@ -223,8 +228,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(tmp_path: Path, mistake: str) -> None:
-    choosing = CppChoosing(mutant(tmp_path, *MISTAKES[mistake]), COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
+def test_a_mistake_is_found(tmp_path: Path, library: ctypes.CDLL, built: Path, mistake: str) -> None:
+    assert library  # its objects are in `built`
+    choosing = CppChoosing(mutant(tmp_path, built, *MISTAKES[mistake]), COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
     with pytest.raises(AssertionError):
         check_lookup(choosing, TEXTS["few kinds"])
         check_controller(choosing, 0)

@@ -20,8 +20,13 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compil
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(DECODE, tmp_path_factory.mktemp("decode"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decode")
+
+
+@pytest.fixture(scope="module")
+def library(built: Path) -> ctypes.CDLL:
+    return compiled(DECODE, built)
 
 
 def differing(library: ctypes.CDLL) -> list[str]:
@@ -76,8 +81,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_table_finds_a_mistake(tmp_path: Path, mistake: str) -> None:
-    assert differing(mutant(tmp_path, *MISTAKES[mistake]))
+def test_the_table_finds_a_mistake(tmp_path: Path, library: ctypes.CDLL, built: Path, mistake: str) -> None:
+    assert library  # its objects are in `built`
+    assert differing(mutant(tmp_path, built, *MISTAKES[mistake]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
