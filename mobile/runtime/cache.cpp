@@ -15,7 +15,8 @@ void check(ei_code code, const ei_error& error) {
 
 Program::Program(const std::string& path, int32_t n_threads, const std::string& packed_cache) {
   ei_error error{};
-  const ei_options options{sizeof(ei_options), n_threads, packed_cache.empty() ? nullptr : packed_cache.c_str()};
+  const char* packed = packed_cache.empty() ? nullptr : packed_cache.c_str();
+  const ei_options options{sizeof(ei_options), n_threads, packed, EI_KV_F32};
   check(ei_open(path.c_str(), &options, &model_, &error), error);
   ei_describe(model_, &info_);
 }

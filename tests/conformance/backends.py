@@ -114,12 +114,12 @@ def missing_mlx() -> str:
     return f"{' and '.join(missing)} not installed" if missing else ""
 
 
-def executorch(tier: str) -> Callable[[Path], Model]:
+def executorch(tier: str, kv_type: KvType = "f32") -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.executorch.bundle import load_bundle
         from tests.executorch.exported import bundle_of
 
-        return load_bundle(bundle_of(path, tier), n_threads=1)
+        return load_bundle(bundle_of(path, tier), n_threads=1, kv_type=kv_type)
 
     return load
 
@@ -190,6 +190,8 @@ MLX_SUBJECTS = (
 EXECUTORCH_SUBJECTS = (
     Subject("executorch-llama-fp32", LLAMA, executorch("fp32"), "f32", oracle_tolerance=1e-3),
     Subject("executorch-qwen3-8da8w", QWEN, executorch("8da8w"), "f32", oracle_tolerance=1.2),
+    Subject("executorch-llama-f16", LLAMA, executorch("fp32", "f16"), "f16", oracle_tolerance=0.1),
+    Subject("executorch-llama-q8", LLAMA, executorch("fp32", "q8_0"), "q8_0", oracle_tolerance=1.2, kv_group=(32, 4)),
     Subject("executorch-q4_0-8da4w", LLAMA_Q4_POSITIVE, executorch("8da4w"), "f32", oracle_tolerance=2.5),
 )
 

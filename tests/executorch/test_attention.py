@@ -15,7 +15,7 @@ ENGINE = ROOT / "mobile/runtime/engine"
 CHECK = Path(__file__).with_name("attention_check.cpp")
 COMPILER = shutil.which("c++")
 MISTAKES = {
-    "the last key is left out": ("const int n_shared = t.n_keys[query];", "const int n_shared = t.n_keys[query] - 1;"),
+    "the last key is left out": ("key < t.n_keys[query]; ++key) add(0", "key + 1 < t.n_keys[query]; ++key) add(0"),
     "keys beyond the list are weighed": ("scores[i] = -1e30f;", "scores[i] = scores[0];"),
     "several queries round differently from one": (
         "Vec sums[N][C] = {};",
@@ -26,6 +26,10 @@ MISTAKES = {
         "scores + (N - 1 - i) * t.score_stride + key",
     ),
     "e to the x is a little off": ("1.6666665459e-1f", "1.7666665459e-1f"),
+    "8-bit keys lose their scale": ("sums[i] *= Kept::scale", "sums[i] *= 1.01f * Kept::scale"),
+    "8-bit values take the scale of keys": ("(t, t.values, key), t.head", "(t, t.keys, key), t.head"),
+    "halves are rounded down": ("bits += 0xfffu + (bits >> 13 & 1u);", ""),
+    "bytes are rounded down": ("std::nearbyint(", "std::floor("),
 }
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
@@ -45,10 +49,11 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(sources: Path, check: str) -> subprocess.CompletedProcess[str]:
     assert COMPILER is not None
-    avx2 = ("-mavx2", "-mfma") if platform.machine() in ("x86_64", "AMD64") else ()
+    avx2 = ("-mavx2", "-mfma", "-mf16c") if platform.machine() in ("x86_64", "AMD64") else ()
     objects = [
         compile_with(sources, sources / "attention_portable.cpp", sources / "portable.o"),
         compile_with(sources, sources / "attention_avx2.cpp", sources / "avx2.o", *avx2),
+        compile_with(sources, sources / "storage.cpp", sources / "storage.o"),
     ]
     subprocess.run([COMPILER, check, *objects, "-o", str(sources / "check")], check=True)
     return subprocess.run([str(sources / "check")], capture_output=True, text=True, check=False)
@@ -64,9 +69,8 @@ def test_every_query_is_exact(tmp_path: Path, check: str) -> None:
 def test_a_mistake_is_found(tmp_path: Path, mistake: str, check: str) -> None:
     before, after = MISTAKES[mistake]
     sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
-    kernel = sources / "attention_kernel.inc"
-    text = kernel.read_text(encoding="utf-8")
-    assert before in text
-    kernel.write_text(text.replace(before, after), encoding="utf-8")
+    changed = [path for path in sources.glob("[asv]*.*") if before in path.read_text(encoding="utf-8")]
+    assert len(changed) == 1
+    changed[0].write_text(changed[0].read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
     done = run(sources, check)
     assert done.returncode == 1 and "off by" in done.stdout

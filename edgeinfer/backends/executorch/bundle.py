@@ -11,6 +11,7 @@ from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import Bundle, check_bundle
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import PROGRAM, Manifest
+from edgeinfer.types import KvType
 
 __all__ = ["BundleTokenizer", "load_bundle"]
 
@@ -30,10 +31,10 @@ class BundleTokenizer:
         self.piece = inner.piece
 
 
-def load_bundle(folder: Path, *, n_threads: int = 0, drafts: bool = True) -> ExecutorchModel:
+def load_bundle(folder: Path, *, n_threads: int = 0, drafts: bool = True, kv_type: KvType = "f32") -> ExecutorchModel:
     """Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does."""
     bundle = check_bundle(folder)
-    program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle))
+    program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle), kv_type=kv_type)
     try:
         _check_shape(bundle, program)
         tokenizer = BundleTokenizer(folder, bundle.manifest)

@@ -8,16 +8,20 @@ from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.executorch.build import engine_library
 from edgeinfer.errors import ArtifactError, EdgeInferError, EngineError, UsageError
+from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+
+KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")
+"""In the order of `ei_kv_type`. "q8_0" is 8 bits a value and one float32 scale for each head and position."""
 
 _ERRORS: dict[int, type[EdgeInferError]] = {2: UsageError, 4: ArtifactError, 70: EngineError}
 
@@ -41,7 +45,7 @@ class _Error(ctypes.Structure):
 
 
 class _Options(ctypes.Structure):
-    _fields_ = (("size", c_size_t), ("n_threads", c_int32), ("packed_cache_path", c_char_p))
+    _fields_ = (("size", c_size_t), ("n_threads", c_int32), ("packed_cache_path", c_char_p), ("kv_type", c_int32))
 
 
 class _Info(ctypes.Structure):
@@ -69,12 +73,20 @@ class ProgramInfo:
 
 
 class Program:
-    """A loaded program. `packed_cache` is a file for XNNPACK's packed weights: the next load maps it."""
+    """A loaded program. `packed_cache` is a file for XNNPACK's packed weights: the next load maps it.
 
-    def __init__(self, path: Path, *, n_threads: int = 0, packed_cache: Path | None = None) -> None:
+    Raises UsageError for a K/V type that the engine does not keep.
+    """
+
+    def __init__(
+        self, path: Path, *, n_threads: int = 0, packed_cache: Path | None = None, kv_type: KvType = "f32"
+    ) -> None:
+        if kv_type not in KV_TYPES:
+            raise UsageError(f"ExecuTorch keeps K and V as {', '.join(KV_TYPES)}, not as {kv_type}")
         self._library = _library()
         handle = c_void_p()
-        options = _Options(ctypes.sizeof(_Options), n_threads, str(packed_cache).encode() if packed_cache else None)
+        packed = str(packed_cache).encode() if packed_cache else None
+        options = _Options(ctypes.sizeof(_Options), n_threads, packed, KV_TYPES.index(kv_type))
         self._call("ei_open", str(path).encode(), byref(options), byref(handle))
         self._handle: c_void_p | None = handle
         info = _Info()

@@ -26,7 +26,7 @@ __all__ = ["FACTS", "ExecutorchFacts"]
 _TIERS: Final = frozenset({"8da4w", "8da8w", "fp32"})
 _PREFILL_ROWS: Final = 128  # MAX_TOKENS and MAX_ROWS of export/program.py
 _MAX_ROWS: Final = 16
-_UNSCALED: Final = Scaling(n_values=1, n_bytes=0)  # K and V are float32
+_SCALE_BYTES: Final = 4  # of 8-bit K and V: one scale for each head and position
 _ENGINE_BYTES: Final = 40_000_000
 
 
@@ -51,7 +51,10 @@ class ExecutorchFacts:
 
     def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
         rows = (
-            group.n_layers * group.n_kv_heads * kv_row_bytes(kv_type, group.head_dim, _UNSCALED) for group in shape.kv
+            group.n_layers
+            * group.n_kv_heads
+            * kv_row_bytes(kv_type, group.head_dim, Scaling(group.head_dim, _SCALE_BYTES))
+            for group in shape.kv
         )
         return policy.slots * sum(rows)
 

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "vectors.h"
+#include "storage.h"
 
 namespace edgeinfer {
 
@@ -16,9 +16,9 @@ struct AttentionTile {
   int n_queries;
   const int32_t* slots;   // [n_slots] by position; the last one is repeated to a multiple of kLanes
   int n_slots;
-  const float* keys;      // of this head in slot 0
-  const float* values;
-  int64_t slot_stride;    // floats from one slot to the next
+  KvType kv_type;
+  const char* keys;       // rows of this head: slot 0, 1 ...
+  const char* values;
   int head_dim;           // a multiple of kLanes
   float* scores;          // scratch [n_queries, score_stride]
   int64_t score_stride;   // at least n_slots

@@ -71,7 +71,8 @@ void check_range(const char* what, int64_t value, int64_t least, int64_t most) {
 class LoadedProgram {
  public:
   LoadedProgram(const char* path, const ei_options& options)
-      : module_(path, Module::LoadMode::Mmap, nullptr, nullptr, nullptr, /*share_memory_arenas=*/true) {
+      : module_(path, Module::LoadMode::Mmap, nullptr, nullptr, nullptr, /*share_memory_arenas=*/true),
+        kv_type_(static_cast<KvType>(options.kv_type)) {
     load(path, options.packed_cache_path);
     info_ = read_info(path);
     methods_ = info_.exit_layer ? std::vector<std::string>{"front", "exit_head", "verify"}
@@ -85,6 +86,7 @@ class LoadedProgram {
 
   const ei_info& info() const { return info_; }
   std::mutex& mutex() { return mutex_; }
+  KvType kv_type() const { return kv_type_; }
 
   // The first output of `method`, valid until the next run.
   const float* run(const char* method, const std::vector<EValue>& inputs, int64_t n_floats) {
@@ -150,6 +152,7 @@ class LoadedProgram {
   }
 
   Module module_;
+  const KvType kv_type_;
   ei_info info_{};
   std::vector<std::string> methods_;
   std::mutex mutex_;
@@ -314,6 +317,7 @@ ei_code ei_open(const char* path, const ei_options* options, ei_model** model, e
     if (options->size != sizeof(ei_options)) edgeinfer::refuse("ei_options is of another version of this header");
     if (options->packed_cache_path && std::strlen(options->packed_cache_path) > edgeinfer::kMaxPathBytes)
       edgeinfer::refuse("the path of the packed weights is longer than 255 bytes");
+    edgeinfer::check_range("the K/V type", options->kv_type, EI_KV_F32, EI_KV_Q8);
     if (options->n_threads > 0)
       executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(
           static_cast<uint32_t>(options->n_threads));
@@ -329,7 +333,7 @@ ei_code ei_cache_new(ei_model* model, const ei_policy* policy, ei_cache** cache,
   return guarded(error, [&] {
     const ei_info& info = model->program->info();
     edgeinfer::check_policy(*policy, info);
-    *cache = new ei_cache{model->program, edgeinfer::Rings(*policy, info), {}};
+    *cache = new ei_cache{model->program, edgeinfer::Rings(*policy, info, model->program->kv_type()), {}};
   });
 }
 

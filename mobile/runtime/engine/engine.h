@@ -34,10 +34,18 @@ typedef struct {
   char message[512]; /* one line, ended by 0 */
 } ei_error;
 
+/* How K and V are kept. */
+typedef enum {
+  EI_KV_F32 = 0,
+  EI_KV_F16 = 1,
+  EI_KV_Q8 = 2 /* 8 bits a value, and one float32 scale for each head and position */
+} ei_kv_type;
+
 typedef struct {
   size_t size;                   /* sizeof(ei_options), so that fields can be added */
   int32_t n_threads;             /* of the processor; 0: one per performance core, as ExecuTorch counts them */
   const char* packed_cache_path; /* a file for XNNPACK's packed weights, at most 255 bytes; NULL: keep them in memory */
+  int32_t kv_type;               /* an ei_kv_type */
 } ei_options;
 
 typedef struct {
@@ -68,7 +76,7 @@ EI_API ei_code ei_open(const char* path, const ei_options* options, ei_model** m
 EI_API void ei_describe(const ei_model* model, ei_info* info);
 EI_API void ei_close(ei_model* model);
 
-/* K and V of one conversation, float32, `window + sink` slots in each layer. */
+/* K and V of one conversation, `window + sink` slots in each layer. */
 EI_API ei_code ei_cache_new(ei_model* model, const ei_policy* policy, ei_cache** cache, ei_error* error);
 EI_API int64_t ei_cache_bytes(const ei_cache* cache);
 EI_API void ei_cache_free(ei_cache* cache);

@@ -86,12 +86,15 @@ struct Attention {
 
   void write_keys_and_values() const {
     const int64_t dim = rings.head_dim;
+    std::vector<float> turned(static_cast<size_t>(dim));
     for (int64_t t = 0; t < n_tokens; ++t) {
       const int64_t slot = rings.window().slot(position + t);
       for (int64_t head = 0; head < rings.n_kv_heads; ++head) {
-        const int64_t from = (t * rings.n_kv_heads + head) * dim, to = head * rings.head_floats() + slot * dim;
-        turn(k + from, t, 1.0f, &layer.keys[to]);
-        std::memcpy(&layer.values[to], v + from, dim * sizeof(float));
+        const int64_t from = (t * rings.n_kv_heads + head) * dim;
+        const int64_t to = head * rings.head_bytes() + slot * rings.row_bytes();
+        turn(k + from, t, 1.0f, turned.data());
+        store_row(rings.kv_type, turned.data(), dim, &layer.keys[to]);
+        store_row(rings.kv_type, v + from, dim, &layer.values[to]);
       }
     }
   }
@@ -133,10 +136,10 @@ struct Attention {
       n_keys[i] = static_cast<int>(n_visible(token));
       outputs[i] = out + at;
     }
-    const int64_t head = kv_head * rings.head_floats();
-    attend_tile()({queries.data(), n_keys.data(), static_cast<int>(n_queries), slots.data(), n_slots,
-                   layer.keys.data() + head, layer.values.data() + head, dim, static_cast<int>(dim), scores.data(),
-                   n_slots, outputs.data()});
+    const int64_t head = kv_head * rings.head_bytes();
+    attend_tile()({queries.data(), n_keys.data(), static_cast<int>(n_queries), slots.data(), n_slots, rings.kv_type,
+                   layer.keys.data() + head, layer.values.data() + head, static_cast<int>(dim), scores.data(), n_slots,
+                   outputs.data()});
   }
 
   bool run() const {

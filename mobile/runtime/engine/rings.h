@@ -5,15 +5,16 @@
 #include <vector>
 
 #include "engine.h"
+#include "storage.h"
 #include "window.h"
 
 namespace edgeinfer {
 
 class Rings {
  public:
-  Rings(const ei_policy& policy, const ei_info& info)
-      : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), layers_(info.n_layers) {
-    const size_t n = static_cast<size_t>(n_kv_heads * head_floats());
+  Rings(const ei_policy& policy, const ei_info& info, KvType kv_type)
+      : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), kv_type(kv_type), layers_(info.n_layers) {
+    const size_t n = static_cast<size_t>(n_kv_heads * head_bytes());
     for (Layer& layer : layers_) {
       layer.keys.resize(n);
       layer.values.resize(n);
@@ -21,19 +22,21 @@ class Rings {
   }
 
   struct Layer {
-    std::vector<float> keys;  // [n_kv_heads, slots, head_dim]
-    std::vector<float> values;
+    std::vector<char> keys;  // [n_kv_heads, slots] rows
+    std::vector<char> values;
   };
 
   WindowPolicy window() const { return {policy.window, policy.sink, policy.block, policy.limit}; }
-  int64_t head_floats() const { return window().slots() * head_dim; }
+  int64_t row_bytes() const { return edgeinfer::row_bytes(kv_type, head_dim); }
+  int64_t head_bytes() const { return window().slots() * row_bytes(); }
   int64_t n_layers() const { return static_cast<int64_t>(layers_.size()); }
-  int64_t n_bytes() const { return 2 * n_layers() * n_kv_heads * head_floats() * int64_t{sizeof(float)}; }
+  int64_t n_bytes() const { return 2 * n_layers() * n_kv_heads * head_bytes(); }
   Layer& layer(int64_t index) { return layers_[static_cast<size_t>(index)]; }
 
   const ei_policy policy;
   const int64_t n_kv_heads;
   const int64_t head_dim;
+  const KvType kv_type;
 
  private:
   std::vector<Layer> layers_;
