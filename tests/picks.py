@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +25,7 @@ Function: TypeAlias = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64
 
 TABLE = Path(__file__).with_name("data") / "picks.json"
 N_PICKS = 250  # of each setting
+N_ROWS = 40
 SETTINGS = (
     GREEDY,
     Sampling(),
@@ -60,6 +61,7 @@ _SIZES = (60, 1000, 4000, 130, 20_011)  # of the vocabulary
 @dataclass(frozen=True)
 class Case:
     sampling: Sampling
+    row_number: int
     row: npt.NDArray[np.float32]
     index: int
     context: list[int]
@@ -78,12 +80,13 @@ def row_of(number: int) -> npt.NDArray[np.float32]:
 
 
 def cases() -> Iterator[Case]:
-    rows = [row_of(number) for number in range(40)]
+    rows = [row_of(number) for number in range(N_ROWS)]
     for setting, sampling in enumerate(SETTINGS):
         for index in range(N_PICKS):
-            row = rows[(setting + index) % len(rows)]
+            number = (setting + index) % N_ROWS
+            row = rows[number]
             skewed = uniform(99, index, np.arange(80)) ** 2
-            yield Case(sampling, row, index, (skewed * len(row)).astype(int).tolist())
+            yield Case(sampling, number, row, index, (skewed * len(row)).astype(int).tolist())
 
 
 def by_python(case: Case) -> int:
@@ -97,6 +100,42 @@ def differing(
     table = json.loads(TABLE.read_text())
     functions = [name for name, found in _digests(exp, log).items() if found != table[name]]
     return functions or [str(number) for number, case in enumerate(cases()) if pick(case) != table["picks"][number]]
+
+
+def as_bytes() -> bytes:
+    """The cases, and numbers for exp and log, as tests/runtime/picks_check.cpp reads them."""
+    rows = [row_of(number) for number in range(N_ROWS)]
+    out = [_integers(N_ROWS)]
+    for row in rows:
+        out += [_integers(len(row)), row.tobytes()]
+    listed = list(cases())
+    out.append(_integers(len(listed)))
+    for case in listed:
+        how = case.sampling
+        penalties = (how.repeat_penalty, how.presence_penalty, how.frequency_penalty)
+        out.append(np.array([how.temperature, how.top_p, how.min_p, *penalties]).tobytes())
+        out.append(_integers(how.top_k, how.repeat_last_n, how.seed, len(how.logit_bias)))
+        out += [_integers(token) + np.array([bias]).tobytes() for token, bias in how.logit_bias]
+        out.append(
+            _integers(case.row_number, case.index, len(case.context)) + np.array(case.context, np.int32).tobytes()
+        )
+    numbers = uniform(-9, 0, np.arange(20_000))
+    return b"".join([*out, _integers(len(numbers)), numbers.tobytes()])
+
+
+def wrong_lines(lines: Sequence[str]) -> list[str]:
+    """Those that tests/runtime/picks_check.cpp should not have printed for `as_bytes`."""
+    x = uniform(-9, 0, np.arange(20_000))
+    bits = [values.view(np.uint64).tolist() for values in (arithmetic.exp((x - 0.5) * 1300), arithmetic.log(x))]
+    expected = [
+        *map(str, json.loads(TABLE.read_text())["picks"]),
+        *(f"{a:x} {b:x}" for a, b in zip(*bits, strict=True)),
+    ]
+    return [line for line, wanted in zip(lines, expected, strict=True) if line != wanted]
+
+
+def _integers(*values: int) -> bytes:
+    return np.array([value & (1 << 64) - 1 for value in values], np.uint64).tobytes()
 
 
 def _digests(exp: Function, log: Function) -> dict[str, str]:
