@@ -28,8 +28,8 @@ class Mutant:
 
 WHOLE = Mutant("none", "rings.h", "", "")
 MUTANTS = (
-    Mutant("the ring overwrites the sinks", "rings.h", "sink + position % window", "position % slots()"),
-    Mutant("a block too many is visible", "rings.h", "block - (window - block)", "block - window"),
+    Mutant("the ring overwrites the sinks", "window.h", "sink + position % window", "position % slots()"),
+    Mutant("a block too many is visible", "window.h", "block - (window - block)", "block - window"),
     Mutant("a query does not see itself", "operators.cpp", "p + 1 - std::max", "p - std::max"),
     Mutant("scores are not scaled", "operators.cpp", "1.0f / std::sqrt(static_cast<float>(dim))", "1.0f"),
     Mutant("keys are turned the other way", "operators.cpp", "a * c[i] - b * s[i]", "a * c[i] + b * s[i]"),

@@ -1,7 +1,8 @@
 // Answers prompts greedily with an exported program, for comparing processors:
 //   processor_check PROGRAM PROMPTS N_TOKENS KV_TYPE LOGITS
-// PROMPTS has a line of token ids for each prompt. Prints for each a line of N_TOKENS ids, with the lead of each, then the largest n for which
-// 1 to n rows equal single rows bit for bit. LOGITS receives the row after each prompt, float32.
+// PROMPTS has a line of token ids for each prompt. Prints for each a line of N_TOKENS ids, with the lead of each, then
+// the largest n for which 1 to n rows equal single rows bit for bit. LOGITS receives the row after each prompt,
+// float32.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -14,8 +14,8 @@ constexpr double kLn2Low = 1.9082149292705877e-10;
 constexpr double kRootHalf = 0.7071067811865476;
 constexpr int kExpTerms = 13;
 constexpr int kLogTerms = 10;
-constexpr double kFactorials[] = {1,     1,      2,       6,        24,        120,        720,
-                                  5040,  40320,  362880,  3628800,  39916800,  479001600,  6227020800};
+constexpr double kFactorials[] = {1,    1,     2,      6,       24,       120,       720,
+                                  5040, 40320, 362880, 3628800, 39916800, 479001600, 6227020800};
 
 // For |x| < 700, within 1 ulp.
 inline double portable_exp(double x) {

@@ -17,8 +17,8 @@
 namespace edgeinfer {
 namespace {
 
-constexpr double kMaxOverrun = 1.4;     // times the budget; then incomplete measurements are enough
-constexpr double kQuickRoundS = 0.01;   // the engine's graph building is visible in a plain round faster than this
+constexpr double kMaxOverrun = 1.4;    // times the budget; then incomplete measurements are enough
+constexpr double kQuickRoundS = 0.01;  // the engine's graph building is visible in a plain round faster than this
 constexpr double kMaxFillS = 0.25;
 constexpr int64_t kFillStep = 24, kFillMost = 216;
 constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 6, 8, 12, 16};
@@ -129,9 +129,7 @@ RowCosts costs_of(const std::vector<Timed>& trials, const std::vector<double>& d
   RowCosts costs;
   for (const auto& [trial, seconds] : trials) {
     if (seconds.empty()) continue;
-    auto& table = !trial.drafts                ? costs.verify_s
-                  : trial.rows == trial.drafts ? costs.back_s
-                                               : costs.back_short_s;
+    auto& table = !trial.drafts ? costs.verify_s : trial.rows == trial.drafts ? costs.back_s : costs.back_short_s;
     table[trial.rows] = quartile(seconds);
   }
   if (draft_s.empty()) return costs;

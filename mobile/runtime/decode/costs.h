@@ -51,7 +51,9 @@ class Costs {
     int64_t seen = 0;    // rounds
   };
 
-  Cell& cell(Part part, int64_t rows) { return cells_[static_cast<std::size_t>(part)].at(static_cast<std::size_t>(rows)); }
+  Cell& cell(Part part, int64_t rows) {
+    return cells_[static_cast<std::size_t>(part)].at(static_cast<std::size_t>(rows));
+  }
   const Cell& cell(Part part, int64_t rows) const { return const_cast<Costs*>(this)->cell(part, rows); }
   void correct_unseen(Part part, double step);
 

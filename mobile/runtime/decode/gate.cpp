@@ -27,8 +27,8 @@ double confidence(const float* row, int64_t n_vocab, int32_t token) {
 }
 
 int bucket(double probability) {
-  return static_cast<int>(
-      std::count_if(std::begin(kBucketEdges), std::end(kBucketEdges), [&](double edge) { return edge <= probability; }));
+  return static_cast<int>(std::count_if(std::begin(kBucketEdges), std::end(kBucketEdges),
+                                        [&](double edge) { return edge <= probability; }));
 }
 
 Gate::Gate() {

@@ -53,8 +53,8 @@ class Gated : public Drafter {
   int32_t last_ = 0;  // emitted token
   Tokens drafts_;     // of the running round, also those not proposed
   std::vector<int> states_;
-  int64_t n_drafts_ = 0;   // of the last round, also those not proposed
-  int state_ = kUnknown;   // in which the last round ended
+  int64_t n_drafts_ = 0;  // of the last round, also those not proposed
+  int state_ = kUnknown;  // in which the last round ended
 };
 
 // A gated drafter decides its depth inside the round. Its offer is the mean of past rounds that started in a similar

@@ -92,8 +92,6 @@ void LookupEstimator::observe(const Outcome& outcome) {
   costs_.observe(Part::verify, outcome.drafted + 1, outcome.seconds());
 }
 
-double LookupEstimator::time(int64_t n) const {
-  return n ? costs_.ratio(Part::verify, n + 1) * kOverestimate : 1.0;
-}
+double LookupEstimator::time(int64_t n) const { return n ? costs_.ratio(Part::verify, n + 1) * kOverestimate : 1.0; }
 
 }  // namespace edgeinfer

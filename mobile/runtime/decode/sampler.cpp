@@ -14,7 +14,7 @@ namespace edgeinfer {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kWeightOne = 0x1p40;  // weights are whole numbers: their sum is exact in any order
+constexpr double kWeightOne = 0x1p40;     // weights are whole numbers: their sum is exact in any order
 constexpr float kLeastRelative = -28.0f;  // below it a weight is 0
 constexpr float kNucleusStart = 7.0f, kNucleusStep = 3.0f;
 
@@ -26,8 +26,8 @@ std::string number(double value) {
 
 void check_range(const char* name, double value, double low, double high) {
   if (!(low <= value && value <= high))
-    fail(kUsageError, std::string(name) + " must be from " + number(low) + " to " + number(high) + "; received " +
-                          number(value));
+    fail(kUsageError,
+         std::string(name) + " must be from " + number(low) + " to " + number(high) + "; received " + number(value));
 }
 
 void check(const Sampling& how) {
@@ -89,8 +89,8 @@ int32_t Sampler::pick(const float* row, int64_t n_vocab, int64_t index, const To
   if (sampling_.temperature == 0.0) return most_likely;
   const float top = row[most_likely];
   if (!std::isfinite(top))
-    fail(kEngineError, "the engine gave logits that cannot be sampled: the largest is " +
-                           (std::isnan(top) ? "nan" : number(top)));
+    fail(kEngineError,
+         "the engine gave logits that cannot be sampled: the largest is " + (std::isnan(top) ? "nan" : number(top)));
   const bool cuts = sampling_.top_k > 0 && sampling_.top_k < n_vocab;
   if (!cuts && sampling_.top_p >= 1.0) return pick_of_all(row, n_vocab, index, most_likely);
   if (!cuts) {
@@ -115,8 +115,8 @@ void Sampler::add_bias() {
   const int64_t n_vocab = static_cast<int64_t>(adjusted_.size());
   for (const auto& [token, bias] : sampling_.logit_bias) {
     if (token < 0 || token >= n_vocab)
-      fail(kUsageError, "logit-bias names token " + std::to_string(token) + "; the vocabulary has " +
-                            std::to_string(n_vocab));
+      fail(kUsageError,
+           "logit-bias names token " + std::to_string(token) + "; the vocabulary has " + std::to_string(n_vocab));
     adjusted_[token] += static_cast<float>(bias);
   }
 }
@@ -138,8 +138,7 @@ void Sampler::penalize_said(int64_t index, const Tokens& context) {
   for (auto first = newest_.begin(); first != newest_.end();) {
     const auto last = std::upper_bound(first, newest_.end(), *first);
     const double times = static_cast<double>(last - first);
-    adjusted_[*first] -=
-        static_cast<float>(sampling_.presence_penalty + sampling_.frequency_penalty * times);
+    adjusted_[*first] -= static_cast<float>(sampling_.presence_penalty + sampling_.frequency_penalty * times);
     first = last;
   }
 }

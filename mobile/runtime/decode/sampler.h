@@ -65,10 +65,10 @@ class Sampler {
   bool counts_;
   bool changes_;
   double log_min_p_;
-  float scale_;                    // 1 over the temperature
-  std::vector<float> adjusted_;    // the row with its penalties
-  std::vector<Candidate> kept_;    // by truncation, the largest first
-  std::vector<int32_t> newest_;    // tokens that a penalty looks at, sorted
+  float scale_;                  // 1 over the temperature
+  std::vector<float> adjusted_;  // the row with its penalties
+  std::vector<Candidate> kept_;  // by truncation, the largest first
+  std::vector<int32_t> newest_;  // tokens that a penalty looks at, sorted
 };
 
 }  // namespace edgeinfer

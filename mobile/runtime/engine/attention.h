@@ -11,13 +11,13 @@
 namespace edgeinfer {
 
 struct AttentionTile {
-  const float* queries;   // [n_queries, head_dim], turned by RoPE and scaled
-  const int* n_keys;      // [n_queries]: query i sees the first n_keys[i] of `slots`, not fewer than the query before
+  const float* queries;  // [n_queries, head_dim], turned by RoPE and scaled
+  const int* n_keys;     // [n_queries]: query i sees the first n_keys[i] of `slots`, not fewer than the query before
   int n_queries;
-  const int32_t* slots;   // [n_slots] by position; the last one is repeated to a multiple of kLanes
+  const int32_t* slots;  // [n_slots] by position; the last one is repeated to a multiple of kLanes
   int n_slots;
   KvType kv_type;
-  const char* keys;       // rows of this head: slot 0, 1 ...
+  const char* keys;  // rows of this head: slot 0, 1 ...
   const char* values;
   int head_dim;           // a multiple of kLanes
   float* scores;          // scratch [n_queries, score_stride]

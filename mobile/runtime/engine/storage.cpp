@@ -15,8 +15,8 @@ uint16_t half_of(float value) {
   const float size = std::min(std::fabs(value), kLargestHalf);
   if (size < kSmallestHalf) return static_cast<uint16_t>(sign);
   std::memcpy(&bits, &size, sizeof bits);
-  bits -= 112u << 23;                       // the exponent of a half counts from -15, that of a float from -127
-  bits += 0xfffu + (bits >> 13 & 1u);       // to the nearest, ties to even
+  bits -= 112u << 23;                  // the exponent of a half counts from -15, that of a float from -127
+  bits += 0xfffu + (bits >> 13 & 1u);  // to the nearest, ties to even
   return static_cast<uint16_t>(sign | bits >> 13);
 }
 

@@ -16,8 +16,8 @@ namespace edgeinfer {
 
 enum class KvType : int32_t { f32 = 0, f16 = 1, q8 = 2 };  // as ei_kv_type
 
-// Rounds a row to what is kept of it: `to` [row_bytes]. f16: values beyond its range become its largest, and those below
-// its smallest normal one become 0.
+// Rounds a row to what is kept of it: `to` [row_bytes]. f16: values beyond its range become its largest, and those
+// below its smallest normal one become 0.
 void store_row(KvType type, const float* from, int64_t head_dim, char* to);
 
 namespace {
@@ -25,9 +25,12 @@ namespace {
 // q8: 8-bit values, then their float32 scale.
 constexpr int64_t row_bytes(KvType type, int64_t head_dim) {
   switch (type) {
-    case KvType::f16: return 2 * head_dim;
-    case KvType::q8: return head_dim + static_cast<int64_t>(sizeof(float));
-    default: return static_cast<int64_t>(sizeof(float)) * head_dim;
+    case KvType::f16:
+      return 2 * head_dim;
+    case KvType::q8:
+      return head_dim + static_cast<int64_t>(sizeof(float));
+    default:
+      return static_cast<int64_t>(sizeof(float)) * head_dim;
   }
 }
 
