@@ -1,4 +1,4 @@
-"""The one door to an engine: what has not passed `check_artifact` is not loaded."""
+"""The only way to an engine: a file that has not passed `check_artifact` is not loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
     """The checked header of a `.gguf` file or of a folder with `config.json` and `.safetensors`.
 
     For one part of a split file it is the header of all parts.
-    Cheap: headers only, no weights. Raises ArtifactError for anything else, pickles by name or content among it.
+    Cheap: headers only, no weights. Raises ArtifactError for anything else, including pickles, which are recognized by
+    name and content.
     """
     if path.is_dir():
         return check_folder(path)
@@ -30,7 +31,7 @@ def check_artifact(path: Path) -> GgufHeader | SafetensorsFolder:
         refuse_pickle(path)
     except OSError as error:
         raise ArtifactError(
-            f"{path} cannot be read: {error.strerror or error}", hint="check that it is yours to read"
+            f"{path} cannot be read: {error.strerror or error}", hint="check that you may read it"
         ) from error
     if path.suffix == ".safetensors":
         raise ArtifactError(f"{path} is one weight file", hint="name its folder, which holds config.json too")

@@ -35,7 +35,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def check_bundle(folder: Path) -> Bundle:
-    """Read the manifest and hold the files to it by name and size. Raises ArtifactError.
+    """Read the manifest and compare the files with it by name and size. Raises ArtifactError.
 
     `check_files` compares the digests too, which reads every byte.
     """

@@ -76,7 +76,7 @@ def _opened(archive: Path) -> zipfile.ZipFile:
 def _check_entries(entries: list[zipfile.ZipInfo], archive: Path) -> None:
     names = [entry.filename for entry in entries]
     if strangers := sorted(set(names) - KNOWN_FILES - {MANIFEST}):
-        raise _refused(archive, f"holds {strangers[0][:60]!r}, which is no file of a bundle")
+        raise _refused(archive, f"holds {strangers[0][:60]!r}, which does not belong in a bundle")
     if len(names) != len(set(names)):
         raise _refused(archive, "holds a file twice")
     if MANIFEST not in names:

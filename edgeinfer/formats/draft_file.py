@@ -1,4 +1,4 @@
-"""A taught draft beside a model: `NAME.draft.safetensors`, one Llama layer that guesses what the model says next.
+"""A taught draft beside a model: `NAME.draft.safetensors`, one Llama layer that guesses the model's next tokens.
 
 Two kinds. `exit`: the layer runs on the model's own state after `exit_layer` layers. `feature`: it runs on
 
@@ -50,7 +50,7 @@ _HINT: Final = "teach a new one: `edgeinfer tune NAME`"
 
 @dataclass(frozen=True, slots=True)
 class DraftShape:
-    """Widths of the layer, which are the model's own, and what makes a model the right one."""
+    """Widths of the layer, which are those of its model, and values that identify the model."""
 
     architecture: str
     n_layers: int  # of the model
@@ -94,7 +94,7 @@ class DraftFile:
         return f"it was taught to {self.base_model}: {'; '.join(wrong)}" if wrong else ""
 
     def with_vocabulary(self, n_ranked: int) -> DraftFile:
-        """The same draft, which chooses among its first `n_ranked` tokens."""
+        """The same draft, limited to its first `n_ranked` tokens."""
         return replace(self, ranked_tokens=self.ranked_tokens[:n_ranked])
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
@@ -105,7 +105,7 @@ class DraftFile:
 
 
 def shape_of(model: ModelShape) -> DraftShape:
-    """What a draft for this model must have. The widths are those of its first layers."""
+    """The shape that a draft for this model must have. The widths are those of its first layers."""
     first = model.kv[0]
     return DraftShape(
         model.architecture, model.n_layers, model.hidden, model.n_heads, first.n_kv_heads, first.head_dim, model.n_ffn,
@@ -181,7 +181,7 @@ class _Metadata:
         """Rising whole numbers from 1 to `most`."""
         found = self._json(name)
         if not isinstance(found, list) or not 0 < len(found) <= 8:
-            raise _bad(self._path, f"its `{name}` is no list of 1 to 8 numbers")
+            raise _bad(self._path, f"its `{name}` is not a list of 1 to 8 numbers")
         numbers = tuple(self._whole(name, one, most) for one in found)
         if list(numbers) != sorted(set(numbers)):
             raise _bad(self._path, f"its `{name}` must rise: {list(numbers)}")
@@ -202,7 +202,7 @@ class _Metadata:
             or len(found) > _MAX_DEPTHS
             or not all(isinstance(one, list) and len(one) == 2 for one in found)
         ):
-            raise _bad(self._path, f"its `{name}` is no list of at most {_MAX_DEPTHS} pairs")
+            raise _bad(self._path, f"its `{name}` is not a list of at most {_MAX_DEPTHS} pairs")
         pairs = tuple((self._whole(name, n, _MAX_NUMBER), self._shares(name, shares)) for n, shares in found)
         if [n for n, _ in pairs] != sorted({n for n, _ in pairs}):
             raise _bad(self._path, f"its `{name}` must rise: {[n for n, _ in pairs]}")
@@ -210,7 +210,7 @@ class _Metadata:
 
     def _shares(self, name: str, found: object) -> tuple[float, ...]:
         if not isinstance(found, list) or len(found) > _MAX_DEPTHS:
-            raise _bad(self._path, f"its `{name}` is no list of at most {_MAX_DEPTHS} numbers")
+            raise _bad(self._path, f"its `{name}` is not a list of at most {_MAX_DEPTHS} numbers")
         return tuple(self._fraction(name, one) for one in found)
 
     def _json(self, name: str) -> Any:
@@ -272,4 +272,4 @@ def _ranked(path: Path, header: SafetensorsHeader, n_vocab: int) -> npt.NDArray[
 
 
 def _bad(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(f"{path.name} is no draft that can be used: {what}", hint=_HINT)
+    return ArtifactError(f"{path.name} is not a usable draft: {what}", hint=_HINT)

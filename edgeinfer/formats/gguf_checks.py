@@ -1,6 +1,6 @@
 """Values that a sound GGUF header must have: the numbers that engines divide by, multiply and index with.
 
-Each check stands for a way in which a file has made an engine divide by zero, read out of bounds, or abort.
+Each check is for a value that has made an engine divide by zero, read out of bounds, or abort.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
 def check_model(header: GgufHeader, name: str) -> None:
-    """Raise ArtifactError, with the key and its value, when `header` cannot be that of a working language model."""
+    """Raise ArtifactError, with the key and its value, if `header` cannot belong to a working language model."""
     facts = _Facts(header, name)
     _check_purpose(facts)
     if not header.tensors:
@@ -105,13 +105,13 @@ class _Facts:
 
 
 def _check_purpose(facts: _Facts) -> None:
-    """A file that only goes with a model says so."""
+    """Refuse a file that is only a helper of a model, by what it says of itself."""
     kind = facts.header.metadata.get("general.type", "model")
     helper = _HELPERS.get(facts.architecture) or (
         f"of the kind {_shown(kind)}" if kind in ("adapter", "mmproj") else ""
     )
     if helper:
-        facts.report(Odd.NO_LANGUAGE_MODEL, f"this is no language model but {helper}")
+        facts.report(Odd.NO_LANGUAGE_MODEL, f"this is not a language model but {helper}")
 
 
 def _check_attention(facts: _Facts) -> None:
@@ -195,7 +195,7 @@ def _check_vocabulary(facts: _Facts) -> None:
     if len(tokens) != n_rows:
         raise facts.bad(f"the tokenizer has {len(tokens)} tokens, but token_embd.weight has {n_rows} rows")
     if twice := tokens.twice():
-        raise facts.bad(f"the token {twice[:60]!r} is there twice")
+        raise facts.bad(f"the token {twice[:60]!r} appears twice")
     for key in ("token_type", "scores"):
         array = metadata.get(f"tokenizer.ggml.{key}")
         if array is not None and (not isinstance(array, GgufArray) or len(array) < n_rows or array.kind == STRING):
@@ -208,7 +208,8 @@ def _check_vocabulary(facts: _Facts) -> None:
 
 
 def _check_types(facts: _Facts) -> None:
-    """Vectors are F32 and matrices no plain integers: the engine aborts at the first product with others."""
+    """Vectors must be F32, and matrices must not be plain integers: with others the engine aborts at the first
+    product."""
     for tensor in facts.header.tensors:
         if tensor.name.endswith(("norm.weight", ".bias")) and tensor.type.name != "F32":
             facts.report(Odd.NORM_TYPE, f"the tensor {tensor.name} is of type {tensor.type.name}; it must be F32")

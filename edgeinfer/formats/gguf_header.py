@@ -1,8 +1,8 @@
 """A GGUF header, checked before any engine sees the file.
 
-The layout is that of ggml/include/gguf.h (versions 2 and 3, little-endian). Nothing is believed: every count, length
-and offset is held against the size of the file and against the limits below, so that no header can make the reader use
-much memory or time. Raises ArtifactError with the byte offset and the values.
+The layout is that of ggml/include/gguf.h (versions 2 and 3, little-endian). Nothing is trusted: every count, length and
+offset is compared with the size of the file and the limits below, so that no header can make the reader use much memory
+or time. Raises ArtifactError with the byte offset and the values.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _U64 = struct.Struct("<Q")
 
 
 class GgufArray(Sequence["str | int | float | bool"]):
-    """An array of the metadata. Its elements become Python values at the first look, all at once."""
+    """An array of the metadata. Its elements become Python values all at once, when the first is read."""
 
     def __init__(self, kind: int, count: int, raw: memoryview) -> None:
         self.kind = kind  # of one element, as in gguf.h
@@ -57,7 +57,7 @@ class GgufArray(Sequence["str | int | float | bool"]):
         return tuple(texts)
 
     def twice(self) -> str:
-        """A string that is there twice, or ""; empty ones do not count."""
+        """A string that appears twice, or ""; empty ones do not count."""
         raw, start, seen = bytes(self.raw), 0, set()
         for _ in range(self._count if self.kind == STRING else 0):
             start += 8
@@ -98,7 +98,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A header whose structure holds. What the numbers mean is checked by `gguf_checks`."""
+    """A header whose structure is sound. `gguf_checks` checks what its numbers mean."""
 
     version: int
     alignment: int  # bytes, a power of two
@@ -129,7 +129,7 @@ def read_header(path: Path) -> GgufHeader:
             return parse_header(fetch, path.stat().st_size, str(path))
     except OSError as error:
         raise ArtifactError(
-            f"{path} cannot be read: {error.strerror or error}", hint="check that it is yours to read"
+            f"{path} cannot be read: {error.strerror or error}", hint="check that you may read it"
         ) from error
 
 
@@ -161,7 +161,7 @@ class _Cursor:
         report(odd, f"{self.name}: {what[:300]} (at byte {self.at})", **words)
 
     def need(self, n_bytes: int) -> None:
-        """Have `n_bytes` more bytes at hand."""
+        """Make `n_bytes` more bytes available."""
         end = self.at + n_bytes
         if end <= len(self.data):
             return
@@ -213,7 +213,7 @@ def _pass_strings(data: bytes, at: int, count: int) -> tuple[int, int]:
         while count:
             at += 8 + unpack(data, at)[0]
             count -= 1
-    except (struct.error, OverflowError):  # past what is at hand
+    except (struct.error, OverflowError):  # beyond the bytes that were read
         pass
     return at, count
 
@@ -245,7 +245,7 @@ def _metadata(cursor: _Cursor, n_keys: int) -> Mapping[str, Value]:
     for _ in range(n_keys):
         key = cursor.text(MAX_KEY_BYTES, "a key", Odd.KEY_TEXT)
         if key in values:
-            raise cursor.bad(f"the key {key} is there twice")
+            raise cursor.bad(f"the key {key} appears twice")
         kind = cursor.u32()
         if kind == ARRAY:
             arrays[key] = _array(cursor, key, elements_left)
@@ -275,7 +275,7 @@ def _scalar(cursor: _Cursor, key: str, kind: int) -> str | int | float | bool:
 
 
 def _array(cursor: _Cursor, key: str, most: int) -> tuple[int, int, int, int]:
-    """Kind, count, start and end of an array's elements; they stay as bytes until somebody looks."""
+    """Kind, count, start and end of an array's elements; they stay bytes until they are read."""
     kind, count = cursor.u32(), cursor.u64()
     if kind != STRING and kind not in SCALARS:
         what = "arrays inside arrays are not read" if kind == ARRAY else "it is unknown"
@@ -332,7 +332,7 @@ def _check_layout(cursor: _Cursor, tensors: tuple[TensorInfo, ...], alignment: i
     names = set()
     for tensor in tensors:
         if tensor.name in names:
-            raise cursor.bad(f"the tensor {tensor.name} is there twice")
+            raise cursor.bad(f"the tensor {tensor.name} appears twice")
         names.add(tensor.name)
         if tensor.offset % alignment:
             raise cursor.bad(f"tensor {tensor.name} at byte {tensor.offset} is not aligned to {alignment} bytes")

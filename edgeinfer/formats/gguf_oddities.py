@@ -1,8 +1,8 @@
-"""What happens to each oddity of a GGUF file: the one table.
+"""The table of what happens to each oddity of a GGUF file.
 
-Each was tried on the pinned engine (llama-cpp-python 0.3.36). What it loads and runs is *ignored* here as it is there.
-What it cannot run is *explained*: the hint names the way to a file that works. *Refused* is what makes an engine abort,
-divide by zero or read out of bounds, and what no converter writes.
+Each was tried on the pinned engine (llama-cpp-python 0.3.36). What it loads and runs is *ignored* here too. What it
+cannot run is *explained*: the hint says how to get a file that works. *Refused* is what makes an engine abort, divide
+by zero or read out of bounds, and what no converter writes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def report(odd: Odd, message: str, **words: str) -> None:
 
 
 def odd_type(number: int) -> tuple[Odd, dict[str, str]]:
-    """Which oddity a tensor type is that llama.cpp does not load, and the words of its hint."""
+    """The oddity of a tensor type that llama.cpp does not load, and the words of its hint."""
     if number in REMOVED_TYPES:
         return Odd.REMOVED_TYPE, {"type": REMOVED_TYPES[number]}
     if number in HELPER_TYPES:
@@ -127,5 +127,5 @@ _HEADS = {
 
 
 def odd_head(magic: bytes) -> Odd:
-    """What a file is that starts with these four bytes in place of GGUF."""
+    """The kind of a file that starts with these four bytes instead of GGUF."""
     return _HEADS.get(magic, Odd.NOT_GGUF)

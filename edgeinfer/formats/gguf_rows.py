@@ -1,4 +1,4 @@
-"""Rows of a GGUF tensor as float32, read where they lie."""
+"""Rows of a GGUF tensor as float32, read from the file in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TensorRows", "read_vector"]
 
 
 class TensorRows:
-    """A matrix of a checked GGUF file. Nothing of it is in memory but what is asked for."""
+    """A matrix of a checked GGUF file. Only the rows that are asked for are in memory."""
 
     def __init__(self, path: Path, info: TensorInfo) -> None:
         self.n_rows = info.shape[1]
@@ -27,7 +27,8 @@ class TensorRows:
         self._raw = np.memmap(path, np.uint8, "r", info.offset, (self.n_rows, info.n_bytes // self.n_rows))
 
     def __call__(self, rows: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """[n, columns]. Raises UsageError for a row that there is not, ArtifactError for a type that is not read."""
+        """[n, columns]. Raises UsageError for a row outside the matrix, ArtifactError for a type that cannot be read
+        here."""
         from gguf import GGMLQuantizationType, dequantize
 
         wanted = np.asarray(rows, np.intp)

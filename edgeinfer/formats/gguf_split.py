@@ -18,13 +18,13 @@ _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 
 
 def n_parts(header: GgufHeader) -> int:
-    """In how many files the model is; 1 for a whole one."""
+    """The number of files of the model; 1 if it is not split."""
     count = header.metadata.get("split.count", 1)
     return count if isinstance(count, int) and count > 1 else 1
 
 
 def join_parts(path: Path, header: GgufHeader) -> GgufHeader:
-    """The header of the whole model, of which `path` with `header` is any part. Raises ArtifactError.
+    """The header of the whole model. `path` with `header` may be any part of it. Raises ArtifactError.
 
     `parts` names the files in order.
     """
@@ -34,7 +34,7 @@ def join_parts(path: Path, header: GgufHeader) -> GgufHeader:
 
 
 def join_headers(headers: Sequence[GgufHeader], names: Sequence[str]) -> GgufHeader:
-    """One header of those of all parts, in order; the metadata are the first part's. Raises ArtifactError.
+    """Join the headers of all parts, in order. The metadata are those of the first part. Raises ArtifactError.
 
     A tensor's `offset` counts in its own part.
     """
@@ -55,7 +55,7 @@ def _paths(path: Path, n: int) -> tuple[Path, ...]:
     match = _NAME.fullmatch(path.name)
     if n > MAX_PARTS or match is None or int(match[3]) != n:
         example = f"NAME-00001-of-{n:05}.gguf"
-        raise _bad(f"{path} is one of {n} parts of a model, and is not called like one ({example})")
+        raise _bad(f"{path} is one of {n} parts of a model, but is not named like one ({example})")
     paths = tuple(path.with_name(f"{match[1]}-{number:05}-of-{n:05}{match[4]}") for number in range(1, n + 1))
     if missing := [part.name for part in paths if not part.is_file()]:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""

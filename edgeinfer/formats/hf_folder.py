@@ -1,4 +1,4 @@
-"""The small JSON files of a Hugging Face folder, in all the shapes that their writers give them. Nothing is run."""
+"""Reads the small JSON files of a Hugging Face folder, in all forms that occur. Nothing is run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ArtifactError(f"{path} has {path.stat().st_size} bytes; {MAX_JSON_BYTES} are allowed")
-        value = json.loads(path.read_bytes())  # of bytes it finds UTF-8, -16 and -32 by itself, with a mark or without
+        value = json.loads(
+            path.read_bytes()
+        )  # json detects UTF-8, UTF-16 and UTF-32 in bytes, with or without a byte order mark
     except (ValueError, RecursionError, OSError) as error:
         raise ArtifactError(f"{path} is not JSON: {str(error)[:160]}") from error
     if not isinstance(value, dict):

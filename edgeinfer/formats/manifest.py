@@ -173,7 +173,7 @@ def strict_json(data: bytes) -> object:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(pairs)
         if len(keys) != len(pairs):
-            raise ValueError("a key is there twice")
+            raise ValueError("a key appears twice")
         return keys
 
     def refuse(constant: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Names from strangers that become paths, and the kinds of file that are never opened."""
+"""Checks names from strangers before they become paths, and refuses kinds of file that are never opened."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> s
 
 
 def check_relative(name: str) -> str:
-    """`name` when it is a relative path with forward slashes that can only stay below where it is put.
+    """`name` if it is a relative path with forward slashes that stays inside its folder.
 
     Raises ArtifactError for an empty or absolute name, `.` and `..` parts, backslashes, drive letters, control
     characters, and names that are devices on some system.

@@ -158,7 +158,7 @@ def _json_object(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
-            raise ValueError("a name is there twice")
+            raise ValueError("a name appears twice")
         return table
 
     try:
@@ -166,7 +166,7 @@ def _json_object(path: Path, text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _bad(path, f"not sound JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _bad(path, "the JSON is no object")
+        raise _bad(path, "the JSON is not an object")
     return value
 
 

@@ -20,7 +20,7 @@ _GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2}
 
 @dataclass(frozen=True, slots=True)
 class GgufFacts:
-    """What `show` prints. Texts are the file's own claims; "" where it makes none."""
+    """What `show` prints. Texts are the file's own claims, or ""."""
 
     name: str
     base_model: str
@@ -107,8 +107,8 @@ def _active(sizes: dict[str, int], experts: float) -> int:
 
 
 def _read(name: str, n: int, experts: float, *, untied: bool) -> int:
-    """Of the `n` values or bytes of a tensor, those that one token reads: of tables that are looked up, a row; of
-    experts, those that run."""
+    """How many of the `n` values or bytes of a tensor one token reads: one row of a lookup table, and the experts that
+    run."""
     if name.startswith("per_layer_token_embd") or (untied and name == "token_embd.weight"):
         return 0
     return int(n * experts) if "_exps." in name else n

@@ -76,13 +76,13 @@ def test_a_feature_draft(tmp_path: Path) -> None:
         ({"hidden": "eight"}, "`hidden` is 'eight'"),
         ({"norm_eps": "NaN"}, "`norm_eps` is nan"),
         ({"agreement": "[2]"}, "`agreement` is 2"),
-        ({"agreement": "0.5"}, "`agreement` is no list"),
+        ({"agreement": "0.5"}, "`agreement` is not a list"),
         ({"base": "a\nb"}, "no usable `base`"),
         ({"n_ffn": "8"}, "the tensor ffn_gate is F16 [16, 8]; [8, 8] is needed"),
     ],
 )
 def test_a_header_that_cannot_be_used(tmp_path: Path, change: dict[str, str], said: str) -> None:
-    with pytest.raises(ArtifactError, match="no draft that can be used") as error:
+    with pytest.raises(ArtifactError, match="not a usable draft") as error:
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META | change))
     assert said in str(error.value)
 

@@ -107,7 +107,7 @@ def patched(offset: int, raw: bytes) -> bytes:
         (patched(8, struct.pack("<Q", 2**63)), "9223372036854775808 tensors"),
         (patched(16, struct.pack("<Q", 2**64 - 1)), "18446744073709551615 keys"),
         (patched(24, struct.pack("<Q", 2**64 - 1)), "a key has 18446744073709551615 bytes"),
-        (g.file([*g.KEYS.items(), ("general.name", (g.STRING, "again"))]), "general.name is there twice"),
+        (g.file([*g.KEYS.items(), ("general.name", (g.STRING, "again"))]), "general.name appears twice"),
         (g.file({**g.KEYS, "general.alignment": (g.U32, 24)}), "general.alignment is 24"),
         (g.file({**g.KEYS, "general.alignment": (g.U32, 0)}), "general.alignment is 0"),
         (g.file({**g.KEYS, "x": (g.ARRAY, (g.ARRAY, []))}), "arrays inside arrays"),
@@ -135,7 +135,7 @@ def with_tensor(name: str, shape: tuple[int, ...], number: int = 0, offset: int 
         (with_tensor("t", (32,), 0, 2**64 - 32), "but the file ends at"),  # offset + size wraps to 96
         (with_tensor("t", (32,), 0, 8), "not aligned to 32"),
         (with_tensor("t", (32,), 0, 1024), "overlap"),
-        (with_tensor("output_norm.weight", (32,), 0, 0), "output_norm.weight is there twice"),
+        (with_tensor("output_norm.weight", (32,), 0, 0), "output_norm.weight appears twice"),
         (with_tensor("t" * 64, (32,)), "64 bytes; 1 to 63"),
     ],
 )
@@ -159,10 +159,10 @@ def test_a_tensor_that_does_not_fit_the_file_is_refused(raw: bytes, message: str
         ({"llama.rope.freq_base": (g.F32, float("nan"))}, "freq_base is nan"),
         ({"llama.expert_count": (g.U32, 2), "llama.expert_used_count": (g.U32, 3)}, "expert_used_count is 3"),
         ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, g.TOKENS[:-1]))}, "7 tokens"),
-        ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' is there twice"),
+        ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' appears twice"),
         ({"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))}, "token_type"),
         ({"general.architecture": (g.STRING, "../x")}, "general.architecture is '../x'"),
-        ({"split.count": (g.U32, 3)}, "is one of 3 parts of a model, and is not called like one"),
+        ({"split.count": (g.U32, 3)}, "is one of 3 parts of a model, but is not named like one"),
     ],
 )
 def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:

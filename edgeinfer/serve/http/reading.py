@@ -88,7 +88,7 @@ def refuse_constant(name: str) -> NoReturn:
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     if len(names) != len(pairs):
-        raise ValueError("a name is there twice in one object")
+        raise ValueError("a name appears twice in one object")
     return names
 
 

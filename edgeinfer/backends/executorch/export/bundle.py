@@ -158,7 +158,7 @@ def _write_tokenizer(model: Path, folder: Path) -> Tokenizer:
     else:
         header = check_artifact(model)
         if not isinstance(header, GgufHeader):
-            raise ArtifactError(f"{model} is no GGUF file")
+            raise ArtifactError(f"{model} is not a GGUF file")
         tokenizer = GgufTokenizer(header)
     tokenizer.save(folder / TOKENIZER)
     check_tokenizer(folder / TOKENIZER)
