@@ -195,6 +195,7 @@ class Losing:
 
     name = "early-exit"
     tokens_per_time = 1.0
+    has_read_prompt = True
     state = UNKNOWN
 
     def expected_time_of_one(self, *, p_verified: float) -> float:

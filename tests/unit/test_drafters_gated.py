@@ -8,6 +8,7 @@ import pytest
 
 from edgeinfer.decode.drafters.early_exit import ExitSource
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.policy.arms import Outcome
 from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.decode.policy.gate import BUCKET_EDGES, UNKNOWN, Gate, bucket, marginal_row_time, n_worth_verifying
 from edgeinfer.decode.policy.offers import best_length
@@ -163,7 +164,7 @@ def test_the_first_offer_of_a_taught_draft_is_what_its_file_promises() -> None:
     agreement = (0.6, 0.5, 0.5)
     estimator = GatedEstimator(Gated(source, costs), costs, max_depth=7, agreement=agreement)
     offer = estimator.offer(7)
-    assert offer is not None  # one draft: 1.6 tokens in 1.15; two: 1.9 in 1.7
+    assert offer is not None  # one draft: 1.6 tokens in 1.15; two: 1.9 in 1.7; deeper ones are right in .5 too
     assert offer.expected_tokens == pytest.approx(1.6)
     assert offer.expected_time == pytest.approx(1.15)
 
@@ -173,3 +174,39 @@ def test_where_rows_are_dear_a_taught_draft_does_not_promise_a_gain() -> None:
     source = ExitSource("feature", whole_part="verify", short_part="verify")
     offer = GatedEstimator(Gated(source, costs), costs, max_depth=3, agreement=(0.67, 0.7, 0.7)).offer(3)
     assert offer is not None and offer.speedup < 1.0
+
+
+def test_deeper_drafts_than_the_file_knows_are_right_as_often_as_its_last() -> None:
+    costs = Costs(RowCosts({1: 1.0, 2: 1.9, 3: 1.9, 4: 1.9, 5: 1.9, 6: 3.0}, exit_draft_s=0.01), 8)
+    source = ExitSource("feature", whole_part="verify", short_part="verify")
+    tokens, time = Gated(source, costs).expected_round((0.8,), 7)
+    assert tokens == pytest.approx(1 + 0.8 + 0.8**2 + 0.8**3 + 0.8**4)  # the fifth row ends the tile
+    assert time == pytest.approx(1.9 + 4 * 0.01)
+
+
+def test_reading_the_prompt_is_no_cost_of_a_draft() -> None:
+    assert offer_after_a_round(first_draft=60.0) == offer_after_a_round(first_draft=0.05)
+
+
+def offer_after_a_round(*, first_draft: float) -> tuple[float, float, float]:
+    """Expected tokens and time of the next round, and the time of a draft; times in plain rounds."""
+    now = [0.0]
+    costs = Costs(RowCosts({1: 1.0, 2: 1.1, 8: 1.4}, exit_draft_s=0.05), 8)
+    source = ExitSource("feature", whole_part="verify", short_part="verify")
+    drafter = Gated(source, costs, agreement=0.7, reads_prompt=True, clock=lambda: now[0])
+    estimator = GatedEstimator(drafter, costs, max_depth=7, agreement=(0.7,))
+
+    class Timed(Script):
+        def draft(self, token: int) -> FakeRow:
+            now[0] += 0.05 if self.asked else first_draft
+            return super().draft(token)
+
+    for _ in range(2):  # two answers
+        began = now[0]
+        drafter.reset([5])
+        drafts = list(drafter.propose(Timed([(11, 0.95)] * 7), 7))  # type: ignore[arg-type]
+        drafter.extend([11] * len(drafts) + [12])
+        estimator.observe(Outcome(len(drafts), len(drafts), len(drafts) + 1, now[0] - began, 1.4))
+    offer = estimator.offer(7)
+    assert offer is not None
+    return round(offer.expected_tokens, 6), round(offer.expected_time, 6), round(costs.ratio("exit-draft"), 6)

@@ -33,7 +33,8 @@ def _worth(speedup: float) -> str:
 def _build(name: str, inputs: DrafterInputs) -> Built:
     # The drafts have run no layer in the model's own memory, so a verify is a whole one.
     source = ExitSource(name, whole_part="verify", short_part="verify")
-    gated = Gated(source, inputs.costs, agreement=inputs.agreement[0] if inputs.agreement else None)
+    first = inputs.agreement[0] if inputs.agreement else None
+    gated = Gated(source, inputs.costs, agreement=first, reads_prompt=True)
     max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
     return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth, agreement=inputs.agreement))
 
