@@ -171,7 +171,8 @@ def _judge(
         estimate=Estimate(
             weight_bytes=artifact.n_bytes,
             kv_bytes=request.conversations * facts.kv_bytes(model.shape, window, kv_type),
-            workspace_bytes=facts.workspace_bytes(model.shape, early_exit=exit_layer is not None and not taught)
+            workspace_bytes=found.interpreter_bytes
+            + facts.workspace_bytes(model.shape, early_exit=exit_layer is not None and not taught)
             + (model.shape.n_vocab * GRAMMAR_BYTES_PER_ENTRY if request.json_schemas else 0),
             draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
             packed_bytes=facts.exporting.packed_bytes(artifact) if facts.exporting else 0,

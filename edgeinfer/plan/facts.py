@@ -38,6 +38,7 @@ class Capabilities:
     tiers: frozenset[str]
     kv_types: tuple[KvType, ...]
     early_exit: bool
+    interpreter_bytes: int = 0  # of Python, where `workspace_bytes` leaves it out because phones run without it
     unavailable: str = ""  # why the device cannot run it; "" when it can
     hint: str = ""
 

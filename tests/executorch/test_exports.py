@@ -59,6 +59,15 @@ def test_what_is_on_disk_and_what_is_dirty() -> None:
     assert cost.disk_bytes == 994_796_032 + 732_127_744  # the embedding is not packed
 
 
+def test_python_is_counted_where_it_runs(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b")
+    here, on_phone = (
+        edgeinfer.choose(Request(model=str(bundle), force=True), device=device).estimate.workspace_bytes
+        for device in ("macbook-air-m2-16gb", PHONE)
+    )
+    assert here - on_phone == 29_000_000
+
+
 def test_what_is_not_mapped_is_dirty() -> None:
     cost = edgeinfer.choose(Request(model="llama-3.2-1b"), device="macbook-air-m2-16gb").estimate
     assert cost.dirty_bytes == cost.total_bytes

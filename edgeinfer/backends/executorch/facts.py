@@ -28,6 +28,7 @@ _PREFILL_ROWS: Final = 128  # MAX_TOKENS and MAX_ROWS of export/program.py
 _MAX_ROWS: Final = 16
 _SCALE_BYTES: Final = 4  # of 8-bit K and V: one scale for each head and position
 _ENGINE_BYTES: Final = 40_000_000
+_INTERPRETER_BYTES: Final = 29_000_000  # Python with its imports: docs/phone-memory.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,10 @@ class ExecutorchFacts:
     early_exit_in_batches: bool = True
     exporting: Bundles = BUNDLES
 
-    def capabilities(self, device: DeviceProfile) -> Capabilities:  # noqa: ARG002  # XNNPACK runs on every processor
-        return Capabilities(_TIERS, ("f32",), early_exit=True)
+    def capabilities(self, device: DeviceProfile) -> Capabilities:
+        """XNNPACK runs on every processor."""
+        interpreter_bytes = 0 if device.is_phone else _INTERPRETER_BYTES
+        return Capabilities(_TIERS, ("f32",), early_exit=True, interpreter_bytes=interpreter_bytes)
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
         return "f32"
