@@ -71,7 +71,7 @@ def model_path(args: argparse.Namespace) -> Path:
     from edgeinfer.runner.opening import bring
     from edgeinfer.runner.planned_export import plan_named_export, source_request
 
-    source = source_request(args.model, args.tier, offline=args.offline)
+    source = source_request(args.model, offline=args.offline)
     if args.device:
         plan_named_export(args.model, args.tier, args.device, offline=args.offline)  # refuses before the download
     with downloads_from(args) as downloads:

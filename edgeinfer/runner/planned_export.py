@@ -48,14 +48,13 @@ def plan_named_export(model: str, tier: str, device: str, *, offline: bool) -> P
     return _planned(replace(entry, artifacts=(bundle_artifact(entry.shape, tier),)), device)
 
 
-def source_request(model: str, tier: str, *, offline: bool) -> Request:
-    """The request for the file from which a bundle of `model` in `tier` is made: the file that the plan for a phone
-    names.
+def source_request(model: str, *, offline: bool) -> Request:
+    """The request for the file from which a bundle of `model` is made: the file that the plan for a phone names.
 
     Raises ModelNotFoundError as `choose` does, and ArtifactError for a model that is not exported.
     """
     entry = _entry(model, offline=offline)
-    source = source_of(entry, tier)
+    source = source_of(entry)
     if source is None:
         raise ArtifactError(
             f"the catalog has no file of {model} that can be exported", hint="name a GGUF file or a folder"

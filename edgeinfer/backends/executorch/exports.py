@@ -35,19 +35,17 @@ def exports_of(model: ModelEntry) -> tuple[Artifact, ...]:
 
     8da8w is not made from a Q4_0 file: 8da4w holds the values of such a file already.
     """
-    found = []
-    for tier in ("8da4w", "8da8w"):
-        source = source_of(model, tier)
-        if source is not None and (tier, source.tier) != ("8da8w", "Q4_0"):
-            found.append(bundle_artifact(model.shape, tier, made_from=source))
-    return tuple(found)
+    source = source_of(model)
+    if source is None:
+        return ()
+    tiers = ("8da4w",) if source.tier == "Q4_0" else ("8da4w", "8da8w")
+    return tuple(bundle_artifact(model.shape, tier, made_from=source) for tier in tiers)
 
 
-def source_of(model: ModelEntry, tier: str) -> Artifact | None:
-    """The file that a bundle is made from: one of the package index first, then Q4_0 for 8da4w, then the largest."""
+def source_of(model: ModelEntry) -> Artifact | None:
+    """The file that a bundle is made from: one of the package index, else the largest."""
     files = [file for file in model.artifacts if file.backend == SOURCE_BACKEND]
-    taken_as_it_is = "Q4_0" if tier == "8da4w" else ""
-    return max(files, key=lambda file: (bool(file.package), file.tier == taken_as_it_is, file.n_bytes), default=None)
+    return max(files, key=lambda file: (bool(file.package), file.n_bytes), default=None)
 
 
 def bundle_artifact(shape: ModelShape, tier: str, *, file: str = "", made_from: Artifact | None = None) -> Artifact:
