@@ -190,6 +190,8 @@ MLX_SUBJECTS = (
 EXECUTORCH_SUBJECTS = (
     Subject("executorch-llama-fp32", LLAMA, executorch("fp32"), "f32", oracle_tolerance=1e-3),
     Subject("executorch-qwen3-8da8w", QWEN, executorch("8da8w"), "f32", oracle_tolerance=1.2),
+    Subject("executorch-llama-f16", LLAMA, executorch("fp32", "f16"), "f16", oracle_tolerance=0.1),
+    Subject("executorch-llama-q8", LLAMA, executorch("fp32", "q8_0"), "q8_0", oracle_tolerance=1.2, kv_group=(32, 4)),
     Subject("executorch-q4_0-8da4w", LLAMA_Q4_POSITIVE, executorch("8da4w"), "f32", oracle_tolerance=2.5),
 )
 
