@@ -12,8 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
+import edgeinfer
+from edgeinfer.backends.executorch import BACKEND
 from edgeinfer.backends.executorch.engine import Floats, Program, Rings
 from edgeinfer.errors import ArtifactError, BackendError, EngineError, UsageError
+from edgeinfer.plan import Request
+from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 from tests.executorch.exported import bundle_of, missing
 from tests.tiny_gguf import Tiny, write_tiny
@@ -86,6 +90,16 @@ def test_conversations_do_not_see_each_other(program: Program) -> None:
         for which, rings in enumerate(together):
             np.testing.assert_array_equal(row(rings, which, at), alone[which][at])
     assert not np.array_equal(alone[0][89], alone[1][89])
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_a_plan_s_type_of_k_and_v_is_what_the_engine_keeps(program_path: Path, kv_type: KvType) -> None:
+    plan = edgeinfer.choose(Request(model=str(program_path.parent), kv_type=kv_type, context=512, force=True))
+    model = BACKEND.load(plan, program_path.parent)
+    cache = model.new_cache(plan.window)
+    assert cache.n_bytes == plan.estimate.kv_bytes
+    cache.close()
+    model.close()
 
 
 def test_a_cache_outlives_its_model(program_path: Path) -> None:

@@ -17,6 +17,7 @@ from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageErro
 from edgeinfer.plan import Plan, Request, explain
 from edgeinfer.runner.opening import bring
 from edgeinfer.runner.planned_export import source_request
+from edgeinfer.types import KvType
 from tests.executorch.bundles import write_bundle
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -171,6 +172,19 @@ def test_tablets_and_android_take_bundles(device: str) -> None:
 def test_the_tiers_are_ordered_as_they_were_measured() -> None:
     order = {name: tier.order for name, tier in load_catalog().tiers.items()}
     assert order["Q4_0"] < order["8da4w"] < order["8da8w"] < order["Q8_0"]
+
+
+def test_k_and_v_are_smaller_where_they_are_asked_for(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b")
+
+    def kv_bytes(kv_type: KvType) -> int:
+        request = Request(model=str(bundle), kv_type=kv_type, context=512, force=True)
+        return edgeinfer.choose(request, device="macbook-air-m2-16gb").estimate.kv_bytes
+
+    heads = 512 * 4 * 2 * 2  # positions, layers, heads, K and V
+    assert kv_bytes("f32") == heads * 32 * 4
+    assert kv_bytes("f16") == heads * 32 * 2
+    assert kv_bytes("q8_0") == heads * (32 + 4)  # and a scale
 
 
 def test_another_type_of_k_and_v_is_refused() -> None:

@@ -55,7 +55,8 @@ class ExecutorchBackend:
         """Raises ArtifactError for a folder that is no bundle, and BackendError without a compiler."""
         from edgeinfer.backends.executorch.bundle import load_bundle
 
-        return load_bundle(path, n_threads=plan.n_threads, drafts=plan.speculation.exit_layer is not None)
+        drafts = plan.speculation.exit_layer is not None
+        return load_bundle(path, n_threads=plan.n_threads, drafts=drafts, kv_type=plan.kv_type)
 
 
 BACKEND = ExecutorchBackend()

@@ -26,6 +26,7 @@ __all__ = ["FACTS", "ExecutorchFacts"]
 _TIERS: Final = frozenset({"8da4w", "8da8w", "fp32"})
 _PREFILL_ROWS: Final = 128  # MAX_TOKENS and MAX_ROWS of export/program.py
 _MAX_ROWS: Final = 16
+_KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")  # of the engine; a bundle tells phones the first
 _SCALE_BYTES: Final = 4  # of 8-bit K and V: one scale for each head and position
 _ENGINE_BYTES: Final = 40_000_000
 _INTERPRETER_BYTES: Final = 29_000_000  # Python with its imports: docs/phone-memory.md
@@ -47,7 +48,8 @@ class ExecutorchFacts:
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         """XNNPACK runs on every processor."""
         interpreter_bytes = 0 if device.is_phone else _INTERPRETER_BYTES
-        return Capabilities(_TIERS, ("f32",), early_exit=True, interpreter_bytes=interpreter_bytes)
+        kv_types = _KV_TYPES[:1] if device.is_phone else _KV_TYPES
+        return Capabilities(_TIERS, kv_types, early_exit=True, interpreter_bytes=interpreter_bytes)
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
         return "f32"
