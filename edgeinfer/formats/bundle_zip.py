@@ -66,6 +66,8 @@ def _opened(archive: Path) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _refused(archive, f"cannot be read: {error}") from error
     try:
+        if any(entry.header_offset < 0 for entry in opened.infolist()):
+            raise _refused(archive, "cannot be read: a file begins before the archive")
         _check_entries(opened.infolist(), archive)
     except ArtifactError:
         opened.close()
