@@ -1,1 +1,1 @@
-"""Templates and history: what turns messages into tokens and tokens into text."""
+"""Templates and history: turns messages into tokens, and tokens into text."""

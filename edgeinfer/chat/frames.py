@@ -1,6 +1,6 @@
 """What a template writes around a message, learned from small conversations that it renders.
 
-With that, the place of every message in a rendered text is found by searching for it, however long the conversation is.
+With that, every message can be found in a rendered text by searching, however long the conversation is.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ TALK = (
 OPENERS, CLOSERS = ("<", "["), (">", "]")
 
 SystemPrompt = Literal["first", "moves", "dropped", "refused"]
-"""Where a template puts it: before the first question, elsewhere, nowhere; or it refuses a conversation with one."""
+"""Where a template puts the system prompt: before the first question, elsewhere, nowhere; or it refuses one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """`user` and `assistant` are None where a template writes the same message in more than one way."""
+    """`user` and `assistant` are None if the template writes the same message in more than one way."""
 
     system: SystemPrompt
     user: Frame | None
     assistant: Frame | None
 
     def stops(self, tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> tuple[str, ...]:
-        """Text that ends an answer: all that comes before the next question, or a mark that is no control token."""
+        """Text that ends an answer: everything before the next question, or a mark that is not a control token."""
         if self.user is None or self.assistant is None:
             return ()
         after, before = self.assistant.after, self.user.before
@@ -55,7 +55,7 @@ class Frames:
     def stop_tokens(self, tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> frozenset[int]:
         """Control tokens that the template writes only between an answer and the next question.
 
-        A file may name another token, or none, as the end of its texts.
+        A file may name another end token, or none.
         """
         if self.user is None or self.assistant is None:
             return frozenset()
@@ -64,7 +64,7 @@ class Frames:
         return between - control_tokens(inside, tokenizer)
 
     def of(self, message: Message) -> Frame | None:
-        if message.tool_calls:  # a template writes them in a way of its own
+        if message.tool_calls:  # a template writes them in its own way
             return None
         return {"user": self.user, "assistant": self.assistant}.get(message.role)
 
@@ -103,7 +103,7 @@ def control_tokens(text: str, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def gaps_between(text: str, contents: Sequence[str]) -> list[str] | None:
-    """What stands before, between and after the contents; None where they do not all come, in order."""
+    """The text before, between and after the contents; None if they do not all appear in order."""
     gaps: list[str] = []
     rest = text
     for content in contents:
@@ -119,7 +119,8 @@ def tail_of(text: str, content: str) -> str:
 
 
 def shared_start(one: str, other: str) -> str:
-    """What both begin with, less half a mark at its end: `<|end|><|user|>` and `<|end|><|eot|>` share `<|end|>`."""
+    """The common beginning of both, without half a mark at its end: `<|end|><|user|>` and `<|end|><|eot|>` share
+    `<|end|>`."""
     common = one[: n_same(one, other)]
     if common in (one, other):
         return common

@@ -1,4 +1,4 @@
-"""From a conversation to a Prompt whose tokens agree with those that the cache already holds."""
+"""Builds the Prompt of a conversation, with tokens that agree with those that the cache already holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTICES: Mapping[SystemPrompt, str] = {
     "refused": "the model's template takes no system prompt, so it is put before the first message",
     "moves": "the model's template writes the system prompt into the newest message: each turn is read from the start",
 }
-STAND_IN = "qotherx"  # in place of the first question, to see what stands before it
+STAND_IN = "qotherx"  # replaces the first question, to find what comes before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class AnswerForm:
 
 
 NO_FORM = AnswerForm(())
-"""Of a text that no template wrote."""
+"""For a text without a template."""
 
 
 class Marks:
     """Pairs of offsets, in order, at which text and tokens are known to agree: n characters are m tokens."""
 
     def __init__(self) -> None:
-        self._chars, self._tokens = compact([0]), compact([0])  # 8 bytes a place, as a chat may have no end
+        self._chars, self._tokens = compact([0]), compact([0])  # 8 bytes for each, because a chat may have no end
 
     @property
     def last(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Marks:
         del self._chars[n:], self._tokens[n:]
 
     def tokens_at(self, n_chars: int) -> int | None:
-        """The tokens of the first `n_chars` characters; None where that is not known."""
+        """The number of tokens of the first `n_chars` characters; None if it is not known."""
         at = bisect_right(self._chars, n_chars) - 1
         return self._tokens[at] if self._chars[at] == n_chars else None
 
@@ -69,12 +69,12 @@ class Marks:
 class PromptBuilder:
     """Remembers the text and tokens of the last turn, so that what the model said is kept as the tokens it said.
 
-    An answer's tokens need not be those that its text encodes to. Encoding it again would change the past, and the
-    cache would have to be filled again from there.
+    The tokens of an answer may differ from those of its encoded text. Encoding the text again would change the past,
+    and the cache would have to be filled again from there.
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer, *, tags: tuple[str, str] | None = None) -> None:
-        """`tags` are what the catalog knows of the model's reasoning."""
+        """`tags` mark the model's reasoning, from the catalog."""
         self._template = template
         self._tokenizer = tokenizer
         sample = template.probe((Message("user", "x"), Message("assistant", "x"), Message("user", "x"))) or ""
@@ -87,18 +87,19 @@ class PromptBuilder:
         self.reasoning = learn_reasoning(template, tokenizer, tags)
         self.opening = ""  # what the template wrote after the last message, to open the answer
         self.form = AnswerForm(self.reasoning.formats)
-        self.notices: tuple[str, ...] = ()  # what the template does with the system prompt, where that is unusual
+        self.notices: tuple[str, ...] = ()  # what the template does with the system prompt, if unusual
 
     def fresh(self) -> PromptBuilder:
-        """A builder for the same template that remembers no conversation: its prompts depend on the messages alone."""
+        """A builder for the same template that remembers no conversation, so that its prompts depend only on the
+        messages."""
         other = copy.copy(self)
         other._writer = self._writer.fresh()
         other._text, other._tokens, other._marks = "", compact(), Marks()
         return other
 
     def build(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> Prompt:
-        """The prompt of the whole conversation. Its system prompt is all that the template writes before the first
-        message of the user, a BOS token and a date as well.
+        """The prompt of the whole conversation. Its system prompt is everything before the first user message,
+        including a BOS token and a date.
 
         Raises UsageError when the template refuses the conversation, or when its system prompt cannot be kept.
         """
@@ -127,7 +128,7 @@ class PromptBuilder:
         self.opening = self._opening(written)
         self.form = self._form(self._writer.frames(variables))
         n_system = 0 if lead < 0 else self._marks.tokens_at(lead)
-        if n_system is None:  # its last token holds the first characters of the question, too
+        if n_system is None:  # its last token also holds the first characters of the question
             n_system = common_prefix(self._encoder.encode(written.text[:lead], after="", mark=self._mark), self._tokens)
         starts = {tokens for end in written.ends if end >= 0 and (tokens := self._marks.tokens_at(end))}
         return Prompt(self._tokens, n_system, tuple(sorted(starts)))
@@ -139,7 +140,7 @@ class PromptBuilder:
 
     @property
     def always_parsed(self) -> frozenset[str]:
-        """Words that the tokenizer parses in every text, as far as they are known."""
+        """Known words that the tokenizer parses in every text."""
         return self._encoder.always_parsed
 
     def hide(self, text: str) -> str:
@@ -147,9 +148,9 @@ class PromptBuilder:
         return self._encoder.hide(text, self._mark)
 
     def answered(self, tokens: Sequence[int], text: str) -> None:
-        """The model went on with `tokens`, which read `text`; the token that ended the turn is in neither."""
+        """The model answered with `tokens`, whose text is `text`. Neither includes the token that ended the turn."""
         self._text += self.hide(text)
-        self._tokens = self._tokens + compact(tokens)  # not in place: a prompt holds the one before
+        self._tokens = self._tokens + compact(tokens)  # a new list, because a prompt holds the old one
         self._marks.add(len(self._text), len(self._tokens))
 
     def _form(self, frames: Frames) -> AnswerForm:
@@ -193,7 +194,7 @@ class PromptBuilder:
         )
 
     def _start_of_question(self, written: Written, variables: Mapping[str, Any]) -> int:
-        """Where the first question begins in the text, seen by asking another one; -1 where that cannot be seen."""
+        """Where the first question begins in the text, found by rendering another one in its place; -1 if not found."""
         n_lead = n_before_question(written.messages)
         if n_lead == len(written.messages):
             return -1
@@ -206,7 +207,7 @@ class PromptBuilder:
         text, end = written.text, written.ends[-1]
         if end < 0:
             end = end_of(text, written.messages[-1].content, max(0, *written.ends))
-        return text[end if end >= 0 else -CONTEXT_CHARS :]  # marks stay: a tag in a message begins no trace
+        return text[end if end >= 0 else -CONTEXT_CHARS :]  # the marks stay, so that a tag in a message begins no trace
 
     def _set(self, text: str, ends: set[int]) -> None:
         """Keep the tokens up to the last mark in the text that stayed the same, and encode the rest."""

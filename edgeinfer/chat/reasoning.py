@@ -22,7 +22,7 @@ NO_THINKING: Mapping[str, Any] = {
     "thinking_budget": 0,
     "thinking_mode": "disabled",
 }
-"""The names under which templates read that a person wants no reasoning."""
+"""The variables by which templates turn reasoning off."""
 
 ASK, REPLY, THOUGHT = "qaskx", "qreplyx", "qthoughtx"
 QUESTION = Message("user", ASK)

@@ -28,7 +28,7 @@ OUTPUT_CHARS = 16 * 1024 * 1024
 
 
 class Raised(Exception):
-    """The template itself said no."""
+    """The template itself refused the conversation."""
 
 
 class TooLong(Exception):
@@ -36,7 +36,7 @@ class TooLong(Exception):
 
 
 class Generation(Extension):
-    """`{% generation %}` marks the assistant's text for training; here it is its body alone."""
+    """`{% generation %}` marks the assistant's text for training; here only its body is written."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -46,7 +46,7 @@ class Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Says no when an unsafe attribute is read, not only when it is used."""
+    """Refuses when an unsafe attribute is read, not only when it is used."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"it reads `{attribute}` of a {type(obj).__name__}")
@@ -105,7 +105,7 @@ def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": "limit", "message": f"it writes more than {OUTPUT_CHARS:,} characters"}
     except MemoryError:
         return {"error": "limit", "message": f"it takes more than {MEMORY_BYTES // 1024**2} MB"}
-    except Exception as error:  # whatever a template can provoke is the template's failure, not ours
+    except Exception as error:  # any failure that a template can cause is the template's own
         return {"error": "failed", "message": f"{type(error).__name__}: {error}"}
 
 

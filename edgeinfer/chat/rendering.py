@@ -19,7 +19,7 @@ from edgeinfer.types import Message, compact
 
 WHOLE = 64  # messages that are always rendered together, and the messages of a window
 MOST_FRAMES = 32  # sets of variables, such as the tools of a request, for which frames are remembered
-OVERLAP = 4  # messages of a window that the one before has, too
+OVERLAP = 4  # messages that two neighboring windows share
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class ConversationWriter:
                 return known
 
     def _window_begin(self, known: Written, messages: tuple[Message, ...], n_lead: int) -> int | None:
-        """The index of the question that the next window begins with: the text up to it is known."""
+        """The index of the question with which the next window begins. The text before it is known."""
         same = n_same_messages(known.messages, messages)
         if same <= n_lead:
             return n_lead
@@ -143,7 +143,7 @@ def join(known: Written, window: Written, messages: tuple[Message, ...], begin: 
 
 
 def window_end(messages: Sequence[Message], begin: int | None) -> int | None:
-    """After the last question that fits a window."""
+    """The index after the last question that fits a window."""
     if begin is None:
         return None
     for end in range(min(len(messages), begin + WHOLE), begin + OVERLAP, -1):
@@ -153,7 +153,7 @@ def window_end(messages: Sequence[Message], begin: int | None) -> int | None:
 
 
 def known_ends(known: Written, messages: Sequence[Message], text: str) -> array[int]:
-    """Of the ends in `known`, those that `text` has too; -1 for the others."""
+    """The ends in `known` that hold for `text` too; -1 for the others."""
     n = n_same_messages(known.messages, messages)
     same = n_same(known.text, text) if n else 0
     kept = compact([end if end <= same else -1 for end in known.ends[: n + 1]])

@@ -16,10 +16,10 @@ class Segment:
 
 
 class ThinkingSplitter:
-    """Feed text, get segments; the tags are in none of them, nor is the space that follows a trace.
+    """Feed text, get segments. They contain neither the tags nor the space that follows a trace.
 
     A trace begins only before the first words of the answer. After that, a tag is part of what the model says.
-    `inside` is the trace that runs now.
+    `inside` is the open trace.
     """
 
     def __init__(self, formats: Sequence[TraceFormat], *, inside: TraceFormat | None = None) -> None:
@@ -27,7 +27,7 @@ class ThinkingSplitter:
         self._not_shown = tuple(mark for known in formats for mark in (*known.before_answer, *known.closings))
         self._starts = tuple(known.opening for known in formats) + self._not_shown
         self._held = ""
-        self._begun = False  # the trace that runs has words
+        self._begun = False  # the open trace has words
         self._marked = inside is not None  # a mark came before the answer
         self._answering = False
         self.inside = inside

@@ -1,4 +1,4 @@
-"""How models mark their reasoning, and which of these ways a model may use."""
+"""How models mark their reasoning, and which formats a model may use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def may_use(source: str, tokenizer: Tokenizer, tags: tuple[str, str] | None) -> 
 
 
 def mentioned_in(source: str) -> Iterator[TraceFormat]:
-    """Formats of the table, and pairs of tags with a telling name, that stand in a template."""
+    """Formats of the table, and pairs of tags whose name suggests reasoning, that a template contains."""
     for known in _TABLE:
         ends = (known.closings[0], (MARK_LIKE.findall(known.closings[0]) or known.closings)[-1])
         starts = (known.opening, repr(known.opening)[1:-1])

@@ -32,7 +32,7 @@ def engine_error(error: Exception) -> EdgeInferError:
 
 
 class Pending:
-    """The rows of one round that have not been read yet. The first look evaluates all of them at once."""
+    """The rows of one round that have not been read yet. Reading one evaluates all of them at once."""
 
     def __init__(self) -> None:
         self.waiting: list[MlxRow] = []
@@ -99,7 +99,7 @@ class MlxCache:
         self.span = Span(policy)
         self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
         self._length = 0
-        self._evicted = range(0)  # positions whose slots others may have taken
+        self._evicted = range(0)  # positions whose slots may hold other positions by now
         self._round: MlxRound | None = None
         self._closed = False
         self._shape_rings()

@@ -1,4 +1,4 @@
-"""MLX's own memory limits, set from the plan. By default MLX would take half again the Metal working set."""
+"""MLX's own memory limits, set from the plan. By default MLX would use one and a half times the Metal working set."""
 
 from __future__ import annotations
 

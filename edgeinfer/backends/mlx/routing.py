@@ -1,4 +1,4 @@
-"""The one call that stock mlx-lm attention makes, led to the ring.
+"""Routes the one call that stock mlx-lm attention makes to the ring.
 
 Each model file of mlx-lm imports `scaled_dot_product_attention` by name and passes it the layer's cache. In the files
 that a loaded model comes from, that name is bound to a function that asks a ring first; for any other cache it is the

@@ -1,7 +1,7 @@
 """Greedy tokens without logits: the stock model's head as `kernels.Head`, where it is one.
 
-A family may scale or bend its logits in ways that a Head does not know. So the Head that is read off the modules is
-tried once against the stock head; where they disagree it is not used.
+A family may scale or cap its logits in ways that a Head does not support. So the Head that is built from the modules is
+compared once with the stock head, and not used if they disagree.
 """
 
 from __future__ import annotations

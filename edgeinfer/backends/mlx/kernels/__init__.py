@@ -48,7 +48,7 @@ ENVIRONMENT = "EDGEINFER_KERNELS"
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """Which kernels may run. Every method serves every call: by its kernel, or by the twin."""
+    """Which kernels may run. Every method handles every call, by its kernel or by the twin."""
 
     names: frozenset[str] = frozenset()
     launch: Launcher = on_metal
@@ -85,7 +85,7 @@ class Kernels:
 
 
 def choose_kernels(environment: Mapping[str, str] = os.environ, *, launch: Launcher = on_metal) -> Kernels:
-    """The kernels to use: those wanted, less those that differ from their twins in a first run on this GPU.
+    """The kernels to use: those requested, except those that differ from their twins in a first run on this GPU.
 
     Raises UsageError for a name in EDGEINFER_KERNELS that is no kernel, and for kernels asked for without Metal.
     """

@@ -67,7 +67,8 @@ class RingLayout:
 class Step:
     """One forward of `n_rows` rows at positions start, start + 1, ... over a ring that already holds them.
 
-    `visible` says who sees whom, `stored` how slots are laid out: the same policy, but for a layer whose own sliding
+    `visible` says which keys a query sees, `stored` how slots are laid out: the same policy, but for a layer whose own
+    sliding
     window lets it keep fewer. `sliding`: keys q - sliding + 1 .. q at most; 0 for none. Build it once for all layers
     that share it: what it derives is kept.
     """
