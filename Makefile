@@ -24,7 +24,7 @@ test-metal: .venv/.dev
 	$(BIN)/python -m pytest tests/metal
 
 test-phone: .venv/.torch
-	$(BIN)/python -m pytest tests/executorch
+	$(BIN)/python -m pytest tests/executorch tests/runtime
 	$(BIN)/python -m pytest tests/conformance -k executorch
 
 check: lint test

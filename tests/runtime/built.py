@@ -35,25 +35,26 @@ class Runtime:
 
 
 @cache
-def runtime(*flags: str) -> Runtime:
+def runtime(*flags: str, compiler: str = "c++") -> Runtime:
     """Warnings are errors. `flags` go to the compiler and the linker."""
-    state = hashlib.sha256(repr((executorch_version(), flags)).encode())
+    state = hashlib.sha256(repr((executorch_version(), flags, compiler)).encode())
     for source in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         state.update(source.name.encode() + source.read_bytes())
     kept = KEPT / state.hexdigest()[:16]
     if not kept.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=KEPT) as folder:
-            build(Path(folder), flags)
+            build(Path(folder), flags, compiler)
             shutil.move(folder, kept)
             Path(folder).mkdir()
     return Runtime(kept)
 
 
-def build(folder: Path, flags: tuple[str, ...]) -> None:
+def build(folder: Path, flags: tuple[str, ...], compiler: str) -> None:
     options = {
         "CMAKE_PREFIX_PATH": str(_cmake_folder()),
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
+        "CMAKE_CXX_COMPILER": compiler,
         "CMAKE_CXX_FLAGS": " ".join(flags),
     }
     configure = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeinfer.types import Sampling
+from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart, in_child
 from tests.runtime.library import AUTO, CANCELED, EARLY_EXIT, LOOKUP, NEVER, STOP, USAGE, Library, Refused
@@ -51,8 +51,11 @@ def said_by_library(
     return said
 
 
-@pytest.mark.parametrize("system", ["", "You are a storyteller for children. Be kind <|im_end|> and brief."])
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    ("system", "sampling"),
+    [("You are a storyteller for children. Be kind <|im_end|> and brief.", GREEDY), ("", SAMPLED)],
+    ids=["greedy", "sampled"],
+)
 def test_a_chat(built: Runtime, demo: Path, system: str, sampling: Sampling) -> None:
     """Past the window, with an edited message, stop strings and control tokens that people write."""
     asks = tuple(replace(ask, sampling=sampling) for ask in ASKS)

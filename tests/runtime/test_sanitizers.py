@@ -1,4 +1,4 @@
-"""The runtime under the sanitizers of the compiler: a C99 program that cancels, closes and runs sessions at once."""
+"""Another compiler, and the sanitizers: a C99 program cancels, closes and runs sessions at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ PROGRAM = Path(__file__).with_name("threads.c")
 pytestmark = pytest.mark.skipif(
     bool(missing()) or shutil.which("cc") is None, reason=missing() or "there is no C compiler"
 )
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="there is no Clang")
+def test_clang_compiles_it_without_a_warning(tiny: Path) -> None:
+    done = runtime(compiler="clang++").run(str(tiny), "--tokens", "5,6,7", "--max-tokens", "3", "--temp", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == runtime().run(str(tiny), "--tokens", "5,6,7", "--max-tokens", "3", "--temp", "0").stdout
 
 
 @pytest.mark.parametrize("sanitizer", ["", "thread", "address,undefined"])
