@@ -148,7 +148,7 @@ void fill(const Manifest& manifest, const ModelOptions& options, edgeinfer_memor
   to.file_bytes = manifest.file_bytes();
   to.packed_bytes = manifest.memory.packed_bytes;
   to.session_bytes = policy.slots() * manifest.memory.kv_bytes_per_position;
-  to.workspace_bytes = manifest.memory.workspace_bytes;
+  to.workspace_bytes = workspace_bytes(manifest);
   to.total_bytes = to.packed_bytes + to.workspace_bytes + options.n_sessions * to.session_bytes;
   to.dirty_bytes = to.total_bytes - (options.cache_folder.empty() ? 0 : to.packed_bytes);
 }

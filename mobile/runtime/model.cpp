@@ -3,6 +3,7 @@
 #include <map>
 
 #include "error.h"
+#include "free_memory.h"
 #include "session.h"
 #include "sizes.h"
 #include "text/file.h"
@@ -112,6 +113,7 @@ void Model::remove(Session& session) {
 
 void Model::trim() {
   worker_.run_once([this] { program_->trim(); });
+  return_freed_memory();
 }
 
 void Model::close() {
@@ -120,7 +122,9 @@ void Model::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (Session* session : sessions_) session->release();
   sessions_.clear();
+  costs_.reset();
   program_.reset();
+  return_freed_memory();
 }
 
 }  // namespace edgeinfer

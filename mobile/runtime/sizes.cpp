@@ -14,6 +14,12 @@ constexpr int64_t kMinBlock = 64;
 constexpr int64_t kBlocks = 8;  // of a window
 constexpr int64_t kMinWindow = 4 * kMinBlock;
 
+// Measured with vocabularies of 288, 16,384 and 49,152 tokens; docs/phone-bundles.md says on what.
+constexpr int64_t kLibraryBytes = 5 * 1000 * 1000;
+constexpr int64_t kTokenizerBytesPerToken = 120;
+constexpr int64_t kForwardTokens = 128;
+constexpr int64_t kForwardRows = 16;
+
 }  // namespace
 
 WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit) {
@@ -32,6 +38,13 @@ WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit) {
   int64_t window = context - sink;
   window -= window % (window >= kBlocks * kMinBlock ? kBlocks : kMinBlock);
   return {window, sink, std::max(kMinBlock, window / kBlocks), limit};
+}
+
+int64_t workspace_bytes(const Manifest& manifest) {
+  const int64_t float_bytes = sizeof(float);
+  const int64_t activations = kForwardTokens * (7 * manifest.hidden + 5 * manifest.n_ffn) * float_bytes;
+  const int64_t logits = 2 * kForwardRows * manifest.n_vocab * float_bytes;  // in the program, and handed out
+  return kLibraryBytes + kTokenizerBytesPerToken * manifest.n_vocab + activations + logits;
 }
 
 }  // namespace edgeinfer

@@ -150,7 +150,7 @@ def test_a_bundle_that_is_replaced_while_it_is_open(built: Runtime, tiny: Path, 
     assert session.generate([5, 6, 7, 8], max_tokens=5).stats["emitted"] == 5
     session.cancel()
     assert session.generate([5, 6, 7], max_tokens=5).tokens == before
-    with refused("", ARTIFACT):
+    with refused("model.pte has 10 bytes|tokenizer.json is missing", ARTIFACT):
         library.open(mine)
 
 

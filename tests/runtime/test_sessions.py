@@ -209,6 +209,25 @@ def test_answers_leave_no_memory_behind(built: Runtime, tiny: Path) -> None:
     assert growth(lambda: session.generate(random_ids(20, 11), max_tokens=5), 200) < 2_000_000
 
 
+@pytest.mark.skipif(bool(SANITIZER), reason="a sanitizer takes memory of its own")
+@in_child
+def test_memory_is_what_the_manifest_says(built: Runtime, demo: Path, tmp_path: Path) -> None:
+    """Within a tenth, with weights in memory and as pages of a file; and it comes back."""
+    library = Library(built.library)
+    for folder in ({}, {"cache_folder": str(tmp_path).encode()}):
+        expected = library.estimate(demo, context=2048, **folder)
+        before = psutil.Process().memory_info()
+        model = library.open(demo, context=2048, **folder)
+        session = model.session()
+        session.chat("Tell me a story about a dog.", max_tokens=30)
+        used = psutil.Process().memory_info().rss - before.rss
+        assert abs(used - expected.total_bytes) < 0.1 * expected.total_bytes
+        assert (expected.dirty_bytes < expected.total_bytes) == bool(folder)
+        session.free()
+        model.close()
+        assert psutil.Process().memory_info().rss - before.rss < 8_000_000  # pages of libraries, the first time
+
+
 def growth(action: Callable[[], object], n: int) -> int:
     for _ in range(5):
         action()
