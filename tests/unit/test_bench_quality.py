@@ -15,6 +15,7 @@ from edgeinfer.bench.opened import OpenedModel, opened
 from edgeinfer.bench.quality import tasks
 from edgeinfer.bench.quality.measure import Reference, Result, _tokens, log_probs
 from edgeinfer.bench.quality.report import on_frontier
+from edgeinfer.catalog import load_catalog
 from edgeinfer.cli.main import main
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
@@ -121,3 +122,14 @@ def test_backends_are_compared_and_what_cannot_run_is_named(
     assert (first["backend"], other["backend"], other["kv_type"]) == ("gguf", "reference", "f32")
     assert other["kl"] < 1e-3 and other["top1"] > 0.95
     assert "\nLeft out: tiny.F16.gguf on executorch: " in out.read_text()
+
+
+def test_the_order_of_tiers_is_that_of_the_measured_losses() -> None:
+    """docs/quality-demo.json, made by `bench quality`: a tier that loses less has a higher order in models.toml."""
+    figures = json.loads((Path(__file__).parents[2] / "docs" / "quality-demo.json").read_text())
+    tiers = load_catalog().tiers
+    loss = {one["tier"]: one["kl"] for one in figures["results"] if (one["backend"], one["kv_type"]) == ("gguf", "f16")}
+    measured = sorted(loss.keys() & tiers.keys(), key=lambda name: loss[name])
+    assert len(measured) >= 10
+    assert measured == sorted(measured, key=lambda name: -tiers[name].order)
+    assert len({tiers[name].order for name in measured}) == len(measured), "no two share a place"
