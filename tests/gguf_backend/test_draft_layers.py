@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgeinfer.formats.draft_file import DraftFile, read_draft_file
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
+from edgeinfer.prefill import prefill
+from edgeinfer.window import WindowPolicy
 from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
 
 pytest.importorskip("llama_cpp")
 
-from edgeinfer.backends.gguf import BACKEND
+from edgeinfer.backends.gguf import BACKEND, llama
 from edgeinfer.backends.gguf.draft import kept_layers
+from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
 
 
 @pytest.fixture
@@ -79,3 +83,16 @@ def test_without_a_cache_folder_it_is_loaded_all_the_same(model: Path, monkeypat
     (model.parent / "cache").write_text("a file where the folder would be")
     draft, header = draft_for(model)
     kept_layers.load_layer(draft, header, model).close()
+
+
+def test_a_model_whose_layers_cannot_be_copied_runs_without_the_draft(model: Path) -> None:
+    draft, header = draft_for(model)
+    bias = replace(header.by_name["blk.0.attn_norm.weight"], name="blk.1.attn_q.bias")
+    biased = replace(header, tensors=(*header.tensors, bias))
+    opened = GgufModel(llama.load(model), biased, EngineSettings(1, "f16"))
+    opened.draft_by_file(draft, model)
+    assert opened.drafts_with == ""
+    assert "copies plain Llama layers, and tiny.gguf differs in blk.1.attn_q.bias" in opened.note
+    cache = opened.new_cache(WindowPolicy(window=64, sink=0, block=16, limit=64))
+    assert prefill(cache, [5, 6, 7]).argmax() >= 0
+    opened.close()

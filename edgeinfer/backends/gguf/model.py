@@ -21,7 +21,7 @@ from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.streams import Streams
 from edgeinfer.backends.gguf.tokenizer import LlamaTokenizer
 from edgeinfer.backends.rounds import check_tokens, run_in_turn
-from edgeinfer.errors import EngineError
+from edgeinfer.errors import ArtifactError, EngineError
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.shape import read_by_type, shape_from_gguf
@@ -137,16 +137,17 @@ class GgufModel:
     def draft_by_file(self, draft: DraftFile, path: Path) -> None:
         """Let new caches draft with a draft that was taught to the model of the file at `path`.
 
-        `note` says why they do not. Raises ArtifactError for a draft that llama.cpp cannot run.
+        `note` says why they do not: a draft must not keep its model from running.
         """
         if self.n_caches > 1:
             self.note = "no drafts from the taught layer: that is for one conversation"
             return
-        self._taught = TaughtSupport(draft, self._header, path)
         try:
+            self._taught = TaughtSupport(draft, self._header, path)
             self.new_cache(SELF_TEST_POLICY).close()
-        except EngineError as error:
-            self._taught.close()
+        except (ArtifactError, EngineError) as error:
+            if self._taught is not None:
+                self._taught.close()
             self._taught = None
             self.note = f"no drafts from the taught layer: {error}"
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_rows import TensorRows, read_vector
@@ -31,6 +32,7 @@ _LARGE: Final = frozenset({"F32", "F16", "BF16"})  # types of the model's matric
 def write_layer(out: Path, draft: DraftFile, model: GgufHeader, path: Path) -> None:
     """Write `draft` to `out`, for the checked `model` of the file at `path`.
 
+    Raises ArtifactError for an exit draft of a model whose layers are no plain Llama layers.
     Matrices are Q8_0 where rows are whole blocks, else F16; those of the model's layers are of its own types if these
     are smaller.
     """
@@ -65,6 +67,10 @@ def write_layer(out: Path, draft: DraftFile, model: GgufHeader, path: Path) -> N
 def _copy_layer(writer: Any, path: Path, model: GgufHeader, layer: int) -> None:
     import gguf
 
+    found = {name for name in model.by_name if name.startswith(f"blk.{layer}.")}
+    odd = sorted(found ^ {f"blk.{layer}.{name}.weight" for name in ("attn_q", "attn_k", *_NORMS, *_MATRICES)})
+    if odd:
+        raise ArtifactError(f"an exit draft copies plain Llama layers, and {path.name} differs in {odd[0]}")
     for name in _NORMS:
         writer.add_tensor(f"blk.{layer}.{name}.weight", read_vector(path, model.by_name[f"blk.{layer}.{name}.weight"]))
     for name in ("attn_q", "attn_k", *_MATRICES):
