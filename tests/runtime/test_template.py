@@ -107,6 +107,35 @@ def test_where_messages_end(case: tuple[Template, HfTokenizer, PhoneChat], rende
         assert text.encode()[last:].decode() == text[written.ends[-1] :]
 
 
+def test_what_was_said_keeps_its_tokens(case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer) -> None:
+    """Twenty conversations of five turns, whose answers are other tokens than their text encodes to; one is edited."""
+    template, tokenizer, chat = case
+    renderer.compile(template.source)
+    words = sorted({*tokenizer.control_texts, "<think>", "[i]"})
+    contents = iter([text for text in texts(400, 5, words) if text.strip() and "\0" not in text])
+    n_kept = 0
+    for index in range(20):
+        builder = PromptBuilder(template, tokenizer)
+        chat.forget()
+        messages = [Message("system", next(contents))] if index % 2 else []
+        for turn in range(5):
+            if turn == 3:
+                del messages[-2:]  # the last turn is asked in other words
+            messages.append(Message("user", next(contents)))
+            now = time.time()
+            expected = builder.build(messages, {"enable_thinking": True})
+            found = chat.prompt(messages, now=now)
+            assert list(found.tokens) == list(expected.tokens)
+            assert (found.n_system, found.starts) == (expected.n_system, expected.starts)
+            answer = next(contents)
+            tokens = [token for character in answer for token in tokenizer.encode(character, special=False)]
+            n_kept += tokens != tokenizer.encode(answer, special=False)
+            builder.answered(tokens, answer)
+            chat.answered(tokens, answer)
+            messages.append(Message("assistant", answer))
+    assert n_kept > 50
+
+
 def test_turns_that_do_not_alternate_are_refused(case: tuple[Template, HfTokenizer, PhoneChat]) -> None:
     _, _, chat = case
     user, assistant = Message("user", "x"), Message("assistant", "x")

@@ -1,8 +1,10 @@
 // The text part of the phone runtime as C functions, for the tests. Results are written into buffers of the caller.
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 
+#include "../../mobile/runtime/history.h"
 #include "../../mobile/runtime/text/encoding.h"
 #include "../../mobile/runtime/text/fields.h"
 #include "../../mobile/runtime/text/manifest.h"
@@ -35,12 +37,18 @@ std::vector<Message> messages_of(const char* json) {
 }
 
 struct Chat {
-  Chat(const Tokenizer& tokenizer, ChatPieces pieces)
-      : pieces(std::move(pieces)), encoder(tokenizer, this->pieces.words) {}
+  Chat(const Tokenizer& tokenizer, ChatPieces chat)
+      : tokenizer(tokenizer), pieces(std::move(chat)), encoder(tokenizer, pieces.words) {
+    forget();
+  }
 
+  void forget() { history = std::make_unique<History>(Encoder(tokenizer, pieces.words)); }
+
+  const Tokenizer& tokenizer;
   ChatPieces pieces;
   Encoder encoder;
   Rendered rendered;
+  std::unique_ptr<History> history;
 };
 
 }  // namespace
@@ -120,5 +128,25 @@ size_t text_chat_places(const void* chat, int64_t* places, size_t room) {
   found.push_back(static_cast<int64_t>(rendered.last));
   std::copy_n(found.begin(), std::min(room, found.size()), places);
   return found.size();
+}
+
+// The next prompt of one conversation: its tokens, its starts and how many they are, and `n_system`.
+size_t text_chat_prompt(void* chat, const char* messages, int thinking, int64_t now, int64_t* out, size_t room) {
+  Chat& own = *static_cast<Chat*>(chat);
+  const Pieces& pieces = thinking ? own.pieces.thinking : own.pieces.no_thinking;
+  const Prompt prompt = own.history->prompt(render(pieces, messages_of(messages), now));
+  std::vector<int64_t> found(prompt.tokens.begin(), prompt.tokens.end());
+  found.insert(found.end(), prompt.starts.begin(), prompt.starts.end());
+  found.push_back(static_cast<int64_t>(prompt.starts.size()));
+  found.push_back(prompt.n_system);
+  std::copy_n(found.begin(), std::min(room, found.size()), out);
+  return found.size();
+}
+
+// The next prompt is that of another conversation.
+void text_chat_forget(void* chat) { static_cast<Chat*>(chat)->forget(); }
+
+void text_chat_answered(void* chat, const int32_t* tokens, size_t n, const char* text) {
+  static_cast<Chat*>(chat)->history->answered({tokens, tokens + n}, text);
 }
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.formats.chat_pieces import ChatPieces, chat_fields
-from edgeinfer.types import Message
+from edgeinfer.types import Message, Prompt
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "mobile/runtime"
@@ -36,12 +36,12 @@ class Refused(Exception):
 
 
 def text_sources() -> list[Path]:
-    return sorted((SOURCES / "text").glob("*.cpp"))
+    return [*sorted((SOURCES / "text").glob("*.cpp")), SOURCES / "history.cpp"]
 
 
 def digest_of_sources(interface: Path) -> str:
     state = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in [*sorted((SOURCES / "text").iterdir()), *sorted(SOURCES.glob("*.h")), interface]:
+    for path in [*sorted((SOURCES / "text").iterdir()), *sorted(SOURCES.glob("*.h")), *text_sources(), interface]:
         state.update(path.read_bytes())
     return state.hexdigest()[:16]
 
@@ -64,6 +64,7 @@ def library() -> ctypes.CDLL:
     loaded.text_chat_render.restype = ctypes.c_int64
     loaded.text_chat_text.restype = ctypes.c_void_p
     loaded.text_chat_tokens.restype = loaded.text_chat_places.restype = ctypes.c_size_t
+    loaded.text_chat_prompt.restype = ctypes.c_size_t
     return loaded
 
 
@@ -118,9 +119,8 @@ class PhoneChat:
     def text(self, messages: Sequence[Message], *, thinking: bool = True, now: float = 0.0) -> str:
         """This conversation is the one that `tokens` and `places` are about."""
         error = ctypes.create_string_buffer(ERROR_BYTES)
-        fields = json.dumps([{"role": message.role, "content": message.content} for message in messages])
         handle = ctypes.c_void_p(self._handle)
-        n = library().text_chat_render(handle, fields.encode(), thinking, ctypes.c_int64(int(now)), error)
+        n = library().text_chat_render(handle, as_json(messages), thinking, ctypes.c_int64(int(now)), error)
         if n < 0:
             raise Refused(error.value)
         return ctypes.string_at(library().text_chat_text(handle), n).decode()
@@ -135,3 +135,27 @@ class PhoneChat:
         places = (ctypes.c_int64 * 1000)()
         n = library().text_chat_places(ctypes.c_void_p(self._handle), places, ctypes.c_size_t(len(places)))
         return list(places[:n])
+
+    def prompt(self, messages: Sequence[Message], *, thinking: bool = True, now: float = 0.0) -> Prompt:
+        """The prompt of the next turn of one conversation."""
+        out = (ctypes.c_int64 * 100_000)()
+        size = ctypes.c_size_t(len(out))
+        n = library().text_chat_prompt(
+            ctypes.c_void_p(self._handle), as_json(messages), thinking, ctypes.c_int64(int(now)), out, size
+        )
+        *found, n_starts, n_system = out[:n]
+        at = len(found) - n_starts
+        return Prompt(found[:at], n_system, tuple(found[at:]))
+
+    def forget(self) -> None:
+        """The next prompt is that of another conversation."""
+        library().text_chat_forget(ctypes.c_void_p(self._handle))
+
+    def answered(self, tokens: Sequence[int], text: str) -> None:
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        size = ctypes.c_size_t(len(tokens))
+        library().text_chat_answered(ctypes.c_void_p(self._handle), ids, size, text.encode())
+
+
+def as_json(messages: Sequence[Message]) -> bytes:
+    return json.dumps([{"role": message.role, "content": message.content} for message in messages]).encode()

@@ -59,6 +59,16 @@ std::string_view last_chars(std::string_view text, size_t n) {
   return text.substr(begin);
 }
 
+// Where the text begins that is read before `end`. A cut counts as a character: in Python a mark stands there.
+size_t context_start(std::string_view text, const std::vector<size_t>& cuts, size_t end) {
+  size_t begin = end;
+  for (size_t n = kContextChars; begin > 0 && n > 0; --n) {
+    begin -= last_chars(text.substr(0, begin), 1).size();
+    if (n > 1 && std::binary_search(cuts.begin(), cuts.end(), begin)) --n;
+  }
+  return begin;
+}
+
 }  // namespace
 
 Encoder::Encoder(const Tokenizer& tokenizer, const std::vector<std::string>& words) : tokenizer_(tokenizer) {
@@ -99,9 +109,10 @@ std::vector<size_t> Encoder::cuts_of(const Rendered& rendered) {
 
 std::vector<int32_t> Encoder::encode(std::string_view text, const std::vector<size_t>& cuts, Range place) const {
   std::vector<int32_t> tokens;
+  const size_t start = context_start(text, cuts, place.begin);
   const auto add = [&](size_t begin, size_t end, bool allow_special) {
-    const auto more =
-        encode_after(text.substr(begin, end - begin), last_chars(text.substr(0, begin), kContextChars), allow_special);
+    const std::string_view after = last_chars(text.substr(start, begin - start), kContextChars);
+    const auto more = encode_after(text.substr(begin, end - begin), after, allow_special);
     tokens.insert(tokens.end(), more.begin(), more.end());
   };
   size_t plain = place.begin;  // begins what is not encoded yet, and holds no cut
