@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgeinfer.errors import ArtifactError
 
-__all__ = ["chat_template", "end_ids", "end_texts", "nested_config", "read_json", "special_text"]
+__all__ = ["card_claims", "chat_template", "end_ids", "end_texts", "nested_config", "read_json", "special_text"]
 
 MAX_JSON_BYTES = 64 << 20  # the largest known tokenizer_config.json has 1.2 MB
 MAX_TEMPLATE_BYTES = 1 << 20
+MAX_CARD_BYTES = 1 << 20
+_CARD_HEAD = re.compile(r"---\r?\n(.*?)\n---", re.DOTALL)
+_CARD_LINE = re.compile(r"^(license|license_name|base_model):[ \t]*(?:\r?\n[ \t]*- )?['\"]?([\w./-]+)", re.MULTILINE)
 _NESTED = ("text_config", "llm_config", "language_config")
 
 
@@ -31,6 +35,17 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} holds a {type(value).__name__}, not an object")
     return value
+
+
+def card_claims(folder: Path) -> tuple[str, str]:
+    """The license and the base model that the model card, README.md, states in its head; "" for what it does not."""
+    card = folder / "README.md"
+    head = _CARD_HEAD.match(card.read_bytes()[:MAX_CARD_BYTES].decode("utf-8", "replace")) if card.is_file() else None
+    if head is None:
+        return "", ""
+    stated = dict(_CARD_LINE.findall(head[1]))
+    license_name = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
+    return (license_name or "")[:80], stated.get("base_model", "")[:200]
 
 
 def nested_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_bpe import SPLITTINGS
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.formats.phone_tokenizer import check_tokenizer
 from tests.runtime.text_library import ROOT, PhoneTokenizer, Refused, needs_compiler
 from tests.runtime.texts import texts
 
@@ -124,6 +127,7 @@ def test_it_gives_the_tokens_of_the_library(kind: tuple[Path, HfTokenizer], requ
     path, theirs = kind
     ours = PhoneTokenizer(path)
     controls = sorted({*CONTROLS, *theirs.control_texts, "<think>", "<|im_"})
+    check_tokenizer(path)
     n_texts = N_TEXTS.get(request.node.callspec.params["kind"], 2_000)
     for index, text in enumerate(texts(n_texts, 1, controls)):
         special = bool(index % 2)
@@ -212,6 +216,33 @@ def test_a_tokenizer_of_another_kind_is_refused(
     assert cause in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path / 't.json'}: ")
     assert caught.value.hint == "export the model again"
+
+
+OTHER_KINDS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (lambda f: f["model"].update(type="Unigram"), "its model is `Unigram`"),
+    (lambda f: f["model"].update(dropout=0.1), "its model has `dropout`"),
+    (lambda f: f["model"].update(byte_fallback=True), "not a token for every byte"),
+    (lambda f: f.update(normalizer={"type": "Lowercase"}), "its normalizer is `Lowercase`"),
+    (lambda f: f.update(normalizer={"type": "Prepend", "prepend": "▁"}), "its normalizer is `Prepend`"),
+    (lambda f: f.update(pre_tokenizer={"type": "Whitespace"}), "its pre-tokenizer is `Whitespace`"),
+    (lambda f: f.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True}), "puts another space"),
+    (lambda f: f.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "x"}}), "it splits by `x`"),
+    (lambda f: f.update(truncation={"max_length": 8}), "it sets `truncation`"),
+    (lambda f: f["added_tokens"][0].update(lstrip=True), "its token `<|end|>` has `lstrip`"),
+]
+
+
+@pytest.mark.parametrize(("change", "cause"), OTHER_KINDS, ids=[cause for _, cause in OTHER_KINDS])
+def test_an_export_refuses_what_the_phone_would_refuse(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], cause: str
+) -> None:
+    fields = small()
+    change(fields)
+    (tmp_path / "t.json").write_text(json.dumps(fields))
+    with pytest.raises(ArtifactError, match=re.escape(cause)):
+        check_tokenizer(tmp_path / "t.json")
+    with pytest.raises(Refused):
+        PhoneTokenizer(tmp_path / "t.json")
 
 
 def test_a_file_that_is_no_json(tmp_path: Path) -> None:

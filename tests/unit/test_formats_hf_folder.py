@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.hf_folder import chat_template, read_json, special_text
+from edgeinfer.formats.hf_folder import card_claims, chat_template, read_json, special_text
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 
 TEXTS = ("<pad>", "<a>", "<b>", "<c>", "hello")
@@ -137,3 +137,19 @@ def test_the_bos_by_either_file(tmp_path: Path) -> None:
     write(tmp_path, tokenizer_config={"bos_token": "<bos>"})
     assert special_text(tmp_path, "bos_token") == "<bos>"
     assert read_json(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize(
+    ("card", "claims"),
+    [
+        ("---\nlicense: apache-2.0\nbase_model: org/Base-1B\n---\n# x", ("apache-2.0", "org/Base-1B")),
+        ("---\nbase_model:\n- org/Base.v2\n- org/other\nlicense: 'mit'\n---\n", ("mit", "org/Base.v2")),
+        ("---\r\nlicense: other\r\nlicense_name: llama3.2\r\n---\r\n", ("llama3.2", "")),
+        ("# no head\nlicense: mit\n", ("", "")),
+        ("---\nlicense: mit\n", ("", "")),
+    ],
+)
+def test_what_a_model_card_claims(tmp_path: Path, card: str, claims: tuple[str, str]) -> None:
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert card_claims(tmp_path) == claims
+    assert card_claims(tmp_path / "none") == ("", "")

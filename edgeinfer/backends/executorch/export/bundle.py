@@ -22,6 +22,7 @@ from edgeinfer.formats.bundle import check_bundle, file_of
 from edgeinfer.formats.chat_pieces import ChatPieces
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+from edgeinfer.formats.hf_folder import card_claims
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import (
     KV_BYTES,
@@ -144,7 +145,8 @@ def _claims(path: Path) -> dict[str, str]:
     if isinstance(checked, GgufHeader):
         facts = facts_from_gguf(checked)
         return {"name": facts.name, "base_model": facts.base_model, "license": facts.license}
-    return {"name": path.name, "base_model": str(checked.config.get("_name_or_path", ""))[:200], "license": ""}
+    license_name, base_model = card_claims(path)
+    return {"name": path.name, "base_model": base_model, "license": license_name}
 
 
 def _weights_file(path: Path) -> Path:
