@@ -12,8 +12,10 @@ Prompt History::prompt(const Rendered& rendered) {
     prompt.n_system = static_cast<int64_t>(lead->n_tokens);
   else  // its last token holds the first characters of the question, too
     prompt.n_system = common_prefix(encoder_.encode(text_, cuts_, {0, rendered.lead}), tokens_);
-  for (const int64_t end : rendered.ends)
-    if (const Mark* mark = mark_at(end)) prompt.starts.push_back(static_cast<int64_t>(mark->n_tokens));
+  for (const int64_t end : rendered.ends) {
+    const Mark* mark = mark_at(end);
+    if (mark && mark->n_tokens) prompt.starts.push_back(static_cast<int64_t>(mark->n_tokens));
+  }
   return prompt;
 }
 
