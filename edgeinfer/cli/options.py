@@ -23,7 +23,8 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
 
 
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
+def add_plan_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
+    """With `several_models`, --model may be repeated and its value is a list."""
     from edgeinfer import backends
     from edgeinfer.decode.drafters import speculation_modes
 
@@ -32,9 +33,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-m",
         "--model",
-        default="",
+        action="append" if several_models else "store",
+        default=[] if several_models else "",
         metavar="NAME",
-        help="a catalog name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device",
+        help="a catalog name, `org/repo`, `org/repo:TIER`, or a path; without it one is chosen for the device"
+        + ("; may be repeated" if several_models else ""),
     )
     group.add_argument("--tier", default="", help="the quantization, such as Q4_K_M")
     names = tuple(facts.name for facts in backends.FACTS)
@@ -67,7 +70,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--draft", default="", metavar="FILE", help="a draft that was taught to the model")
     group.add_argument("--draft-model", default="", metavar="NAME", help="a small model with the same tokenizer")
-    parser.set_defaults(conversations=1, json_schemas=False)  # a server differs
+    parser.set_defaults(conversations=1, json_schemas=False, others_bytes=None)  # a server differs
 
 
 def add_open_options(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +160,7 @@ def request_from(args: argparse.Namespace) -> Request:
         force=args.force,
         conversations=args.conversations,
         json_schemas=args.json_schemas,
+        others_bytes=args.others_bytes,
     )
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server, take_name
+from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
 
+if TYPE_CHECKING:
+    from edgeinfer.plan import Plan
+
 HELP = "answer OpenAI, Anthropic and Ollama clients on this machine"
-USAGE = "serve [MODEL] [--conversations N] [--port N] [...]"
+USAGE = "serve [MODEL ...] [--conversations N] [--port N] [...]"
 EXAMPLES = """\
   edgeinfer serve demo                          http://127.0.0.1:8080/v1 for OpenAI clients
   edgeinfer serve qwen3-4b --conversations 2    two answers at once
+  edgeinfer serve qwen3-0.6b smollm2-135m       two models, by their names in requests
   edgeinfer serve --host 0.0.0.0 --token-file token.txt
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
-    add_plan_options(parser)
+    parser.add_argument("names", nargs="*", default=[], metavar="MODEL", help="the same as --model")
+    add_plan_options(parser, several_models=True)
     group = parser.add_argument_group("the server")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     group.add_argument("--port", type=count, default=8080, metavar="N", help="port to listen on (8080)")
@@ -48,25 +55,59 @@ def run(args: argparse.Namespace) -> int:
         raise BackendError(
             f"the server needs {error.name}, which is not installed", hint="pip install 'edgeinfer[serve]'"
         ) from error
-    from edgeinfer.cli.opening import load_from, plan_from, say_choice
+    from edgeinfer.cli.opening import load_from, say_choice
     from edgeinfer.serve.models import Models
     from edgeinfer.serve.served import ServedModel
     from edgeinfer.serve.store.opening import StoreSize, prefixes_of
 
-    take_name(args)
     plan_for_server(args)
     access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
-    plan = plan_from(args)
-    if not args.model:
-        say_choice(plan)
-    size = StoreSize(args.prefix_memory * 10**6, args.prefix_disk * 10**6)
-    loaded = load_from(args, plan)
-    served = ServedModel(loaded, open_prefixes=prefixes_of(plan, size, whisper), max_waiting=args.queue)
-    say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
-    whisper(f"  a page to chat on: http://{args.host}:{args.port}/")
-    whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
-    serve(Models([served]), access, port=args.port)
+    names = list(dict.fromkeys([*args.names, *args.model]))
+    plans = plans_of(args, names)
+    if not names:
+        say_choice(plans[0])
+    size = StoreSize(args.prefix_memory * 10**6 // len(plans), args.prefix_disk * 10**6 // len(plans))
+    with ExitStack() as opened:
+        served = []
+        for plan in plans:
+            model = load_from(args, plan)
+            served.append(ServedModel(model, open_prefixes=prefixes_of(plan, size, whisper), max_waiting=args.queue))
+            opened.callback(served[-1].close)
+        for plan in plans:
+            say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
+            whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
+        whisper(f"  a page to chat on: http://{args.host}:{args.port}/")
+        opened.pop_all()  # `serve` closes them
+        serve(Models(served), access, port=args.port)
     return 0
+
+
+def plans_of(args: argparse.Namespace, names: Sequence[str]) -> list[Plan]:
+    """A plan for each model, in the memory that those before it leave; all are made before one is loaded.
+
+    Raises UsageError for flags that belong to one model, and for two models of one name.
+    """
+    from edgeinfer.cli.opening import plan_from
+
+    if len(names) > 1:
+        of_one = {
+            "--tier": args.tier,
+            "--template": args.template,
+            "--draft": args.draft,
+            "--draft-model": args.draft_model,
+        }
+        if given := next((flag for flag, value in of_one.items() if value), ""):
+            raise UsageError(f"{given} is for one model, and there are {len(names)}", hint="name a tier as MODEL:TIER")
+    plans: list[Plan] = []
+    for name in names or [""]:
+        args.model = name
+        if len(names) > 1:
+            args.others_bytes = sum(plan.estimate.total_bytes for plan in plans)
+        plans.append(plan_from(args))
+    titles = [plan.model.name for plan in plans]
+    if twice := next((one for one in titles if titles.count(one) > 1), ""):
+        raise UsageError(f"two models are called `{twice}`, and requests name one", hint="serve one of them")
+    return plans
 
 
 def read_token(name: str) -> str:

@@ -52,7 +52,7 @@ def make_plan(
     request = _checked(catalog, facts, request)
     backends = [on_device(device, one, probes.get(one.name, Probe())) for one in facts]
     drafts = _drafts(device, catalog, backends, probes, request)
-    budget = budget_bytes(device)
+    budget = budget_bytes(device, request.others_bytes or 0)
     judged = list(candidates(device, catalog, backends, request, drafts))
     able = [one for one in judged if isinstance(one, Candidate)]
     refused = [one for one in judged if isinstance(one, Rejection)]
@@ -70,7 +70,7 @@ def make_plan(
     if not usable:
         raise _nothing_fits(device, able, budget, floor, rejected)
     best = max(usable, key=lambda one: one.key)
-    chosen = best if forced or request.context is not None else _grown(device, best, budget, floor, request)
+    chosen = _grown(device, best, budget, floor, request) if request.may_grow and not forced else best
     return Plan(
         device=device,
         budget_bytes=budget,

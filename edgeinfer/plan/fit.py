@@ -76,8 +76,9 @@ def reserve_bytes(device: DeviceProfile) -> int:
     return max(256 << 20, min(device.ceiling_bytes, device.available_bytes) // 12)
 
 
-def budget_bytes(device: DeviceProfile) -> int:
-    return max(0, min(device.ceiling_bytes, device.available_bytes) - reserve_bytes(device))
+def budget_bytes(device: DeviceProfile, others_bytes: int = 0) -> int:
+    """What a model may take beside others that take `others_bytes`."""
+    return max(0, min(device.ceiling_bytes, device.available_bytes) - reserve_bytes(device) - others_bytes)
 
 
 def read_bytes(shape: ModelShape, artifact: Artifact) -> float:

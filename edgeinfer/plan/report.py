@@ -141,7 +141,7 @@ def reasons(
     lines = [_choice_line(chosen, budget, floor, request)]
     if chosen.tokens_per_s < floor:
         lines.append(too_slow(chosen.tokens_per_s, floor))
-    lines.append(_budget_line(device, budget))
+    lines.append(_budget_line(device, budget, request))
     lines.append(f"memory bandwidth {_gb_per_s(device)}")
     lines.append(_context_line(device, chosen, request))
     if not request.model:
@@ -170,8 +170,10 @@ def _choice_line(chosen: Candidate, budget: int, floor: float, request: Request)
     return f"{chosen.model.title} ranks highest of what fits and decodes at {floor:g} tokens/s or more"
 
 
-def _budget_line(device: DeviceProfile, budget: int) -> str:
+def _budget_line(device: DeviceProfile, budget: int, request: Request) -> str:
     kept = f"less {_mb(reserve_bytes(device))} kept free"
+    if request.others_bytes:
+        kept += f" and {_mb(request.others_bytes)} for other models"
     if device.ceiling_bytes <= device.available_bytes:
         return f"budget {_mb(budget)}: one process may take {_mb(device.ceiling_bytes)}, {kept}"
     return f"budget {_mb(budget)}: {_mb(device.available_bytes)} available, {kept}"

@@ -35,6 +35,12 @@ class Request:
     force: bool = False
     conversations: int = 1  # open at once on one model
     json_schemas: bool = False  # answers may have to follow a JSON schema, as in a server
+    others_bytes: int | None = None  # what other models of the same server take
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the window may take memory that is left."""
+        return self.context is None and self.others_bytes is None
 
 
 @dataclass(frozen=True, slots=True)

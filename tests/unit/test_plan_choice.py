@@ -134,6 +134,18 @@ def test_the_hint_names_a_context_only_where_it_helps() -> None:
     assert caught.value.hint == "try a smaller model, or --force"
 
 
+def test_a_model_beside_others_gets_what_they_leave() -> None:
+    def planned(others_bytes: int | None) -> Plan:
+        request = Request(others_bytes=others_bytes)
+        return make_plan(device(12), catalog(SMALL, LARGE), [GGUF], request)
+
+    alone, first, second = planned(None), planned(0), planned(7_000_000_000)
+    assert alone.window.slots > first.window.slots == 4096  # it leaves room, so it does not grow
+    assert (first.model.name, first.budget_bytes) == ("large", alone.budget_bytes)
+    assert (second.model.name, second.budget_bytes) == ("small", alone.budget_bytes - 7_000_000_000)
+    assert any("kept free and 7,000 MB for other models" in line for line in details(second))
+
+
 def test_room_is_kept_for_the_draft_model() -> None:
     def planned(**more: object) -> Plan:
         request = Request(model="large", **more)  # type: ignore[arg-type]
