@@ -87,6 +87,7 @@ class PromptBuilder:
         self.reasoning = learn_reasoning(template, tokenizer, tags)
         self.opening = ""  # what the template wrote after the last message, to open the answer
         self.form = AnswerForm(self.reasoning.formats)
+        self._form_of: tuple[Frames, str] | None = None  # the frames and the opening that `form` was made from
         self.notices: tuple[str, ...] = ()  # what the template does with the system prompt, if unusual
 
     def fresh(self) -> PromptBuilder:
@@ -126,7 +127,9 @@ class PromptBuilder:
             )
         self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
         self.opening = self._opening(written)
-        self.form = self._form(self._writer.frames(variables))
+        form_of = self._writer.frames(variables), self.opening
+        if form_of != self._form_of:  # most turns open alike
+            self.form, self._form_of = self._form(form_of[0]), form_of
         n_system = 0 if lead < 0 else self._marks.tokens_at(lead)
         if n_system is None:  # its last token also holds the first characters of the question
             n_system = common_prefix(self._encoder.encode(written.text[:lead], after="", mark=self._mark), self._tokens)
