@@ -35,9 +35,12 @@ static_assert(int{EDGEINFER_DRAFT_AUTO} == int(DraftMode::automatic) &&
 static_assert(int{EDGEINFER_STOP} == int(Finish::stop) && int{EDGEINFER_LENGTH} == int(Finish::length) &&
               int{EDGEINFER_CANCELED} == int(Finish::canceled));
 
+// In one line, cut between two characters where it is too long.
 void copy_line(std::string text, char* to, size_t size) {
   std::replace(text.begin(), text.end(), '\n', ' ');
-  std::snprintf(to, size, "%s", text.c_str());
+  size_t n = std::min(text.size(), size - 1);
+  while (n < text.size() && n > 0 && (text[n] & 0xC0) == 0x80) --n;
+  std::snprintf(to, size, "%s", text.substr(0, n).c_str());
 }
 
 template <class Body>

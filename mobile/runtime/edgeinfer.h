@@ -56,10 +56,11 @@ typedef struct {
   uint32_t version;
   int32_t n_threads;        /* of the processor; 0: one per performance core */
   int64_t context;          /* positions of K and V of a session: sink + window; 0: 4096, or fewer by the model */
-  int64_t sink;             /* of them, kept for the system prompt; -1: an eighth of the context */
+  int64_t sink;             /* of them, kept for the system prompt; -1: 128, or what the context leaves */
   int32_t n_sessions;       /* that may be open at once */
   int32_t drafting;         /* edgeinfer_drafting */
-  const char* cache_folder; /* for packed weights and measured costs; NULL: weights are packed in memory */
+  const char* cache_folder; /* keeps packed weights and measured costs, so that the next opening takes a moment; NULL:
+                               weights are packed in memory, and drafting costs half a second to measure */
 } edgeinfer_options;
 
 /* Bytes, from the manifest alone. */

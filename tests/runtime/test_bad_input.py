@@ -180,3 +180,11 @@ def test_a_cache_folder_that_cannot_keep_weights(built: Runtime, tiny: Path, tmp
     assert (note, tokens) == (f"weights are packed in memory: {tmp_path}/file cannot be written", expected)
     note, tokens = opened(tmp_path / ("long" * 60))
     assert note.startswith("weights are packed in memory: ") and tokens == expected
+
+
+@in_child
+def test_a_long_cause_is_cut_between_characters(built: Runtime) -> None:
+    for n in range(4):
+        with pytest.raises(Refused) as caught:  # decodes the cause
+            Library(built.library).open(Path("x" * n + "é" * 400))
+        assert len(caught.value.cause.encode()) >= 509
