@@ -20,7 +20,7 @@ from edgeinfer.serve.engine.text import Part
 from edgeinfer.serve.figures import figures
 from edgeinfer.serve.http.errors import status_of
 from edgeinfer.serve.http.reading import read_body
-from edgeinfer.serve.http.streams import AnswerResponse, as_json, event, unless_gone
+from edgeinfer.serve.http.streams import as_json, event, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
@@ -157,13 +157,7 @@ async def messages(request: Request) -> Response:
     served = models.find(body.model)
     answering = await unless_gone(request, served.answer(body.generation(served)))
     writer = MessageWriter(served, answering.n_prompt)
-    if body.stream:
-        return AnswerResponse(answering, writer.events(answering))
-    try:
-        (answer,) = await unless_gone(request, answering.whole())
-        return JSONResponse(writer.message(answer))
-    finally:
-        answering.cancel()
+    return await reply(request, answering, lambda one: writer.message(*one), writer.events, streamed=body.stream)
 
 
 async def count_tokens(request: Request) -> Response:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from edgeinfer.serve.answering import Answering
+from edgeinfer.serve.answering import Answering, Whole
 
-__all__ = ["AnswerResponse", "GoneError", "as_json", "event", "unless_gone"]
+__all__ = ["AnswerResponse", "GoneError", "as_json", "event", "reply", "unless_gone"]
 
+EVENTS: Final = "text/event-stream"
 SLOW_READER_S: Final = 60.0  # a reader that takes nothing for this long has left
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class AnswerResponse(Response):
     The engine does not wait for the reader: what it has written waits in memory, and is bounded by the answer's length.
     """
 
-    def __init__(self, answering: Answering, body: AsyncIterator[bytes], media_type: str = "text/event-stream") -> None:
+    def __init__(self, answering: Answering, body: AsyncIterator[bytes], media_type: str = EVENTS) -> None:
         super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._answering = answering
@@ -67,6 +68,24 @@ class AnswerResponse(Response):
             async for data in self._body:
                 await in_time(send, {"type": "http.response.body", "body": data, "more_body": True})
             await in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def reply(
+    request: Request,
+    answering: Answering,
+    whole: Callable[[Sequence[Whole]], Mapping[str, object]],
+    pieces: Callable[[Answering], AsyncIterator[bytes]],
+    *,
+    streamed: bool | None,
+    media_type: str = EVENTS,
+) -> Response:
+    """Answers in a protocol's own words: as a stream, or as one object. They are canceled when the client leaves."""
+    if streamed:
+        return AnswerResponse(answering, pieces(answering), media_type)
+    try:
+        return JSONResponse(whole(await unless_gone(request, answering.whole())))
+    finally:
+        answering.cancel()
 
 
 async def in_time(send: Send, message: Message) -> None:

@@ -18,7 +18,7 @@ from edgeinfer.serve.engine.job import Ended, Written
 from edgeinfer.serve.figures import figures
 from edgeinfer.serve.http.errors import status_of
 from edgeinfer.serve.http.reading import read_body
-from edgeinfer.serve.http.streams import AnswerResponse, as_json, unless_gone
+from edgeinfer.serve.http.streams import as_json, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.ollama.body import AskedBody, ChatBody, GenerateBody
 from edgeinfer.serve.ollama.errors import ollama_error
@@ -114,13 +114,14 @@ async def answered(request: Request, body: ChatBody | GenerateBody, *, is_chat: 
     if empty:
         return JSONResponse(writer.loaded())
     answering = await unless_gone(request, served.answer(body.generation(served)))
-    if streams(body):
-        return AnswerResponse(answering, writer.lines(answering), "application/x-ndjson")
-    try:
-        (answer,) = await unless_gone(request, answering.whole())
-        return JSONResponse(writer.whole(answer))
-    finally:
-        answering.cancel()
+    return await reply(
+        request,
+        answering,
+        lambda one: writer.whole(*one),
+        writer.lines,
+        streamed=streams(body),
+        media_type="application/x-ndjson",
+    )
 
 
 def streams(body: AskedBody) -> bool:

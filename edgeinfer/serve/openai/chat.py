@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.protocols import Tokenizer
@@ -22,7 +22,7 @@ from edgeinfer.serve.figures import figures
 from edgeinfer.serve.generation import Generation
 from edgeinfer.serve.http.errors import status_of
 from edgeinfer.serve.http.reading import ParameterError, read_body
-from edgeinfer.serve.http.streams import AnswerResponse, as_json, event, unless_gone
+from edgeinfer.serve.http.streams import as_json, event, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.errors import openai_error
 from edgeinfer.serve.openai.messages import ChatMessage, as_conversation
@@ -202,9 +202,4 @@ async def chat_completions(request: Request) -> Response:
     served = models.find(body.model)
     answering = await unless_gone(request, served.answer(body.generation(served)))
     writer = ChatWriter(served, body, answering.n_prompt)
-    if body.stream:
-        return AnswerResponse(answering, writer.chunks(answering))
-    try:
-        return JSONResponse(writer.completion(await unless_gone(request, answering.whole())))
-    finally:
-        answering.cancel()
+    return await reply(request, answering, writer.completion, writer.chunks, streamed=body.stream)

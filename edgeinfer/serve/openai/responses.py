@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import EdgeInferError
@@ -18,7 +18,7 @@ from edgeinfer.serve.engine.text import Part
 from edgeinfer.serve.figures import figures
 from edgeinfer.serve.http.errors import status_of
 from edgeinfer.serve.http.reading import ParameterError, read_body
-from edgeinfer.serve.http.streams import AnswerResponse, as_json, event, unless_gone
+from edgeinfer.serve.http.streams import as_json, event, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.errors import openai_error
 from edgeinfer.serve.openai.responses_body import ResponsesBody
@@ -228,10 +228,4 @@ async def responses(request: Request) -> Response:
     served = models.find(body.model)
     answering = await unless_gone(request, served.answer(body.generation(served)))
     writer = ResponseWriter(served, body, answering.n_prompt)
-    if body.stream:
-        return AnswerResponse(answering, writer.events(answering))
-    try:
-        (answer,) = await unless_gone(request, answering.whole())
-        return JSONResponse(writer.whole(answer))
-    finally:
-        answering.cancel()
+    return await reply(request, answering, lambda one: writer.whole(*one), writer.events, streamed=body.stream)
