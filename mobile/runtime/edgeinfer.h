@@ -1,8 +1,8 @@
 /* edgeinfer: runs the bundles that `edgeinfer export` writes. C99.
  *
  * Every function that can fail returns one of `edgeinfer_code` and fills `error`, which may be NULL, when it is not
- * EDGEINFER_OK. No exception crosses this header. There is no global state: any number of models and sessions live side
- * by side.
+ * EDGEINFER_OK. No exception crosses this header. Any number of models and sessions live side by side. They share one
+ * thing: the thread pool of ExecuTorch, whose size the newest opening with `n_threads` sets.
  *
  * Threads. A model runs its sessions on one thread of its own, a step of each in turn, and calls callbacks there.
  * `edgeinfer_cancel` and `edgeinfer_close` may be called from any thread at any time. The other calls on one session
@@ -25,7 +25,7 @@ extern "C" {
 #define EDGEINFER_API __attribute__((visibility("default")))
 #endif
 
-/* Of the structs below. A library takes structs of its own and of earlier versions. */
+/* Of the structs below. Another version is refused. */
 #define EDGEINFER_VERSION 1
 
 /* The numbers are the exit codes of the errors of the same name in edgeinfer/errors.py. */
