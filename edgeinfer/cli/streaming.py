@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from edgeinfer.decode.stats import AnswerStats
     from edgeinfer.runner.answer import Answer, AnswerStream
     from edgeinfer.window import WindowPolicy
+
+
+PATIENCE_S = 3.0  # without a word
 
 
 class Interrupt:
@@ -84,6 +88,30 @@ class Screen:
             self._in_thinking = False
 
 
+@contextmanager
+def patience(stream: AnswerStream) -> Iterator[Callable[[], None]]:
+    """Say once on a terminal that a long prompt is being read. The value is called when the answer has begun."""
+
+    def say() -> None:
+        n_new = stream.stats.prompt - stream.stats.reused
+        whisper(f"(reading {n_new:,} tokens)" if n_new > 0 else "(reading)")
+
+    timer = threading.Timer(PATIENCE_S, say)
+    timer.daemon = True
+    if colored(sys.stderr):
+        timer.start()
+
+    def begun() -> None:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()  # what it is saying comes before the answer
+
+    try:
+        yield begun
+    finally:
+        timer.cancel()
+
+
 def print_answer(
     begin: Callable[[], AnswerStream],
     settings: Settings,
@@ -101,8 +129,9 @@ def print_answer(
         try:
             stream = begin()
             interrupt.stops(stream)
-            with closing(stream):
+            with closing(stream), patience(stream) as begun:
                 for segment in stream.segments():
+                    begun()
                     progress(stream)
                     if live:
                         live.hide()

@@ -3,11 +3,14 @@
 import dataclasses
 import io
 import sys
+import time
 from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from edgeinfer.cli import output, progress
+from edgeinfer.cli import output, progress, streaming
 from edgeinfer.cli.banner import banner
 from edgeinfer.cli.lines import messages
 from edgeinfer.cli.live_line import LiveLine, column_after
@@ -19,6 +22,7 @@ from edgeinfer.cli.streaming import Screen
 from edgeinfer.decode.stats import AnswerStats, ArmStats
 from edgeinfer.errors import UsageError
 from edgeinfer.plan import Request, make_plan
+from edgeinfer.runner.answer import AnswerStream
 from edgeinfer.types import GREEDY, Sampling
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model
 
@@ -184,6 +188,20 @@ def test_the_live_line_waits_while_a_wrap_is_pending(monkeypatch: pytest.MonkeyP
     assert not drawn("世")  # two columns wide
     assert drawn("\n123456789世")  # which does not fit beside the nine
     live.close()
+
+
+@pytest.mark.parametrize(("patience_s", "said"), [(0.01, 1), (60.0, 0)])
+def test_a_long_prompt_is_said_once(monkeypatch: pytest.MonkeyPatch, patience_s: float, said: int) -> None:
+    terminal = terminal_on_stderr(monkeypatch)
+    monkeypatch.setattr(streaming, "PATIENCE_S", patience_s)
+    reading = cast("AnswerStream", SimpleNamespace(stats=AnswerStats(prompt=2712, reused=12)))
+    with streaming.patience(reading) as begun:
+        until = time.monotonic() + 5
+        while said and "tokens)" not in terminal.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+        begun()
+        begun()
+    assert terminal.getvalue().count("(reading 2,700 tokens)") == said
 
 
 def test_no_live_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
