@@ -106,7 +106,7 @@ MUTATIONS = (cut, flip, append, remove, swap, link, become_a_folder, add_a_stran
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_bundles_whose_files_were_changed(tmp_path: Path, mutate: Callable[[Path, random.Random], None]) -> None:
     rng = random.Random(mutate.__name__)
-    for index in range(20):
+    for index in range(25):
         (tmp_path / str(index)).mkdir()
         folder = write_bundle(tmp_path / str(index) / "b")
         mutate(folder / rng.choice((*FILES, MANIFEST)), rng)
