@@ -22,7 +22,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what `edgeinfer export` wrote")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="what `edgeinfer export` wrote, or a .zip of its files"
+    )
     parser.add_argument(
         "--parity", type=Path, metavar="FILE.gguf", help="the file it was made from: compare with it on other backends"
     )

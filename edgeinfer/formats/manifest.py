@@ -80,7 +80,7 @@ class Manifest:
     tier: str
     target: str
     policy: str  # which keys a query sees
-    kv_type: str
+    kv_type: str  # of the golden answers, and of `memory`; the engine keeps K and V in other types too
     architecture: str
     n_layers: int
     n_heads: int

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.cli.main import main
 from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle
@@ -128,6 +129,18 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
     assert "of the disk are free" in cause(zipped(folder))
+
+
+def test_verify_unpacks_what_it_is_given_and_not_what_was_unpacked_before(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = zipped(folder)
+    unpacked(archive)
+    data = bytearray(archive.read_bytes())
+    data[data.index(PROGRAM.encode()) + 40] ^= 1
+    archive.write_bytes(data)
+    assert main(["verify", str(archive)]) == ArtifactError.exit_code
+    assert "holds a damaged model.pte" in capsys.readouterr().err
 
 
 def test_two_hundred_damaged_archives(folder: Path) -> None:

@@ -16,6 +16,8 @@ from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle
 from edgeinfer.formats.manifest import MANIFEST, sealed
 from tests.executorch.bundles import write_bundle
+from tests.executorch.exported import bundle_of, missing
+from tests.tiny_gguf import Tiny, write_tiny
 
 SCHEMA = json.loads((Path(formats.__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -97,3 +99,15 @@ def test_an_unknown_key_is_refused_by_both(folder: Path) -> None:
     fields = manifest_of(folder)
     for path in ((), ("files", "model.pte"), ("golden", 0)):
         assert both(folder, changed(fields, (*path, "surprise"), 1)) == (False, False), path
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_what_an_export_writes_fits_the_schema(tmp_path: Path) -> None:
+    fields = manifest_of(bundle_of(write_tiny(tmp_path / "llama-F32.gguf", Tiny()), "fp32"))
+    VALIDATOR.validate(fields)
+    assert set(fields["methods"]) == {"front", "exit_head", "verify"}
+    assert fields["methods"]["verify"]["inputs"] == ["float32[1, n_tokens, 128]", "int64[4]", "int64[n_rows]"]
+    assert "Tensor q, Tensor k, Tensor v" in fields["operators"]["edgeinfer.ring_attend.out"]
+    assert fields["chat"]["thinking"]["user"]["before"] == "<|im_start|>user\n"
+    golden = fields["golden"][0]
+    assert all(first >= second for first, second in zip(golden["logits"], golden["second_logits"], strict=True))
