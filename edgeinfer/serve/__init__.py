@@ -1,1 +1,1 @@
-"""`edgeinfer serve`: one loaded model, several conversations, the protocols of the clients that people have."""
+"""`edgeinfer serve`: one loaded model, several conversations, the protocols of common clients."""

@@ -1,4 +1,4 @@
-"""The answers of one request, as they come from the engine's thread."""
+"""The answers of one request, as they arrive from the engine thread."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Answering:
         self._unread: Sequence[Letter] = ()
 
     def reporter(self, index: int) -> Callable[[Event], None]:
-        """What the engine's thread calls for the events of answer `index`."""
+        """The callback of the engine thread for the events of answer `index`."""
         return lambda event: self._mailbox.post(index, event)
 
     @property
@@ -60,7 +60,7 @@ class Answering:
         return len(self.jobs[0].task.prompt.tokens)
 
     async def admitted(self) -> None:
-        """Wait until the first answer begins. Raises what refused it."""
+        """Wait until the first answer begins. Raises the error that refused it."""
         self._unread = await self._mailbox.take()
         _, first = self._unread[0]
         if isinstance(first, Failed):
@@ -93,6 +93,6 @@ class Answering:
         return answers
 
     def cancel(self) -> None:
-        """End what still runs. Does nothing to answers that have ended."""
+        """End the answers that still run."""
         for job in self.jobs:
             job.cancel()

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: what can be asked, made from the bodies that are checked."""
+"""`GET /openapi.json`: the description of the API, made from the models that check request bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this engine says of each answer, in every protocol."""
+"""Figures that the server adds to each answer, in every protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request asks for, in whatever protocol it came."""
+"""What a request asks for, whatever its protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from edgeinfer.types import Message, Sampling, Tokens, Tool
 
-MAX_TOKENS = 2048  # of an answer, where the request names no limit: a small model can repeat itself without end
+MAX_TOKENS = 2048  # of an answer if the request sets no limit: a small model can repeat itself without end
 ToolChoice: TypeAlias = Literal["auto", "none", "required"]
 
 

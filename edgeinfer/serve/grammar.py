@@ -30,7 +30,7 @@ class Grammars:
         self._built: llguidance.LLTokenizer | None = None
 
     def json(self, schema: Mapping[str, Any], *, parameter: str) -> JsonConstraint:
-        """Raises ParameterError for a schema that cannot be held to: nothing is ever answered unconstrained."""
+        """Raises ParameterError for a schema that cannot be enforced: no such request is answered unconstrained."""
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
             matcher = llguidance.LLMatcher(self._trie(), grammar, log_level=0)
@@ -81,7 +81,7 @@ class JsonConstraint:
         return self._matcher.is_stopped()
 
     def copy(self) -> JsonConstraint:
-        """In the same state, for another answer."""
+        """A copy in the same state, for another answer."""
         return JsonConstraint(self._matcher.deep_copy(), 32 * len(self._bits))
 
     def masked(self, row: Logits) -> Logits:

@@ -1,4 +1,4 @@
-"""From the engine's thread to the server's event loop: events of answers, text once a frame."""
+"""Passes events of answers from the engine thread to the server's event loop, with text once per frame."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Mailbox:
         self._frame_ends_s = 0.0  # by the loop's clock
 
     def post(self, index: int, event: Event) -> None:
-        """Called by the engine's thread."""
+        """Called by the engine thread."""
         self._letters.append((index, event))
         urgent = not isinstance(event, Written)
         self._urgent |= urgent
         if urgent or self._text_wakes:
             self._text_wakes = False
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no reader
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def take(self) -> Sequence[Letter]:

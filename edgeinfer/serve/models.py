@@ -32,7 +32,7 @@ class Models:
         return next((why for one in self if (why := one.scheduler.stalled)), "")
 
     def end_answers(self) -> None:
-        """Fail every answer that runs or waits, and take no more."""
+        """Fail every answer that runs or waits, and accept no more."""
         for one in self:
             one.scheduler.close()
 

@@ -27,7 +27,7 @@ CLOSE_S = 5  # for answers that still run, when the server is stopped
 
 
 def serve(models: Models, access: Access, *, port: int) -> None:
-    """Owns `models`: they are closed at the end. Raises UsageError when the address cannot be had."""
+    """Owns `models`: they are closed at the end. Raises UsageError when the address cannot be used."""
     try:
         listening = bound(access.address, port)
         sys.setswitchinterval(SWITCH_S)
@@ -52,7 +52,7 @@ def event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class Listener(uvicorn.Server):
-    """Ends the answers when it is stopped, so that each client is told and none is waited for."""
+    """Ends the answers when it is stopped, so that every client gets an end, and the server waits for none."""
 
     def __init__(self, config: uvicorn.Config, models: Models) -> None:
         super().__init__(config)

@@ -77,17 +77,17 @@ class ServedModel:
 
     @property
     def usual(self) -> Sampling:
-        """What the model's makers advise."""
+        """The sampling that the model's authors recommend."""
         return self._loaded.sampling
 
     @property
     def thinks(self) -> bool:
-        """Whether the template or the catalog knows of reasoning."""
+        """Whether the template or the catalog marks reasoning."""
         return self.plan.model.thinking is not None or any(mentioned_in(self.template_source))
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the tokens of an answer depend on, besides the request: file, engine, K/V type, exactness."""
+        """What the tokens of an answer depend on, in addition to the request: file, engine, K/V type, exactness."""
         plan = self.plan
         exact = "exact" if self.exact else "within rounding"
         file, engine = fingerprint_of(plan.artifact), plan.facts.engine_version()
@@ -128,7 +128,8 @@ class ServedModel:
         self._loaded.close()
 
     def _prepare(self, generation: Generation) -> Prepared:
-        """All that an answer needs besides a conversation. What cannot be answered is refused here, before it waits."""
+        """Everything that an answer needs except a conversation. What cannot be answered is refused here, before it
+        waits."""
         rendered = self._render(generation)
         prompt, form = rendered.prompt, rendered.form
         reuse(Timeline(), 0, prompt, self.plan.window)
@@ -153,7 +154,7 @@ class ServedModel:
         return Prepared(prompt, self.tokenizer.stop_tokens | form.stop_tokens, tuple(answers))
 
     def _constraint(self, generation: Generation) -> Callable[[], Constraint] | None:
-        """What makes the constraint of each answer; None where every token may follow."""
+        """Makes the constraint of each answer; None if every token may follow."""
         if generation.schema is not None:
             return self._grammars.json(generation.schema, parameter=generation.schema_parameter).copy
         if not generation.may_call:

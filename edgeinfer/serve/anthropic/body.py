@@ -54,7 +54,7 @@ class ToolResultBlock(Body):
 
 
 class ThinkingBlock(Body):
-    """What clients send back of an answer: templates leave earlier reasoning out."""
+    """Reasoning that clients send back: templates leave earlier reasoning out."""
 
     type: Literal["thinking"]
     thinking: str
@@ -165,7 +165,7 @@ def chosen(tools: tuple[Tool, ...], choice: Choice | None) -> tuple[tuple[Tool, 
 
 
 def as_conversation(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) -> tuple[Message, ...]:
-    """Raises ParameterError for what is no conversation."""
+    """Raises ParameterError for anything that is not a conversation."""
     messages = [message for at, turn in enumerate(turns) for message in messages_of(turn, f"messages[{at}]")]
     if not messages or messages[-1].role == "assistant":
         raise ParameterError("a conversation must end with a message of the user", parameter="messages")

@@ -14,7 +14,7 @@ class Counts:
     finished: int = 0
     canceled: int = 0
     failed: int = 0
-    refused: int = 0  # too many waited
+    refused: int = 0  # refused because too many waited
     prompt: int = 0
     reused: int = 0
     emitted: int = 0

@@ -1,4 +1,4 @@
-"""What steps take here: measured, to size the chunks of a prompt and to say how long a request will wait."""
+"""Measured times of steps, to size the chunks of a prompt and to estimate how long a request will wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeinfer.decode.policy.costs import interpolate
 
 CHUNK_BUDGET_S: Final = 0.05
 CHUNK_BUDGET_ROUNDS: Final = 3.0  # where a plain round takes long, a chunk may take this many
-MIN_CHUNK: Final = 8  # kernels take rows in lots of 8 or 16
+MIN_CHUNK: Final = 8  # kernels process rows in tiles of 8 or 16
 MAX_CHUNK: Final = 256
 FIRST_CHUNK: Final = 32  # before the first measurement
 RATE: Final = 0.2  # of each new measurement in an estimate
@@ -29,7 +29,7 @@ class Pace:
         self._row_s = moved(self._row_s, seconds / n_rows)
 
     def observe_round(self, rows: Sequence[int], seconds: float) -> None:
-        """A round with so many rows of each conversation. Those with equally many were one forward."""
+        """A round with this number of rows for each conversation. Those with equally many were one forward."""
         forwards = sorted(Counter(rows).items())
         if len(forwards) == 2 and forwards[0] == (1, forwards[0][1]):
             seconds -= self.forward_s(forwards[0][1])
@@ -47,7 +47,7 @@ class Pace:
 
     @property
     def budget_s(self) -> float:
-        """What a chunk of a prompt may take while others write: they wait for it."""
+        """Time that a chunk of a prompt may take while other answers wait for it."""
         plain = self._forward_s[min(self._forward_s)] if self._forward_s else 0.0
         return max(CHUNK_BUDGET_S, CHUNK_BUDGET_ROUNDS * plain)
 

@@ -29,7 +29,7 @@ Drafts: TypeAlias = Mapping[int, KnownDrafts]  # by the id of the slot
 Run: TypeAlias = Callable[[Sequence[Ask]], Sequence[Sequence[Row]]]
 
 WAITING_PER_SLOT: Final = 4
-MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to come again
+MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to try again
 EARLY_KEEP_TOKENS: Final = 128  # a prompt of more is kept before its answer has ended, for others that begin like it
 LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before its first keys leave; a round has fewer
 PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
@@ -45,7 +45,7 @@ class Scheduler:
     def __init__(
         self, run: Run, slots: Sequence[Slot], *, prefixes: Prefixes = _NO_PREFIXES, max_waiting: int | None = None
     ) -> None:
-        """`run` is that of the model of `slots`. `max_waiting` jobs may wait besides those that run."""
+        """`run` is that of the model of `slots`. `max_waiting` jobs may wait in addition to those that run."""
         self.counts = Counts()
         self.pace = Pace()
         self._run_asks = run
@@ -73,7 +73,7 @@ class Scheduler:
                 self.counts.refused += len(jobs)
                 raise self._busy(f"{n_waiting} requests wait already, and at most {self._max_waiting} may", n_waiting)
             if not self._waiting and free == len(self._slots):
-                self._stepped_s = monotonic()  # the engine has rested: it is not late
+                self._stepped_s = monotonic()  # the engine was idle, so it is not late
             for job in jobs:
                 job.submitted_s = perf_counter()
             self._waiting.extend(jobs)
@@ -236,7 +236,8 @@ class Scheduler:
     def _run(
         self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool, drafts: Drafts = _NO_DRAFTS
     ) -> list[int]:
-        """One ask of each of `slots`, together. Where that fails, each by itself: one that fails fails alone.
+        """Run one ask of each of `slots` together. If that fails, run each by itself, so that only the faulty one
+        fails.
 
         The rows of each ask that was run; none where an ask failed.
         """
@@ -320,7 +321,7 @@ class Scheduler:
         """What goes wrong in the work for one conversation is reported to that one."""
         try:
             work()
-        except Exception as error:  # a mistake of ours, too, must not end the thread and every other answer
+        except Exception as error:  # a bug of the server must not end the thread and every other answer either
             self._fail(slot, as_engine_error(error))
 
     def _fail(self, slot: Slot, error: EdgeInferError) -> None:

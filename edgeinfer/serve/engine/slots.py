@@ -1,4 +1,4 @@
-"""The conversations that a server keeps open, and which of them takes the next prompt."""
+"""The conversations that a server keeps open, and the choice of one for the next prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Slot:
     decoder: Decoder
     job: Job | None = None
     last_used: int = 0  # number of the step; 0: never
-    broken: bool = False  # its cache cannot be emptied: the slot is of no more use
+    broken: bool = False  # its cache cannot be emptied, so the slot is no longer used
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class PrefixFigures:
     disk_blocks: int = 0
     restored_tokens: int = 0
     evicted_blocks: int = 0  # from memory
-    thrashed_tokens: int = 0  # run again after they had been kept and had to go for others
-    unwritten_blocks: int = 0  # that the disk was too slow for, or could not take
+    thrashed_tokens: int = 0  # run again although they had been kept, because they were evicted
+    unwritten_blocks: int = 0  # that the disk was too slow for, or could not store
 
 
 class Prefixes(Protocol):

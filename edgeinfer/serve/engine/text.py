@@ -1,4 +1,4 @@
-"""From the tokens of an answer to its text, as they come: characters, reasoning, calls of tools, stop strings."""
+"""Turns the tokens of an answer into text as they arrive: characters, reasoning, tool calls, stop strings."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every protocol shares of HTTP: reading a body, errors, streams, and who may ask."""
+"""The HTTP parts that all protocols share: reading a body, errors, streams, and access checks."""

@@ -19,7 +19,7 @@ __all__ = ["Endpoint", "Handler"]
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
-CLIENT_LEFT = 499  # nobody reads it; it is for a log
+CLIENT_LEFT = 499  # for the log only: the client has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Endpoint:
                 return Response(status_code=CLIENT_LEFT)
             except EdgeInferError as error:
                 return error_response(error, self.envelope)
-            except Exception as error:  # a mistake of ours: said in the protocol's own words, and logged
+            except Exception as error:  # a bug of the server: reported in the protocol's own form, and logged
                 wrong = EngineError(f"unexpected {type(error).__name__}", hint="please report it with the request")
                 request.app.state.log(error)
                 return error_response(wrong, self.envelope)

@@ -19,7 +19,7 @@ Envelope: TypeAlias = Callable[[EdgeInferError, int], Mapping[str, object]]
 
 
 class NoAccessError(EdgeInferError):
-    """Who asks may not. `status` is 401 where a token would help, else 403."""
+    """The client is not allowed. `status` is 401 if a token would help, else 403."""
 
     def __init__(self, message: str, *, status: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)

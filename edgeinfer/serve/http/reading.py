@@ -131,7 +131,7 @@ def checked(value: object, kind: type[BodyT]) -> BodyT:
 
 
 def parameter_error(error: ValidationError, kind: type[Body]) -> ParameterError:
-    """The first mistake, in our words."""
+    """The first mistake, in one plain line."""
     mistakes = error.errors(include_url=False, include_input=False)
     deepest = max(len(one["loc"]) for one in mistakes)  # of the alternatives of a union, the one that came closest
     first = min(mistakes, key=lambda one: (one["type"] != "extra_forbidden", len(one["loc"]) < deepest))

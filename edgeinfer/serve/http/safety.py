@@ -1,4 +1,5 @@
-"""Who may ask. A web page that a person has open, or a neighbor in the network, must not reach the model unasked."""
+"""Access checks. A web page in the user's browser, or another machine in the network, must not reach the model unless
+allowed."""
 
 from __future__ import annotations
 

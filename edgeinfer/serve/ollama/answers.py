@@ -49,7 +49,7 @@ class LineWriter:
             yield line(ollama_error(error, status_of(error)))
 
     def loaded(self) -> dict[str, object]:
-        """The answer to a request without a prompt, which only asks that the model be loaded."""
+        """The answer to a request without a prompt, which only loads the model."""
         return {**self._head(), **self._said("", "", []), "done": True, "done_reason": "load"}
 
     def _written(self, step: Written) -> dict[str, object]:
@@ -125,5 +125,5 @@ async def answered(request: Request, body: ChatBody | GenerateBody, *, is_chat: 
 
 
 def streams(body: AskedBody) -> bool:
-    """Ollama streams unless it is told not to."""
+    """Ollama streams by default."""
     return body.stream is not False

@@ -31,7 +31,7 @@ class Options(Body):
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    num_predict: Annotated[int, Field(ge=-2, le=10**9)] | None = None  # below 1: no limit of the request's own
+    num_predict: Annotated[int, Field(ge=-2, le=10**9)] | None = None  # below 1: the request sets no limit
     num_ctx: Annotated[int, Field(ge=1)] | None = None
 
     def sampling(self, usual: Sampling) -> Sampling:
@@ -85,7 +85,7 @@ class Call(Body):
 class Turn(Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    thinking: str | None = None  # what clients send back of an answer
+    thinking: str | None = None  # parts of an answer that clients send back
     tool_calls: list[Call] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -111,7 +111,7 @@ class AskedBody(Body):
         return ANY_OBJECT if isinstance(self.format, str) else self.format
 
     def asked(self, served: ServedModel) -> Generation:
-        """All but the prompt."""
+        """Everything except the prompt."""
         self.how.check_context(served)
         return Generation(
             sampling=self.how.sampling(served.usual),

@@ -1,4 +1,4 @@
-"""The chat page: one file, without a build step, that asks the server it came from and no other host."""
+"""The chat page: one file, without a build step, that sends requests only to the server it came from."""
 
 from __future__ import annotations
 

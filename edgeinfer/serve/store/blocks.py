@@ -27,7 +27,7 @@ class Block:
 
 
 def root_digest(identity: str) -> bytes:
-    """The parent of every first block. `identity` says what K and V depend on besides the tokens."""
+    """The parent of every first block. `identity` says what K and V depend on in addition to the tokens."""
     return hashlib.sha256(identity.encode()).digest()
 
 

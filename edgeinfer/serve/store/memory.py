@@ -32,7 +32,7 @@ class MemoryBlocks:
         return len(self._held)
 
     def read(self, block: Block) -> bytes | None:
-        """None where it is not here. The tokens themselves are compared, not only their digest."""
+        """None where it is not here. The tokens are compared too, not only their digest."""
         held = self._held.get(block.digest)
         return held.payload if held is not None and held.block == block else None
 

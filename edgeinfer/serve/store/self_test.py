@@ -19,7 +19,7 @@ _N_AFTER: Final = 3  # tokens that are run after the blocks
 
 
 def self_test(cache: BlockCache, n_vocab: int) -> str:
-    """Copy two blocks out of the empty `cache` and back. Returns what was wrong, "" for nothing.
+    """Copy two blocks out of the empty `cache` and back. Returns what was wrong, or "".
 
     The same tokens run in the same shapes before and after, so the rows must be equal bit for bit on every engine.
     Costs about thirty tokens; the cache is empty again.

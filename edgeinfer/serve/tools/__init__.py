@@ -1,1 +1,1 @@
-"""Tools: how models write calls, and how calls are read, constrained and shown to a template."""
+"""Tools: how models write calls, and how calls are read, constrained and written by a template."""

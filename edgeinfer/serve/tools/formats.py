@@ -1,4 +1,4 @@
-"""How families of models write the calls of tools, told by the marks in their templates."""
+"""How families of models write tool calls, recognized by the marks in their templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools in a prompt: as the template writes them, or in words of ours where it writes none."""
+"""Tools in a prompt: as the template writes them, or in our own words if it writes none."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class JsonEnd:
 
 
 class ToolReader:
-    """Feed text, get text and calls. What looks like a call and is none stays text: nothing is lost.
+    """Feed text, get text and calls. What looks like a call but is not stays text, so nothing is lost.
 
     `inside`: the prompt has written the opening already.
     """
@@ -92,7 +92,7 @@ class ToolReader:
         return ""
 
     def _read_bare(self, text: str) -> Generator[str | ToolCall, None, str]:
-        """An answer that is an object, and nothing before it, is a call."""
+        """An answer that is an object, with nothing before it, is a call."""
         words = text.lstrip()
         if self._at_start and not words:
             self._held = text
