@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "error.h"
+#include "text/file.h"
 
 namespace edgeinfer {
 namespace {
 
-void check(ei_code code, const ei_error& error) {
-  if (code != EI_OK) fail(code, error.message, code == EI_ARTIFACT_ERROR ? "export the model again" : "");
+void check(ei_code code, const ei_error& error, const char* hint = "") {
+  if (code != EI_OK) fail(code, error.message, hint);
 }
 
 }  // namespace
@@ -17,7 +18,7 @@ Program::Program(const std::string& path, int32_t n_threads, const std::string& 
   ei_error error{};
   const char* packed = packed_cache.empty() ? nullptr : packed_cache.c_str();
   const ei_options options{sizeof(ei_options), n_threads, packed, EI_KV_F32};
-  check(ei_open(path.c_str(), &options, &model_, &error), error);
+  check(ei_open(path.c_str(), &options, &model_, &error), error, kExportAgain);
   ei_describe(model_, &info_);
 }
 

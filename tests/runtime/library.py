@@ -99,7 +99,7 @@ class Piece(ctypes.Structure):
 CALLBACK = ctypes.CFUNCTYPE(c_int32, POINTER(Piece), c_void_p)
 AUTO, NEVER, LOOKUP, EARLY_EXIT = range(4)
 STOP, LENGTH, CANCELED = 1, 2, 3
-USAGE, ARTIFACT = 2, 4
+USAGE, ARTIFACT, ENGINE = 2, 4, 70
 
 
 class Refused(Exception):

@@ -15,6 +15,7 @@ from tests.runtime.built import Runtime
 from tests.runtime.child import in_child
 from tests.runtime.library import (
     ARTIFACT,
+    ENGINE,
     USAGE,
     AnswerOptions,
     Error,
@@ -129,6 +130,15 @@ def test_broken_bundles(built: Runtime, tiny: Path, tmp_path: Path) -> None:
     (newer / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     with refused("is of schema 99", ARTIFACT):
         library.open(newer)
+    for name, before, after, cause, code in (
+        ("another operator", b"ring_attend", b"ring_attent", "kernel 'edgeinfer::ring_attent.out' not found", ENGINE),
+        ("no program", b"ET12", b"ET99", "is not a sound program", ARTIFACT),
+    ):
+        program = changed(name) / "model.pte"
+        program.write_bytes(program.read_bytes().replace(before, after))
+        with refused(cause, code) as caught:
+            library.open(program.parent)
+        assert caught.value.hint == "export the model again"
     link = changed("link")
     (link / "model.pte").unlink()
     (link / "model.pte").symlink_to(tiny / "model.pte")
