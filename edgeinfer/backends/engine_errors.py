@@ -1,4 +1,5 @@
-"""What an engine raises becomes an error of ours, at the edge of its backend: no other exception crosses the seam."""
+"""Turns exceptions of an engine into EdgeInferErrors at the edge of its backend: no other exception crosses the
+seam."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ _SEAM_VERBS: Final = (
     *("begin", "rewind", "snapshot", "restore", "draft", "verify", "commit", "rollback"),  # Cache and Round
     *("argmax", "numpy", "close"),
 )
-_OUT_OF_MEMORY: Final = ("OutOfMemory", "Insufficient Memory", "Unable to allocate")  # Metal's, MLX's and NumPy's words
+_OUT_OF_MEMORY: Final = ("OutOfMemory", "Insufficient Memory", "Unable to allocate")  # as Metal, MLX and NumPy word it
 _LESS_MEMORY: Final = "lower --context, choose a smaller --tier, or close other programs"
 
 AnyClass = TypeVar("AnyClass", bound=type)
 
 
 def engine_error(engine: str, error: Exception) -> EdgeInferError:
-    """`error` as ours: in one line, named by the engine, with a hint for want of memory."""
+    """`error` as an EdgeInferError: one line that names the engine, and a hint if memory ran out."""
     if isinstance(error, EdgeInferError):
         return error
     text = _first_line(error)
@@ -32,12 +33,12 @@ def engine_error(engine: str, error: Exception) -> EdgeInferError:
 def _first_line(error: Exception) -> str:
     try:
         return str(error).strip().partition("\n")[0] or type(error).__name__
-    except Exception:  # some of NumPy's make their text only when they are complete
+    except Exception:  # the text of some NumPy exceptions is made late, and may fail
         return type(error).__name__
 
 
 def maps_engine_errors(engine: str) -> Callable[[AnyClass], AnyClass]:
-    """A class decorator: what the class's verbs of the seam raise becomes an EdgeInferError."""
+    """A class decorator: exceptions of the class's seam methods become EdgeInferErrors."""
 
     def decorate(cls: AnyClass) -> AnyClass:
         for name in _SEAM_VERBS:

@@ -35,6 +35,6 @@ class Reserve(Generic[Rings]):
         return self._new(policy)
 
     def give_back(self, policy: WindowPolicy, rings: Rings) -> None:
-        """Keep the rings for the next conversation, if they are of the planned ones."""
+        """Keep the rings for the next conversation, if they belong to the planned ones."""
         if self._planned is not None and policy == self._planned.policy and len(self._free) < self._planned.n:
             self._free.append(rings)

@@ -1,4 +1,4 @@
-"""What every backend allows in a round: drafts, then one verify, then its end. Engines differ, this does not."""
+"""What every backend allows in a round: drafts, then one verify, then its end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_ids(tokens: Sequence[TokenLike], n_vocab: int) -> None:
 
 
 class HeldRow:
-    """See protocols.Row. `logits` [V] are the row's own: no later forward overwrites them."""
+    """See protocols.Row. The row owns `logits` [V]: no later forward overwrites them."""
 
     __slots__ = ("_logits",)
 

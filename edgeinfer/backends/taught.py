@@ -1,4 +1,5 @@
-"""A taught draft on one conversation: what its layer is fed, and when. Engines run the layer, this decides its inputs.
+"""A taught draft on one conversation: the inputs of its layer, and when they are run. The engine runs the layer; this
+module decides its inputs.
 
 A feature draft's row at position p needs the token there and what the model knew at p - 1. So the rows of committed
 tokens, and that of the newest one, have true inputs; deeper drafts of a round take the layer's own state. Keys of true
@@ -34,7 +35,7 @@ _FEW_ROWS: Final = 8
 class TaughtDrafts(Protocol):
     """The taught drafts of one conversation.
 
-    `saw` is told of every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
+    `saw` receives every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
     round.
     """
 
@@ -103,7 +104,7 @@ class DraftLayer(Protocol):
 
 
 class RankedRow:
-    """See protocols.Row. Tokens that the draft cannot say have a logit of -inf."""
+    """See protocols.Row. Tokens outside the draft's vocabulary have a logit of -inf."""
 
     __slots__ = ("_logits", "_n_vocab", "_ranked")
 
@@ -166,7 +167,8 @@ class TapLog:
         return found
 
     def tapped(self, start: int, stop: int) -> Floats:
-        """[stop - start, width]. A position that is no longer kept has zeros: its draft is worse, and no token is."""
+        """[stop - start, width]. A position that is no longer kept has zeros: the draft gets worse, the tokens do
+        not."""
         positions = np.arange(start, stop)
         found: Floats = self._tapped[positions % TAPPED_ROWS]
         found[positions < self.start] = 0.0

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="NAME.draft.safetensors; default: beside the model")
     parser.add_argument("--device", default="", choices=DEVICES, metavar="WHERE", help="cuda, mps or cpu")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw agreement and expected speed-up as a .png")
-    parser.add_argument("--force", action="store_true", help="teach even if nothing would be won on this device")
+    parser.add_argument("--force", action="store_true", help="teach even if no speed-up is expected on this device")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
     add_json_option(parser)
@@ -163,7 +163,7 @@ def forecast_lines(forecast: Forecast) -> list[str]:
 
 def expectation(expected: Expected) -> str:
     if not expected.depth:
-        return "nothing is won here, at the agreement that drafts reached on a GPU"
+        return "no speed-up is expected here, at the agreement that drafts reached on a GPU"
     return (
         f"{expected.speedup:.2f} times plain speed with {expected.depth} drafts a round, "
         "at the agreement that drafts reached on a GPU"

@@ -1,4 +1,4 @@
-"""Text for teaching, written by the model itself: both sides of a conversation, no data needed.
+"""Text for teaching, written by the model itself: both sides of a conversation. No data is needed.
 
 The method is Magpie's (arXiv 2406.08464): given its own template up to the opening of a user's turn, a chat model
 writes a user's message. Then it answers, then it writes the next message, until the text is full. A conversation may
@@ -136,7 +136,7 @@ def joined(parts: Sequence[Conversations]) -> Conversations:
 
 
 def write_part(path: Path, part: Conversations) -> None:
-    """A part of the text as a file: whole, or not there."""
+    """Write a part of the text to a file, whole or not at all."""
     unfinished = path.with_suffix(".part")
     torch.save({"tokens": part.tokens, "own": part.own, "greedy": part.greedy}, unfinished)
     unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""`edgeinfer tune` from a model's name to a draft file. What is finished is kept in a folder, and never done twice."""
+"""`edgeinfer tune` from a model's name to a draft file. Finished work is kept in a folder and not repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a draft agrees with the model, on text that neither was taught on."""
+"""Measures how often a draft agrees with the model, on held-out text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Agreement:
 
 
 def rank_tokens(data: Conversations, n_vocab: int) -> Tensor:
-    """Token ids [V] by how often the assistant wrote them; ties and unseen tokens by how often they stand elsewhere."""
+    """Token ids [V] by how often the assistant wrote them; ties and unseen tokens by how often they occur elsewhere."""
     flat = data.tokens[:, 1:].flatten().long()
     weight = data.own[:, :-1].flatten().double() + 1e-3
     return torch.bincount(flat, weights=weight, minlength=n_vocab).argsort(descending=True, stable=True)
@@ -53,7 +53,7 @@ def judge(
 ) -> list[Agreement]:
     """Teacher-forced along the assistant's greedy text. At a temperature both sides add the same Gumbel noise.
 
-    Depth d counts a hit where the d - 1 drafts before it were hits, as a decoder meets it.
+    Depth d counts only where the d - 1 drafts before it were hits, as in a decoder.
     """
     hits: dict[tuple[int, float, int], list[Tensor]] = {}
     noise = torch.Generator(model.device).manual_seed(seed)

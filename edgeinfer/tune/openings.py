@@ -1,4 +1,4 @@
-"""First messages to begin conversations with. A model left alone writes messages that are alike."""
+"""First messages to begin conversations with. Without them, a model writes messages that are much alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast this device writes text and teaches: a short run of both."""
+"""Measures how fast this device writes text and teaches, by a short run of both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMED_TOKENS: Final = 8
 
 
 def measure_pace(model: TorchModel, sizes: Sizes, kinds: Sequence[Kind], *, exit_layer: int, n_ranked: int) -> Pace:
-    """Of tokens that mean nothing: the time is the same."""
+    """Made of random tokens, which take the same time."""
     return Pace(
         _s_per_token(model, sizes) * sizes.n_tokens,
         {kind: _s_per_step(model, sizes, kind, exit_layer, n_ranked) for kind in kinds},
@@ -31,7 +31,7 @@ def measure_pace(model: TorchModel, sizes: Sizes, kinds: Sequence[Kind], *, exit
 
 
 def _s_per_token(model: TorchModel, sizes: Sizes) -> float:
-    """In the middle of a part, where as many keys are seen as on average."""
+    """In the middle of a part, where the number of visible keys is average."""
     cache = GenerationCache(model, sizes.part_rows, sizes.n_tokens)
     cache.length = sizes.n_tokens // 2
     tokens = torch.zeros(sizes.part_rows, dtype=torch.long, device=model.device)

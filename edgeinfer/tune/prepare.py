@@ -1,4 +1,4 @@
-"""What the engine says of a model before it is taught: row costs on this device, and the tokens that begin texts."""
+"""What is measured before a model is taught: row costs on this device, and the tokens that begin texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ROLES: Final = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class GivenText:
-    """A person's own conversations, one after the other: [n] token ids, and whether the assistant wrote each."""
+    """The user's own conversations, one after the other: [n] token ids, and whether the assistant wrote each."""
 
     tokens: tuple[int, ...]
     by_assistant: tuple[bool, ...]
@@ -49,7 +49,7 @@ class Prepared:
 
 
 def prepare(plan: Plan, path: Path, *, data: Path | None) -> Prepared:
-    """Opens the model, asks, and closes it: the memory is free again.
+    """Opens the model, measures, and closes it, so that the memory is free again.
 
     Raises UsageError for a template that cannot be followed, and for `data` that holds no conversations.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "Progress", "Schedule", "teach"]
 
-_CONTEXT_WEIGHT: Final = 0.1  # of a token that the assistant did not write; its own count 1
+_CONTEXT_WEIGHT: Final = 0.1  # weight of a token that the assistant did not write; those it wrote count 1
 _DEPTH_DECAY: Final = 0.8  # of the loss, a depth: later drafts are reached less often
 _DEEP_ROWS: Final = 2  # every second row is judged past the first depth, which halves the cost of the head
 _SHOW_EVERY: Final = 5  # steps
@@ -110,7 +110,7 @@ def _step(
     model: TorchModel, draft: Draft, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], ranked: Tensor, *,
     offset: int,
 ) -> Tensor:  # fmt: skip
-    """One batch: the first depth's loss, for people to watch."""
+    """Teach one batch. Returns the loss of the first depth, for the progress line."""
     tokens, own = batch
     n_layers = model.shape.n_layers
     states = model.states(tokens, draft.kept | {n_layers})

@@ -1,4 +1,4 @@
-"""The text of a job: what is taught, what is held out, and answers to prompts. Parts that are written are kept."""
+"""The text of a job: what is taught, what is held out, and answers to prompts. Finished parts are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def text_of(
 ) -> Text:
     """Writes the parts that are not in `folder` yet. `wrote` is called with parts, parts in all, and tokens."""
     if prepared.given is not None or prepared.turns is None:
-        assert prepared.given is not None  # one of both is there
+        assert prepared.given is not None  # one of the two is given
         return _given(prepared.given, work.sizes)
     parts = []
     for index in range(work.n_parts):

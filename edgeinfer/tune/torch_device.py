@@ -1,4 +1,4 @@
-"""Where torch computes: a CUDA GPU, Apple's, or the CPU; in which type, and in how much memory."""
+"""Where torch computes (a CUDA GPU, Apple's GPU, or the CPU), in which type, and with how much memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TorchDevice:
 
 
 def torch_device(name: str = "") -> TorchDevice:
-    """The named device, or the fastest that is here. Raises BackendError for one that is not."""
+    """The named device, or the fastest one here. Raises BackendError for a device that is missing."""
     here = [one for one in NAMES if _is_here(one)]
     if name and name not in here:
         raise BackendError(f"torch finds no {name} device here", hint=f"--device {' or '.join(here)}")
@@ -45,7 +45,7 @@ def torch_device(name: str = "") -> TorchDevice:
 
 
 def free_bytes(device: TorchDevice, planned_bytes: int) -> int:
-    """What teaching may take: a CUDA GPU's own memory, else the plan's budget."""
+    """Bytes that teaching may take: a CUDA GPU's own memory, or else the plan's budget."""
     if device.name != "cuda":
         return planned_bytes
     free, _ = torch.cuda.mem_get_info()

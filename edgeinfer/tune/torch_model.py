@@ -1,6 +1,7 @@
 """The model that is taught to draft: a frozen Llama-like model in torch, on the weights as they are run.
 
-The weights are those of the reference backend (a GGUF, dequantized), so a draft learns what the quantized model says.
+The weights are those of the reference backend (a GGUF, dequantized), so a draft learns the distribution of the
+quantized model.
 """
 
 from __future__ import annotations

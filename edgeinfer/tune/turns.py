@@ -12,7 +12,7 @@ from edgeinfer.types import Message
 
 __all__ = ["Turns", "find_turns"]
 
-_FIRST, _ANSWER, _SECOND = "marigold", "juniper", "hawthorn"  # words that no template writes
+_FIRST, _ANSWER, _SECOND = "marigold", "juniper", "hawthorn"  # words that occur in no template
 _HINT: Final = "`edgeinfer tune --data FILE` teaches on conversations of your own"
 
 

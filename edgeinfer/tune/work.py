@@ -1,4 +1,4 @@
-"""How much text is written and how many steps are taught in the time that is given."""
+"""Decides how much text is written and how many steps are taught in the given time."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Work:
 
 
 def make_work(sizes: Sizes, pace: Pace, minutes: float, *, n_given_rows: int = 0) -> Work:
-    """The work that fills `minutes`. `n_given_rows` conversations are there already; then none is written.
+    """The work that fills `minutes`. If `n_given_rows` conversations are given, none is written.
 
-    Raises UsageError, with the minutes that are needed, where the time is too short to teach anything.
+    Raises UsageError, with the minutes that are needed, if the time is too short to teach anything.
     """
     seconds = 60.0 * minutes
     n_parts = 0 if n_given_rows else max(2, round(seconds * _TEXT_SHARE / pace.s_per_part))
@@ -124,7 +124,7 @@ def fit_memory(
 
 @dataclass(frozen=True, slots=True)
 class KeptWork:
-    """Work that was begun."""
+    """Work that an earlier run began."""
 
     work: Work
     seconds: float  # that it was expected to take
@@ -132,7 +132,7 @@ class KeptWork:
 
 
 def read_work(folder: Path, settings: Mapping[str, object]) -> KeptWork | None:
-    """What was begun in `folder`; None where nothing was. Raises UsageError where it was begun with other settings."""
+    """The work that was begun in `folder`, or None. Raises UsageError if it was begun with other settings."""
     kept = read_kept(folder / _FILE)
     if not kept:
         return None

@@ -58,7 +58,7 @@ class ReferenceCache:
         self.drafts = drafts
         self._give_back = give_back
         self._length = 0
-        self._evicted = range(0)  # positions whose slots others may have taken
+        self._evicted = range(0)  # positions whose slots may hold other positions by now
         self._round: ReferenceRound | None = None
 
     @property
@@ -121,7 +121,7 @@ class ReferenceCache:
         return PackedRows(states, start, self.layers, self.policy)
 
     def end_round(self, n: int) -> None:
-        """The one place where a round moves the length."""
+        """The only place where a round moves the length."""
         self._length += n
         self._round = None
 
@@ -180,13 +180,13 @@ class ReferenceRound:
         self._cache.be_open()
 
     def early(self, ids: Sequence[int]) -> PackedRows:
-        """What the early layers have to run: the tokens after those that were drafted alike."""
+        """The rows that the early layers must run: the tokens after the drafts that were kept."""
         self._ids = ids
         self._n_reused = common_prefix(self._drafted, ids) if self._exit else 0
         return self._cache.rows(self._cache.model.embed(ids[self._n_reused :]), self._start + self._n_reused)
 
     def late(self, states: Floats) -> PackedRows:
-        """What the late layers have to run, given the result of `early`."""
+        """The rows that the late layers must run, given the result of `early`."""
         return self._cache.rows(np.concatenate([self._states[: self._n_reused], states]), self._start)
 
     def tap(self, states: Floats) -> None:

@@ -1,4 +1,4 @@
-"""What is known of the reference without importing NumPy."""
+"""What the program may know of the reference without importing NumPy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ReferenceFacts:
         return _MAX_ROWS
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        """Weights in float32, and the rows of the head that the draft has of its own."""
+        """Weights in float32, and the draft's own rows of the head."""
         if shape.architecture not in _ARCHITECTURES:
             return None
         layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1 + draft.exit_layer),))

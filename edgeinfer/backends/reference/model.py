@@ -30,7 +30,7 @@ from edgeinfer.window import WindowPolicy
 if TYPE_CHECKING:
     from edgeinfer.backends.reference.taught import TaughtLayer
 
-BLOCK_ROWS = 8  # rows of every product; more would slow a single row down
+BLOCK_ROWS = 8  # rows of every product; more would make a single row slower
 _SLOT_STEP = 64  # attention reads the slots in use rounded up to this
 
 
@@ -194,7 +194,7 @@ class ReferenceModel:
 
 
 class _Query:
-    """One row of a forward. What it sees of its conversation's rings follows from its position alone."""
+    """One row of a forward. The slots that it sees follow from its position alone."""
 
     def __init__(self, rows: PackedRows, position: int) -> None:
         policy = rows.policy
@@ -243,7 +243,7 @@ def _padded(states: Floats, n_rows: int) -> Floats:
 
 
 def _place_is_free(weights: Weights) -> bool:
-    """Whether this BLAS gives a row the same bits at any place in a block, whatever is beside it."""
+    """Whether this BLAS gives a row the same bits at any place in a block, whatever the other rows are."""
     layer = weights.layers[0]
     matrices = (layer.qkv, layer.attn_output, layer.gate_up, layer.ffn_down, weights.output)
     return all(_is_place_free(matrix) for matrix in matrices)

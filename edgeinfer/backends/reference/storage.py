@@ -1,4 +1,4 @@
-"""Where K and V are kept: rings of `slots` places in one of the KV types, a row quantized before any query sees it."""
+"""Storage of K and V: rings of `slots` rows in one of the K/V types. A row is quantized before any query sees it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Ring:
         return values
 
     def stored(self, slots: list[int]) -> bytes:
-        """Those places as they are kept."""
+        """The rows of those slots as they are stored."""
         return self._places[:, slots].tobytes()
 
     def store(self, slots: list[int], data: bytes) -> None:
-        """Put back what `stored` gave."""
+        """Write back what `stored` returned."""
         heads, _, width = self._places.shape
         self._places[:, slots] = np.frombuffer(data, self._places.dtype).reshape(heads, len(slots), width)
 

@@ -1,6 +1,6 @@
 """A taught draft in NumPy: its layer is a model of one layer, or for an exit draft of the model's first layers and it.
 
-Its head says the ranked tokens alone.
+Its head gives only the ranked tokens.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Layer:
         self.first = self.length = position
 
     def close(self) -> None:
-        """The arrays go with the object."""
+        """Does nothing: the arrays are freed with the object."""
 
     def _forward(self, inputs: Floats) -> Floats:
         rows = PackedRows(inputs, self.length, self._kv, self._policy, self.first)
