@@ -1,4 +1,4 @@
-"""A bundle as a zip: unpacked where every file is what the manifest says, and refused with the cause otherwise."""
+"""A bundle as a zip: unpacked where every file is what the manifest says, else refused with the cause."""
 
 from __future__ import annotations
 

@@ -76,10 +76,12 @@ Encoder::Encoder(const Tokenizer& tokenizer, const std::vector<std::string>& wor
     if (token.is_control && !is_one_character(token.text)) by_length_.push_back(token.text);
   }
   for (const std::string& word : words) {
-    if (words_.insert(word).second && !is_one_character(word)) by_length_.push_back(word);
+    if (word.empty() || is_one_character(word)) continue;
+    if (words_.insert(word).second) by_length_.push_back(word);
   }
   std::stable_sort(by_length_.begin(), by_length_.end(),
                    [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+  for (const std::string& word : by_length_) begins_one_[static_cast<unsigned char>(word[0])] = true;
   std::string bytes;
   for (int32_t token : tokenizer.encode("x", false)) bytes += tokenizer.piece(token);
   adds_space_ = bytes == " x";
@@ -168,12 +170,14 @@ void Encoder::learn_marks(std::string_view content) {
       words_.emplace(word);
       const auto longer = [&](const std::string& other) { return other.size() >= word.size(); };
       by_length_.emplace(std::partition_point(by_length_.begin(), by_length_.end(), longer), word);
+      begins_one_[static_cast<unsigned char>(word[0])] = true;
     }
     at = end > at ? end : at + code_point_at(content, at).n_bytes;
   }
 }
 
 size_t Encoder::control_at(std::string_view text, size_t at, const std::vector<size_t>& cuts) const {
+  if (!begins_one_[static_cast<unsigned char>(text[at])]) return 0;
   for (const std::string& word : by_length_) {
     if (word[0] != text[at] || text.compare(at, word.size(), word) != 0) continue;
     const auto cut = std::upper_bound(cuts.begin(), cuts.end(), at);

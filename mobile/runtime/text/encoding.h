@@ -2,6 +2,7 @@
 // edgeinfer/chat/encoding.py.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -38,6 +39,7 @@ class Encoder {
   const Tokenizer& tokenizer_;
   std::set<std::string, std::less<>> words_;  // always parsed, and of more than one character
   std::vector<std::string> by_length_;        // they and the control tokens, the longest first
+  std::array<bool, 256> begins_one_{};        // by the first byte
   bool adds_space_;
 };
 

@@ -17,7 +17,7 @@
 
 namespace edgeinfer {
 
-// What tokenizer.json says, besides the tokens themselves.
+// What tokenizer.json says, in addition to the tokens themselves.
 struct TokenizerRules {
   // Where U+2581 is put before a text. A stretch is the text between two added tokens.
   enum class Lead { nowhere, first_stretch, bare_stretches, every_stretch };

@@ -74,7 +74,7 @@ class TokenizerReader {
 
   void splitting(Json step) {
     const std::string_view type = text_at(step, "type");
-    if (is_split_) refuse("it goes on splitting with", type);
+    if (is_split_) refuse("after the last step that is known it splits with", type);
     if (type == "Sequence") {
       if (const std::optional<Json> steps = step.find("pretokenizers")) {
         for (Json inner : steps->items()) splitting(inner);
