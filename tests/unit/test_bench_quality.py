@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,12 +117,25 @@ def test_backends_are_compared_and_what_cannot_run_is_named(
 ) -> None:
     pytest.importorskip("llama_cpp")
     out = tmp_path / "quality.md"
-    words = ["--backend", "gguf", "--backend", "reference", "--backend", "executorch", "--tokens", "64"]
+    words = [
+        "--backend",
+        "gguf",
+        "--backend",
+        "reference",
+        "--backend",
+        "executorch",
+        "--backend",
+        "mlx",
+        "--tokens",
+        "64",
+    ]
     assert main(["bench", "quality", "--model", str(tiny), *words, "--json", "--out", str(out)]) == 0
     first, other = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["backend"], other["backend"], other["kv_type"]) == ("gguf", "reference", "f32")
     assert other["kl"] < 1e-3 and other["top1"] > 0.95
     assert "\nLeft out: tiny.F16.gguf on executorch: " in out.read_text()
+    if sys.platform != "darwin":
+        assert "\nLeft out: tiny.F16.gguf on mlx: " in out.read_text()
 
 
 def test_the_order_of_tiers_is_that_of_the_measured_losses() -> None:

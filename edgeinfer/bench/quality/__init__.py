@@ -18,7 +18,7 @@ from edgeinfer.bench.quality.measure import Reference, Result, Setting, measure
 from edgeinfer.bench.quality.plot import plot
 from edgeinfer.bench.quality.report import Layer, markdown
 from edgeinfer.bench.report import write
-from edgeinfer.errors import NoPlanError, UsageError
+from edgeinfer.errors import BackendError, NoPlanError, UsageError
 from edgeinfer.plan.types import Request
 from edgeinfer.runner.choose import choose
 from edgeinfer.types import KV_CHOICES, KvType
@@ -94,7 +94,7 @@ def refusal(setting: Setting) -> str:
     """Why this backend does not run this file here; "" where it does."""
     try:
         choose(setting.request(), offline=True)
-    except NoPlanError as error:
+    except (NoPlanError, BackendError) as error:
         return f"{Path(setting.model).name} on {setting.backend}: {error}"
     return ""
 
