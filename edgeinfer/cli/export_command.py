@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import say, show, size
+from edgeinfer.errors import UsageError
 
 HELP = "make a phone bundle of a model"
 USAGE = "export MODEL --out FOLDER [--tier TIER] [--device NAME]"
@@ -14,6 +15,7 @@ EXAMPLES = """\
   edgeinfer export demo --out demo-phone                        4-bit weights, as the demo's file has them
   edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
   edgeinfer export demo --device iphone-15-pro --out demo-phone
+  edgeinfer export demo --target coreml --out demo-coreml       for Core ML; not run here
   edgeinfer chat --model ./demo-phone                           the bundle, run here
 """
 TIERS = ("8da4w", "8da8w", "fp32")
@@ -24,7 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=model_name, metavar="MODEL", help="a catalog name, a .gguf file or a Hugging Face folder"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the bundle; must not exist yet")
-    parser.add_argument("--tier", default="8da4w", choices=TIERS, metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
+    parser.add_argument("--tier", default="", choices=("", *TIERS), metavar="TIER", help=f"{', '.join(TIERS)} (8da4w)")
+    parser.add_argument(
+        "--target",
+        default="xnnpack",
+        choices=("xnnpack", "coreml"),
+        help="what runs it: the processor (xnnpack), or Core ML in float16, which was lowered here and never run",
+    )
     parser.add_argument(
         "--device", default="", metavar="NAME", help="say how the bundle fits this phone, and refuse it if it does not"
     )
@@ -36,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.executorch.export.source import open_source
     from edgeinfer.runner.exporting import export
 
+    args.tier = tier_of(args)
     model = model_path(args)
     open_source(model)  # refuses at once what cannot be exported
     if args.device:
@@ -45,9 +54,22 @@ def run(args: argparse.Namespace) -> int:
     total = sum(file.n_bytes for file in manifest.files.values())
     show(str(args.out))
     say(f"{size(total)}; {manifest.memory.kv_bytes_per_position:,} bytes of K and V for each position of context")
-    if not manifest.golden:
+    if args.target == "coreml":
+        say("note: nothing here runs Core ML: the program was lowered, and not run")
+    elif not manifest.golden:
         say("note: no golden answers are recorded: the engine cannot run here, so `edgeinfer verify` compares none")
     return 0
+
+
+def tier_of(args: argparse.Namespace) -> str:
+    """Raises UsageError for a tier that the target does not have."""
+    if args.target == "xnnpack":
+        return args.tier or TIERS[0]
+    if args.tier:
+        raise UsageError(
+            f"--target coreml has no tier {args.tier}: its weights are in float16", hint="leave out --tier"
+        )
+    return "fp16"
 
 
 def device_line(args: argparse.Namespace, model: Path) -> str:

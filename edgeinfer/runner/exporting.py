@@ -16,7 +16,7 @@ from edgeinfer.protocols import Tokenizer
 __all__ = ["describe_chat", "export"]
 
 
-def export(model: Path, out: Path, tier: Literal["8da4w", "8da8w", "fp32"]) -> Manifest:
+def export(model: Path, out: Path, tier: Literal["8da4w", "8da8w", "fp32", "fp16"]) -> Manifest:
     """Raises what `export_bundle` raises."""
     return export_bundle(model, out, tier, describe_chat)
 

@@ -26,7 +26,7 @@ BUNDLE_BACKEND: Final = "executorch"
 SOURCE_BACKEND: Final = "gguf"  # a bundle of a catalog model is made from a file of this backend
 ARCHITECTURES: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})  # those of export/*_source.py
 
-_BITS: Final[Mapping[str, float]] = {"8da4w": 4.5, "8da8w": 8, "fp32": 32}
+_BITS: Final[Mapping[str, float]] = {"8da4w": 4.5, "8da8w": 8, "fp16": 16, "fp32": 32}
 _GRAPH_BYTES_PER_LAYER: Final = 20_000  # norms, scales of rows, and the program itself
 
 
@@ -65,7 +65,7 @@ def bundle_artifact(shape: ModelShape, tier: str, *, file: str = "", made_from: 
 def program_bytes(shape: ModelShape, tier: str) -> int:
     """The size of `model.pte`. The embedding lies beside the head, also where the model ties them."""
     vocabulary = shape.n_vocab * shape.hidden
-    return read_bytes(shape, tier) + vocabulary * (4 if tier == "fp32" else 1)
+    return read_bytes(shape, tier) + vocabulary * max(8, int(_BITS[tier])) // 8
 
 
 def read_bytes(shape: ModelShape, tier: str) -> int:
@@ -79,7 +79,7 @@ def read_bytes(shape: ModelShape, tier: str) -> int:
         keys = shape.hidden * group.n_kv_heads * group.head_dim
         in_tier += group.n_layers * (queries + keys)
         in_8_bits += group.n_layers * (queries + keys)  # attn_output and attn_v are as large
-    bits = _BITS[tier] * in_tier + (32 if tier == "fp32" else 8) * in_8_bits
+    bits = _BITS[tier] * in_tier + max(8, _BITS[tier]) * in_8_bits
     return int(bits / 8) + _GRAPH_BYTES_PER_LAYER * shape.n_layers
 
 

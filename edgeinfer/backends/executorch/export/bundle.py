@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import psutil
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from edgeinfer.backends.executorch.export.program import Exported
     from edgeinfer.backends.executorch.export.quantize import Tier
 
+Target = Literal["xnnpack", "coreml"]
 DescribeChat: TypeAlias = Callable[[Tokenizer], ChatPieces]
 """What the chat template of a tokenizer writes. Raises ArtifactError where a phone cannot write it."""
 _PACKAGES = ("torch", "executorch", "torchao")
@@ -60,7 +61,7 @@ def export_bundle(model: Path, out: Path, tier: Tier, describe_chat: DescribeCha
         raise UsageError(f"{out} exists already", hint="choose another folder, or remove it")
     source = open_source(model)
     check_memory(source, tier)
-    write_program = _exporter()
+    write_program = _exporter(target_of(tier))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / out.name
@@ -69,10 +70,18 @@ def export_bundle(model: Path, out: Path, tier: Tier, describe_chat: DescribeCha
         chat = describe_chat(tokenizer)
         sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
         exported = write_program(source, tier, folder / PROGRAM, sample)
-        write_manifest(folder, _manifest(source, tier, tokenizer, chat, exported, folder))
-        record(folder)
+        manifest = _manifest(source, tier, tokenizer, chat, exported, folder)
+        write_manifest(folder, manifest)
+        if manifest.target == "xnnpack":
+            record(folder)
+            manifest = check_bundle(folder).manifest
         folder.rename(out)
-    return check_bundle(out).manifest
+    return manifest
+
+
+def target_of(tier: Tier) -> Target:
+    """What a program of `tier` is lowered for."""
+    return "coreml" if tier == "fp16" else "xnnpack"
 
 
 def check_memory(source: Source, tier: Tier) -> None:
@@ -85,9 +94,12 @@ def check_memory(source: Source, tier: Tier) -> None:
         )
 
 
-def _exporter() -> Any:
+def _exporter(target: Target) -> Any:
     try:
-        from edgeinfer.backends.executorch.export.program import write_program
+        if target == "coreml":
+            from edgeinfer.backends.executorch.export.coreml import write_program
+        else:
+            from edgeinfer.backends.executorch.export.program import write_program
     except ImportError as error:
         raise BackendError(f"exporting needs more packages: {error}", hint=_INSTALL) from error
     return write_program
@@ -104,7 +116,7 @@ def _manifest(
         license=said["license"],
         source_sha256=sha256_of(_weights_file(source.path)),
         tier=tier,
-        target="xnnpack",
+        target=target_of(tier),
         policy="sinks-and-blocks",
         kv_type="f32",
         architecture=shape.architecture,
@@ -116,7 +128,7 @@ def _manifest(
         n_ffn=shape.n_ffn,
         n_vocab=shape.n_vocab,
         limit=shape.limit,
-        exit_layer=shape.exit_layer or 0,
+        exit_layer=exported.exit_layer,
         exact_rows=0,
         memory=_memory(shape, tier),
         bos_text=tokenizer.bos_text,

@@ -6,8 +6,7 @@ drafts, verifies and plain forwards of them. Without one it holds `forward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torch.export import Dim, ExportedProgram, export
 from edgeinfer.backends.executorch.export.calibrate import calibrate
 from edgeinfer.backends.executorch.export.decoder import Decoder, ExitHead, Forward, Front, Verify
 from edgeinfer.backends.executorch.export.quantize import Tier
+from edgeinfer.backends.executorch.export.quiet import quiet
 from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.backends.executorch.export.signature import method_of
 from edgeinfer.backends.executorch.export.source import Source
@@ -38,6 +38,7 @@ class Exported:
     methods: Mapping[str, Method]
     operators: Mapping[str, str]  # that the runtime must have, with their schemas
     n_delegates: int
+    exit_layer: int  # 0: no method drafts
 
 
 def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int]) -> Exported:
@@ -47,7 +48,7 @@ def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int])
     """
     torch.manual_seed(0)
     decoder = Decoder(source, tier).eval()
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         calibrate(decoder, source, sample)
         methods = _exported(decoder, source.shape)
         signatures = {name: method_of(method) for name, method in methods.items()}
@@ -74,6 +75,7 @@ def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int])
         methods=signatures,
         operators={str(call): str(call._schema) for call in calls if str(call).endswith((".out", "_out"))},
         n_delegates=sum("delegate" in str(call) for call in calls),
+        exit_layer=source.shape.exit_layer or 0,
     )
 
 
@@ -110,19 +112,3 @@ def _constants(shape: DecoderShape) -> dict[str, int]:
         "max_tokens": MAX_TOKENS,
         "max_rows": MAX_ROWS,
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch and ExecuTorch warn about their own internals; none of it is news for the person who exports."""
-    import logging
-    import warnings
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

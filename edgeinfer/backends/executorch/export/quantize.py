@@ -4,6 +4,7 @@
             embedding and the two matrices of attention that lose most, `attn_v` and `attn_output`
     8da8w   8-bit weights with a scale for each row, the same activations and embedding
     fp32    nothing is rounded
+    fp16    for Core ML: weights and activations in float16
 
 8da4w stores what Q4_0 stores, except that XNNPACK takes positive scales only. A Q4_0 file is taken over as it is; in a
 block whose scale is negative, the largest value shrinks by an eighth. Other weights are rounded by Q4_0's rule first,
@@ -12,7 +13,7 @@ and again by calibrate.py.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,15 +23,15 @@ from edgeinfer.backends.executorch.export.q4_0 import GROUP, Q4Weight, q4_0_of, 
 from edgeinfer.backends.executorch.export.source import Source
 from edgeinfer.errors import ArtifactError
 
-Tier = Literal["8da4w", "8da8w", "fp32"]
-TIERS: tuple[Tier, ...] = get_args(Tier)
+Tier = Literal["8da4w", "8da8w", "fp32", "fp16"]
+_FLOAT = ("fp32", "fp16")  # Core ML rounds to float16 when it lowers
 _IN_8_BITS = ("attn_v", "attn_output")
 _DYNAMIC = "int8_asym_per_token"
 
 
 def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
     """[out, in], quantized as `tier` says. Raises ArtifactError where rows do not divide into groups."""
-    if tier == "fp32":
+    if tier in _FLOAT:
         return _floats(source, name)
     if tier == "8da8w" or name.endswith(_IN_8_BITS):
         return _in_rows(_floats(source, name), _DYNAMIC)
@@ -56,7 +57,7 @@ def has_four_bits(weight: torch.Tensor) -> bool:
 
 def embedding_weight(source: Source, tier: Tier) -> torch.Tensor:
     values = _floats(source, "token_embd")
-    return values if tier == "fp32" else _in_rows(values, None)
+    return values if tier in _FLOAT else _in_rows(values, None)
 
 
 def _rounded(source: Source, name: str) -> Q4Weight:
