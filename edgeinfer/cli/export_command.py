@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         default="xnnpack",
         choices=("xnnpack", "coreml"),
-        help="what runs it: the processor (xnnpack), or Core ML in float16, which was lowered here and never run",
+        metavar="TARGET",
+        help="xnnpack, which runs on the processor, or coreml, in float16 and never run (xnnpack)",
     )
     parser.add_argument(
         "--device", default="", metavar="NAME", help="say how the bundle fits this phone, and refuse it if it does not"
