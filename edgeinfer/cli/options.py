@@ -83,7 +83,7 @@ def add_open_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the answer (defaults: what the model's makers advise)")
+    group = parser.add_argument_group("the answer (defaults: what the model's authors recommend)")
     group.add_argument("--temp", type=nonnegative, metavar="T", help="temperature; 0 takes the most likely token")
     group.add_argument("--top-k", type=count0, metavar="K", help="only the K most likely tokens; 0: all")
     group.add_argument("--top-p", type=share, metavar="P", help="only the most likely tokens that sum to P")
