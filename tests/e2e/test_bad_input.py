@@ -57,7 +57,7 @@ def test_a_wrong_value_is_refused_with_a_hint(cli: Cli, args: list[str], message
     refused(cli(*args), 2, message, hint)
 
 
-def test_a_download_that_nobody_agreed_to(cli: Cli) -> None:
+def test_a_download_without_consent_is_refused(cli: Cli) -> None:
     refused(cli("run", "--model", "smollm2-135m", "Hi"), 2, "so I cannot ask", "--model demo")
 
 
@@ -149,7 +149,7 @@ def test_a_hostile_template_in_the_file(
     ("template", "message"),
     [("{% if %}", "Expected"), ("{{ messages.__class__.__mro__ }}", "it reads `__class__` of a list")],
 )
-def test_a_template_of_the_person_that_is_wrong(
+def test_a_template_file_with_a_mistake_is_refused(
     cli: Cli, on_tiny: list[str], tmp_path: Path, template: str, message: str
 ) -> None:
     (tmp_path / "mine.jinja").write_text(template)
@@ -165,7 +165,7 @@ def test_a_system_prompt_that_the_sinks_cannot_hold(cli: Cli, on_tiny: list[str]
     refused(cli("run", *on_tiny, "--system", "the rain " * 40, "Hi"), 2, "the system prompt has", "--sink")
 
 
-def test_an_unwritable_home_is_no_obstacle(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+def test_an_unwritable_home_does_not_stop_an_answer(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     """Caches and histories cost something when they cannot be kept; they stop nothing."""
     nowhere = tmp_path / "file"
     nowhere.write_text("")
@@ -193,7 +193,7 @@ def test_a_missing_engine_names_what_installs_it(cli: Cli, tmp_path: Path) -> No
     refused(ran, 3, "llama-cpp-python", "pip install 'edgeinfer[gguf]'")
 
 
-def test_debug_shows_the_traceback_besides(tmp_path: Path) -> None:
+def test_debug_also_shows_the_traceback(tmp_path: Path) -> None:
     import subprocess
     import sys
 

@@ -115,7 +115,7 @@ def test_an_eviction_is_said_once(cli: Cli, on_tiny: list[str]) -> None:
     assert evicted
 
 
-def test_a_chat_past_the_last_position_goes_on_and_says_so(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+def test_a_chat_past_the_last_position_continues_and_says_so(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     short = write_tiny(tmp_path / "short.gguf", Tiny(limit=384))
     flags = [*on_tiny, "--model", str(short), "--context", "320", "--max-tokens", "120", "--stats"]
     ran = cli("chat", *flags, stdin=b"the rain\n" * 5)

@@ -60,7 +60,7 @@ def test_ctrl_c_before_the_answer(tmp_path: Path) -> None:
     assert b"Traceback" not in err
 
 
-def test_a_reader_who_goes_away_is_no_error(tmp_path: Path, on_tiny: list[str]) -> None:
+def test_a_reader_that_leaves_causes_no_error(tmp_path: Path, on_tiny: list[str]) -> None:
     with started(tmp_path, "run", *on_tiny, *ENDLESS) as running:
         assert running.stdout is not None
         assert running.stderr is not None

@@ -48,7 +48,7 @@ def test_an_answer_needs_neither_stdin_nor_stderr(tmp_path: Path, on_tiny: list[
 
 @needs_bash
 @pytest.mark.parametrize("command", ["run --model demo Hi -n 1", "list", "--help", "plan demo", "chat --model demo"])
-def test_a_closed_stdout_is_no_error(tmp_path: Path, command: str) -> None:
+def test_a_closed_stdout_ends_quietly(tmp_path: Path, command: str) -> None:
     ran = in_shell(tmp_path, f"edgeinfer {command} >&-")
     assert ran.code == 0, ran.err
     assert "error:" not in ran.err
@@ -160,9 +160,7 @@ def marked(text: str, codec: str) -> bytes:
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16-le", "utf-16-be"])
-def test_a_byte_order_mark_is_no_part_of_what_is_piped(
-    cli: Cli, on_tiny: list[str], tmp_path: Path, codec: str
-) -> None:
+def test_a_byte_order_mark_in_piped_text_is_removed(cli: Cli, on_tiny: list[str], tmp_path: Path, codec: str) -> None:
     talk = cli("chat", *on_tiny, stdin=marked("/set max-tokens 3\r\nthe rain\r\nin the train", codec))
     plain = cli("chat", *on_tiny, "-n", "3", stdin=b"the rain\nin the train\n")
     assert (talk.code, talk.out) == (0, plain.out)
@@ -171,7 +169,7 @@ def test_a_byte_order_mark_is_no_part_of_what_is_piped(
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16-le", "utf-16-be"])
-def test_a_byte_order_mark_is_no_part_of_a_file(cli: Cli, on_tiny: list[str], tmp_path: Path, codec: str) -> None:
+def test_a_byte_order_mark_in_a_file_is_removed(cli: Cli, on_tiny: list[str], tmp_path: Path, codec: str) -> None:
     (tmp_path / "own.jinja").write_bytes(marked("{% for m in messages %}{{ m.content }}{% endfor %}", codec))
     ran = cli("run", *on_tiny, "--template", "own.jinja", "--stats", "the rain")
     assert ran.code == 0, ran.err
@@ -181,7 +179,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(cli: Cli, on_tiny: list[str], tm
     assert "(loaded 1 message" in cli("chat", *on_tiny, stdin=b"/load talk.json\n").err
 
 
-def test_a_byte_order_mark_is_no_part_of_an_argument(cli: Cli, on_tiny: list[str]) -> None:
+def test_a_byte_order_mark_in_an_argument_is_removed(cli: Cli, on_tiny: list[str]) -> None:
     plain = cli("run", *on_tiny, "--system", "the train", "--stats", "the rain")
     ran = cli("run", *on_tiny, "--system", "\ufeffthe train", "--stats", "\ufeffthe rain")
     assert ran.out == plain.out

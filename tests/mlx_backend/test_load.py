@@ -138,7 +138,7 @@ def test_quantized_rows_come_back_within_their_step(kv_bits: int, error: float) 
     assert ring.n_bytes == 2 * 2 * policy.slots * (64 * kv_bits // 8 + 4)
 
 
-def test_storage_is_the_whole_window_where_the_own_window_is_no_smaller() -> None:
+def test_storage_is_the_whole_window_unless_the_own_window_is_smaller() -> None:
     policy = WindowPolicy(window=1024, sink=64, block=128, limit=8192)
     assert storage_of(policy, 0) is policy
     assert storage_of(policy, 4096) is policy

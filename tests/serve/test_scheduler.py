@@ -87,7 +87,7 @@ def test_cancel_while_waiting_while_prefilling_and_while_writing() -> None:
     assert first.tokens == engine.alone([1, 2], 100)[: len(first.tokens)]
 
 
-def test_who_comes_first_is_served_first_and_too_many_are_refused_with_a_time() -> None:
+def test_jobs_are_served_in_order_and_too_many_are_refused_with_a_time() -> None:
     engine = Engine(n_slots=2, max_waiting=3)
     heard = [engine.job([index], 4) for index in range(5)]
     engine.submit(*heard)
@@ -102,7 +102,7 @@ def test_who_comes_first_is_served_first_and_too_many_are_refused_with_a_time() 
     engine.submit(engine.job([9]))
 
 
-def test_who_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_waits_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(n_slots=1)
     first, late = engine.job([1], 3), engine.job([2], 3)
     engine.submit(first, late)

@@ -98,7 +98,7 @@ def test_an_answer_measured_again_counts_once() -> None:
     assert rows_of(log.log)[0].speedup == pytest.approx(2.0)
 
 
-def test_a_log_goes_on_after_a_cut(tmp_path: Path) -> None:
+def test_a_log_resumes_after_an_incomplete_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     first = LogFile(path)
     items = [

@@ -108,7 +108,7 @@ def test_a_template_that_loops_for_ever_ends(renderer: Renderer) -> None:
 @pytest.mark.parametrize(
     "source", ["{{ 1 / 0 }}", "{{ ['a'].index('user') }}", "{{ raise_exception('no') }}", "{{ x.y }}"]
 )
-def test_a_probe_that_fails_is_no_answer(template: Open, source: str) -> None:
+def test_a_probe_that_fails_returns_none(template: Open, source: str) -> None:
     assert template(source).probe(TALK) is None
 
 

@@ -85,7 +85,7 @@ def split(pieces: list[str], *, inside: bool = False) -> tuple[str, str]:
     return thought, "".join(segment.text for segment in segments if not segment.thinking)
 
 
-def test_a_trace_is_told_from_the_answer() -> None:
+def test_reasoning_is_separated_from_the_answer() -> None:
     assert split(["<think>\nhm", "m</think>\n\nSo: 4"]) == ("hmm", "So: 4")
     assert split(["<th", "ink>a</thi", "nk>b"]) == ("a", "b")
     assert split(["hm</think>4"], inside=True) == ("hm", "4")

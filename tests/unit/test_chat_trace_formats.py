@@ -60,7 +60,7 @@ def test_the_templates_own_come_first_then_the_catalogs_then_the_vocabularys() -
 
 
 @pytest.mark.parametrize("source", ["<think>", "</think>", "<thinking_instructions>", "<|think|>", "{{ reasoning }}"])
-def test_one_tag_alone_is_no_format(source: str) -> None:
+def test_one_tag_alone_is_not_a_format(source: str) -> None:
     assert list(mentioned_in(source)) == []
 
 

@@ -77,7 +77,7 @@ def test_costs_of_a_busy_minute_do_not_stay(tmp_path: Path, monkeypatch: pytest.
         assert (store.load("key") == COSTS) is stays, (busy, later)
 
 
-def test_a_store_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     CostStore(tmp_path / "file" / "costs").save("key", COSTS)
 

@@ -93,7 +93,7 @@ def test_what_is_kept_is_checked(copies: list[Copied], tmp_path: Path, text: str
     assert plan_bandwidth() == 20 * GB
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(copies: list[Copied], tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_raises_nothing(copies: list[Copied], tmp_path: Path) -> None:
     copies.append(Copied(20 * GB, QUIET))
     (tmp_path / "edgeinfer").write_text("a file where the folder should be")
     assert plan_bandwidth() == 20 * GB

@@ -36,7 +36,7 @@ def test_the_profile_of_a_macbook_air_m2() -> None:
     assert {speed.backend for speed in found.speeds} == {"gguf", "mlx", "reference"}
 
 
-def test_a_wired_limit_is_read_and_told() -> None:
+def test_a_wired_limit_is_read_and_reported() -> None:
     values = {**M2, "iogpu.wired_limit_mb": 14000}
     found = describe(answers(values), MetalMemory(14000 << 20, 0), 9_000_000_000)
     assert found.ceiling_bytes == 14000 << 20
@@ -66,7 +66,7 @@ def test_fast_cores_by_level_name(levels: list[tuple[str, int]], expected: int) 
     assert fast_cores(answers(values)) == expected
 
 
-def test_one_name_with_two_bandwidths_is_told_apart_by_memory() -> None:
+def test_chips_with_one_name_and_two_bandwidths_differ_by_memory() -> None:
     for gib, gb_per_s in ((36, 410), (64, 546)):
         values = {**M2, "machdep.cpu.brand_string": "Apple M4 Max", "hw.memsize": gib << 30}
         assert describe(answers(values), None, 1).bandwidth_bytes_per_s == gb_per_s * 10**9

@@ -43,7 +43,7 @@ def propose(drafter: Gated, said: Sequence[tuple[int, float]], limit: int = 7) -
     return list(drafter.propose(script, limit)), script.asked  # type: ignore[arg-type]
 
 
-def test_it_drafts_while_the_exit_is_confident_and_drops_the_unsure_draft() -> None:
+def test_it_drafts_while_the_exit_is_confident_and_drops_the_uncertain_draft() -> None:
     drafts, asked = propose(gated(), [(11, 0.99), (12, 0.98), (13, 0.05), (14, 0.99)])
     assert drafts == [11, 12]
     assert asked == [5, 11, 12]  # each draft is the next one's input; the unsure one ends it
@@ -55,7 +55,7 @@ def test_the_limit_holds() -> None:
     assert len(asked) == 3
 
 
-def test_an_unsure_first_draft_leaves_a_plain_round() -> None:
+def test_an_uncertain_first_draft_leaves_a_plain_round() -> None:
     assert propose(gated(), [(11, 0.02)])[0] == []
 
 
@@ -65,14 +65,14 @@ def test_a_tile_of_rows_is_filled() -> None:
     assert drafts == [11, 12, 13]
 
 
-def test_more_valuable_time_requires_surer_drafts() -> None:
+def test_when_time_earns_more_drafts_must_be_more_certain() -> None:
     said = [(11, 0.75), (12, 0.75), (13, 0.75)]
     calm, busy = gated(STEPPED, 4), gated(STEPPED, 4)
     busy.tokens_per_time = 1.8
     assert len(propose(busy, said, limit=3)[0]) < len(propose(calm, said, limit=3)[0])
 
 
-def test_a_confident_exit_that_is_wrong_is_no_longer_believed() -> None:
+def test_a_confident_exit_that_is_wrong_loses_its_rate() -> None:
     drafter = gated()
     for _ in range(30):
         propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)
@@ -184,7 +184,7 @@ def test_deeper_drafts_than_the_file_knows_are_right_as_often_as_its_last() -> N
     assert time == pytest.approx(1.9 + 4 * 0.01)
 
 
-def test_reading_the_prompt_is_no_cost_of_a_draft() -> None:
+def test_reading_the_prompt_does_not_count_as_draft_time() -> None:
     assert offer_after_a_round(first_draft=60.0) == offer_after_a_round(first_draft=0.05)
 
 

@@ -38,14 +38,14 @@ def test_a_change_shows_within_a_few_matches() -> None:
 
 
 @pytest.mark.parametrize("hits", [0, 20])
-def test_a_longer_match_is_surer_and_a_fork_less_sure(hits: int) -> None:
+def test_acceptance_rises_with_match_length_and_falls_with_forks(hits: int) -> None:
     rates = after(hits, 0)
     for length in (1, 2, 4, 8):
         assert chance(rates, length) < chance(rates, 2 * length)
         assert chance(rates, length, 0) > chance(rates, length, 1) >= chance(rates, length, 2)
 
 
-def test_chances_are_given_the_hits_before_them() -> None:
+def test_a_rate_is_conditional_on_the_drafts_before() -> None:
     """A hit says that the text copies, so that the next is likelier than it would be alone."""
     rates = after(3, 1)
     ahead = rates.acceptance(2, bytes(4))
@@ -57,7 +57,7 @@ def test_chances_are_given_the_hits_before_them() -> None:
     assert chance(rates, 4) > ahead[2] > chance(after(3, 1), 4)
 
 
-def test_what_is_hardly_reached_is_not_looked_at() -> None:
+def test_rates_end_at_a_draft_that_is_rarely_reached() -> None:
     ahead = HitRates().acceptance(1, bytes([1] * 15))
     assert len(ahead) < 5
     assert math.prod(ahead) < 0.1 <= math.prod(ahead[:-1])

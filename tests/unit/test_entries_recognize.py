@@ -108,6 +108,6 @@ def test_smollm2_under_another_name(smollm2: Path, tmp_path: Path) -> None:
     assert entry_of_path(link).title == "Smollm2 135M 8k Lc100K Mix1 Ep2"
 
 
-def test_a_tiny_model_is_nobody(tmp_path: Path) -> None:
+def test_a_tiny_model_is_not_recognized(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "smollm2-135m.gguf")
     assert entry_of_path(path, CATALOG.models) == entry_of_path(path)

@@ -123,7 +123,7 @@ def test_the_template_of_its_own_file_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[1]", b"{", b"\xff\xfe\xfd", b"[" * 100_000, b"", b"nothing"])
-def test_what_is_no_object_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused_in_one_line(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(raw)
     with pytest.raises(ArtifactError) as caught:

@@ -111,7 +111,7 @@ def test_cut_connection_is_resumed(server: Hub) -> None:
     assert server.downloads() == ["", "bytes=3000-", "bytes=5000-"]
 
 
-def test_a_later_pull_goes_on_where_one_stopped(server: Hub) -> None:
+def test_a_pull_resumes_where_the_last_one_stopped(server: Hub) -> None:
     server.faults.cut_after = [3000, *[0] * transfer.ATTEMPTS]
     with pytest.raises(DownloadError, match=f"stopped at 3000 of {len(MODEL)} bytes") as caught:
         hub.pull("org/tiny-GGUF", FILE)

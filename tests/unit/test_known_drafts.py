@@ -43,7 +43,7 @@ def in_tiles(rows: int) -> float:
         ([UNSURE], in_tiles, [1]),
     ],
 )
-def test_who_drafts_how_much(acceptance, forward_s, depths) -> None:  # type: ignore[no-untyped-def]
+def test_drafts_go_where_they_gain_most(acceptance, forward_s, depths) -> None:  # type: ignore[no-untyped-def]
     assert share_rows(acceptance, forward_s) == depths
 
 

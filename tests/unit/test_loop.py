@@ -63,7 +63,7 @@ def test_a_sampled_draft_carries_the_noise_of_its_token() -> None:
         assert drafting.stats.accepted == drafting.stats.drafted
 
 
-def test_an_answer_that_goes_on_has_the_noise_of_the_whole() -> None:
+def test_a_continued_answer_has_the_noise_of_the_whole() -> None:
     prompt = Prompt(numbers(5))
     whole = answer(decoder(), prompt, 20, SAMPLED)
     first = decoder()
@@ -108,7 +108,7 @@ def test_an_edit_before_the_first_eviction_rewinds() -> None:
     assert (to.stats.reused, to.stats.prefilled) == (7, 2)
 
 
-def test_an_edit_behind_evicted_keys_starts_again() -> None:
+def test_an_edit_before_evicted_keys_starts_again() -> None:
     to = decoder()
     answer(to, Prompt(numbers(20)), 4)
     edited = Prompt((*numbers(10), 20, 21))
@@ -151,7 +151,7 @@ def test_reanchoring_cuts_at_a_message_start_that_is_near(starts: tuple[int, ...
     assert to.cache.tokens == [*told[:3], *told[first:33]]  # type: ignore[attr-defined]
 
 
-def test_a_chat_goes_on_after_reanchoring_with_what_is_cached() -> None:
+def test_a_chat_continues_from_the_cache_after_reanchoring() -> None:
     to, prompt = decoder(), Prompt(numbers(30), n_system=3)
     told = (*prompt.tokens, *answer(to, prompt, 6))
     answer(to, Prompt((*told, 5, 6), n_system=3), 3)
@@ -189,7 +189,7 @@ def test_max_tokens_below_one_is_refused() -> None:
         decoder().stream(Prompt((1,)), GREEDY, max_tokens=0, stop_tokens=frozenset())
 
 
-def test_an_older_reader_is_told() -> None:
+def test_reading_an_older_answer_raises() -> None:
     to = decoder()
     old = to.stream(Prompt(numbers(5)), GREEDY, max_tokens=9, stop_tokens=frozenset())
     next(old)

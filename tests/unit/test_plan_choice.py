@@ -296,7 +296,7 @@ def test_the_plan_names_drafters_and_exact_rows() -> None:
         make_plan(device(), catalog(SMALL), [GGUF], Request(speculation="draft"), drafters=drafter_facts())
 
 
-def test_what_is_told_of_a_refused_model_is_by_how_much() -> None:
+def test_a_refusal_says_how_many_megabytes_are_missing() -> None:
     absent = {"mlx": Probe(unavailable="no Metal GPU")}
     both = model("both", 2, artifact(6, "mlx-4bit-g64", "mlx"), artifact(7, "Q4_K_M"), artifact(9, "Q8_0"))
     small = model("small", 1, artifact(0.5, "Q4_0"))

@@ -203,7 +203,7 @@ def test_a_template_may_have_opened_the_trace() -> None:
     assert (said, thought) == ("4", "hm")
 
 
-def test_the_budget_closes_a_trace_and_the_answer_goes_on() -> None:
+def test_the_budget_closes_the_reasoning_and_the_answer_continues() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP], [*text("4"), STOP])
     said, thought, answer = run(decoder, AnswerSettings(think_budget=4), traces=TRACES)
     assert (said, thought) == ("4", "abcd\n")  # the tag is not counted

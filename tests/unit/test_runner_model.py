@@ -270,7 +270,7 @@ def test_a_raw_prompt_that_cannot_be(loaded: edgeinfer.LoadedModel, prompt: list
         ("a\ud800b", "UTF-8"),
     ],
 )
-def test_what_is_no_conversation_is_refused(
+def test_messages_that_are_not_a_conversation_are_refused(
     loaded: edgeinfer.LoadedModel, messages: str | list[Message], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
@@ -342,7 +342,9 @@ def test_a_file_that_is_not_what_it_says_never_loads(tmp_path: Path) -> None:
         edgeinfer.load(request_for(bad))
 
 
-def test_offline_a_missing_file_is_said_and_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_a_missing_file_raises_and_no_download_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     plan = edgeinfer.choose(edgeinfer.Request(model="smollm2-135m", backend="gguf", tier="Q8_0", force=True))
 

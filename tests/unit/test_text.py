@@ -69,6 +69,6 @@ def test_a_mark_inside_a_text_stays() -> None:
         (b"\xff\xfea\x00b", "x is not UTF-16-LE: byte 0x62 at offset 4"),
     ],
 )
-def test_what_is_no_text_is_refused(data: bytes, says: str) -> None:
+def test_bytes_that_are_not_text_are_refused(data: bytes, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         decoded(data, name="x")
