@@ -210,3 +210,15 @@ def offer_after_a_round(*, first_draft: float) -> tuple[float, float, float]:
     offer = estimator.offer(7)
     assert offer is not None
     return round(offer.expected_tokens, 6), round(offer.expected_time, 6), round(costs.ratio("exit-draft"), 6)
+
+
+@pytest.mark.parametrize(("sure", "n_asked"), [(0.35, 1), (0.995, 5)])
+def test_a_taught_draft_pays_for_a_second_row_only_where_several_are_likely(sure: float, n_asked: int) -> None:
+    """The second row costs nearly a whole round here, and the four after it almost nothing."""
+    costs = Costs(RowCosts({1: 1.0, 2: 1.9, 6: 2.1}, exit_draft_s=0.06), 6)
+    source = ExitSource("feature", whole_part="verify", short_part="verify")
+    drafter = Gated(source, costs, agreement=0.67, clock=lambda: 0.0)
+    drafter.reset([5])
+    drafts, asked = propose(drafter, [(11, sure), *[(11, 0.995)] * 6], limit=5)
+    assert len(asked) == n_asked
+    assert len(drafts) == (n_asked if n_asked > 1 else 0)

@@ -46,7 +46,8 @@ class Gated:
         reads_prompt: bool = False,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`agreement` is the share of right first drafts, where it is known before the first round.
+        """`agreement` is the share of right first drafts of a taught draft. Its confidence is calibrated, so it looks
+        ahead: it drafts on while some number of further drafts is expected to be worth more than stopping.
 
         `reads_prompt`: the first draft of an answer takes longer, because it reads what came before.
         """
@@ -54,6 +55,7 @@ class Gated:
         self.tokens_per_time = 1.0
         self.gate = Gate(agreement)
         self._source = source
+        self._is_taught = agreement is not None
         self._reads_prompt = reads_prompt
         self._costs = costs
         self._clock = clock
@@ -86,10 +88,7 @@ class Gated:
         self._n_rounds += 1
         token, state, reached = self._last, self._state, 1.0
         while len(self._drafts) < limit:
-            rows = len(self._drafts) + 1
-            row_price = self.tokens_per_time * marginal_row_time(self._short, rows, limit + 1)
-            draft_price = self.tokens_per_time * self._costs.ratio(self._source.draft_part)
-            if self._drafts and reached * self.gate.expected_gain(state, row_price / reached) < draft_price:
+            if self._drafts and not self._pays_to_go_on(state, reached, limit):
                 break
             token, after = self._draft(token)
             self.gate.learn_transition(state, after)
@@ -101,6 +100,22 @@ class Gated:
         self._n_drafts = len(self._drafts)
         self._acceptance = [self.gate.acceptance(state) for state in self._states]
         return self._drafts[: n_worth_verifying(self._acceptance, self.tokens_per_time, self._verify_time)]
+
+    def _pays_to_go_on(self, state: int, reached: float, limit: int) -> bool:
+        """Whether to draft once more after drafts that are all right with the probability `reached`."""
+        n, draft_price = len(self._drafts), self.tokens_per_time * self._costs.ratio(self._source.draft_part)
+        if not self._is_taught:
+            row_price = self.tokens_per_time * marginal_row_time(self._short, n + 1, limit + 1)
+            return reached * self.gate.expected_gain(state, row_price / reached) >= draft_price
+        rates = [self.gate.acceptance(drafted) for drafted in self._states]
+        stop = max(self._worth(rates[:verified]) for verified in range(n + 1))
+        ahead = self.gate.expected_gain(state, 0.0)
+        go_on = (self._worth([*rates, *[ahead] * more]) - more * draft_price for more in range(1, limit - n + 1))
+        return any(worth > stop for worth in go_on)
+
+    def _worth(self, rates: Sequence[float]) -> float:
+        """Expected tokens of a verify of drafts with these acceptance rates, less the tokens that its time is worth."""
+        return _expected_tokens(rates) - self.tokens_per_time * (self._short(len(rates) + 1) if rates else 1.0)
 
     @property
     def state(self) -> int:
@@ -118,11 +133,7 @@ class Gated:
 
     def expected_tokens(self, drafted: int) -> float:
         """Tokens that the last round should have given, with `drafted` of its drafts verified."""
-        tokens, reached = 1.0, 1.0
-        for rate in self._acceptance[:drafted]:
-            reached *= rate
-            tokens += reached
-        return tokens
+        return _expected_tokens(self._acceptance[:drafted])
 
     def expected_time(self, drafted: int) -> float:
         """Plain rounds that the last round should have taken, with `drafted` of its drafts verified."""
@@ -168,6 +179,15 @@ class Gated:
         return self._costs.ratio(self._verify_part(n), n + 1)
 
 
+def _expected_tokens(rates: Sequence[float]) -> float:
+    """Of a verify of drafts that are right with these probabilities, each given that those before it are."""
+    tokens, reached = 1.0, 1.0
+    for rate in rates:
+        reached *= rate
+        tokens += reached
+    return tokens
+
+
 class _Mean:
     """Running means of the tokens and the time of a round."""
 
@@ -193,8 +213,8 @@ class GatedEstimator:
     PRIOR_ROUNDS: Final = 4.0
     MEMORY_ROUNDS: Final = 24.0
     # The confidence of a taught draft is calibrated: its loss is the distance to the model's own distribution. So its
-    # rounds count the tokens that their confidence promises, which is less noisy than what came. With that, the file's
-    # figures as the prior and a longer memory, replayed answers of SmolLM2 gave 1.15 in place of 1.11 (rows: 1.92).
+    # rounds count the tokens that their confidence promises, which is less noisy than what came. The prior is what its
+    # file says, and the memory is longer. docs/speculation-taught.md has what each of these gave.
     TAUGHT_PRIOR_ROUNDS: Final = 16.0
     TAUGHT_MEMORY_ROUNDS: Final = 64.0
     MAX_OVERRUN: Final = 1.5  # a round that takes longer than this multiple of its parts was interrupted
