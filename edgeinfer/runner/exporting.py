@@ -5,20 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from edgeinfer.backends.executorch.export.bundle import export_bundle
+from edgeinfer.backends.executorch.export.bundle import Claims, export_bundle
+from edgeinfer.catalog import load_catalog
 from edgeinfer.chat.pieces import chat_pieces
 from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import CHATML, Renderer, Template
+from edgeinfer.entries.files import entry_of_path
+from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.chat_pieces import ChatPieces
+from edgeinfer.formats.gguf_header import GgufHeader
+from edgeinfer.formats.hf_folder import card_claims
 from edgeinfer.formats.manifest import Manifest
+from edgeinfer.formats.shape import facts_from_gguf
 from edgeinfer.protocols import Tokenizer
 
-__all__ = ["describe_chat", "export"]
+__all__ = ["claims_of", "describe_chat", "export"]
 
 
 def export(model: Path, out: Path, tier: Literal["8da4w", "8da8w", "fp32", "fp16"]) -> Manifest:
     """Raises what `export_bundle` raises."""
-    return export_bundle(model, out, tier, describe_chat)
+    return export_bundle(model, out, tier, claims_of(model), describe_chat)
+
+
+def claims_of(model: Path) -> Claims:
+    """What the file or the model card says, and the catalog where it knows the model better."""
+    checked = check_artifact(model)
+    if isinstance(checked, GgufHeader):
+        facts = facts_from_gguf(checked)
+        stated = Claims(facts.name or model.stem, facts.base_model, facts.license)
+    else:
+        license_name, base_model = card_claims(model)
+        stated = Claims(model.name, base_model, license_name)
+    known = load_catalog().models
+    title = entry_of_path(model, known).title
+    entry = next((entry for entry in known if entry.title == title), None)
+    return stated if entry is None else Claims(entry.title, stated.base_model or entry.title, entry.license)
 
 
 def describe_chat(tokenizer: Tokenizer) -> ChatPieces:

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from edgeinfer.backends.executorch.export.bundle import Claims
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.backends.executorch.exports import program_bytes
 from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import NoPlanError, UsageError
-from edgeinfer.runner.exporting import export
+from edgeinfer.runner.exporting import claims_of, export
 from edgeinfer.runner.planned_export import plan_export
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -36,6 +37,13 @@ def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, m
     with pytest.raises(NoPlanError, match=r"takes 0\.8 GB of memory, and 0\.8 GB are free"):
         export(DEMO, tmp_path / "out", "8da4w")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_bundle_says_of_its_model(tmp_path: Path, smollm2: Path) -> None:
+    stranger = write_tiny(tmp_path / "t.gguf", Tiny())
+    assert claims_of(stranger) == Claims("tiny llama 0", "", "")
+    named = Claims("SmolLM2 135M Instruct", "SmolLM2 135M Instruct", "apache-2.0")
+    assert claims_of(smollm2) == named  # the file calls itself "Smollm2 135M 8k Lc100K Mix1 Ep2"
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:

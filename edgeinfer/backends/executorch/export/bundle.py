@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -22,7 +23,6 @@ from edgeinfer.formats.bundle import check_bundle, file_of
 from edgeinfer.formats.chat_pieces import ChatPieces
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
-from edgeinfer.formats.hf_folder import card_claims
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import (
     KV_BYTES,
@@ -36,7 +36,6 @@ from edgeinfer.formats.manifest import (
 )
 from edgeinfer.formats.paths import sha256_of
 from edgeinfer.formats.phone_tokenizer import check_tokenizer
-from edgeinfer.formats.shape import facts_from_gguf
 from edgeinfer.protocols import Tokenizer
 
 if TYPE_CHECKING:
@@ -51,7 +50,16 @@ _SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
 _INSTALL = "pip install 'edgeinfer[export]'"
 
 
-def export_bundle(model: Path, out: Path, tier: Tier, describe_chat: DescribeChat) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What is said of a model: its name, the model that it was made from, and its license; "" for what is not known."""
+
+    name: str
+    base_model: str
+    license: str
+
+
+def export_bundle(model: Path, out: Path, tier: Tier, claims: Claims, describe_chat: DescribeChat) -> Manifest:
     """Export `model` into the new folder `out`: all of it, or nothing.
 
     Raises UsageError when `out` exists, ArtifactError for a model that is not exported, NoPlanError when it
@@ -70,7 +78,7 @@ def export_bundle(model: Path, out: Path, tier: Tier, describe_chat: DescribeCha
         chat = describe_chat(tokenizer)
         sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
         exported = write_program(source, tier, folder / PROGRAM, sample)
-        manifest = _manifest(source, tier, tokenizer, chat, exported, folder)
+        manifest = _manifest(source, tier, claims, tokenizer, chat, exported, folder)
         write_manifest(folder, manifest)
         if manifest.target == "xnnpack":
             record(folder)
@@ -106,14 +114,19 @@ def _exporter(target: Target) -> Any:
 
 
 def _manifest(
-    source: Source, tier: Tier, tokenizer: Tokenizer, chat: ChatPieces, exported: Exported, folder: Path
+    source: Source,
+    tier: Tier,
+    claims: Claims,
+    tokenizer: Tokenizer,
+    chat: ChatPieces,
+    exported: Exported,
+    folder: Path,
 ) -> Manifest:
     shape, names = source.shape, sorted(path.name for path in folder.iterdir())
-    said = _claims(source.path)
     return Manifest(
-        name=said["name"],
-        base_model=said["base_model"],
-        license=said["license"],
+        name=claims.name,
+        base_model=claims.base_model,
+        license=claims.license,
         source_sha256=sha256_of(_weights_file(source.path)),
         tier=tier,
         target=target_of(tier),
@@ -149,16 +162,6 @@ def _memory(shape: DecoderShape, tier: Tier) -> Memory:
         workspace_bytes=FACTS.workspace_bytes(shape.of_model, early_exit=bool(shape.exit_layer)),
         kv_bytes_per_position=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * KV_BYTES["f32"],
     )
-
-
-def _claims(path: Path) -> dict[str, str]:
-    """What the model's file says of its name, origin and license."""
-    checked = check_artifact(path)
-    if isinstance(checked, GgufHeader):
-        facts = facts_from_gguf(checked)
-        return {"name": facts.name, "base_model": facts.base_model, "license": facts.license}
-    license_name, base_model = card_claims(path)
-    return {"name": path.name, "base_model": base_model, "license": license_name}
 
 
 def _weights_file(path: Path) -> Path:
