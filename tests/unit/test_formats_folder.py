@@ -61,7 +61,7 @@ def without(name: str, **changes: object) -> dict[str, Any]:
         (safetensors(b"{"), "not sound JSON"),
         (safetensors(b"[" * 100_000), "not sound JSON"),
         (safetensors(b'{"a":1,"a":1}'), "twice"),
-        (safetensors(b"[]"), "no object"),
+        (safetensors(b"[]"), "the JSON is not an object"),
         (safetensors({"a": 1}), "not described"),
         (safetensors(GOOD, n_data=31), "the file at"),
         (safetensors(GOOD, n_data=33), "the file at"),

@@ -103,7 +103,7 @@ def test_every_part_is_checked(tmp_path: Path) -> None:
 
 def test_a_part_under_another_name(tmp_path: Path) -> None:
     path = in_three(tmp_path)[0].rename(tmp_path / "model.gguf")
-    with pytest.raises(ArtifactError, match="not called like one"):
+    with pytest.raises(ArtifactError, match="not named like one"):
         check_artifact(path)
 
 
