@@ -55,6 +55,7 @@ SETTINGS = (
     Sampling(logit_bias=((3, 4.5), (40, -100.0)), seed=17),
     Sampling(temperature=0.5, top_p=0.8, logit_bias=((7, 2.25),), seed=18),
 )
+N_CASES = N_PICKS * len(SETTINGS)
 _SIZES = (60, 1000, 4000, 130, 20_011)  # of the vocabulary
 
 

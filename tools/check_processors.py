@@ -153,8 +153,8 @@ def _programs(machine: Machine, folder: Path) -> Path:
 def _picks(machine: Machine, program: Path) -> str:
     lines = machine.run(program, stdin=picks.as_bytes()).splitlines()
     if wrong := picks.wrong_lines(lines):
-        raise RuntimeError(f"{machine.name}: {len(wrong)} picks or bits differ, first {wrong[0]}")
-    return f"all {len(lines):,} picks of the table, and bits of exp and log, are the same"
+        raise RuntimeError(f"{machine.name}: {len(wrong)} picks or functions differ, first {wrong[0]}")
+    return f"all {picks.N_CASES:,} picks of the table are the same, and so are the bits of exp and log"
 
 
 def _answers(machine: Machine, programs: Path, bundle: Path, kv_type: str) -> Answers:
@@ -229,7 +229,7 @@ def android(tools: Path, bundles: Sequence[Path], work: Path) -> Iterator[str]:
 def _zig(tools: Path) -> list[str]:
     compiler = _folder(tools, "zig") / "ziglang/zig"
     flags = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{RUNTIME}", f"-I{ENGINE}")
-    return [str(compiler), "c++", *flags]
+    return [str(compiler), "c++", *flags, '-DEDGEINFER_ENGINE_VERSION="0"']
 
 
 def _headers(include: Path) -> list[str]:
