@@ -255,7 +255,8 @@ STEPS: dict[str, Callable[[Path, Sequence[Path], Path], Iterator[str]]] = {
 def report(tools: Path, bundles: Sequence[Path]) -> Iterator[str]:
     """Lines; those of a failed step hold FAILED."""
     yield "# The phone runtime on other processors\n"
-    yield "Written by `python -m tools.check_processors`, which says what it needs.\n"
+    yield "Written by `python -m tools.check_processors`, which says what it needs. Emulation shows results, not speed;"
+    yield "nothing here ran on a phone or on a Mac.\n"
     for title, step in STEPS.items():
         yield f"## {title}\n\n{(step.__doc__ or '').splitlines()[0]}\n"
         with tempfile.TemporaryDirectory() as work:
