@@ -108,7 +108,7 @@ def test_an_edit_before_the_first_eviction_rewinds() -> None:
     assert (to.stats.reused, to.stats.prefilled) == (7, 2)
 
 
-def test_an_edit_before_evicted_keys_starts_again() -> None:
+def test_an_edit_whose_keys_were_evicted_starts_again() -> None:
     to = decoder()
     answer(to, Prompt(numbers(20)), 4)
     edited = Prompt((*numbers(10), 20, 21))
