@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.two_states import Seen, TwoStates, fit, log_loss
-from edgeinfer.bench.opened import opened
+from edgeinfer.bench.opened import add_format_arguments, opened
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafters.hit_rates import COPYING_RATES, MATCH_LENGTHS, NEW_TEXT_RATES, length_class
@@ -23,7 +23,7 @@ from edgeinfer.decode.drafters.text_index import TextIndex
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.plan.types import Request
 from edgeinfer.runner.opening import read_template
-from edgeinfer.types import GREEDY, Message
+from edgeinfer.types import GREEDY, KvType, Message
 
 N_PARAGRAPHS: Final = 120  # of the text: half are copied or summed up, half are continued
 MIN_CHARS, MAX_CHARS = 150, 450  # of a paragraph
@@ -50,13 +50,13 @@ WRITTEN: Final = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", action="append", required=True, metavar="NAME|PATH", help="repeatable")
-    parser.add_argument("--template", default="", metavar="FILE", help="a Jinja template for all models, or chatml")
+    add_format_arguments(parser)
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out prose, a paragraph a line")
 
 
 def run(args: argparse.Namespace) -> int:
     questions = prompts(args.text)
-    seen = {name: list(answers(name, args.template, questions)) for name in args.model}
+    seen = {name: list(answers(name, args.template, questions, args.kv_type)) for name in args.model}
     every = [answer for model in seen.values() for answer in model]
     say("\n".join(table(fit(every, START))))
     for name, judged in seen.items() if len(seen) > 1 else ():
@@ -66,9 +66,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def answers(name: str, template_name: str, questions: Sequence[str]) -> Iterator[list[Seen]]:
+def answers(
+    name: str, template_name: str, questions: Sequence[str], kv_type: KvType | None = None
+) -> Iterator[list[Seen]]:
     """The matches of each answer of one model."""
-    with opened(Request(model=name, speculation="off", force=True)) as subject, closing(Renderer()) as renderer:
+    with (
+        opened(Request(model=name, kv_type=kv_type, speculation="off", force=True)) as subject,
+        closing(Renderer()) as renderer,
+    ):
         tokenizer = subject.model.tokenizer
         source = read_template(template_name) if template_name else tokenizer.chat_template or CHATML
         template = Template(renderer, source, bos=tokenizer.bos_text, eos=tokenizer.eos_text)

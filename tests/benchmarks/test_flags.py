@@ -11,7 +11,7 @@ from edgeinfer.cli.bench_command import MEASURES
 from tests.unit.chat_templates import Characters
 
 WITHOUT_A_MODEL = {"kernels", "predicted_speed", "traffic"}
-WITHOUT_TEXT = {"tensor_types", "window"}  # numbers as tokens, and every K/V type or none of the model's own
+WITHOUT_TEXT = {"bundle", "tensor_types", "window"}  # numbers as tokens, and every K/V type or none of the model's own
 ALL = [f"edgeinfer.bench.{name}" for name in MEASURES] + [f"benchmarks.{name}" for name in DEVELOPERS]
 
 
