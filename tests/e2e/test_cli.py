@@ -88,7 +88,9 @@ def test_chat_commands_say_what_is_wrong_and_go_on(cli: Cli, on_tiny: list[str],
     assert ran.err.count("error: ") == len(lines)
     assert "there is no command `/hlep`\nhint: did you mean `/help`?" in ran.err
     assert "there is no setting `tmep`\nhint: did you mean `temp`?" in ran.err
-    assert "temp must be a number from 0 to 100; received `hot`\nhint: `/set` alone shows" in ran.err
+    assert (
+        "temp must be a number from 0 to 100; received `hot`\nhint: `/set` without a name shows all values" in ran.err
+    )
     assert "No such file or directory\nhint: /save writes one" in ran.err
     assert ran.out  # the question was answered all the same
 

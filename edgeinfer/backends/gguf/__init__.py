@@ -40,8 +40,7 @@ class GgufBackend:
 
     def report(self) -> Mapping[str, str]:
         """Which taught drafts this build of llama.cpp can run."""
-        _engine()
-        from edgeinfer.backends.gguf.draft.taps import gives_states
+        from edgeinfer.backends.gguf.probe import gives_states
 
         missing = "" if gives_states() else " only: this build does not give the states between layers"
         return {"taught drafts": f"exit{missing}" if missing else "exit and feature"}

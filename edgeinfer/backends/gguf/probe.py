@@ -6,6 +6,19 @@ import ctypes
 import importlib.metadata
 import importlib.util
 from pathlib import Path
+from typing import Final
+
+__all__ = ["GET_STATES", "SET_STATES", "gives_states", "library_versions"]
+
+# C++ names of two functions of llama-ext.h, which llama.cpp calls a staging area.
+SET_STATES: Final = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
+GET_STATES: Final = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
+
+
+def gives_states() -> bool:
+    """Whether this build of llama.cpp gives the states between layers. Raises what `library_versions` raises."""
+    library = _library()
+    return all(hasattr(library, name) for name in (SET_STATES, GET_STATES))
 
 
 def library_versions() -> dict[str, str]:
@@ -13,10 +26,7 @@ def library_versions() -> dict[str, str]:
 
     Raises ImportError when the binding is missing, OSError when its library cannot be loaded here.
     """
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or spec.origin is None:
-        raise ImportError("it is not installed")
-    library = _library(Path(spec.origin).parent / "lib")
+    library = _library()
     library.llama_version.restype = ctypes.c_char_p
     library.llama_print_system_info.restype = ctypes.c_char_p
     features = library.llama_print_system_info().decode("utf-8", "replace")
@@ -29,7 +39,11 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _library(folder: Path) -> ctypes.CDLL:
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ImportError("it is not installed")
+    folder = Path(spec.origin).parent / "lib"
     for name in ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll"):
         if (folder / name).exists():
             return ctypes.CDLL(str(folder / name))

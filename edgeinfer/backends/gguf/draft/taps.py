@@ -8,35 +8,23 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeinfer.backends.gguf.llama import Batch, C, Context, library_function
+from edgeinfer.backends.gguf.probe import GET_STATES, SET_STATES
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:
     from edgeinfer.backends.gguf.llama import Floats
 
-__all__ = ["Taps", "gives_states"]
-
-# C++ names of two functions of llama-ext.h, which llama.cpp calls a staging area.
-_SET_INPUT: Final = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
-_GET_INPUT: Final = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
-
-
-def gives_states() -> bool:
-    """Whether this build of llama.cpp gives the states between layers."""
-    try:
-        _functions()
-    except AttributeError:
-        return False
-    return True
+__all__ = ["Taps"]
 
 
 def _functions() -> tuple[Any, Any]:
-    set_input = library_function(_SET_INPUT, None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool)
-    return set_input, library_function(_GET_INPUT, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+    set_input = library_function(SET_STATES, None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool)
+    return set_input, library_function(GET_STATES, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
 
 
 class Taps:
