@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgeinfer.errors import ArtifactError
+from edgeinfer.formats.manifest import sealed
 from edgeinfer.window import WindowPolicy
 from tests.executorch.exported import ROOT, bundle_of, missing
 
@@ -90,7 +91,7 @@ def test_verify_proves_it_and_finds_another_answer(demo: Path, tmp_path: Path) -
     shutil.copytree(demo, wrong)
     manifest = json.loads((wrong / "manifest.json").read_text())
     manifest["golden"][1]["answer"][20] = (manifest["golden"][1]["answer"][20] + 1) % 16384
-    (wrong / "manifest.json").write_text(json.dumps(manifest))
+    (wrong / "manifest.json").write_text(sealed(json.dumps(manifest)))
     done = edgeinfer("verify", str(wrong))
     assert done.returncode == ArtifactError.exit_code
     assert "token 20 of a golden answer" in done.stderr and done.stdout == ""

@@ -53,6 +53,7 @@ class Held:
     def __init__(self, cache: MlxCache) -> None:
         self.new_cache = lambda policy: cache
         self.run = run_in_turn
+        self.exact_rows = None
 
 
 def test_a_conversation_that_goes_far_back_is_run_again_and_exact(cache: MlxCache) -> None:

@@ -220,7 +220,7 @@ def test_confidence_is_the_softmax(library: ctypes.CDLL) -> None:
 MISTAKES = {
     "a shorter chain": ("text_index.cpp", "kMaxChain = 12", "kMaxChain = 2"),
     "forks are forgotten": ("text_index.cpp", "forks_[position] = mark;", "forks_[position] = 0;"),
-    "another acceptance rate": ("hit_rates.cpp", "{0.94, 0.78, 0.55}", "{0.94, 0.78, 0.56}"),
+    "another acceptance rate": ("hit_rates.cpp", "{0.93, 0.83, 0.61}", "{0.93, 0.83, 0.62}"),
     "another rate of costs": ("costs.cpp", "kDriftRate = 0.15", "kDriftRate = 0.14"),
     "another memory of the gate": ("gate.cpp", "kPriorWeight = 4.0", "kPriorWeight = 5.0"),
     "a plain round too late": ("controller.cpp", "kRecheckMax = 64", "kRecheckMax = 128"),

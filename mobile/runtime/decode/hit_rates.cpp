@@ -8,10 +8,10 @@ namespace {
 
 constexpr int64_t kMatchLengths[] = {1, 2, 4, 8, 16};  // the shortest match of each row of a table
 constexpr double kCopyingRates[5][3] = {
-    {0.95, 0.35, 0.35}, {0.94, 0.78, 0.55}, {0.97, 0.86, 0.72}, {0.98, 0.90, 0.73}, {0.985, 0.88, 0.87}};
+    {0.77, 0.14, 0.14}, {0.93, 0.83, 0.61}, {0.95, 0.90, 0.71}, {0.967, 0.94, 0.79}, {0.977, 0.93, 0.86}};
 constexpr double kNewTextRates[5][3] = {
-    {0.25, 0.19, 0.19}, {0.52, 0.46, 0.38}, {0.78, 0.73, 0.48}, {0.90, 0.80, 0.65}, {0.97, 0.92, 0.88}};
-const double kPriorLogOdds = std::log(0.06 / 0.94);
+    {0.27, 0.12, 0.12}, {0.59, 0.39, 0.24}, {0.71, 0.64, 0.47}, {0.81, 0.76, 0.76}, {0.99, 0.99, 0.99}};
+const double kPriorLogOdds = std::log(0.2 / 0.8);
 constexpr double kMaxLogOdds = 4.0;
 constexpr double kLogOddsDecay = 0.98;
 constexpr double kLearningRate = 0.02;
