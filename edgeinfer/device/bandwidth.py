@@ -1,6 +1,6 @@
 """Memory bandwidth: from the table of chips, else measured until it settles and kept in the cache folder.
 
-Other programs can only make a copy slower. So the best figure is kept and measured again in later runs, until several
+Other programs can only make reading slower. So the best figure is kept and measured again in later runs, until several
 quiet measurements find nothing faster; after that, once a day.
 """
 
@@ -10,16 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgeinfer.device.devices import Devices
 from edgeinfer.device.load import is_busy
 from edgeinfer.kept import read_kept, write_kept
 from edgeinfer.paths import cache_folder
 
-__all__ = ["Copied", "Kept", "bandwidth", "measure", "settle"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-_BUFFER_BYTES: Final = 16 << 20  # two a thread: together beyond most last-level caches, and less than a model takes
+__all__ = ["Kept", "Read", "bandwidth", "measure", "settle"]
+
+_READ_BYTES: Final = 256 << 20  # of all threads together: several times what a last-level cache holds
+_READ_SHARE: Final = 1 / 16  # of the machine's memory, at most
 _MEASURE_S: Final = 0.05
 _QUIET_SHARE: Final = 0.9  # threads that ran for a smaller share of the time were waiting for other programs
 _FIRST_RUN: Final = 4  # measurements when none is stored, because the first plan needs a true figure too
@@ -29,8 +34,8 @@ _RECHECK_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """Bytes read and written per second, and whether other programs left the machine alone meanwhile."""
+class Read:
+    """Bytes read per second, and whether other programs left the machine alone meanwhile."""
 
     per_s: int
     quiet: bool
@@ -55,26 +60,27 @@ def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int) -> tu
         return int(known.gb_per_s.value * 1e9), f"known chip: {known.gb_per_s.source}"
     folder = cache_folder()
     file = folder / "memory-bandwidth.json" if folder else None
-    machine = f"{chip}, {n_cores} cores, {total_bytes >> 30} GiB"
+    n_bytes = int(min(_READ_BYTES, total_bytes * _READ_SHARE))
+    machine = f"{chip}, {n_cores} cores, {total_bytes >> 30} GiB, {n_bytes >> 20} MiB read"
     stored = read_kept(file)
     kept = _parsed(stored.get(machine))
     now = time.time()
     if kept is None or not kept.is_settled(now):
-        kept = _measured(kept, lambda: measure(n_cores), now)
+        kept = _measured(kept, lambda: measure(n_cores, n_bytes), now)
         write_kept(file, {**stored, machine: asdict(kept)})
     if kept.n_confirmed >= _SETTLED:
-        return kept.best_per_s, "measured copy"
-    return kept.best_per_s, "measured copy, best so far; measured again in the next runs, until it settles"
+        return kept.best_per_s, "measured read"
+    return kept.best_per_s, "measured read, best so far; measured again in the next runs, until it settles"
 
 
-def _measured(kept: Kept | None, copy: Callable[[], Copied], now: float) -> Kept:
+def _measured(kept: Kept | None, read: Callable[[], Read], now: float) -> Kept:
     for _ in range(1 if kept else _FIRST_RUN):
-        kept = settle(kept, copy(), now)
+        kept = settle(kept, read(), now)
     assert kept is not None
     return kept
 
 
-def settle(kept: Kept | None, found: Copied, now: float) -> Kept:
+def settle(kept: Kept | None, found: Read, now: float) -> Kept:
     """What to keep after one more measurement. A disturbed measurement may raise the best figure, but confirms
     nothing."""
     if kept is None or found.per_s > _FASTER * kept.best_per_s:
@@ -84,31 +90,35 @@ def settle(kept: Kept | None, found: Copied, now: float) -> Kept:
     return Kept(max(kept.best_per_s, found.per_s), min(kept.n_confirmed + 1, _SETTLED), now)
 
 
-def measure(n_threads: int) -> Copied:
-    """What `n_threads` threads copy together, in the best round of about 50 ms."""
+def measure(n_threads: int, n_bytes: int) -> Read:
+    """What `n_threads` threads read together of `n_bytes`, in the middle one of the rounds of about 50 ms.
+
+    The best round is often wrong: on a virtual machine one round in a hundred is twice as fast as all others.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
     n_threads = min(n_threads, 16)
-    pairs = [(np.ones(_BUFFER_BYTES, np.uint8), np.full(_BUFFER_BYTES, 2, np.uint8)) for _ in range(n_threads)]
-    best = (0, 0.0)
+    parts = [np.ones(n_bytes // n_threads // 8, np.int64) for _ in range(n_threads)]
+    rounds: list[tuple[int, float]] = []
 
-    def copy(n: int) -> tuple[float, float]:
+    def read(part: NDArray[np.int64]) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.thread_time()
-        np.copyto(pairs[n][1], pairs[n][0])
+        part.max()
         return time.perf_counter() - wall, time.thread_time() - cpu
 
     with ThreadPoolExecutor(n_threads) as pool:
         start = time.perf_counter()
-        while not best[0] or time.perf_counter() - start < _MEASURE_S:
+        while not rounds or time.perf_counter() - start < _MEASURE_S:
             before = time.perf_counter()
-            walls, cpus = zip(*pool.map(copy, range(n_threads)), strict=True)
-            per_s = int(2 * _BUFFER_BYTES * n_threads / (time.perf_counter() - before))
+            walls, cpus = zip(*pool.map(read, parts), strict=True)
+            per_s = int(sum(part.nbytes for part in parts) / (time.perf_counter() - before))
             # Windows counts a thread's time in steps of 16 ms, longer than a round
             share = 1.0 if sys.platform == "win32" else sum(cpus) / sum(walls)
-            best = max(best, (per_s, share))
-    return Copied(best[0], quiet=best[1] >= _QUIET_SHARE and not is_busy())
+            rounds.append((per_s, share))
+    per_s, share = sorted(rounds)[len(rounds) // 2]
+    return Read(per_s, quiet=share >= _QUIET_SHARE and not is_busy())
 
 
 def _parsed(stored: object) -> Kept | None:

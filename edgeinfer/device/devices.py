@@ -152,6 +152,8 @@ def _speeds(table: Table) -> tuple[EngineSpeed, ...]:
                 core_bytes_per_s=row.number("core_gb_per_s", 0.0) * 1e9,
                 core_rates=_rates(row, "core_gb_per_s_of"),
                 head_rates=_rates(row, "head_gb_per_s_of"),
+                further_core=row.number("further_core", 1.0),
+                layer_share=row.number("layer_share", 1.0),
             )
         )
         row.text("source", "")

@@ -15,8 +15,8 @@ Os = Literal["macos", "ios", "ipados", "android", "linux", "windows"]
 class EngineSpeed:
     """How a kind of device decodes with a backend.
 
-    Seconds a token = the sum over tensor types of bytes / rate, + layers x layer_s. A rate is efficiency x bandwidth,
-    or what the cores can unpack and multiply of that type, whichever is less: few cores do not fill the bus.
+    Seconds a token = the sum over tensor types of bytes / rate, + the time of the layers. A rate is efficiency x
+    bandwidth, or what the cores can unpack and multiply of that type, whichever is less: few cores do not fill the bus.
     """
 
     backend: str
@@ -25,6 +25,12 @@ class EngineSpeed:
     core_bytes_per_s: float = 0.0  # of one core; 0: not a limit
     core_rates: Mapping[str, float] = field(default_factory=dict)  # the same by tensor type, where it was measured
     head_rates: Mapping[str, float] = field(default_factory=dict)  # of the head, whose rows are many and short
+    further_core: float = 1.0  # what each core adds to the first: threads wait for each other after every matrix
+    layer_share: float = 1.0  # of `layer_s`, with several threads
+
+    def layers_s(self, n_layers: int, n_cores: int) -> float:
+        """Seconds a token takes in addition to its weights."""
+        return n_layers * self.layer_s * (self.layer_share if n_cores > 1 else 1.0)
 
     def bytes_per_s(self, tensor_type: str, bandwidth: float, n_cores: int, *, of_head: bool = False) -> float:
         """Bytes of weights of this type that are read and multiplied per second."""
@@ -32,7 +38,8 @@ class EngineSpeed:
         of_core = self.core_rates.get(tensor_type, self.core_bytes_per_s)
         if of_head:
             of_core = self.head_rates.get(tensor_type, of_core)
-        return min(from_memory, of_core * n_cores) if of_core else from_memory
+        of_cores = of_core * (1 + self.further_core * (n_cores - 1))
+        return min(from_memory, of_cores) if of_core else from_memory
 
 
 @dataclass(frozen=True, slots=True)

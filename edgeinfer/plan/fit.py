@@ -91,10 +91,10 @@ def expected_tokens_per_s(
 ) -> float:
     """Tokens per second of plain decoding with `kv_read_bytes` of K and V in view (0: a short chat).
 
-    Each weight that a token needs crosses the memory bus once and is multiplied, and each layer adds a constant time.
+    Each weight that a token needs crosses the memory bus once and is multiplied, and each layer adds a time of its own.
     """
     engine = _engine_speed(device, artifact)
-    seconds = _weights_s(device, engine, shape, artifact) + shape.n_layers * engine.layer_s
+    seconds = _weights_s(device, engine, shape, artifact) + engine.layers_s(shape.n_layers, device.n_cores)
     return _per_s(seconds + _read_s(device, engine, "", kv_read_bytes))
 
 

@@ -43,7 +43,7 @@ def keep_a_bandwidth(home: Path) -> None:
     program = (
         "from edgeinfer.cli.main import main\n"
         "from edgeinfer.device import bandwidth\n"
-        "bandwidth.measure = lambda n_threads: bandwidth.Copied(20 * 10**9, quiet=True)\n"
+        "bandwidth.measure = lambda *_: bandwidth.Read(20 * 10**9, quiet=True)\n"
         "main(['plan'])\n"
     )
     subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment(home), check=True)

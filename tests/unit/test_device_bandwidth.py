@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.device import bandwidth as subject
-from edgeinfer.device.bandwidth import Copied, Kept, bandwidth, settle
+from edgeinfer.device.bandwidth import Kept, Read, bandwidth, settle
 from edgeinfer.device.devices import Devices
 
 GB = 10**9
@@ -18,29 +18,29 @@ UNKNOWN = Devices({}, {}, {})  # no chip is known, so it is measured
 
 
 def test_a_faster_measurement_takes_the_place_of_a_slow_one() -> None:
-    assert settle(Kept(8 * GB, 3, 1.0), Copied(20 * GB, BUSY), now=2.0) == Kept(20 * GB, 0, 2.0)
+    assert settle(Kept(8 * GB, 3, 1.0), Read(20 * GB, BUSY), now=2.0) == Kept(20 * GB, 0, 2.0)
 
 
 def test_a_slower_measurement_confirms_only_when_it_was_quiet() -> None:
-    assert settle(Kept(20 * GB, 1, 1.0), Copied(19 * GB, QUIET), now=2.0) == Kept(20 * GB, 2, 2.0)
-    assert settle(Kept(20 * GB, 1, 1.0), Copied(8 * GB, BUSY), now=2.0) == Kept(20 * GB, 1, 1.0)
+    assert settle(Kept(20 * GB, 1, 1.0), Read(19 * GB, QUIET), now=2.0) == Kept(20 * GB, 2, 2.0)
+    assert settle(Kept(20 * GB, 1, 1.0), Read(8 * GB, BUSY), now=2.0) == Kept(20 * GB, 1, 1.0)
 
 
 def test_three_quiet_ones_settle_it_for_a_day() -> None:
-    kept = settle(None, Copied(20 * GB, QUIET), now=0.0)
+    kept = settle(None, Read(20 * GB, QUIET), now=0.0)
     for n in range(3):
         assert not kept.is_settled(now=0.0), n
-        kept = settle(kept, Copied(20 * GB, QUIET), now=0.0)
+        kept = settle(kept, Read(20 * GB, QUIET), now=0.0)
     assert kept.is_settled(now=3600.0)
     assert not kept.is_settled(now=2 * 24 * 3600.0)
 
 
 @pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Copied]:
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Read]:
     """What the next measurements find; the last one is found again and again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    coming: list[Copied] = []
-    monkeypatch.setattr(subject, "measure", lambda _: coming.pop(0) if len(coming) > 1 else coming[0])
+    coming: list[Read] = []
+    monkeypatch.setattr(subject, "measure", lambda *_: coming.pop(0) if len(coming) > 1 else coming[0])
     return coming
 
 
@@ -48,34 +48,34 @@ def plan_bandwidth() -> int:
     return bandwidth(UNKNOWN, "some chip", 24 * GB, 2)[0]
 
 
-def test_a_busy_first_run_does_not_decide_the_next_ones(copies: list[Copied]) -> None:
-    copies.append(Copied(8 * GB, BUSY))
+def test_a_busy_first_run_does_not_decide_the_next_ones(reads: list[Read]) -> None:
+    reads.append(Read(8 * GB, BUSY))
     assert plan_bandwidth() == 8 * GB
-    copies[:] = [Copied(20 * GB, QUIET)]
+    reads[:] = [Read(20 * GB, QUIET)]
     assert plan_bandwidth() == 20 * GB
-    copies[:] = [Copied(9 * GB, BUSY)]
+    reads[:] = [Read(9 * GB, BUSY)]
     assert plan_bandwidth() == 20 * GB
 
 
 def test_a_busy_machine_that_looked_quiet_is_corrected_the_next_day(
-    copies: list[Copied], monkeypatch: pytest.MonkeyPatch
+    reads: list[Read], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies.append(Copied(8 * GB, QUIET))  # others used the memory, and no processor time
+    reads.append(Read(8 * GB, QUIET))  # others used the memory, and no processor time
     assert plan_bandwidth() == plan_bandwidth() == 8 * GB
-    copies[:] = [Copied(20 * GB, QUIET)]
+    reads[:] = [Read(20 * GB, QUIET)]
     assert plan_bandwidth() == 8 * GB  # settled
     tomorrow = time.time() + 25 * 3600
     monkeypatch.setattr(time, "time", lambda: tomorrow)
     assert plan_bandwidth() == 20 * GB
 
 
-def test_a_quiet_first_run_measures_several_times(copies: list[Copied]) -> None:
-    copies += [Copied(8 * GB, QUIET), Copied(20 * GB, QUIET), Copied(19 * GB, QUIET)]
+def test_a_quiet_first_run_measures_several_times(reads: list[Read]) -> None:
+    reads += [Read(8 * GB, QUIET), Read(20 * GB, QUIET), Read(19 * GB, QUIET)]
     assert plan_bandwidth() == 20 * GB
 
 
-def test_each_machine_has_a_figure_of_its_own(copies: list[Copied], tmp_path: Path) -> None:
-    copies.append(Copied(20 * GB, QUIET))
+def test_each_machine_has_a_figure_of_its_own(reads: list[Read], tmp_path: Path) -> None:
+    reads.append(Read(20 * GB, QUIET))
     plan_bandwidth()
     bandwidth(UNKNOWN, "another chip", 24 * GB, 2)
     assert len(json.loads((tmp_path / "edgeinfer" / "memory-bandwidth.json").read_text())) == 2
@@ -85,19 +85,19 @@ BAD = [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", *(json.dumps({"some chip, 2 cores, 22 GiB": bad}) for bad in BAD)])
-def test_what_is_kept_is_checked(copies: list[Copied], tmp_path: Path, text: str) -> None:
-    copies.append(Copied(20 * GB, QUIET))
+def test_what_is_kept_is_checked(reads: list[Read], tmp_path: Path, text: str) -> None:
+    reads.append(Read(20 * GB, QUIET))
     file = tmp_path / "edgeinfer" / "memory-bandwidth.json"
     file.parent.mkdir()
     file.write_text(text)
     assert plan_bandwidth() == 20 * GB
 
 
-def test_a_cache_that_cannot_be_written_raises_nothing(copies: list[Copied], tmp_path: Path) -> None:
-    copies.append(Copied(20 * GB, QUIET))
+def test_a_cache_that_cannot_be_written_raises_nothing(reads: list[Read], tmp_path: Path) -> None:
+    reads.append(Read(20 * GB, QUIET))
     (tmp_path / "edgeinfer").write_text("a file where the folder should be")
     assert plan_bandwidth() == 20 * GB
 
 
 def test_a_real_measurement_is_a_plausible_number() -> None:
-    assert 10**8 < subject.measure(1).per_s < 10**13
+    assert 10**8 < subject.measure(2, 32 << 20).per_s < 10**13

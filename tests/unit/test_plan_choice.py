@@ -371,6 +371,17 @@ def test_a_head_of_many_short_rows_is_read_more_slowly() -> None:
     assert expected_tokens_per_s(one_core, with_shape(), usual) == pytest.approx(1 / 0.012)
 
 
+def test_threads_share_the_time_of_a_layer_but_not_evenly() -> None:
+    """One core reads 20 GB/s and each further one adds half of that; with several threads a layer takes 60 of 80 us."""
+    speed = EngineSpeed("gguf", 0.7, 80e-6, core_rates={"Q4_0": 20e9}, further_core=0.5, layer_share=0.75)
+    small = replace(artifact(0.3, "Q4_0"), tensors=(("Q4_0", 300_000_000),))
+    n_layers = with_shape().n_layers
+    for n_cores, gb_per_s, layer_us in ((1, 20, 80), (2, 30, 60), (3, 40, 60), (9, 70, 60)):
+        machine = replace(device(gb_per_s=100), n_cores=n_cores, speeds=(speed,))
+        expected = 0.3 / gb_per_s + n_layers * layer_us * 1e-6
+        assert expected_tokens_per_s(machine, with_shape(), small) == pytest.approx(1 / expected), n_cores
+
+
 def test_the_first_five_lines_are_the_choice_and_say_what_a_short_context_costs() -> None:
     def lines(context: int) -> list[str]:
         request = Request(model="small", context=context)
