@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeinfer.backends.blocks import positions_in
@@ -131,7 +132,7 @@ class GgufCache:
         if self._drafts is not None:
             self._drafts.rewind(length)
 
-    @property
+    @cached_property  # versions are read from files, and the server asks for every prompt
     def block_format(self) -> str:
         kv_format = self.context.kv_format
         return ", ".join([*library_versions().values(), kv_format]) if kv_format else ""
