@@ -15,12 +15,12 @@ def chunk_size(cache: Cache, n_tokens: int, max_rows: int | None = None) -> int:
     """How many of `n_tokens` the next ask adds to `cache`; at most `max_rows`.
 
     Chunks end at multiples of the chunk size, wherever the prompt began. So a prompt whose front is already cached
-    runs in the same shapes as one that is not, and is rounded alike. They end at every boundary of the window's blocks
-    where they are shorter than a block.
+    runs in the same shapes as one that is not, and is rounded alike. Tokens that `max_rows` allows run as they do
+    without it. Shorter chunks end at every boundary of the window's blocks, too.
     """
-    grid = min(cache.chunk_rows, max_rows or cache.chunk_rows)
-    if max_rows is not None:
-        grid = within_blocks(grid, cache.policy.block)
+    grid = cache.chunk_rows
+    if max_rows is not None and max_rows < n_tokens:
+        grid = within_blocks(min(grid, max_rows), cache.policy.block)
     return min(n_tokens, cache.policy.room(cache.length), grid - cache.length % grid)
 
 

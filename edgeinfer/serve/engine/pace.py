@@ -26,7 +26,8 @@ class Pace:
         self._answer_s = FIRST_ANSWER_S
 
     def observe_chunk(self, n_rows: int, seconds: float) -> None:
-        self._row_s = moved(self._row_s, seconds / n_rows)
+        if n_rows >= MIN_CHUNK:  # a row of fewer takes longer, and would make all chunks short
+            self._row_s = moved(self._row_s, seconds / n_rows)
 
     def observe_round(self, rows: Sequence[int], seconds: float) -> None:
         """A round with this number of rows for each conversation. Those with equally many were one forward."""

@@ -19,7 +19,7 @@ from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.protocols import Ask, Cache, Row
 from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
-from edgeinfer.serve.engine.pace import MIN_CHUNK, Pace
+from edgeinfer.serve.engine.pace import Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
 from edgeinfer.types import Prompt, compact
 
@@ -207,18 +207,14 @@ class Scheduler:
         )
 
     def _read(self, reading: Sequence[Slot], most: int | None, *, alone: bool) -> None:
-        """At most `most` tokens of the prompts, one after the other; without a limit, a chunk of one of them."""
-        for slot in by_turn(reading):
-            before, began = slot.decoder.n_waiting, perf_counter()
-            self._run([slot], most, alone=alone)
-            n_rows = before - slot.decoder.n_waiting
-            if n_rows:
-                self.pace.observe_chunk(n_rows, perf_counter() - began)
-            if slot.job is not None:
-                slot.job.n_passed = 0
-            most = (most or 0) - n_rows
-            if most < MIN_CHUNK:
-                break
+        """At most `most` tokens of the prompts: a chunk of the first, then others that fit whole, because a row of a
+        small piece takes longer. Without a limit, a chunk of the first.
+        """
+        first, *others = by_turn(reading)
+        left = (most or 0) - self._read_chunk(first, most, alone=alone)
+        for slot in others:
+            if slot.decoder.n_waiting <= left:
+                left -= self._read_chunk(slot, left, alone=False)
         for slot in reading:
             if slot.job is not None and slot.decoder.prefilling:
                 slot.job.n_passed += 1
@@ -236,6 +232,17 @@ class Scheduler:
     def _run(
         self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool, drafts: Drafts = _NO_DRAFTS
     ) -> list[int]:
+    def _read_chunk(self, slot: Slot, most: int | None, *, alone: bool) -> int:
+        """How many tokens of its prompt were run."""
+        before, began = slot.decoder.n_waiting, perf_counter()
+        self._run([slot], most, alone=alone)
+        n_rows = before - slot.decoder.n_waiting
+        if n_rows:
+            self.pace.observe_chunk(n_rows, perf_counter() - began)
+        if slot.job is not None:
+            slot.job.n_passed = 0
+        return n_rows
+
         """Run one ask of each of `slots` together. If that fails, run each by itself, so that only the faulty one
         fails.
 
