@@ -196,6 +196,14 @@ class Model(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """End the threads that the engine keeps for the calling thread alone; its next ask starts them again.
+
+        Whoever has run asks calls it when no other follows at once: two threads of a program that both keep some have
+        more of them than the processor has cores.
+        """
+        ...
+
     def new_cache(self, policy: WindowPolicy) -> Cache:
         """Raises EngineError when the engine has no memory for it."""
         ...

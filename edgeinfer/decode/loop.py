@@ -272,6 +272,7 @@ class Decoder:
         finally:
             if self.stats is stats and self.running:
                 self._finish(stats.finish)
+            self._model.rest()
 
     def _check_current(self, stats: AnswerStats) -> None:
         if self.stats is not stats:

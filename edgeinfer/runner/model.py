@@ -140,6 +140,7 @@ class LoadedModel:
             decoder = Decoder(parts.model, self.plan.window, controller=drafting.controller, drafters=drafting.drafters)
             stack.callback(decoder.close)
             free = stack.pop_all().close
+        parts.model.rest()  # costs were measured in this thread; perhaps another one asks
         return decoder, free
 
 

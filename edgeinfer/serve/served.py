@@ -64,7 +64,8 @@ class ServedModel:
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self.prefixes = open_prefixes(opened.decoders[0].cache)
         slots = [Slot(decoder) for decoder in opened.decoders]
-        self.scheduler = Scheduler(opened.model.run, slots, prefixes=self.prefixes, max_waiting=max_waiting)
+        self.scheduler = Scheduler(opened.model, slots, prefixes=self.prefixes, max_waiting=max_waiting)
+        opened.model.rest()  # from now on the scheduler's thread runs it
         self.scheduler.start()
 
     @property

@@ -82,6 +82,9 @@ class Breaking:
         inner = [replace(ask, round=one.inner) for ask, one in zip(asks, opened, strict=True)]
         return self._maybe("verify", self._model.run)(inner)
 
+    def rest(self) -> None:
+        self._model.rest()
+
     def fail_at(self, at: int) -> None:
         self._left = at
 
@@ -117,7 +120,7 @@ class Piecewise:
     def __init__(self, model: Model, n: int) -> None:
         self.tokenizer, self.drafts_with, self.exact_rows = model.tokenizer, model.drafts_with, model.exact_rows
         self.n_caches, self.n_threads, self.note = model.n_caches, model.n_threads, model.note
-        self.run = model.run
+        self.run, self.rest = model.run, model.rest
         self._model = model
         self._n = n
 

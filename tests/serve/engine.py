@@ -49,13 +49,16 @@ class Engine:
     def __post_init__(self) -> None:
         self.model = FakeModel()
         self.slots = [Slot(Decoder(self.model, POLICY)) for _ in range(self.n_slots)]
-        self.scheduler = Scheduler(self.run, self.slots, max_waiting=self.max_waiting)
+        self.scheduler = Scheduler(self, self.slots, max_waiting=self.max_waiting)
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         self.asked.append([len(ask.tokens) for ask in asks])
         if self.poison and any(self.is_poisoned(ask) for ask in asks):
             raise EngineError("the engine gave up")
         return self.model.run(asks)
+
+    def rest(self) -> None:
+        self.model.rest()
 
     def is_poisoned(self, ask: Ask) -> bool:
         cache: Any = ask.round

@@ -140,7 +140,8 @@ def test_an_engine_that_gives_up_fails_one_answer_with_a_status(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = server.served.scheduler
-    true = scheduler._run_asks
+    engine = scheduler._engine
+    true = engine.run
 
     def gives_up(asks: Any) -> Any:
         if any(len(ask.tokens) > 1 for ask in asks):
@@ -149,7 +150,7 @@ def test_an_engine_that_gives_up_fails_one_answer_with_a_status(
 
     beside = post(server, {"max_tokens": 300, "logit_bias": endless(server)})
     wait(server, 1)
-    monkeypatch.setattr(scheduler, "_run_asks", gives_up)
+    monkeypatch.setattr(engine, "run", gives_up)
     whole, streamed = server.chat(LONG), server.chat(LONG, stream=True)
     monkeypatch.undo()
     assert whole.status == 500 and "the engine gave up" in whole.json["error"]["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Event, current_thread
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgeinfer.prefill import within_blocks
 from edgeinfer.protocols import Cache, Round, TokenLike
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
+from edgeinfer.serve.engine.pace import Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Slot, choose_slot
 from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from tests.serve.engine import POLICY, Engine, Heard, Letters
@@ -200,7 +202,7 @@ def test_known_drafts_beside_others_change_no_token(monkeypatch: pytest.MonkeyPa
     assert any(sorted(rows)[-1] > 1 == min(rows) and len(rows) > 2 for rows in engine.asked)
 
 
-def test_short_prompts_share_a_chunk_beside_others() -> None:
+def test_short_prompts_are_read_whole_or_wait_beside_others() -> None:
     engine = Engine()
     engine.submit(engine.job([1, 2], 60))
     engine.scheduler.step()
@@ -209,9 +211,33 @@ def test_short_prompts_share_a_chunk_beside_others() -> None:
     engine.submit(*readers)
     engine.asked.clear()
     engine.scheduler.step()
-    assert engine.asked == [[1], [6], [7]]  # seven rows more would be left, too few for a chunk
+    assert engine.asked == [[1], [6], [7]]  # seven rows are left, too few for the third
+    engine.asked.clear()
+    engine.scheduler.step()
+    assert engine.asked == [[1, 1, 1], [9]]
     engine.until_idle()
     assert [one.tokens for one in readers] == [engine.alone([5] * n, 5) for n in (6, 7, 9)]
+
+
+def test_a_small_chunk_does_not_make_the_next_ones_small() -> None:
+    pace = Pace()
+    pace.observe_chunk(100, 0.050)
+    pace.observe_chunk(4, 0.008)
+    assert pace.chunk_rows() == 100
+
+
+def test_an_engine_without_work_rests_on_its_own_thread() -> None:
+    """Threads that it keeps would take the cores from those of another model."""
+    engine, rested = Engine(n_slots=1), list[tuple[str, int]]()
+    engine.rest = lambda: rested.append((current_thread().name, engine.scheduler.n_running))  # type: ignore[method-assign]
+    ended = Event()
+    heard = engine.job([1, 2, 3], 3)
+    heard.job.report = lambda event: ended.set() if isinstance(event, Ended) else None
+    engine.scheduler.start()
+    engine.submit(heard)
+    assert ended.wait(20)
+    engine.scheduler.close()
+    assert rested == [("engine", 0)]
 
 
 @pytest.mark.parametrize(

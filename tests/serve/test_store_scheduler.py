@@ -44,7 +44,7 @@ class Served:
         self.model = model
         self.store = PrefixStore("a test", POLICY, MemoryBlocks(1 << 24), disk, self.said.append)
         slots = [Slot(Decoder(model, POLICY)) for _ in range(n_slots)]
-        self.scheduler = Scheduler(model.run, slots, prefixes=self.store)
+        self.scheduler = Scheduler(model, slots, prefixes=self.store)
 
     def run(self, *prompts: Sequence[int], n: int = 20, how: Sampling = GREEDY) -> list[list[int]]:
         jobs = [self.job(prompt, n, how) for prompt in prompts]

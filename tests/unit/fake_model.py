@@ -51,6 +51,9 @@ class FakeModel:
     def run(self, asks: Sequence[Ask]) -> list[Sequence[Row]]:
         return run_in_turn(asks)
 
+    def rest(self) -> None:
+        pass
+
     def count_down(self) -> None:
         if self.fails_at == 0:
             raise EngineError("the engine gave up")

@@ -37,5 +37,8 @@ class ExecutorchModel:
         check_tokens(asks, self._program.info.n_vocab)
         return run_in_turn(asks)
 
+    def rest(self) -> None:
+        pass
+
     def close(self) -> None:
         self._program.close()

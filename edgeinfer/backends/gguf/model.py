@@ -19,6 +19,7 @@ from edgeinfer.backends.gguf.exit.support import ExitSupport, Refused, find_supp
 from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.streams import Streams
+from edgeinfer.backends.gguf.threads import end_team
 from edgeinfer.backends.gguf.tokenizer import LlamaTokenizer
 from edgeinfer.backends.rounds import check_tokens, run_in_turn
 from edgeinfer.errors import ArtifactError, EngineError
@@ -190,6 +191,9 @@ class GgufModel:
         if streams is not None and len(asks) > 1 and all(streams.holds(ask) for ask in asks):
             return streams.run(asks)
         return run_in_turn(asks)
+
+    def rest(self) -> None:
+        end_team()
 
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = facts.FACTS.kv_bytes(self._shape, policy, self.settings.kv_type)

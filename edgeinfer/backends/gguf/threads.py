@@ -1,4 +1,4 @@
-"""How many threads decode fastest, measured on the model itself."""
+"""The threads of llama.cpp: how many decode fastest, measured on the model itself, and when they end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import llama_cpp.llama_cpp as C
+
 from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
 
 _ROUNDS: Final = 7
 _MAX_S: Final = 0.4  # a large model is timed once for each number
 _ABOUT_EQUAL: Final = 1.05
 _HOPELESS: Final = 2.0  # threads that wait for a busy core are tried three times; the first try starts the threads
+
+_SOFT_PAUSE: Final = 1  # of OpenMP: the next forward starts the threads again
 
 
 def fastest_threads(model: LlamaModel, most: int) -> int:
@@ -65,3 +69,15 @@ def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
     medians = {n_threads: statistics.median(taken) for n_threads, taken in times.items()}
     good = min(medians.values()) * _ABOUT_EQUAL
     return max(n_threads for n_threads in candidates if medians[n_threads] <= good)
+
+
+def end_team() -> None:
+    """End the OpenMP threads that wait for the calling thread's next decode.
+
+    GNU's libgomp keeps a team for every thread that has decoded. Two teams have more threads than there are cores; then
+    they sleep at every barrier instead of spinning, and a step of eight conversations takes 1.4 times as long (two
+    cores). Other OpenMP libraries keep one pool for the process, and are left alone.
+    """
+    pause = getattr(C._lib, "omp_pause_resource_all", None)
+    if pause is not None and not hasattr(C._lib, "__kmpc_fork_call"):
+        pause(_SOFT_PAUSE)

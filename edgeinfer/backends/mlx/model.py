@@ -59,6 +59,9 @@ class MlxModel:
                 check_ids(ask.tokens, ask.round.n_vocab)
         return run_in_turn(asks)
 
+    def rest(self) -> None:
+        pass
+
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
         if self._stages is None:
             raise EngineError("this model is closed")

@@ -104,6 +104,9 @@ class ReferenceModel:
             step.has_run(len(ids))
         return [[HeldRow(row) for row in rows] for rows in _split(logits, [ask.n_rows for ask in asks])]
 
+    def rest(self) -> None:
+        pass
+
     def _run_late(self, packed: Sequence[PackedRows], rounds: Sequence[ReferenceRound]) -> list[Floats]:
         """The late layers. At each layer that a draft taps, the rounds are shown the states."""
         taps = self.taught.taps if self.taught else ()

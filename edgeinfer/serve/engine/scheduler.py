@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Condition, Thread
 from time import monotonic, perf_counter
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from edgeinfer.decode.policy.known import KnownDrafts, share_rows
 from edgeinfer.decode.stats import AnswerStats
@@ -26,7 +26,6 @@ from edgeinfer.types import Prompt, compact
 __all__ = ["Scheduler"]
 
 Drafts: TypeAlias = Mapping[int, KnownDrafts]  # by the id of the slot
-Run: TypeAlias = Callable[[Sequence[Ask]], Sequence[Sequence[Row]]]
 
 WAITING_PER_SLOT: Final = 4
 MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to try again
@@ -39,16 +38,28 @@ _NO_DRAFTS: Final[Drafts] = {}
 _NOTHING: Final = KnownDrafts("", (), ())
 
 
+class Engine(Protocol):
+    """See protocols.Model."""
+
+    def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]: ...
+    def rest(self) -> None: ...
+
+
 class Scheduler:
     """Owns the engine from `start` to `close`. `submit` and `stalled` may be called from any thread."""
 
     def __init__(
-        self, run: Run, slots: Sequence[Slot], *, prefixes: Prefixes = _NO_PREFIXES, max_waiting: int | None = None
+        self,
+        engine: Engine,
+        slots: Sequence[Slot],
+        *,
+        prefixes: Prefixes = _NO_PREFIXES,
+        max_waiting: int | None = None,
     ) -> None:
-        """`run` is that of the model of `slots`. `max_waiting` jobs may wait in addition to those that run."""
+        """`engine` is the model of `slots`. `max_waiting` jobs may wait in addition to those that run."""
         self.counts = Counts()
         self.pace = Pace()
-        self._run_asks = run
+        self._engine = engine
         self._slots = list(slots)
         self._prefixes = prefixes
         self._max_waiting = WAITING_PER_SLOT * len(slots) if max_waiting is None else max_waiting
@@ -126,6 +137,8 @@ class Scheduler:
                 if self._closing:
                     return
             self.step()
+            if not (self._waiting or self.n_running):
+                self._engine.rest()
 
     def step(self) -> None:
         """Admit what can be admitted; a round of every answer that is being written; a chunk of the prompts."""
@@ -219,6 +232,17 @@ class Scheduler:
             if slot.job is not None and slot.decoder.prefilling:
                 slot.job.n_passed += 1
 
+    def _read_chunk(self, slot: Slot, most: int | None, *, alone: bool) -> int:
+        """How many tokens of its prompt were run."""
+        before, began = slot.decoder.n_waiting, perf_counter()
+        self._run([slot], most, alone=alone)
+        n_rows = before - slot.decoder.n_waiting
+        if n_rows:
+            self.pace.observe_chunk(n_rows, perf_counter() - began)
+        if slot.job is not None:
+            slot.job.n_passed = 0
+        return n_rows
+
     def _known_drafts(self, writing: Sequence[Slot]) -> Drafts:
         """What conversations draft that write beside each other: what gives all of them the most tokens a second."""
         known: list[tuple[int, KnownDrafts]] = []
@@ -232,17 +256,6 @@ class Scheduler:
     def _run(
         self, slots: Sequence[Slot], max_rows: int | None, *, alone: bool, drafts: Drafts = _NO_DRAFTS
     ) -> list[int]:
-    def _read_chunk(self, slot: Slot, most: int | None, *, alone: bool) -> int:
-        """How many tokens of its prompt were run."""
-        before, began = slot.decoder.n_waiting, perf_counter()
-        self._run([slot], most, alone=alone)
-        n_rows = before - slot.decoder.n_waiting
-        if n_rows:
-            self.pace.observe_chunk(n_rows, perf_counter() - began)
-        if slot.job is not None:
-            slot.job.n_passed = 0
-        return n_rows
-
         """Run one ask of each of `slots` together. If that fails, run each by itself, so that only the faulty one
         fails.
 
@@ -259,7 +272,7 @@ class Scheduler:
         if not asked:
             return []
         try:
-            rows = self._run_asks([ask for _, ask in asked])
+            rows = self._engine.run([ask for _, ask in asked])
         except Exception as error:  # whatever the engine raises must not end the other conversations
             for slot, _ in asked:
                 slot.decoder.undo()
