@@ -9,7 +9,7 @@ import pytest
 
 from edgeinfer.bench.serve import measure, workloads
 from edgeinfer.bench.serve.client import Streamed, stream, together
-from edgeinfer.bench.serve.measure import Measured, Pairs, Sizes, percentile
+from edgeinfer.bench.serve.measure import Measured, Pairs, Sizes, Subjects, percentile
 from edgeinfer.bench.serve.report import text_of_report, verdicts
 from edgeinfer.bench.serve.servers import Server, get, is_healthy
 from edgeinfer.bench.serve.workloads import Load, gaps_within, text_of
@@ -84,22 +84,32 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measure, name, workload(0.5))
     monkeypatch.setattr(measure, "chat_speed", lambda chat, n_tokens, seed: 10.0)
     sides = [Server("ours", 1, "demo"), Server("theirs", 2, "demo")]
-    found = measure.measure(sides, None, (1, 4), SIZES, 2, lambda text: None)  # type: ignore[arg-type]  # not used
-    assert asked[2:] == 5 * ["ours", "theirs"] + 5 * ["theirs", "ours"]
+    not_used: Any = None
+    subjects = Subjects(sides, Server("single", 3, "demo"), not_used)
+    found = measure.measure(subjects, (1, 4), SIZES, 2, lambda text: None)
+    in_turn = [["ours", "theirs"], ["theirs", "ours"]]
+    assert asked[3:] == [name for both in in_turn for name in (*both, *both, "single", *both, *both, *both)]
+    assert found.alone == Pairs([10.0, 10.0], [10.0, 10.0])
     assert len(found.loads[4].ours) == len(found.loads[4].theirs) == len(found.gaps.ours) == 2
 
 
 def test_the_report_and_its_claims() -> None:
     slow, fast = Load(10, 2.0, (0.2,), (0.1, 0.1), (0.9,)), Load(10, 1.0, (0.1,), (0.05, 0.05), (0.9,))
     found = Measured(
-        {1: Pairs([slow], [fast]), 2: Pairs([fast], [slow])}, Pairs([0.1], [0.4]), Pairs(), Pairs(), [10.0]
+        {1: Pairs([slow], [fast]), 2: Pairs([fast], [slow])},
+        Pairs([0.1], [0.4]),
+        Pairs(),
+        Pairs(),
+        Pairs([9.8], [10.0]),
     )
     text = text_of_report(found, {1: 10.0, 2: 20.0})
     assert "| 1 | 5.0 | 10.0 | 0.50 [0.50, 0.50] | 50% |" in text
     assert "| longest gap of two running chats while a long prompt arrives | 0.100 | 0.400 | 0.25" in text
     assert list(verdicts(found).values()) == [False, True, True, True]
-    alone = Measured({2: Pairs([fast], [])}, Pairs([0.1], []), Pairs(), Pairs(), [10.0])
-    assert "| 2 | 10.0 | - | - | 50% |" in text_of_report(alone, {2: 20.0}) and verdicts(alone) == {}
+    assert "gives 9.8 tokens/s and `chat` 10.0: 0.98" in text
+    alone = Measured({2: Pairs([fast], [])}, Pairs([0.1], []), Pairs(), Pairs(), Pairs([9.6], [10.0]))
+    assert "| 2 | 10.0 | - | - | 50% |" in text_of_report(alone, {2: 20.0})
+    assert verdicts(alone) == {"one conversation: at least 0.97 of `edgeinfer chat`": False}
 
 
 def test_percentiles_by_hand() -> None:

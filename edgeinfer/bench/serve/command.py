@@ -16,7 +16,7 @@ from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.opened import add_format_arguments, opened
 from edgeinfer.bench.report import head, write
 from edgeinfer.bench.serve.ceiling import ceilings
-from edgeinfer.bench.serve.measure import Sizes, measure
+from edgeinfer.bench.serve.measure import Sizes, Subjects, measure
 from edgeinfer.bench.serve.plot import plot
 from edgeinfer.bench.serve.report import text_of_report, verdicts
 from edgeinfer.bench.serve.servers import llama_server, ours
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         words = words_per_token(subject.model.tokenizer)
         stops = tuple(sorted(subject.model.tokenizer.stop_tokens))
     plan = edgeinfer.choose(request, offline=True)
+    single = edgeinfer.choose(replace(request, conversations=1), offline=True)
     sizes = Sizes(
         n_tokens=args.tokens,
         arriving_words=int(words * args.prompt_tokens),
@@ -74,13 +75,15 @@ def run(args: argparse.Namespace) -> int:
         n_slots=plan.n_conversations,
     )
     with ExitStack() as stack:
-        chat = stack.enter_context(
-            edgeinfer.load(edgeinfer.choose(replace(request, conversations=1), offline=True), template=args.template)
-        )
         sides = [stack.enter_context(ours(plan, stops, args.template))]
         if args.against is not None:
             sides.append(stack.enter_context(llama_server(args.against, plan, n_threads, stops, args.template)))
-        found = measure(sides, chat, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
+        subjects = Subjects(
+            sides,
+            stack.enter_context(ours(single, stops, args.template)),
+            stack.enter_context(edgeinfer.load(single, template=args.template)),
+        )
+        found = measure(subjects, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
     claims = verdicts(found)
     title = f"The server: {plan.model.title} {plan.artifact.tier}, K/V {plan.kv_type}, {n_threads} threads"
     shown = [Path(part).name for part in sys.argv[3:]]  # where files lie on this machine is of no interest

@@ -35,32 +35,44 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Subjects:
+    """What is measured, opened. `sides` are ours, and the other server where there is one."""
+
+    sides: Sequence[Server]
+    single: Server  # ours, for one conversation
+    chat: LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     loads: Mapping[int, Pairs[Load]]  # by the number of clients
     gaps: Pairs[float]
     second_turns: Pairs[float]
     systems: Pairs[float]
-    chat: list[float]  # tokens/s of `edgeinfer chat`, on the prompts of one client
+    alone: Pairs[float]  # tokens/s after the first: a server of one conversation, and `edgeinfer chat`
 
 
 def measure(
-    sides: Sequence[Server],
-    chat: LoadedModel,
+    subjects: Subjects,
     clients: Sequence[int],
     sizes: Sizes,
     runs: int,
     say: Callable[[str], None],
 ) -> Measured:
-    """`sides` are ours, and the other server where there is one."""
-    found = Measured({n: Pairs() for n in clients}, Pairs(), Pairs(), Pairs(), [])
+    """Every workload, `runs` times."""
+    sides = subjects.sides
+    found = Measured({n: Pairs() for n in clients}, Pairs(), Pairs(), Pairs(), Pairs())
     for server in sides:
         load(server, n_clients=max(clients), n_tokens=8, seed=-1)  # touches the weights, and every slot
+    load(subjects.single, n_clients=1, n_tokens=8, seed=-1)
     for run in range(runs):
         say(f"run {run + 1} of {runs}")
         both = partial(paired, sides, list(sides) if run % 2 == 0 else list(reversed(sides)))
         for n, pairs in found.loads.items():
             both(pairs, partial(load, n_clients=n, n_tokens=sizes.n_tokens, seed=run))
-        found.chat.append(chat_speed(chat, sizes.n_tokens, run))
+        single = load(subjects.single, n_clients=1, n_tokens=sizes.n_tokens, seed=run)
+        found.alone.ours.append(single.tokens_per_s_after_first)
+        found.alone.theirs.append(chat_speed(subjects.chat, sizes.n_tokens, run))
         if max(clients) > 2:
             both(found.gaps, partial(longest_gap, n_words=sizes.arriving_words, seed=run))
         both(found.second_turns, partial(second_turn, n_words=sizes.chat_words, seed=run))
