@@ -10,13 +10,18 @@ from typing import Any, get_args
 
 from edgeinfer.errors import UsageError
 from edgeinfer.kept import write_whole
-from edgeinfer.text import decoded
-from edgeinfer.types import Message, Role
+from edgeinfer.text import decoded, shown
+from edgeinfer.types import Message, Role, ToolCall
 
 FORMAT = 1
 MAX_FILE_BYTES = 16 * 1024 * 1024  # a conversation of some four million tokens
 MAX_MESSAGES = 100_000
-ROLES = frozenset(get_args(Role)) - {"tool"}  # a chat of the command line calls no tools
+ROLES = frozenset(get_args(Role))
+MAY_HAVE = {
+    "assistant": ("reasoning", "tool_calls"),
+    "tool": ("name", "call_id"),
+}  # in addition; what is empty is left out
+CALL_TEXTS = ("name", "arguments", "id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ def save(path: Path, chat: SavedChat) -> None:
             "edgeinfer_conversation": FORMAT,
             "model": chat.model,
             "settings": dict(chat.settings),
-            "messages": [{"role": message.role, "content": message.content} for message in chat.messages],
+            "messages": [row_of(message) for message in chat.messages],
         },
         ensure_ascii=False,
         indent=1,
@@ -97,14 +102,49 @@ def check(value: object, path: Path) -> SavedChat:
         raise wrong(f"`messages` must be a list of at most {MAX_MESSAGES}")
     messages: list[Message] = []
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or set(row) != {"role", "content"}:
-            raise wrong(f"message {number} must have `role` and `content`")
-        if not isinstance(row["role"], str) or row["role"] not in ROLES or not is_text(row["content"]):
-            raise wrong(f"message {number} has a role or content that cannot be used")
-        if row["role"] == "system" and number > 1:
+        try:
+            messages.append(message_of(row))
+        except ValueError as error:
+            raise wrong(f"message {number} {error}") from error
+        if messages[-1].role == "system" and number > 1:
             raise wrong(f"message {number} is a system message, which can only come first")
-        messages.append(Message(row["role"], row["content"]))  # type: ignore[arg-type]  # checked above
     return SavedChat(messages, model, settings)
+
+
+def row_of(message: Message) -> dict[str, object]:
+    row: dict[str, object] = {"role": message.role, "content": message.content}
+    more = {key: value for key in MAY_HAVE.get(message.role, ()) if (value := getattr(message, key))}
+    if message.tool_calls:
+        more["tool_calls"] = [{key: getattr(call, key) for key in CALL_TEXTS} for call in message.tool_calls]
+    return row | more
+
+
+def message_of(row: object) -> Message:
+    """Raises ValueError, which says what is wrong with the message."""
+    if not isinstance(row, dict) or not {"role", "content"} <= set(row):
+        raise ValueError("must have `role` and `content`")
+    role, content = row["role"], row["content"]
+    if not isinstance(role, str) or role not in ROLES or not is_text(content):
+        raise ValueError("has a role or content that cannot be used")
+    more = {key: value for key, value in row.items() if key not in ("role", "content")}
+    if unknown := more.keys() - MAY_HAVE.get(role, ()):
+        raise ValueError(f"of role `{role}` cannot have `{shown(min(unknown))[:40]}`")
+    calls = more.pop("tool_calls", [])
+    if not isinstance(calls, list) or not all(map(is_text, more.values())):
+        raise ValueError("has a text or a list of calls that cannot be used")
+    return Message(role, content, tool_calls=tuple(map(call_of, calls)), **more)  # type: ignore[arg-type]  # checked
+
+
+def call_of(row: object) -> ToolCall:
+    if not isinstance(row, dict) or set(row) != set(CALL_TEXTS) or not all(map(is_text, row.values())):
+        raise ValueError("has a call without `name`, `arguments` and `id`")
+    try:
+        arguments = json.loads(row["arguments"])
+    except (ValueError, RecursionError):
+        arguments = None
+    if not row["name"] or not isinstance(arguments, dict):
+        raise ValueError("has a call whose `arguments` are not the text of a JSON object")
+    return ToolCall(**row)
 
 
 def is_text(value: object) -> bool:

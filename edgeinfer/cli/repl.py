@@ -17,6 +17,7 @@ from edgeinfer.cli.output import complain, near, say, size, whisper
 from edgeinfer.cli.settings import Settings
 from edgeinfer.cli.stats_lines import stats_lines
 from edgeinfer.cli.streaming import print_answer, say_what_happened, window_news
+from edgeinfer.cli.tool_lines import tool_lines
 from edgeinfer.errors import EdgeInferError, UsageError
 from edgeinfer.text import one_line
 from edgeinfer.types import Message
@@ -226,6 +227,8 @@ class Repl:
         self.chat.messages = messages
         self.settings = replace(self.settings, system=self.chat.system)
         whisper(f"(loaded {n_said(saved)} messages)")
+        for line in tool_lines(messages):
+            whisper(f"(called {line})")
         if saved.model != self.plan.model.name:
             whisper(f"(they were written with {one_line(saved.model)[:80]}; this is {self.plan.model.name})")
         differences = settings_module.differences(self.settings, saved.settings)

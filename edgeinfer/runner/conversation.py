@@ -12,6 +12,8 @@ from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import Template
 from edgeinfer.chat.thinking import Segment
+from edgeinfer.chat.tool_formats import format_of
+from edgeinfer.chat.tool_prompts import with_tools_in_words
 from edgeinfer.device.reached import keep_reached
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
@@ -44,6 +46,7 @@ class Conversation:
         self._plan = plan
         self._decoder = decoder
         self._tokenizer = tokenizer
+        self._writes_tools = format_of(template.source).native
         self._builder = PromptBuilder(template, tokenizer, tags=plan.model.thinking)
         self.notices: tuple[str, ...] = ()  # what a person should know of the newest prompt
         self._running: weakref.ref[AnswerStream] | None = None
@@ -55,7 +58,9 @@ class Conversation:
 
         Raises UsageError for messages that cannot be used.
         """
-        conversation = as_messages(messages)
+        conversation: Sequence[Message] = as_messages(messages)
+        if not self._writes_tools:
+            conversation = with_tools_in_words(conversation, ())
         self.end_answer()
         builder = self._builder
         prompt = builder.build(conversation, {"enable_thinking": True} if settings.thinking else NO_THINKING)

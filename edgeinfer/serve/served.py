@@ -14,6 +14,8 @@ from edgeinfer.catalog.entry import Artifact
 from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import NO_FORM, AnswerForm, PromptBuilder
 from edgeinfer.chat.reasoning import NO_THINKING
+from edgeinfer.chat.tool_formats import format_of
+from edgeinfer.chat.tool_prompts import template_variables, with_tools_in_words
 from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.timeline import Timeline, reuse
@@ -29,8 +31,6 @@ from edgeinfer.serve.engine.text import AnswerText
 from edgeinfer.serve.generation import Generation
 from edgeinfer.serve.grammar import Grammars
 from edgeinfer.serve.tools.constraint import CallsInText, calls_schema
-from edgeinfer.serve.tools.formats import format_of
-from edgeinfer.serve.tools.prompting import template_variables, with_tools_in_words
 from edgeinfer.serve.tools.reading import ToolReader
 from edgeinfer.types import Message, Prompt, Sampling, compact
 

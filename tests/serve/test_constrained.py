@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeinfer.chat.tool_formats import GENERIC, ToolFormat
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.serve.grammar import Grammars
 from edgeinfer.serve.tools.constraint import CallsInText, calls_schema
-from edgeinfer.serve.tools.formats import GENERIC, ToolFormat
 from edgeinfer.types import Tool
 from tests.serve.conftest import Server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeinfer.serve.tools.formats import GENERIC, ToolFormat, format_of
+from edgeinfer.chat.tool_formats import GENERIC, ToolFormat, format_of
 from edgeinfer.serve.tools.reading import ToolReader
 from edgeinfer.types import ToolCall
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgeinfer.chat.history import MAX_FILE_BYTES, SavedChat, load, save
 from edgeinfer.errors import UsageError
-from edgeinfer.types import Message
+from edgeinfer.types import Message, ToolCall
 
 TALK = [Message("system", "Be brief."), Message("user", "Hé 😀\n"), Message("assistant", "")]
 SAVED = SavedChat(TALK, "demo", {"temp": "0.7"})
@@ -26,6 +26,43 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert load(file) == SAVED
     assert json.loads(file.read_text())["model"] == "demo"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_calls_of_tools_are_saved_and_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    calls = (ToolCall("get_weather", '{"city": "Paris"}', "1"), ToolCall("now", "{}"))
+    asked = Message("assistant", "", tool_calls=calls, reasoning="I must look.")
+    told = SavedChat(
+        [Message("user", "Weather?"), asked, Message("tool", "Sunny", call_id="1", name="get_weather")], "m"
+    )
+    save(file, told)
+    assert load(file) == told
+    assert json.loads(file.read_text())["messages"][0] == {"role": "user", "content": "Weather?"}
+
+
+CALL = {"name": "now", "arguments": "{}", "id": ""}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"role": "user", "content": "x", "tool_calls": []}, "of role `user` cannot have `tool_calls`"),
+        ({"role": "assistant", "content": "x", "name": "y"}, "of role `assistant` cannot have `name`"),
+        ({"role": "assistant", "content": "x", "tool_calls": {}}, "a list of calls that cannot be used"),
+        ({"role": "assistant", "content": "x", "reasoning": 5}, "a text .* that cannot be used"),
+        ({"role": "tool", "content": "x", "call_id": "\ud800"}, "a text .* that cannot be used"),
+        ({"role": "assistant", "content": "x", "tool_calls": [CALL | {"more": "x"}]}, "a call without `name`"),
+        ({"role": "assistant", "content": "x", "tool_calls": [CALL | {"id": 5}]}, "a call without `name`"),
+        ({"role": "assistant", "content": "x", "tool_calls": [CALL | {"name": ""}]}, "not the text of a JSON object"),
+        ({"role": "assistant", "content": "x", "tool_calls": [CALL | {"arguments": "[]"}]}, "of a JSON object"),
+        ({"role": "assistant", "content": "x", "tool_calls": [CALL | {"arguments": "[" * 9999}]}, "of a JSON object"),
+    ],
+)
+def test_calls_that_cannot_be_used_are_refused(tmp_path: Path, row: dict[str, object], says: str) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps(good(messages=[{"role": "user", "content": "Hi"}, row])))
+    with pytest.raises(UsageError, match=f"message 2 .*{says}"):
+        load(file)
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

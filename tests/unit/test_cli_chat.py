@@ -15,7 +15,7 @@ from edgeinfer.errors import ArtifactError, EngineError, UsageError
 from edgeinfer.plan import Request, make_plan
 from edgeinfer.runner.answer import Answer, AnswerSettings, AnswerStream, Writer
 from edgeinfer.runner.chat import Chat
-from edgeinfer.types import GREEDY, Message, Prompt
+from edgeinfer.types import GREEDY, Message, Prompt, ToolCall
 from tests.unit.plan_things import GGUF, artifact, catalog, device, model
 from tests.unit.test_runner_answer import STOP, Bytes, Scripted, text
 
@@ -159,6 +159,20 @@ def test_load_says_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "(they were written with other[2J; this is tiny)" in said
     assert "(settings that differ: temp was 0.5, is 0.0; stop was 'END', is none)" in said
+
+
+def test_load_shows_the_calls_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "talk.json"
+    calls = (ToolCall("get_weather", '{"city": "Paris"}', "1"), ToolCall("no\033[2Jw", "{}", "2"))
+    messages = [Message("user", "Weather?"), Message("assistant", "", tool_calls=calls)]
+    messages += [Message("tool", "Sunny\nand warm", call_id="1", name="get_weather"), Message("assistant", "Sunny.")]
+    history.save(file, history.SavedChat(messages, "tiny"))
+    again = tmp_path / "again.json"
+    chatting().run(Typed(f"/load {file}", f"/save {again}"))
+    said = capsys.readouterr().err
+    assert '(called get_weather {"city": "Paris"}: Sunny and warm)' in said
+    assert "(called no[2Jw {}: no result)" in said
+    assert history.load(again).messages == messages
 
 
 def killed() -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edgeinfer
 from edgeinfer.errors import ArtifactError, DownloadError, UsageError
 from edgeinfer.runner.opening import NO_TEMPLATE, Downloads, bring
-from edgeinfer.types import GREEDY, Message, Sampling
+from edgeinfer.types import GREEDY, Message, Sampling, ToolCall
 from tests.tiny_gguf import Tiny, write_tiny
 
 
@@ -41,6 +42,19 @@ def test_a_draft_model_that_the_plan_has_no_use_for_is_refused(model: Path) -> N
     plan = edgeinfer.choose(plain)
     with pytest.warns(DeprecationWarning), pytest.raises(UsageError, match="opens no draft model"):
         edgeinfer.open(plan, draft=str(model))
+
+
+def test_calls_of_a_loaded_conversation_are_not_lost_where_the_template_knows_none(
+    loaded: edgeinfer.LoadedModel,
+) -> None:
+    with loaded.chat(sampling=GREEDY, max_tokens=3) as chat:
+        called = Message("assistant", "", tool_calls=(ToolCall("get_weather", '{"city": "Oslo"}', "1"),))
+        chat.messages = [Message("user", "Weather?"), called, Message("tool", "Sunny", call_id="1")]
+        chat.ask("And now?")
+        decoder: Any = chat._conversation._decoder
+        prompt = b"".join(map(loaded.tokenizer.piece, decoder.tokens)).decode("utf-8", "replace")
+    assert prompt.index("Weather?") < prompt.index('"get_weather", "arguments": {"city": "Oslo"}')
+    assert prompt.index("Oslo") < prompt.index("Sunny") < prompt.index("And now?")
 
 
 def test_a_plan_opens_its_draft_model(model: Path) -> None:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgeinfer.chat.tool_formats import ToolFormat
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.serve.grammar import JsonConstraint
-from edgeinfer.serve.tools.formats import ToolFormat
 from edgeinfer.types import Tool
 
 if TYPE_CHECKING:

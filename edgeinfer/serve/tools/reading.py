@@ -7,8 +7,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from edgeinfer.chat.stop import tail_that_may_become
+from edgeinfer.chat.tool_formats import ToolFormat
 from edgeinfer.protocols import Tokenizer
-from edgeinfer.serve.tools.formats import ToolFormat
 from edgeinfer.types import ToolCall
 
 __all__ = ["ToolReader"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgeinfer.serve.tools.formats import ToolFormat
+from edgeinfer.chat.tool_formats import ToolFormat
 from edgeinfer.types import Message, Tool, ToolCall
 
 __all__ = ["template_variables", "with_tools_in_words"]
