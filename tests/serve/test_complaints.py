@@ -1,4 +1,5 @@
-"""What people complain about in other servers, as far as no other test of this folder holds it."""
+"""What people complain about in other servers. `COMPLAINTS` names the tests of each; those that stand nowhere else are
+here."""
 
 from __future__ import annotations
 
@@ -7,17 +8,101 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import edgeinfer
 from edgeinfer.errors import EngineError
+from edgeinfer.plan import Request
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.http import connection, streams
 from edgeinfer.serve.http.safety import Access
 from tests.serve.conftest import Server, running
 from tests.serve.test_openai_chat import LONG, endless
+
+COMPLAINTS = {
+    "a conversation is continued with the contents of another": (
+        "test_the_tokens_are_compared_and_not_their_digest_alone",
+        "test_a_block_is_found_only_after_its_own_beginning",
+        "test_another_file_of_weights_finds_nothing",
+    ),
+    "a new prompt stops the chats that run": (
+        "test_a_long_prompt_leaves_a_row_to_the_others_in_every_step",
+        "test_a_short_prompt_goes_first_but_not_for_ever",
+    ),
+    "one conversation without memory fails all": (
+        "test_conversations_that_all_pass_their_windows_fail_nobody",
+        "test_a_thousand_conversations_over_four_slots_end_in_bounded_order",
+    ),
+    "more conversations divide or multiply the context": (
+        "test_the_window_that_was_asked_for_is_that_of_each_conversation",
+    ),
+    "the same seed gives other tokens beside others": (
+        "test_a_request_has_the_same_answer_alone_and_beside_three_others",
+        "test_json_is_the_same_alone_and_beside_others",
+        "test_known_drafts_beside_others_change_no_token",
+    ),
+    "requests push each other's prompts out of the cache": (
+        "test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone",
+        "test_a_request_for_a_title_does_not_cost_the_chat_its_place",
+        "test_what_comes_once_does_not_push_out_what_comes_again",
+        "test_a_cache_that_is_too_small_says_so_once",
+    ),
+    "the engine is dead, and the server says that it is healthy": (
+        "test_an_engine_that_hangs_is_unhealthy",
+        "test_the_watchdog_sees_a_step_that_does_not_end",
+        "test_an_engine_that_gives_up_fails_one_answer_with_a_status",
+    ),
+    "a client that leaves is answered on, or ends the answer of another": (
+        "test_a_client_that_leaves_ends_its_answer_and_no_other",
+        "test_a_client_that_leaves_the_queue_or_a_prompt_frees_its_place",
+        "test_cancel_while_waiting_while_prefilling_and_while_writing",
+    ),
+    "health waits for a prompt that is read": ("test_health_answers_while_a_long_prompt_is_read",),
+    "parameters are dropped, and forms not kept to": (
+        "test_what_cannot_be_used_is_refused_by_its_name",
+        "test_a_schema_that_cannot_be_held_to_is_refused",
+        "test_a_body_that_cannot_be_used_is_refused",
+        "test_tools_that_do_not_fit_are_refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("tests", COMPLAINTS.values(), ids=COMPLAINTS)
+def test_every_complaint_has_its_tests(tests: tuple[str, ...]) -> None:
+    here = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert [name for name in tests if f"def {name}(" not in here] == []
+
+
+def test_the_window_that_was_asked_for_is_that_of_each_conversation() -> None:
+    one, four = (edgeinfer.choose(Request(model="demo", conversations=n, context=1024)) for n in (1, 4))
+    assert one.window == four.window
+    assert four.estimate.kv_bytes == 4 * one.estimate.kv_bytes
+
+
+def test_conversations_that_all_pass_their_windows_fail_nobody() -> None:
+    plan = edgeinfer.choose(Request(model="demo", conversations=3, context=320, sink=64))
+    for server in running(Access("127.0.0.1"), plan):
+        ask = partial(server.chat, temperature=0, max_tokens=400, logit_bias=endless(server))
+        with ThreadPoolExecutor(3) as pool:
+            replies = [reply.json for reply in pool.map(ask, ("Hi", LONG, "Who are you?"))]
+        assert [reply["usage"]["completion_tokens"] for reply in replies] == [400] * 3
+        assert all(reply["edgeinfer"]["evicted"] > 0 for reply in replies)
+        counts = server.served.scheduler.counts
+        assert (counts.finished, counts.failed, counts.refused) == (3, 0, 0)
+
+
+def test_tools_that_do_not_fit_are_refused(server: Server) -> None:
+    tools = [
+        {"type": "function", "function": {"name": f"tool_{n}", "description": "word " * 100, "parameters": {}}}
+        for n in range(40)
+    ]
+    reply = server.chat(tools=tools)
+    assert reply.status == 400 and "--sink" in reply.json["error"]["message"]
 
 
 def post(server: Server, body: dict[str, object]) -> socket.socket:
