@@ -43,6 +43,7 @@ class Reply:
 class Server:
     port: int
     served: ServedModel
+    timeout_s: float = 60
 
     @property
     def url(self) -> str:
@@ -53,7 +54,7 @@ class Server:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **named})
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
                 return Reply(reply.status, dict(reply.headers), reply.read())
         except urllib.error.HTTPError as error:
             return Reply(error.code, dict(error.headers), error.read())

@@ -1,66 +1,108 @@
-"""Mixed load on a server, by hand: `python -m tests.serve.soak SECONDS`. Prints counts, and the growth of memory.
+"""Mixed load on a server, by hand: `python -m tests.serve.soak SECONDS`. Prints a report; fails on a broken promise.
 
-Clients ask in three protocols, leave in the middle, send what cannot be used, and read slowly. Every reply must be an
-answer or an error in its envelope; at the end nothing may run, and the same request must have the answer of the start.
+Clients ask in three protocols, leave in the middle, break off as a killed process does, send what cannot be used, and
+read slowly. Every reply must be a whole answer or an error in its envelope; at the end nothing may run, and the same
+request must have the answer of the start.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
+import struct
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import psutil
 
+from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.http.safety import Access
-from tests.serve.conftest import Server, running
+from tests.serve.conftest import Reply, Server, running
 
 N_CLIENTS = 8
+PATIENCE_S = 600  # of a client: on a busy machine a request may wait for its place as long as the server lets it
 WARM_UP = 0.3  # of the time, before memory is compared
+MAX_GROWTH = 0.01
+EVERY_S = 60.0  # memory is noted
 TEXTS = ("Hi", "Who are you?", "Tell me a story. ", "List three colors. ")
-USABLE = {200, 400, 429}
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset, as the end of a killed process does
 
 
-def chat(server: Server, chance: random.Random) -> int:
+def chat(server: Server, chance: random.Random) -> str:
     text = chance.choice(TEXTS) * chance.choice((1, 1, 5, 40))
     how: dict[str, object] = {"temperature": chance.choice((0, 1)), "seed": chance.randrange(4)}
     if chance.random() < 0.2:
         how["response_format"] = {"type": "json_object"}
-    return server.chat(text, max_tokens=chance.choice((1, 20, 60)), stream=chance.random() < 0.5, **how).status
+    stream = chance.random() < 0.5
+    reply = server.chat(text, max_tokens=chance.choice((1, 20, 60)), stream=stream, **how)
+    if stream and reply.status == 200:
+        return "answered" if reply.body.endswith(b"data: [DONE]\n\n") else "lost"
+    return outcome(reply, "choices")
 
 
-def other(server: Server, chance: random.Random) -> int:
+def other(server: Server, chance: random.Random) -> str:
     messages = [{"role": "user", "content": chance.choice(TEXTS)}]
     if chance.random() < 0.5:
-        return server.ask("/v1/messages", {"model": "demo", "max_tokens": 20, "messages": messages}).status
-    return server.ask("/api/chat", {"model": "demo", "messages": messages, "options": {"num_predict": 20}}).status
+        asked = {"model": "demo", "max_tokens": 20, "messages": messages}
+        return outcome(server.ask("/v1/messages", asked), "content")
+    asked = {"model": "demo", "messages": messages, "stream": False, "options": {"num_predict": 20}}
+    return outcome(server.ask("/api/chat", asked), "message")
 
 
-def wrong(server: Server, chance: random.Random) -> int:
+def outcome(reply: Reply, answer: str) -> str:
+    if reply.status == 200:
+        return "answered" if answer in reply.json else "lost"
+    typed = reply.status in (400, 429) and reply.json["error"]
+    return f"refused with {reply.status}" if typed else f"lost with {reply.status}"
+
+
+def wrong(server: Server, chance: random.Random) -> str:
     body = chance.choice((b"{", b"[]", b'{"model": "demo"}', b'{"model": "demo", "messages": [{"role": 1}]}'))
-    reply = server.ask("/v1/chat/completions", body)
-    assert reply.json["error"]["message"]
-    return reply.status
+    return outcome(server.ask("/v1/chat/completions", body), "")
 
 
-def leave(server: Server, chance: random.Random) -> int:
+def opened(server: Server, chance: random.Random) -> socket.socket:
+    """A connection that has asked for a long answer."""
     message = {"role": "user", "content": "Tell me a story. " * chance.choice((1, 50))}
     data = json.dumps({"model": "demo", "messages": [message], "max_tokens": 500, "stream": True}).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as opened:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-        opened.sendall(head.encode() + data)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def leave(server: Server, chance: random.Random) -> str:
+    with opened(server, chance):
         time.sleep(chance.random())
-    return 200
+    return "left"
 
 
-def client(server: Server, number: int, until: float) -> Counter[int]:
-    chance, seen = random.Random(number), Counter[int]()
+def break_off(server: Server, chance: random.Random) -> str:
+    with opened(server, chance) as connection:
+        time.sleep(chance.random())
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    return "broken off"
+
+
+def read_slowly(server: Server, chance: random.Random) -> str:
+    with opened(server, chance) as connection:
+        for _ in range(20):
+            if not connection.recv(16):
+                break
+            time.sleep(0.2)
+    return "read slowly"
+
+
+def client(server: Server, number: int, until: float) -> Counter[str]:
+    chance, seen = random.Random(number), Counter[str]()
     while time.monotonic() < until:
-        act = chance.choices((chat, other, wrong, leave), (6, 3, 1, 2))[0]
+        act = chance.choices((chat, other, wrong, leave, break_off, read_slowly), (12, 6, 2, 2, 2, 1))[0]
         seen[act(server, chance)] += 1
     return seen
 
@@ -68,20 +110,43 @@ def client(server: Server, number: int, until: float) -> Counter[int]:
 def main(seconds: float) -> None:
     process = psutil.Process()
     for server in running(Access("127.0.0.1")):
-        before = server.chat("Who are you?", temperature=0).json["choices"]
-        until = time.monotonic() + seconds
+        patient = replace(server, timeout_s=PATIENCE_S)
+        before = patient.chat("Who are you?", temperature=0).json["choices"]
+        began = time.monotonic()
         with ThreadPoolExecutor(N_CLIENTS) as pool:
-            clients = [pool.submit(client, server, number, until) for number in range(N_CLIENTS)]
-            time.sleep(WARM_UP * seconds)
-            warm = process.memory_info().rss
-            seen = sum((one.result() for one in clients), Counter[int]())
+            clients = [pool.submit(client, patient, number, began + seconds) for number in range(N_CLIENTS)]
+            memory = []
+            while wait(clients, timeout=min(EVERY_S, WARM_UP * seconds)).not_done:
+                memory.append((time.monotonic() - began, process.memory_info().rss))
+            seen = sum((one.result() for one in clients), Counter[str]())
         server.until_idle()
-        assert set(seen) <= USABLE, seen
-        assert server.chat("Who are you?", temperature=0).json["choices"] == before
+        warm = next(rss for at, rss in memory if at >= WARM_UP * seconds)
         growth = process.memory_info().rss / warm - 1
-        print(
-            f"{seconds:.0f} s, replies by status {dict(seen)}, {server.served.scheduler.counts}, memory {growth:+.1%}"
-        )
+        same = patient.chat("Who are you?", temperature=0).json["choices"] == before
+        print("\n".join(report(seconds, seen, server.served.scheduler.counts, memory, growth, same=same)))
+        assert same and not any(what.startswith("lost") for what in seen) and growth <= MAX_GROWTH
+
+
+def report(
+    seconds: float,
+    seen: Counter[str],
+    counts: Counts,
+    memory: list[tuple[float, int]],
+    growth: float,
+    *,
+    same: bool,
+) -> Iterator[str]:
+    yield f"# The server under mixed load for {seconds / 60:.0f} minutes\n"
+    yield f"`python -m tests.serve.soak {seconds:.0f}`: {N_CLIENTS} clients, 4 conversations, the demo model.\n"
+    yield "| what became of a request | times |\n|---|---:|"
+    yield from (f"| {what} | {n} |" for what, n in sorted(seen.items()))
+    lost = sum(n for what, n in seen.items() if what.startswith("lost"))
+    yield f"\nLost: {lost}. The scheduler counted {counts}."
+    yield f"The same request has the answer of the start: {'yes' if same else '**no**'}.\n"
+    yield f"Memory of server and clients, one process, after {WARM_UP:.0%} of the time and at the end: {growth:+.2%}."
+    noted = memory[:: max(1, len(memory) // 10)]
+    yield f"In MB: {', '.join(f'{rss / 1e6:.1f} after {at:.0f} s' for at, rss in noted)}."
+    yield f"Load average at the end: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} cores."
 
 
 if __name__ == "__main__":
