@@ -15,10 +15,19 @@ from edgeinfer.decode.policy.controller import Auto
 from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
 from edgeinfer.device.row_times import RowTimes, keep_row_times
 from edgeinfer.errors import UsageError
+from edgeinfer.plan.taught import is_hopeless, why_hopeless
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model, Tokenizer
 
-__all__ = ["Drafting", "OpenedDraftModel", "check_same_tokens", "measure", "new_drafting", "opened_draft_model"]
+__all__ = [
+    "Drafting",
+    "OpenedDraftModel",
+    "check_same_tokens",
+    "measure",
+    "new_drafting",
+    "opened_draft_model",
+    "without_hopeless",
+]
 
 DRAFT_BUDGET_S: Final = 0.2  # for the draft model, of which only the plain round is timed
 KEPT_ROWS: Final = 9  # as many as a drafted round has
@@ -60,6 +69,24 @@ def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) 
     if draft is not None:
         measured = replace(measured, model_draft_s=_row_costs(draft.model, draft.plan, 1, DRAFT_BUDGET_S).plain_s)
     return Costs(measured, max_rows)
+
+
+def without_hopeless(plan: Plan, costs: Costs | None) -> Plan:
+    """The plan without a taught draft that cannot win by `costs`; the same plan if it has none, or asks for it by name.
+
+    This is for the first run with a draft. Later plans know these costs (`DeviceProfile.row_times`).
+    """
+    if plan.taught is None or costs is None or plan.speculation.mode != "auto" or not costs.ratio("exit-draft"):
+        return plan
+    rows = range(1, min(costs.max_rows, KEPT_ROWS) + 1)
+    verify = {n: costs.ratio("verify", n) for n in rows}
+    times = RowTimes(verify, costs.ratio("exit-draft"), plan.taught.n_ranked)
+    taught, shape = plan.taught, plan.model.shape
+    if not is_hopeless(taught, shape, times):
+        return plan
+    left = tuple(name for name in plan.speculation.drafters if name != taught.kind)
+    note = f"{plan.speculation.note}; not drafting: {taught.kind}, {why_hopeless(taught, shape, times)}"
+    return replace(plan, taught=None, speculation=replace(plan.speculation, drafters=left, note=note))
 
 
 def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: OpenedDraftModel | None = None) -> Drafting:

@@ -9,9 +9,12 @@ from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.row_times import RowTimes
 from edgeinfer.shape import ModelShape
 
-__all__ = ["expected_speedup", "sized"]
+__all__ = ["expected_speedup", "is_hopeless", "sized", "why_hopeless"]
 
 _MIN_GAIN: Final = 1.01  # of a smaller vocabulary: less is within what was measured
+# A draft that never pays still costs time, because its states are copied out of every round: 5 % of a plain round of
+# SmolLM2 at Q4_0. A gate reaches a little more than the best fixed depth, so the limit is below 1.
+_HOPELESS: Final = 0.95
 
 
 def sized(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> TaughtDraft:
@@ -33,10 +36,24 @@ def sized(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> Tau
 def expected_speedup(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:
     """Of the draft alone, at the best fixed depth, over plain decoding. A gate can only do better; 1.0 where no depth
     pays."""
+    return max(1.0, _at_best_depth(taught, shape, times))
+
+
+def is_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> bool:
+    """Whether the rows measured on this machine leave the draft nothing to win. False where they were not measured."""
+    return times is not None and bool(taught.agreement) and _at_best_depth(taught, shape, times) < _HOPELESS
+
+
+def why_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> str:
+    speedup = _at_best_depth(taught, shape, times)
+    return f"at best {speedup:.2f}x plain speed by the rows measured on this machine"
+
+
+def _at_best_depth(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:
     layers = _weights_of_layers(taught, shape)
     read, read_then = (layers + n * shape.hidden for n in (taught.n_ranked, times.n_ranked))
     draft_s = times.draft_s * read / read_then
-    tokens, reached, best = 1.0, 1.0, 1.0
+    tokens, reached, best = 1.0, 1.0, 0.0
     for depth, rate in enumerate(taught.agreement, start=1):
         reached *= rate
         tokens += reached

@@ -13,6 +13,7 @@ from edgeinfer.entries.local_files import with_own_tensors
 from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
+from edgeinfer.plan.taught import is_hopeless, sized
 
 __all__ = ["choose", "resolve"]
 
@@ -40,13 +41,22 @@ def choose(
             f"the plan does not draft with {request.draft_model}: speculation is {plan.speculation.mode}",
             hint='use speculation "auto" or "draft", or name no draft model',
         )
-    if request.draft_file and plan.taught is None:
+    if request.draft_file and plan.taught is None and not left_out_as_hopeless(plan):
         raise UsageError(
             f"the plan does not draft with {request.draft_file}: {plan.backend} cannot run it for this model, or "
             f"speculation is {plan.speculation.mode}",
             hint="gguf and reference run drafts of llama and qwen3 models, with --speculation auto",
         )
     return plan
+
+
+def left_out_as_hopeless(plan: Plan) -> bool:
+    """Whether the plan drafts without the model's taught draft because rows cost too much on this device."""
+    draft = plan.model.draft
+    if draft is None or plan.speculation.mode != "auto":
+        return False
+    times = plan.device.row_times.get(draft.key(plan.artifact))
+    return is_hopeless(sized(draft, plan.model.shape, times), plan.model.shape, times)
 
 
 def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeinfer import backends
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.decode.drafting import measure, opened_draft_model
+from edgeinfer.decode.drafting import measure, opened_draft_model, without_hopeless
 from edgeinfer.entries.local_files import local_path
 from edgeinfer.errors import DownloadError, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, pull, pull_packaged
@@ -61,6 +61,11 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
             plan, path, stack
         )  # last, because MLX keeps the memory limits of the newest plan, and this plan counts everything
         costs = measure(model, plan, draft=draft_model)
+        planned, plan = plan, without_hopeless(plan, costs)
+        if plan is not planned:
+            model.close()
+            model = open_file(plan, path, stack)
+            costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
         source = source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text

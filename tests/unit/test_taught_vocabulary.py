@@ -10,12 +10,14 @@ import pytest
 
 import edgeinfer
 from edgeinfer.catalog.entry import TaughtDraft
+from edgeinfer.decode.drafting import without_hopeless
+from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.device import row_times
 from edgeinfer.device.row_times import RowTimes, keep_row_times, read_row_times
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import read_draft_file
 from edgeinfer.plan import Request
-from edgeinfer.plan.taught import expected_speedup, sized
+from edgeinfer.plan.taught import expected_speedup, is_hopeless, sized
 from edgeinfer.shape import LayerKv, ModelShape
 from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
@@ -47,6 +49,15 @@ def test_a_smaller_vocabulary_is_taken_where_drafts_are_slow() -> None:
     assert sized(TAUGHT, SHAPE, quick) == TAUGHT
     assert sized(TAUGHT, SHAPE, None) == TAUGHT
     assert sized(replace(TAUGHT, by_vocabulary=()), SHAPE, slow).n_ranked == 8000
+
+
+def test_a_draft_is_hopeless_where_no_depth_pays_and_only_where_rows_were_measured() -> None:
+    dear = RowTimes({1: 1.0, 2: 1.7, 3: 2.4}, 0.1, 8000)
+    assert is_hopeless(TAUGHT, SHAPE, dear)  # 1.6 tokens in 1.8 plain rounds
+    assert not is_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 2.4}, 0.1, 8000))  # 1.6 in 1.6
+    assert not is_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.7, 3: 1.7}, 0.1, 8000))  # 1.9 in 1.9
+    assert not is_hopeless(TAUGHT, SHAPE, None)
+    assert not is_hopeless(replace(TAUGHT, agreement=()), SHAPE, dear)
 
 
 @pytest.fixture
@@ -97,9 +108,8 @@ def test_the_plan_takes_the_vocabulary_and_says_what_it_expects(quiet: Path, tmp
     with edgeinfer.load(after) as model:
         assert model.generate("the rain", max_tokens=8).stats.emitted > 0
     keep_row_times(before.device.machine, before.taught.key(before.artifact), replace(times, draft_s=3.0))
-    assert (
-        "(no gain is expected, by the rows measured here)" in edgeinfer.choose(request, offline=True).speculation.note
-    )
+    by_name = edgeinfer.choose(replace(request, speculation="exit"), offline=True)
+    assert "(no gain is expected, by the rows measured here)" in by_name.speculation.note
 
 
 @pytest.mark.parametrize("wrong", [3, [[1]], [[0, []]], [[32, [2.0]]], [[64, []], [32, []]]])
@@ -108,3 +118,40 @@ def test_a_strangers_list_of_vocabularies_is_checked(tmp_path: Path, wrong: obje
     write_tiny_draft(draft_beside(path), path, exit_layer=1, by_vocabulary=wrong)
     with pytest.raises(ArtifactError, match="not a usable draft"):
         read_draft_file(draft_beside(path))
+
+
+DEAR_ROWS = {1: 0.01, 2: 0.02, 3: 0.03, 4: 0.04}
+
+
+def test_a_hopeless_draft_is_left_out_unless_it_is_asked_for_by_its_kind(quiet: Path, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", Tiny())
+    write_tiny_draft(draft_beside(path), path, (1, 2, 4))
+    request = Request(model=str(path), backend="reference", context=512, force=True)
+    before = edgeinfer.choose(request, offline=True)
+    assert before.taught is not None
+    keep_row_times(before.device.machine, before.taught.key(before.artifact), RowTimes(DEAR_ROWS, 0.001, 8000))
+
+    for asked in (request, replace(request, draft_file=str(draft_beside(path)))):
+        plan = edgeinfer.choose(asked, offline=True)
+        assert (plan.taught, plan.speculation.drafters) == (None, ("lookup", "early-exit"))
+        why = "no taught draft: at best 0.74x plain speed by the rows measured on this machine"
+        assert why in plan.speculation.note
+        assert plan.estimate.draft_bytes == 0
+    by_name = edgeinfer.choose(replace(request, speculation="feature"), offline=True)
+    assert by_name.speculation.drafters == ("feature",)
+
+
+def test_the_first_run_leaves_it_out_by_what_it_has_just_measured(quiet: Path, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", Tiny())
+    write_tiny_draft(draft_beside(path), path, (1, 2, 4))
+    plan = edgeinfer.choose(Request(model=str(path), backend="reference", context=512, force=True), offline=True)
+
+    def costs(verify_s: dict[int, float]) -> Costs:
+        return Costs(RowCosts(verify_s, verify_s, verify_s, exit_draft_s=0.001), max_rows=4)
+
+    left = without_hopeless(plan, costs(DEAR_ROWS))
+    assert (left.taught, left.speculation.drafters) == (None, ("lookup",))
+    assert without_hopeless(plan, costs({1: 0.01, 2: 0.0101, 3: 0.0102, 4: 0.0103})) is plan
+    assert without_hopeless(plan, None) is plan
+    named = replace(plan, speculation=replace(plan.speculation, mode="feature"))
+    assert without_hopeless(named, costs(DEAR_ROWS)) is named

@@ -17,7 +17,7 @@ from edgeinfer.bench.opened import path_of
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Subject
 from edgeinfer.chat.prompt import PromptBuilder
 from edgeinfer.chat.template import CHATML, Renderer, Template
-from edgeinfer.decode.drafting import OpenedDraftModel, measure, new_drafting, opened_draft_model
+from edgeinfer.decode.drafting import OpenedDraftModel, measure, new_drafting, opened_draft_model, without_hopeless
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import UsageError
@@ -161,7 +161,13 @@ class Sides:
                 raise UsageError(model.note or "this model does not draft with its early layers")
             self.notes[arm] = model.note
         draft = self._drafting(plan)
-        drafting = new_drafting(model, plan, measure(model, plan, draft=draft), draft=draft)
+        costs = measure(model, plan, draft=draft)
+        planned, plan = plan, without_hopeless(plan, costs)
+        if plan is not planned:
+            self.notes[arm] = plan.speculation.note
+            model = self._model(plan)
+            costs = measure(model, plan, draft=draft)
+        drafting = new_drafting(model, plan, costs, draft=draft)
         self._stack.callback(drafting.close)
         decoder = Decoder(model, plan.window, controller=drafting.controller, drafters=drafting.drafters)
         self._stack.callback(decoder.close)
