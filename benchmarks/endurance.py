@@ -19,8 +19,9 @@ from pathlib import Path
 from benchmarks.long_chats import Record, Turn, session_chat, token_chat
 from edgeinfer import backends
 from edgeinfer.bench.opened import add_model_arguments, format_words, opened, request_of
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import head, table
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import write_text
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.runner.choose import choose
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     if args.out:
-        write(args.out, text)
+        write_text(args.out, text)
     return 0
 
 

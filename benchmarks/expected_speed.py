@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from edgeinfer.bench.opened import OpenedModel, add_format_arguments, format_words, opened, text_tokens
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import head, table
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.named_files import write_text
 from edgeinfer.plan.fit import expected_tokens_per_s
 from edgeinfer.plan.types import Request
 from edgeinfer.types import GREEDY, Prompt
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(report(best, args))
     if args.out:
-        write(args.out, report(best, args))
+        write_text(args.out, report(best, args))
     return int(max(abs(row.error) for row in best) > ALLOWED)
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from benchmarks.models.from_folder import convert
 from edgeinfer.backends import facts_of
 from edgeinfer.bench.opened import OpenedModel, add_format_arguments, format_words, opened, path_of, text_tokens
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import head, table
 from edgeinfer.errors import UsageError
 from edgeinfer.formats.bundle import is_bundle
+from edgeinfer.named_files import write_text
 from edgeinfer.plan.types import Plan, Request
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             versions.update(other.versions)
             _show(results[-1], as_json=args.json)
     if args.out:
-        write(args.out, markdown(results, subject, versions, args))
+        write_text(args.out, markdown(results, subject, versions, args))
     if args.plot:
         draw(results, args.plot)
     return 0

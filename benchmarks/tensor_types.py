@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import head, table
+from edgeinfer.named_files import write_text
 
 __all__ = ["Row", "add_arguments", "run"]
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     text = report(rows, args)
     sys.stdout.write(text)
     if args.out:
-        write(args.out, text)
+        write_text(args.out, text)
     return 0
 
 

@@ -22,7 +22,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import head, table
+from edgeinfer.named_files import write_text
 from edgeinfer.prefill import prefill
 from edgeinfer.protocols import Cache
 from edgeinfer.types import KvType, Tokens
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
     if args.out:
-        write(args.out, markdown(args.model, results, quick=args.quick))
+        write_text(args.out, markdown(args.model, results, quick=args.quick))
     return 0 if all(result.passed for result in results) else 1
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeinfer.bench.kernel_shapes import SHAPES, SINK, WINDOWS, TimedShape
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import check_outputs, head, print_report, table
 from edgeinfer.errors import BackendError
+from edgeinfer.named_files import write_text
 
 __all__ = ["Timing", "add_arguments", "run"]
 
@@ -61,17 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_outputs(args.out)
     mx = _metal()
     timings = []
     for case in _cases(mx, quick=args.quick):
         timings.append(_measure(mx, case, 3 if args.quick else PAIRS))
         if args.json:
-            sys.stdout.write(json.dumps(asdict(timings[-1])) + "\n")
-            sys.stdout.flush()
+            print_report(json.dumps(asdict(timings[-1])) + "\n")
     if args.out:
-        write(args.out, _report(mx, args, timings))
+        write_text(args.out, _report(mx, args, timings))
     elif not args.json:
-        sys.stdout.write(_table(timings))
+        print_report(_table(timings))
     return 0
 
 

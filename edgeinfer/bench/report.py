@@ -6,9 +6,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeinfer.device import DeviceProfile
+from edgeinfer.errors import BackendError, UsageError
+from edgeinfer.named_files import check_output
 
 
 def head(title: str, command: Sequence[str], device: DeviceProfile, versions: Mapping[str, str]) -> str:
@@ -43,8 +46,25 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Replace the report at `path` whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def check_outputs(*files: Path | None, plots: Sequence[Path | None] = ()) -> None:
+    """Raises UsageError for a place that cannot be written, BackendError without matplotlib, before a measurement."""
+    for file in (*files, *plots):
+        check_output(file)
+    if any(plots) and find_spec("matplotlib") is None:
+        raise BackendError("drawing needs matplotlib", hint="pip install 'edgeinfer[plot]'")
+
+
+def print_report(text: str) -> None:
+    """On stdout. Raises UsageError where it cannot be written."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"stdout cannot be written: {error.strerror}", hint="write to another file") from error
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

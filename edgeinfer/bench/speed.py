@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +14,10 @@ from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.bare import Timed, bare_run
 from edgeinfer.bench.memory_use import pss_bytes
 from edgeinfer.bench.opened import OpenedModel, add_model_arguments, format_words, opened, request_of, text_tokens
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import check_outputs, head, print_report, table
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import write_text
 from edgeinfer.types import GREEDY, Prompt, Tokens
 
 _TEXT = "The lighthouse keeper wrote down what the sea had brought that day, and what it had taken away again. "
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if min(args.runs, args.prompt_tokens, args.tokens - 1) < 1:
         raise UsageError("a speed needs at least 1 run, 1 prompt token and 2 new tokens")
+    check_outputs(args.out)
     with opened(request_of(args)) as subject:
         if args.prompt_tokens + args.tokens > subject.plan.window.window:
             raise UsageError(
@@ -74,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
             )
         report = measure(subject, args.runs, args.prompt_tokens, args.tokens, template=args.template)
         text = markdown(report, subject, args)
-    sys.stdout.write((json.dumps(asdict(report)) if args.json else text) + "\n")
+    print_report((json.dumps(asdict(report)) if args.json else text) + "\n")
     if args.out:
-        write(args.out, text)
+        write_text(args.out, text)
     return 0
 
 

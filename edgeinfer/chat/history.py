@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edgeinfer.errors import UsageError
-from edgeinfer.kept import write_whole
-from edgeinfer.text import decoded, shown
+from edgeinfer.named_files import Waiting, read_text, silently, write_text
+from edgeinfer.text import shown
 from edgeinfer.types import Message, Role, ToolCall
 
 FORMAT = 1
@@ -48,28 +48,17 @@ def save(path: Path, chat: SavedChat) -> None:
         ensure_ascii=False,
         indent=1,
     )
-    try:
-        write_whole(path, content + "\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot save to `{path}`: {reason(error)}", hint="name a file in a folder that you can write to"
-        ) from error
+    write_text(path, content + "\n", mode=0o600)
 
 
-def load(path: Path) -> SavedChat:
+def load(path: Path, waiting: Waiting = silently) -> SavedChat:
     """Read a conversation. Raises UsageError for whatever is not one; nothing is repaired or dropped."""
+    text = read_text(path, title=f"`{path}`", most_bytes=MAX_FILE_BYTES, hint="/save writes one", waiting=waiting)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UsageError(f"`{path}` is larger than {MAX_FILE_BYTES} bytes: not a conversation")
-        value = json.loads(decoded(data, name=f"`{path}`"), object_pairs_hook=unique_keys)
-    except OSError as error:
-        raise UsageError(f"cannot load `{path}`: {reason(error)}", hint="/save writes one") from error
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"`{path}` is not a conversation: {reason(error)}", hint="/save writes one") from error
+        what = str(error).splitlines()[0]
+        raise UsageError(f"`{path}` is not a conversation: {what}", hint="/save writes one") from error
     return check(value, path)
 
 
@@ -163,8 +152,3 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) != len(pairs):
         raise ValueError("a key appears twice")
     return keys
-
-
-def reason(error: BaseException) -> str:
-    """The error without the path, which the message already names."""
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).splitlines()[0]

@@ -43,16 +43,19 @@ def say_choice(plan: Plan) -> None:
 
 def load_from(args: argparse.Namespace, plan: Plan) -> LoadedModel:
     """Raises what `edgeinfer.load` raises; the hint of a failed download names the demo."""
+    from edgeinfer.runner.opening import given_template
+
     if plan.forced:
         say(
             f"warning: --force: {plan.model.title} takes {size(plan.estimate.total_bytes)}, "
             f"and this machine can give {size(plan.budget_bytes)}"
         )
+    template = given_template(args.template, whisper)
     if args.model and plan.slow:  # without --model, `say_choice` has said it
         whisper(too_slow(plan.tokens_per_s, plan.min_tokens_per_s))
     try:
         with downloads_from(args) as downloads:
-            model = edgeinfer.load(plan, template=args.template, downloads=downloads)
+            model = edgeinfer.load(plan, template=template, downloads=downloads)
     except DownloadError as error:
         raise DownloadError(str(error), hint="; ".join(hint for hint in (error.hint, DEMO_HINT) if hint)) from error
     for note in model.notes:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Timer
 
 from edgeinfer.cli.output import whisper
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import mentioned_when_slow
 from edgeinfer.text import decoded
 
 MAX_STDIN_BYTES = 64 * 1024 * 1024
-PATIENCE_S = 1.0  # after that, a pipe that stays open is mentioned
+WAITING = "(waiting for the end of stdin; with `< /dev/null` there is none)"
 SHELLS = frozenset({"ash", "bash", "busybox", "dash", "fish", "ksh", "ksh93", "mksh", "sh", "zsh"})
 
 
 def read_stdin() -> str:
     """All of stdin. Raises UsageError when it cannot be read, is too large, or is not text."""
-    with mentioned_when_slow():
+    typed = sys.stdin.isatty()
+    if typed:
+        whisper("(reading from the terminal; Ctrl-D on a line of its own ends it)")
+    with nullcontext() if typed else mentioned_when_slow(whisper, WAITING):
         try:
             data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
         except OSError as error:
@@ -29,21 +31,6 @@ def read_stdin() -> str:
     if len(data) > MAX_STDIN_BYTES:
         raise UsageError(f"stdin gives more than {MAX_STDIN_BYTES} bytes")
     return decoded(data, name="stdin")
-
-
-@contextmanager
-def mentioned_when_slow() -> Iterator[None]:
-    """Say what it waits for: a pipe may never close."""
-    if sys.stdin.isatty():
-        whisper("(reading from the terminal; Ctrl-D on a line of its own ends it)")
-    timer = Timer(PATIENCE_S, whisper, ["(waiting for the end of stdin; with `< /dev/null` there is none)"])
-    timer.daemon = True
-    if not sys.stdin.isatty():
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def stdin_is_fed() -> bool:

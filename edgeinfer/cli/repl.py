@@ -209,7 +209,7 @@ class Repl:
         whisper(f"(saved {n_said(saved)} messages to {file})")
 
     def load(self, rest: str) -> None:
-        self.continue_with(history.load(named_file(rest, "/load")))
+        self.continue_with(history.load(named_file(rest, "/load"), whisper))
 
     def restore(self, rest: str) -> None:
         del rest

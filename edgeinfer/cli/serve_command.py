@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
+from edgeinfer.named_files import read_text
 
 if TYPE_CHECKING:
     from edgeinfer.plan import Plan
 
+MAX_TOKEN_BYTES = 4096
 HELP = "answer OpenAI, Anthropic and Ollama clients on this machine"
 USAGE = "serve [MODEL ...] [--conversations N] [--port N] [...]"
 EXAMPLES = """\
@@ -114,12 +116,8 @@ def read_token(name: str) -> str:
     """The token in a file: a flag would show it to every user of the machine."""
     if not name:
         return ""
-    try:
-        with Path(name).open(encoding="utf-8") as file:
-            token = file.read(4096).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"cannot read the token file `{name}`: {reason}") from error
+    title = f"the token file `{name}`"
+    token = read_text(Path(name), title=title, most_bytes=MAX_TOKEN_BYTES, waiting=whisper).strip()
     if len(token) < 16:
         raise UsageError(f"the token in `{name}` has {len(token)} characters; at least 16 are needed")
     return token

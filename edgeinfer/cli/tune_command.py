@@ -112,6 +112,9 @@ class Said:
         self._drawn = 0.0
         self._tenths: dict[str, int] = {}
 
+    def waiting(self, sentence: str) -> None:
+        say(sentence)
+
     def forecast(self, forecast: Forecast) -> None:
         self.said = forecast
         for line in forecast_lines(forecast):

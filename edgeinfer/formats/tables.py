@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import read_text
 
 __all__ = ["Table", "read_toml"]
 
+MAX_TOML_BYTES = 16 << 20
 T = TypeVar("T")
 
 
@@ -122,8 +124,6 @@ class Table:
 def read_toml(path: Path) -> Table:
     """The whole file as a table. Raises UsageError when it is missing, not UTF-8 or not TOML."""
     try:
-        return Table(tomllib.loads(path.read_text(encoding="utf-8-sig")), path.name)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return Table(tomllib.loads(read_text(path, title=str(path), most_bytes=MAX_TOML_BYTES)), path.name)
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}", hint="correct the file or move it away") from error

@@ -14,14 +14,14 @@ from edgeinfer.decode.drafting import measure, opened_draft_model, without_hopel
 from edgeinfer.entries.local_files import local_path
 from edgeinfer.errors import DownloadError, UsageError
 from edgeinfer.hub import PackagedFile, is_offline, pull, pull_packaged
+from edgeinfer.named_files import Waiting, read_text, silently
 from edgeinfer.plan import Plan, Request
 from edgeinfer.plan.report import export_command
 from edgeinfer.protocols import Model
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.model import LoadedModel, Parts
-from edgeinfer.text import decoded
 
-__all__ = ["Downloads", "bring", "load", "local_path", "open"]
+__all__ = ["Downloads", "GivenTemplate", "bring", "given_template", "load", "local_path", "open"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
 TEMPLATE_HINT = "name a Jinja file; `--template chatml` uses a plain one instead"
@@ -43,13 +43,23 @@ class Downloads:
 FREELY = Downloads()
 
 
-def load(what: Plan | Request | str = "", *, template: str = "", downloads: Downloads = FREELY) -> LoadedModel:
+@dataclass(frozen=True, slots=True)
+class GivenTemplate:
+    """A chat template in place of the model's own. `file` names it in messages; "": the model's own is used."""
+
+    source: str
+    file: str
+
+
+def load(
+    what: Plan | Request | str = "", *, template: str | GivenTemplate = "", downloads: Downloads = FREELY
+) -> LoadedModel:
     """Load a plan, or the plan that `choose` makes of a request or a model's name; "" chooses the best model for this
     machine. Missing files are downloaded as `downloads` says. `template` is a Jinja file in place of the
     model's own, or "chatml". Raises what `choose` raises, and DownloadError, CanceledError, EngineError; nothing stays
     open then.
     """
-    source = read_template(template) if template else None
+    given = template if isinstance(template, GivenTemplate) else given_template(template)
     plan = what if isinstance(what, Plan) else choose(what, offline=downloads.offline)
     path = bring(plan, downloads)
     draft_path = bring(plan.draft, downloads) if plan.draft else path
@@ -67,9 +77,9 @@ def load(what: Plan | Request | str = "", *, template: str = "", downloads: Down
             model = open_file(plan, path, stack)
             costs = measure(model, plan, draft=draft_model)
         tokenizer = model.tokenizer
-        source = source or tokenizer.chat_template
+        source = given.source or tokenizer.chat_template
         bos, eos = tokenizer.bos_text, tokenizer.eos_text
-        words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=template)
+        words = Template(renderer, source or CHATML, bos=bos, eos=eos, file=given.file)
         notes = tuple(note for note in (model.note, "" if source else NO_TEMPLATE) if note)
         return LoadedModel(plan, Parts(model, words, draft_model, costs, stack.pop_all().close), notes=notes)
 
@@ -122,13 +132,16 @@ def open_file(plan: Plan, path: Path, stack: ExitStack) -> Model:
     return model
 
 
-def read_template(name: str) -> str:
+def given_template(name: str, waiting: Waiting = silently) -> GivenTemplate:
+    return GivenTemplate(read_template(name, waiting) if name else "", name)
+
+
+def read_template(name: str, waiting: Waiting = silently) -> str:
+    """The source of a template: that of a Jinja file, or of ChatML for "chatml". Raises UsageError."""
     if name == "chatml":
         return CHATML
-    try:
-        data = Path(name).read_bytes()[: MAX_TEMPLATE_BYTES + 1]
-        if len(data) > MAX_TEMPLATE_BYTES:
-            raise UsageError(f"the template `{name}` is larger than {MAX_TEMPLATE_BYTES} bytes", hint=TEMPLATE_HINT)
-        return decoded(data, name=f"the template `{name}`")
-    except OSError as error:
-        raise UsageError(f"cannot read the template `{name}`: {error.strerror}", hint=TEMPLATE_HINT) from error
+    title = f"the template `{name}`"
+    source = read_text(Path(name), title=title, most_bytes=MAX_TEMPLATE_BYTES, hint=TEMPLATE_HINT, waiting=waiting)
+    if not source.strip():
+        raise UsageError(f"{title} is empty", hint=TEMPLATE_HINT)
+    return source

@@ -85,6 +85,7 @@ class Taught:
 
 
 class Listener(Protocol):
+    def waiting(self, sentence: str) -> None: ...
     def forecast(self, forecast: Forecast) -> None: ...
     def wrote(self, n_parts: int, of: int, n_tokens: int) -> None: ...
     def taught(self, kind: Kind, progress: Progress) -> None: ...
@@ -116,7 +117,7 @@ def tune(request: TuneRequest, downloads: Downloads, listener: Listener) -> list
     device = torch_device(request.device)
     subject = find_subject(request, downloads)
     shape = subject.plan.model.shape
-    prepared = prepare(subject.plan, subject.path, data=request.data)
+    prepared = prepare(subject.plan, subject.path, data=request.data, waiting=listener.waiting)
     n_ranked = min(N_RANKED, shape.n_vocab)
     expected: dict[str, Expected] = {
         kind: best_depth(

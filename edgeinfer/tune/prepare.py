@@ -13,6 +13,7 @@ import edgeinfer
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.decode.drafting import measure
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import Waiting, read_text, silently
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.runner.opening import open_file
@@ -48,7 +49,7 @@ class Prepared:
         return self.row_costs[n_rows - 1]
 
 
-def prepare(plan: Plan, path: Path, *, data: Path | None) -> Prepared:
+def prepare(plan: Plan, path: Path, *, data: Path | None, waiting: Waiting = silently) -> Prepared:
     """Opens the model, measures, and closes it, so that the memory is free again.
 
     Raises UsageError for a template that cannot be followed, and for `data` that holds no conversations.
@@ -70,7 +71,7 @@ def prepare(plan: Plan, path: Path, *, data: Path | None) -> Prepared:
                 tuple(tokenizer.encode(template.render(messages), special=True))
                 for messages in read_conversations(JUDGED_PROMPTS)
             ),
-            encode_all(read_conversations(data), template, tokenizer) if data else None,
+            encode_all(read_conversations(data, waiting), template, tokenizer) if data else None,
         )
 
 
@@ -80,17 +81,12 @@ def encode_openings(turns: Turns, tokenizer: Tokenizer) -> tuple[tuple[int, ...]
     return tuple((*turns.opening, *tokenizer.encode(text, special=False), *after) for text in openings(seed=0))
 
 
-def read_conversations(path: Path) -> list[list[Message]]:
+def read_conversations(path: Path, waiting: Waiting = silently) -> list[list[Message]]:
     """JSON lines of {"messages": [{"role": ..., "content": ...}, ...]}. Raises UsageError, naming the line."""
     hint = 'one conversation a line: {"messages": [{"role": "user", "content": "..."}, ...]}'
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size / 1e9:.1f} GB; 1 GB is read", hint="take a part of it")
-        lines = path.read_text(encoding="utf-8").splitlines()[:_MOST_LINES]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}", hint=hint) from error
+    text = read_text(path, title=f"`{path}`", most_bytes=_MOST_BYTES, hint=hint, waiting=waiting)
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines()[:_MOST_LINES], 1):
         if not line.strip():
             continue
         try:

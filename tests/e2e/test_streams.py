@@ -213,3 +213,61 @@ def test_a_pipe_in_non_blocking_mode_is_waited_for(tmp_path: Path, on_tiny: list
         out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
     assert out
+
+
+JOINED = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@needs_bash
+def test_a_template_or_a_conversation_may_come_out_of_a_pipe(tmp_path: Path, on_tiny: list[str], cli: Cli) -> None:
+    (tmp_path / "own.jinja").write_text(JOINED)
+    plain = cli("run", *on_tiny, "--template", "own.jinja", "the rain")
+    ran = in_shell(tmp_path, f"edgeinfer run \"$@\" --template <(echo -n '{JOINED}') 'the rain'", on_tiny)
+    assert (ran.code, ran.out) == (0, plain.out), ran.err
+    saved = {"edgeinfer_conversation": 1, "model": "tiny", "messages": [{"role": "user", "content": "the rain"}]}
+    (tmp_path / "talk.json").write_text(json.dumps(saved))
+    ran = in_shell(tmp_path, 'edgeinfer chat "$@" <<< "/load "<(cat talk.json)', on_tiny)
+    assert "(loaded 1 message" in ran.err
+    ran = in_shell(tmp_path, 'mkfifo talk; cat talk.json > talk & edgeinfer chat "$@" <<< "/load talk"', on_tiny)
+    assert "(loaded 1 message" in ran.err
+
+
+@needs_bash
+def test_a_pipe_that_nobody_fills_is_mentioned(tmp_path: Path, on_tiny: list[str]) -> None:
+    said = "(waiting for the end of own)"
+    begin = 'mkfifo own; edgeinfer run "$@" --template own "the rain" 2> err &'
+    ran = in_shell(tmp_path, f"{begin} until grep -q '{said}' err; do sleep 0.1; done; echo hi > own; wait $!", on_tiny)
+    assert ran.code == 0
+    assert ran.out
+
+
+@needs_bash
+def test_a_template_that_is_empty_is_refused(tmp_path: Path, on_tiny: list[str]) -> None:
+    ran = in_shell(tmp_path, 'edgeinfer run "$@" --template <(true) "the rain"', on_tiny)
+    assert ran.code == 2
+    assert "is empty" in ran.err
+
+
+@needs_bash
+def test_a_conversation_is_written_into_a_pipe_and_never_in_place_of_it(tmp_path: Path, on_tiny: list[str]) -> None:
+    script = 'printf "the rain\\n/save /dev/stdout\\n/save pipe\\n" | edgeinfer chat "$@" | cat; test -p pipe'
+    ran = in_shell(tmp_path, "mkfifo pipe; " + script, on_tiny)
+    assert ran.code == 0
+    assert json.loads(ran.out[ran.out.index("{") :])["messages"][0]["content"] == "the rain"
+    assert "cannot write `pipe`: nothing reads this pipe" in ran.err
+
+
+@needs_bash
+@needs_full
+@pytest.mark.parametrize("measure", ["speed --prompt-tokens 8 --tokens 2 --runs 1 --model demo"])
+def test_a_measurement_says_that_its_report_was_lost(tmp_path: Path, measure: str) -> None:
+    ran = in_shell(tmp_path, f"edgeinfer bench {measure} > /dev/full")
+    assert ran.code == 2
+    assert "error: stdout cannot be written: No space left on device\nhint: " in ran.err
+
+
+@pytest.mark.parametrize("measure", ["speed", "speculation", "quality", "serve"])
+def test_a_report_without_a_place_is_refused_before_the_measurement(cli: Cli, measure: str) -> None:
+    ran = cli("bench", measure, "--out", "none/report.md")
+    assert ran.code == 2
+    assert "error: cannot write `none/report.md`" in ran.err

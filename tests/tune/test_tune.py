@@ -41,6 +41,9 @@ class Quiet:
         self.steps: list[Progress] = []
         self._stop_at = stop_at
 
+    def waiting(self, sentence: str) -> None:
+        raise AssertionError(sentence)
+
     def forecast(self, forecast: Forecast) -> None:
         self.said.append(forecast)
 
@@ -56,7 +59,7 @@ class Quiet:
 @pytest.fixture(autouse=True)
 def on_a_machine_where_rows_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured is given: this machine's own costs and pace are not what these tests are about."""
-    monkeypatch.setattr(job, "prepare", lambda plan, path, *, data: PREPARED)
+    monkeypatch.setattr(job, "prepare", lambda plan, path, *, data, waiting: PREPARED)
     monkeypatch.setattr(job, "measure_pace", lambda *args, **_: replace(PACE, s_per_step=dict.fromkeys(args[2], 0.25)))
 
 

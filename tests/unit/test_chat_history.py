@@ -68,14 +68,14 @@ def test_calls_that_cannot_be_used_are_refused(tmp_path: Path, row: dict[str, ob
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     save(file, SAVED)
-    with pytest.raises(UsageError, match="cannot save"):
+    with pytest.raises(UsageError, match="cannot write"):
         save(file, SavedChat([Message("user", "\ud800")], "demo"))  # which UTF-8 cannot carry
     assert load(file) == SAVED
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot save to .*No such file"):
+    with pytest.raises(UsageError, match=r"cannot write .*No such file"):
         save(tmp_path / "none" / "talk.json", SAVED)
 
 
@@ -124,7 +124,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_not_a_conversation(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot load"):
+    with pytest.raises(UsageError, match="cannot read"):
         load(tmp_path)
 
 

@@ -258,7 +258,7 @@ def test_save_replaces_no_file_of_another_kind(
     lines = ["first", f"/save {file}", f"/save {empty}", "second", f"/save {empty}", f"/save {tmp_path / ('x' * 300)}"]
     assert chatting("one.", "two.").run(Typed(*lines, interactive=False)) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert ["not a saved conversation" in errors[0], "cannot save" in errors[1], len(errors)] == [True, True, 2]
+    assert ["not a saved conversation" in errors[0], "cannot write" in errors[1], len(errors)] == [True, True, 2]
     assert file.read_text() == content
     assert contents(empty) == ["first", "one.", "second", "two."]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from edgeinfer.bench.bundle.measure import Compared, RowCost, compare, opening_s, row_costs
-from edgeinfer.bench.report import head, table, write
+from edgeinfer.bench.report import check_outputs, head, print_report, table
 from edgeinfer.errors import UsageError
 from edgeinfer.formats.bundle import Bundle, check_bundle
+from edgeinfer.named_files import write_text
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Raises UsageError for a number of runs that gives no spread, and what opening a bundle raises."""
     if args.runs < 2:
         raise UsageError(f"--runs must be at least 2; received {args.runs}")
+    check_outputs(args.out)
     bundle = check_bundle(args.bundle)
     opened_s = opening_s(args.bundle)
     compared = list(compare(args.bundle, args.stock, args.runs)) if args.stock else []
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         found = {"compared": [asdict(one) for one in compared], "rows": [asdict(one) for one in costs]}
         text = json.dumps({"opened_s": opened_s, **found})
     if args.out:
-        write(args.out, text)
+        write_text(args.out, text)
     else:
-        sys.stdout.write(text + "\n")
+        print_report(text + "\n")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,13 +16,15 @@ from edgeinfer.bench.quality.files import layer_types, quantized
 from edgeinfer.bench.quality.measure import Reference, Result, Setting, measure
 from edgeinfer.bench.quality.plot import plot
 from edgeinfer.bench.quality.report import Layer, markdown
-from edgeinfer.bench.report import write
+from edgeinfer.bench.report import check_outputs, print_report, say
 from edgeinfer.errors import BackendError, NoPlanError, UsageError
+from edgeinfer.named_files import read_text, write_text
 from edgeinfer.plan.types import Request
 from edgeinfer.runner.choose import choose
 from edgeinfer.types import KV_CHOICES, KvType
 
 _DATA = Path(__file__).parents[1] / "data"
+_MAX_TEXT_BYTES = 64 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.tokens < 2:
         raise UsageError(f"--tokens must be at least 2; received {args.tokens}")
-    text = _read(args.text or _DATA / "text.txt")
+    check_outputs(args.out, plots=[args.plot])
+    file = args.text or _DATA / "text.txt"
+    text = read_text(file, title=f"the text `{file}`", most_bytes=_MAX_TEXT_BYTES, waiting=say)
     with tempfile.TemporaryDirectory() as folder:
         models = list(args.model or ["demo"])
         source = _file_of(models[0]) if args.tier or args.layers else None
@@ -71,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         layers = list(sweep(source, args.layers, Path(folder), reference)) if source and args.layers else []
     report = markdown(results, layers, left_out, args)
     if not args.json:
-        sys.stdout.write(report)
+        print_report(report)
     if args.out:
-        write(args.out, report)
+        write_text(args.out, report)
         figures = {"results": [asdict(one) for one in results], "layers": [asdict(one) for one in layers]}
-        write(args.out.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
+        write_text(args.out.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
     if args.plot:
         plot(results, args.plot)
     return 0
@@ -108,13 +111,6 @@ def sweep(source: Path, tier: str, folder: Path, reference: Reference) -> Iterat
         yield Layer(name, found.n_bytes, found.kl, found.perplexity)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="--text takes a UTF-8 file") from error
-
-
 def _file_of(model: str) -> Path:
     """Raises UsageError for a folder, which llama.cpp's quantizer does not read."""
     path = path_of(choose(Request(model=model, backend=LLAMA_CPP.name), offline=True))
@@ -125,5 +121,4 @@ def _file_of(model: str) -> Path:
 
 def _show(result: Result, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(asdict(result)) + "\n")
-        sys.stdout.flush()
+        print_report(json.dumps(asdict(result)) + "\n")

@@ -14,7 +14,7 @@ from typing import Final
 import edgeinfer
 from edgeinfer.backends.gguf.facts import FACTS as LLAMA_CPP
 from edgeinfer.bench.opened import add_format_arguments, opened
-from edgeinfer.bench.report import head, write
+from edgeinfer.bench.report import check_outputs, head, print_report
 from edgeinfer.bench.serve.ceiling import ceilings
 from edgeinfer.bench.serve.measure import Sizes, Subjects, measure
 from edgeinfer.bench.serve.plot import plot
@@ -22,6 +22,7 @@ from edgeinfer.bench.serve.report import text_of_report, verdicts
 from edgeinfer.bench.serve.servers import llama_server, ours
 from edgeinfer.bench.serve.workloads import text_of
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import write_text
 from edgeinfer.plan.types import Request
 from edgeinfer.protocols import Tokenizer
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("a measurement needs at least 1 run, 1 client and 2 tokens")
     if args.against is not None and not args.against.is_file():
         raise UsageError(f"there is no file {args.against}", hint="--against takes a llama-server that was built")
+    check_outputs(plots=[args.out])
     request = Request(
         model=args.model,
         context=args.context,
@@ -93,9 +95,9 @@ def run(args: argparse.Namespace) -> int:
     text += "".join(f"* {claim}: {'met' if met else '**not met**'}\n" for claim, met in claims.items())
     if args.out:
         plot(found, args.out)
-        write(args.out, f"{text}\n![Latency against clients]({args.out.with_suffix('.png').name})\n")
-    sys.stdout.write(json.dumps({**asdict(found), "ceilings": found_ceilings, "claims": claims}) if args.json else text)
-    sys.stdout.write("\n")
+        write_text(args.out, f"{text}\n![Latency against clients]({args.out.with_suffix('.png').name})\n")
+    as_json = {**asdict(found), "ceilings": found_ceilings, "claims": claims}
+    print_report(f"{json.dumps(as_json) if args.json else text}\n")
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -18,14 +17,16 @@ from statistics import mean
 from typing import Final
 
 from edgeinfer.bench.opened import add_format_arguments, format_words
-from edgeinfer.bench.report import write
+from edgeinfer.bench.report import check_outputs, print_report, say
 from edgeinfer.bench.speculation.records import CONTROL, LARGE, PLAIN, Log, LogFile, Measured, Record, Subject
 from edgeinfer.bench.speculation.sides import Answered, Sides, by_arm, plan_of, subject_of, turned
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import read_text, write_text
 from edgeinfer.types import GREEDY, Message, Sampling, SpeculationMode
 
 TEMPERATURES: Final = (0.0, 0.7)
+MAX_PROMPTS_BYTES: Final = 64 << 20
 MAX_ROWS: Final = 16  # of the rounds whose cost is measured
 FULL_MINUTES, QUICK_MINUTES = 40.0, 2.0
 _CONTROLLED: Final = frozenset({0, 1})  # of five prompts in a row; kinds come in turn and are six
@@ -101,11 +102,12 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.bench.speculation.report import as_json, rows_by_prompt, rows_of
     from edgeinfer.bench.speculation.text import text_of
 
+    check_outputs(args.out, args.log, plots=[args.plot])
     log = measure_all(args)
     rows = rows_of(log)
     if args.json:
         for row in [*rows, *rows_by_prompt(log)]:
-            sys.stdout.write(json.dumps(as_json(row)) + "\n")
+            print_report(json.dumps(as_json(row)) + "\n")
     else:
         show(text_of(log, rows, command_of(args)), args.out)
     if args.plot:
@@ -129,9 +131,9 @@ def measure_all(args: argparse.Namespace) -> Log:
 
 def show(report: str, out: Path | None) -> None:
     if out:
-        write(out, report + "\n")
+        write_text(out, report + "\n")
     else:
-        sys.stdout.write(report + "\n")
+        print_report(report + "\n")
 
 
 def shares(names: Sequence[str], runs: int | None) -> list[float]:
@@ -278,8 +280,9 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
 def read_prompts(path: Path | None) -> list[Task]:
     """None: those of the package. Raises UsageError for a file that is missing or holds something else."""
     path = path or Path(__file__).parents[1] / "data" / "prompts.jsonl"
+    text = read_text(path, title=f"the prompts `{path}`", most_bytes=MAX_PROMPTS_BYTES, waiting=say)
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
         return [
             Task(
                 index,
@@ -289,14 +292,7 @@ def read_prompts(path: Path | None) -> list[Task]:
             )
             for index, line in enumerate(lines)
         ]
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is not a file of prompts", hint="JSON lines with kind, messages, max_tokens"
         ) from error
-
-
-def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
