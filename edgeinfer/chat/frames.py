@@ -33,11 +33,15 @@ SystemPrompt = Literal["first", "moves", "dropped", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """`user` and `assistant` are None if the template writes the same message in more than one way."""
+    """`user` and `assistant` are None if the template writes the same message in more than one way.
+
+    `writes_all`: no message of a short conversation is missing in its text.
+    """
 
     system: SystemPrompt
     user: Frame | None
     assistant: Frame | None
+    writes_all: bool = True
 
     def stops(self, tokenizer: Tokenizer, traces: Sequence[TraceFormat]) -> tuple[str, ...]:
         """Text that ends an answer: everything before the next question, or a mark that is not a control token."""
@@ -73,7 +77,8 @@ def learn_frames(template: Template, variables: Mapping[str, Any] | None = None)
     plain = template.probe(TALK, variables)
     gaps = None if plain is None else gaps_between(plain, [message.content for message in TALK])
     if plain is None or gaps is None or gaps[1] != gaps[3]:
-        return Frames(where_system_goes(template, variables), None, None)
+        is_missing = plain is not None and gaps is None
+        return Frames(where_system_goes(template, variables), None, None, writes_all=not is_missing)
     after_ask, after_reply = gaps[1], gaps[2]
     asked = template.probe(TALK[:3], variables, opening=False)
     if asked is None or asked == template.probe(TALK[:3], variables):

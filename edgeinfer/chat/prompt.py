@@ -25,6 +25,7 @@ NOTICES: Mapping[SystemPrompt, str] = {
     "refused": "the model's template takes no system prompt, so it is put before the first message",
     "moves": "the model's template writes the system prompt into the newest message: each turn is read from the start",
 }
+INCOMPLETE = "the model's template leaves out a part of what is said: `--template chatml` uses a plain one instead"
 STAND_IN = "qotherx"  # replaces the first question, to find what comes before it
 
 
@@ -88,7 +89,7 @@ class PromptBuilder:
         self.opening = ""  # what the template wrote after the last message, to open the answer
         self.form = AnswerForm(self.reasoning.formats)
         self._form_of: tuple[Frames, str] | None = None  # the frames and the opening that `form` was made from
-        self.notices: tuple[str, ...] = ()  # what the template does with the system prompt, if unusual
+        self.notices: tuple[str, ...] = ()  # what the template does with the messages, if unusual
 
     def fresh(self) -> PromptBuilder:
         """A builder for the same template that remembers no conversation, so that its prompts depend only on the
@@ -108,8 +109,10 @@ class PromptBuilder:
         self._mark = unused_mark([text for message in messages for text in texts_of(message)])
         hidden = [self._hidden(message) for message in messages]
         n_folded = 0
-        where = self._writer.frames(variables).system if hidden[0].role == "system" else "first"
-        self.notices = (NOTICES[where],) if where in NOTICES else ()
+        frames = self._writer.frames(variables)
+        where = frames.system if hidden[0].role == "system" else "first"
+        of_system = (NOTICES[where],) if where in NOTICES else ()
+        self.notices = of_system if frames.writes_all else (*of_system, INCOMPLETE)
         if where in ("dropped", "refused") and len(hidden) > 1:
             rule = hidden[0].content + "\n\n"
             hidden = [replace(hidden[1], content=rule + hidden[1].content), *hidden[2:]]

@@ -12,7 +12,7 @@ import datetime
 import json
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jinja2
@@ -21,7 +21,7 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 MEMORY_BYTES = 512 * 1024 * 1024
 OUTPUT_CHARS = 16 * 1024 * 1024
@@ -45,8 +45,9 @@ class Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Refuses when an unsafe attribute is read, not only when it is used."""
+class Sandbox(SandboxedEnvironment):
+    """Refuses when an unsafe attribute is read, not only when it is used. A template may change lists: each request
+    brings its own."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"it reads `{attribute}` of a {type(obj).__name__}")
@@ -61,9 +62,15 @@ def strftime_now(form: str) -> str:
 
 
 def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **more: Any) -> str:
-    """JSON without HTML escapes, as the templates of the Hub expect it."""
+    """JSON without HTML escapes, as the templates of the Hub expect it. What filters give becomes a list."""
     known = {key: more[key] for key in ("separators", "sort_keys") if key in more}
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **known)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, default=as_list, **known)
+
+
+def as_list(value: object) -> list[Any]:
+    if isinstance(value, Iterable) and not isinstance(value, jinja2.Undefined):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def environment() -> Sandbox:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import hashlib
 import json
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,28 +34,51 @@ CHATML = (
 
 _SHORT_IDS = re.compile(r"id\s*\|\s*length\s*!=\s*9")
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+_DATE = "%Y-%m-%d"  # without a time, so that a conversation's text stays the same
+
+
+class RenderError(Exception):
+    """`kind` is "raised" (by the template itself), "failed", "refused", "syntax", "limit" or "ended"."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What templates expect in more than one form.
+
+    `text_arguments`: those of a call as JSON text, not as an object.
+    `empty_lists`: a list of no tools in place of None, and the tools under their older names too.
+    `typed_content`: a list of `{"type": "text", "text": ...}`, which templates of models that see pictures read.
+    """
+
+    text_arguments: bool = False
+    empty_lists: bool = False
+    typed_content: bool = False
+
+
+USUAL_DIALECT = Dialect()
+PROBED = Message("user", "qaskx")
 
 
 class Renderer:
-    """The child process that renders. It starts at once, so that it is ready when a model is."""
+    """The child process that renders. It starts at once, so that it is ready when a model is. Raises RenderError."""
 
     def __init__(self) -> None:
         self._source: str | None = None
-        self._file = ""
         self._child: subprocess.Popen[bytes] | None = start_child()
 
-    def compile(self, source: str, file: str = "") -> None:
-        """Use `source` as the template from now on. Raises ArtifactError if it is not a template; UsageError for the
-        user's own `file`.
-        """
-        self._file = file
+    def compile(self, source: str) -> None:
+        """Use `source` as the template from now on."""
         self._ask({"template": source}, CPU_S)
         self._source = source
 
     def render(self, request: Mapping[str, Any], cpu_s: float) -> str:
         """The text. After `cpu_s` seconds of processor time the child is ended; a new one takes the next request."""
         if self._child is None and self._source is not None:
-            self.compile(self._source, self._file)
+            self.compile(self._source)
         text: str = self._ask(request, cpu_s)["text"]
         return text
 
@@ -86,20 +110,11 @@ class Renderer:
             timer.cancel()
         if not line.endswith(b"\n"):
             self.close()
-            raise self._bad("it takes too long, or too much memory")
+            raise RenderError("ended", "it takes too long, or too much memory")
         reply: dict[str, Any] = json.loads(line)
-        if reply.get("error") == "raised":
-            raise UsageError(f"{self._title()} refuses this conversation: {one_line(reply['message'])}")
         if "error" in reply:
-            raise self._bad(one_line(reply["message"]))
+            raise RenderError(reply["error"], one_line(reply["message"]))
         return reply
-
-    def _title(self) -> str:
-        return f"the template `{self._file}`" if self._file else "the model's chat template"
-
-    def _bad(self, what: str) -> ArtifactError | UsageError:
-        kind = UsageError if self._file else ArtifactError
-        return kind(f"{self._title()} cannot be used: {what}", hint="`--template chatml` uses a plain one instead")
 
 
 class Template:
@@ -111,19 +126,37 @@ class Template:
     def __init__(self, renderer: Renderer, source: str, *, bos: str = "", eos: str = "", file: str = "") -> None:
         self.source = source
         self._renderer = renderer
-        self._bos = bos
+        self._bos, self._eos = bos, eos
+        self._file = file
         self._date_forms = False
         self._has_short_ids = bool(_SHORT_IDS.search(source))
-        self._takes_text_arguments = False  # of a call, where a template cannot write an object
-        self._variables: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
-        renderer.compile(source, file)
+        self._dialect = USUAL_DIALECT
+        try:
+            renderer.compile(source)
+        except RenderError as error:
+            raise self._public(error) from error
+        self._learn_typed_content()
+
+    def _learn_typed_content(self) -> None:
+        """Give parts to a template that leaves a question out which is plain text."""
+        text = self.probe((PROBED,))
+        if text is None or PROBED.content in text:
+            return
+        before, self._dialect = self._dialect, replace(self._dialect, typed_content=True)
+        if PROBED.content not in (self.probe((PROBED,)) or ""):
+            self._dialect = before
 
     def render(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
         """The text of the conversation with the opening of the next answer; the BOS text first, once.
 
         Raises UsageError when the template itself refuses the messages.
         """
-        return self._render(messages, variables, opening=True, cpu_s=CPU_S + CPU_S_PER_MESSAGE * len(messages))
+        try:
+            return self._render(
+                messages, variables or {}, opening=True, cpu_s=CPU_S + CPU_S_PER_MESSAGE * len(messages)
+            )
+        except RenderError as error:
+            raise self._public(error) from error
 
     def with_date_forms(self) -> Template:
         """This template, writing the form of a date between DATE_MARKS instead of the date."""
@@ -136,37 +169,73 @@ class Template:
     ) -> str | None:
         """As `render`, to learn about the template: None where it refuses, fails or takes too long."""
         try:
-            return self._render(messages, variables, opening=opening, cpu_s=PROBE_CPU_S)
-        except (UsageError, ArtifactError):
+            return self._render(messages, variables or {}, opening=opening, cpu_s=PROBE_CPU_S)
+        except RenderError:
             return None
 
-    def _render(
-        self, messages: Sequence[Message], variables: Mapping[str, Any] | None, *, opening: bool, cpu_s: float
-    ) -> str:
-        request = {
-            "messages": [self._as_read(message) for message in messages],
-            "opening": opening,
-            "date_marks": DATE_MARKS if self._date_forms else None,
-            "variables": {**self._variables, **(variables or {})},
-        }
-        try:
-            text = self._renderer.render(request, cpu_s)
-        except (UsageError, ArtifactError):
-            if self._takes_text_arguments or not any(message.tool_calls for message in messages):
-                raise
-            self._takes_text_arguments = True
-            try:
-                return self._render(messages, variables, opening=opening, cpu_s=cpu_s)
-            except (UsageError, ArtifactError):
-                self._takes_text_arguments = False
-            raise
-        return text if text.startswith(self._bos) else self._bos + text
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], *, opening: bool, cpu_s: float) -> str:
+        """In the dialect of the last render, or in the first other one that works."""
 
-    def _as_read(self, message: Message) -> dict[str, Any]:
+        def rendered(dialect: Dialect) -> str:
+            request = {
+                "messages": [self._as_read(message, dialect) for message in messages],
+                "opening": opening,
+                "date_marks": DATE_MARKS if self._date_forms else None,
+                "variables": self._variables(variables, dialect),
+            }
+            text = self._renderer.render(request, cpu_s)
+            return text if text.startswith(self._bos) else self._bos + text
+
+        try:
+            return rendered(self._dialect)
+        except RenderError as error:
+            calls_tools = any(message.tool_calls for message in messages)
+            for other in dialects(calls_tools=calls_tools, failed=error.kind == "failed"):
+                if other != self._dialect:
+                    with contextlib.suppress(RenderError):
+                        text = rendered(other)
+                        self._dialect = other
+                        return text
+            raise
+
+    def _variables(self, variables: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
+        known = {"bos_token": self._bos, "eos_token": self._eos, "tools": None, "documents": None, **variables}
+        if not dialect.empty_lists:
+            return known
+        tools = known["tools"] or []
+        date = _DATE.join(DATE_MARKS) if self._date_forms else datetime.date.today().strftime(_DATE)
+        functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False, indent=4)
+        return {
+            **known,
+            "tools": tools,
+            "documents": known["documents"] or [],
+            "functions": functions,
+            "datetime": date,
+        }
+
+    def _as_read(self, message: Message, dialect: Dialect) -> dict[str, Any]:
         if self._has_short_ids:
             calls = tuple(replace(call, id=short_id(call.id)) for call in message.tool_calls)
             message = replace(message, tool_calls=calls, call_id=short_id(message.call_id) if message.call_id else "")
-        return as_template_reads(message, text_arguments=self._takes_text_arguments)
+        read = as_template_reads(message, text_arguments=dialect.text_arguments)
+        return {**read, "content": [{"type": "text", "text": message.content}]} if dialect.typed_content else read
+
+    def _public(self, error: RenderError) -> ArtifactError | UsageError:
+        title = f"the template `{self._file}`" if self._file else "the model's chat template"
+        if error.kind == "raised":
+            return UsageError(f"{title} refuses this conversation: {error}")
+        kind = UsageError if self._file else ArtifactError
+        return kind(f"{title} cannot be used: {error}", hint="`--template chatml` uses a plain one instead")
+
+
+def dialects(*, calls_tools: bool, failed: bool) -> Iterator[Dialect]:
+    """Those that may help where a render raised an error: what a template fails on is another matter than what it
+    refuses."""
+    both, usual = (False, True), (False,)
+    for typed_content in both if failed else usual:
+        for empty_lists in both if failed else usual:
+            for text_arguments in both if calls_tools else usual:
+                yield Dialect(text_arguments, empty_lists, typed_content)
 
 
 def short_id(call_id: str) -> str:

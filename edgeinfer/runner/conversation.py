@@ -13,7 +13,7 @@ from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import Template
 from edgeinfer.chat.thinking import Segment
 from edgeinfer.chat.tool_formats import format_of
-from edgeinfer.chat.tool_prompts import with_tools_in_words
+from edgeinfer.chat.tool_prompts import confirmed, with_tools_in_words
 from edgeinfer.device.reached import keep_reached
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Plan
@@ -46,7 +46,7 @@ class Conversation:
         self._plan = plan
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._writes_tools = format_of(template.source).native
+        self._writes_tools = confirmed(format_of(template.source), template).native
         self._builder = PromptBuilder(template, tokenizer, tags=plan.model.thinking)
         self.notices: tuple[str, ...] = ()  # what a person should know of the newest prompt
         self._running: weakref.ref[AnswerStream] | None = None

@@ -15,7 +15,7 @@ from edgeinfer.chat.encoding import encode_continuation
 from edgeinfer.chat.prompt import NO_FORM, AnswerForm, PromptBuilder
 from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.tool_formats import format_of
-from edgeinfer.chat.tool_prompts import template_variables, with_tools_in_words
+from edgeinfer.chat.tool_prompts import confirmed, template_variables, with_tools_in_words
 from edgeinfer.chat.trace_formats import mentioned_in
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.timeline import Timeline, reuse
@@ -59,7 +59,7 @@ class ServedModel:
         self.exact = opened.model.exact_rows is not None
         self._loaded = loaded
         self._builder = PromptBuilder(opened.template, loaded.tokenizer, tags=loaded.plan.model.thinking)
-        self._written = format_of(opened.template.source)
+        self._written = confirmed(format_of(opened.template.source), opened.template)
         self._grammars = Grammars(loaded.tokenizer)
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self.prefixes = open_prefixes(opened.decoders[0].cache)

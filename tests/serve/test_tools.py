@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
+from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.chat.tool_formats import GENERIC, ToolFormat, format_of
+from edgeinfer.chat.tool_prompts import confirmed, with_tools_in_words
 from edgeinfer.serve.tools.reading import ToolReader
-from edgeinfer.types import ToolCall
+from edgeinfer.types import Message, ToolCall
 
 NAMES = frozenset({"add", "weather"})
 QWEN = format_of("{% if tools %}<tools>{{ tools }}</tools> <tool_call>{% endif %}")
@@ -67,3 +71,30 @@ def test_a_template_without_tools_gets_a_format_of_ours() -> None:
     assert (QWEN.native, MISTRAL.opening, PHI.closing, LLAMA.arguments) == (
         True, "[TOOL_CALLS]", "<|/tool_call|>", "parameters",
     )  # fmt: skip
+
+
+WRITES_TOOLS = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+WRITES_CALLS = "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "native"),
+    [
+        (WRITES_TOOLS + WRITES_CALLS + CHATML, True),
+        (WRITES_TOOLS + CHATML, False),  # Granite 3.3: past calls are missing
+        ("{# <tool_call> tools #}" + WRITES_CALLS + CHATML, False),  # the tools are missing
+        (WRITES_TOOLS + WRITES_CALLS + "{{ messages[0].content }}", False),  # the results are missing
+        (WRITES_TOOLS + "{{ raise_exception('no tools') if tools }}" + CHATML, False),
+    ],
+)
+def test_a_template_that_leaves_tools_out_gets_them_in_words(source: str, native: bool) -> None:
+    with closing(Renderer()) as renderer:
+        assert confirmed(format_of(source), Template(renderer, source)).native == native
+
+
+def test_results_that_come_together_are_one_message() -> None:
+    calls = Message("assistant", "", tool_calls=(SUM, SUM))
+    results = [Message("tool", "1", call_id="a", name="add"), Message("tool", "2", call_id="b", name="add")]
+    words = with_tools_in_words([Message("user", "Add."), calls, *results, Message("assistant", "3")], [])
+    assert [message.role for message in words] == ["user", "assistant", "user", "assistant"]
+    assert words[2].content == "<tool_response>1</tool_response>\n<tool_response>2</tool_response>"

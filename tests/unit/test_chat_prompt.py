@@ -140,3 +140,19 @@ def test_a_system_prompt_that_ends_within_a_token(renderer: Renderer) -> None:
     build = PromptBuilder(Template(renderer, source), Letters())
     prompt = build.build([Message("system", "Rule a"), Message("user", "b then")])
     assert list(prompt.tokens[: prompt.n_system]) == Letters().encode("Rule ", special=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "leaves_out"),
+    [
+        ("{{ messages[-1].content }}", True),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", True),
+        ("{% for m in messages %}{{ m.contents }}{% endfor %}", True),
+        (CHATML, False),
+        ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", False),
+    ],
+)
+def test_a_template_that_leaves_a_message_out_is_mentioned(renderer: Renderer, source: str, leaves_out: bool) -> None:
+    build = builder(renderer, source)
+    build.build([FIRST])
+    assert any("leaves out a part of what is said" in notice for notice in build.notices) == leaves_out

@@ -58,6 +58,66 @@ def test_what_templates_of_the_hub_expect(template: Open) -> None:
     assert text == f'3 {{"a": "<é>"}} {datetime.datetime.now().year} False True!'
 
 
+def test_a_template_may_change_lists_and_the_next_render_does_not_see_it(template: Open) -> None:
+    """Kimi K2's collects the ids of calls so."""
+    source = (
+        "{% set seen = [] %}{% for m in messages %}{% set _ = seen.append(m.role) %}{% set _ = m.update(content='') %}"
+        "{% endfor %}{{ seen | join }}{{ messages | length }}{% set _ = messages.clear() %}"
+    )
+    changing = template(source)
+    assert changing.render(TALK) == changing.render(TALK) == "systemuserassistantuser4"
+
+
+def test_json_of_what_a_filter_gives_is_a_list(template: Open) -> None:
+    """DeepSeek R1's writes its tools so."""
+    assert template("{{ messages | map(attribute='role') | tojson }}").render(TALK[:2]) == '["system", "user"]'
+    assert template("{{ range(3) | tojson }}{{ {'a': 1}.items() | tojson }}").render(TALK) == '[0, 1, 2][["a", 1]]'
+    with pytest.raises(ArtifactError, match="not JSON serializable"):
+        template("{{ raise_exception | tojson }}").render(TALK)
+
+
+TOOLS = {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]}
+WITH_TOOLS = {
+    "loop": "{% for tool in tools %}{{ tool.function.name }}{% endfor %}",  # Hermes, Command-R+
+    "length": "{% if tools | length > 0 %}{{ tools[0].function.name }}{% endif %}",
+    "functions": "{{ 'Functions: ' + functions }}{{ 'Today is ' + datetime }}",  # firefunction
+    "documents": "{% for d in documents %}{{ d.text }}{% endfor %}{{ (tools or [{'function': {}}])[0].function.name }}",
+}
+
+
+@pytest.mark.parametrize("kind", WITH_TOOLS)
+def test_a_template_that_takes_tools_for_granted_works_without_any(template: Open, kind: str) -> None:
+    plain = template(CHATML).render(TALK)
+    wanting = template(WITH_TOOLS[kind] + CHATML)
+    assert wanting.render(TALK).endswith(plain)
+    assert "look" in wanting.render(TALK, TOOLS)
+
+
+def test_a_template_that_tests_for_tools_is_told_that_there_are_none(template: Open) -> None:
+    source = "{{ tools is none }}{{ functions is defined }}{{ datetime is defined }}{{ documents is none }}"
+    assert template(source).render(TALK) == "TrueFalseFalseTrue"
+
+
+TYPED_CONTENT = {
+    "written by type": (
+        "{% for m in messages %}{{ m.role }}: {% for part in m['content'] %}{% if part['type'] == 'text' %}"
+        "{{ part['text'] }}{% endif %}{% endfor %};{% endfor %}"
+    ),
+    "first part": "{% for m in messages %}{{ m.role }}: {{ m.content[0].text }};{% endfor %}",
+    "fails": "{% for m in messages %}{{ m.role + ': ' + m.content[0]['text'] }};{% endfor %}",
+    "both": (
+        "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}"
+        "{{ m.content[0].text }}{% endif %};{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TYPED_CONTENT)
+def test_a_template_that_reads_parts_of_a_message_gets_parts(template: Open, kind: str) -> None:
+    text = template(TYPED_CONTENT[kind]).render(TALK)
+    assert text == "system: Be brief.;user: Hé;assistant: Yo;user: And?;"
+
+
 def test_the_template_may_refuse_a_conversation(template: Open) -> None:
     refusing = template("{{ raise_exception('Conversation roles must\nalternate') }}")
     with pytest.raises(UsageError, match="refuses this conversation: Conversation roles must alternate"):
@@ -74,8 +134,6 @@ def test_the_template_may_refuse_a_conversation(template: Open) -> None:
         ("{{ '{0.__class__}'.format(1) }}", "it reads `__class__`"),
         ("{{ ''.join.__self__ }}", "it reads `__self__`"),
         ("{{ raise_exception.__globals__ }}", "it reads `__globals__` of a function"),
-        ("{{ messages.append(1) }}", "it reads `append` of a list"),
-        ("{{ messages[0].update(role='x') }}", "it reads `update` of a dict"),
         ("{{ self.__init__ }}", "it reads `__init__`"),
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{% import 'os' as os %}", "no loader"),
