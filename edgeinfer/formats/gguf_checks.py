@@ -125,6 +125,12 @@ def _check_attention(facts: _Facts) -> None:
     if facts.has("feed_forward_length"):
         facts.per_layer("feed_forward_length", n_layers, 0, MAX_WIDTH)
     _check_floats(facts)
+    for key, most in (("sliding_window", 1 << 32), ("shared_kv_layers", n_layers - 1)):
+        if facts.has(f"attention.{key}"):
+            facts.own(f"attention.{key}", 0, most)
+    for key in ("key_length_swa", "value_length_swa"):
+        if facts.has(f"attention.{key}"):
+            facts.own(f"attention.{key}", 1, MAX_HEAD_DIM)
     if not facts.has("attention.head_count"):
         if facts.architecture in _LLAMA_LIKE:
             facts.own("attention.head_count", 1, MAX_HEADS)

@@ -162,6 +162,10 @@ def test_a_tensor_that_does_not_fit_the_file_is_refused(raw: bytes, message: str
         ({"tokenizer.ggml.tokens": (g.ARRAY, (g.STRING, [*g.TOKENS[:-1], "a"]))}, "the token 'a' appears twice"),
         ({"tokenizer.ggml.token_type": (g.ARRAY, (g.I32, [1]))}, "token_type"),
         ({"general.architecture": (g.STRING, "../x")}, "general.architecture is '../x'"),
+        ({"llama.attention.shared_kv_layers": (g.I32, -1)}, "shared_kv_layers is -1"),
+        ({"llama.attention.shared_kv_layers": (g.U32, 1)}, "shared_kv_layers is 1"),
+        ({"llama.attention.sliding_window": (g.I32, -1)}, "sliding_window is -1"),
+        ({"llama.attention.key_length_swa": (g.U32, 1 << 31)}, "key_length_swa is 2147483648"),
         ({"split.count": (g.U32, 3)}, "is one of 3 parts of a model, but is not named like one"),
     ],
 )
