@@ -92,19 +92,21 @@ def missing_gguf() -> str:
     return ""
 
 
-def mlx(kv_type: KvType) -> Callable[[Path], Model]:
+def mlx(kv_type: KvType, *, n_caches: int = 1) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         import mlx.core as mx
 
         from edgeinfer.backends.mlx.model import KV_BITS, MlxModel
         from edgeinfer.backends.mlx.weights import load_gguf
+        from edgeinfer.backends.reserve import PlannedCaches
         from edgeinfer.formats.gguf_header import read_header
         from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 
         header = read_header(path)
         module, _ = load_gguf(path, header, mx.float32)
         exit_layer = int(str(header.metadata["edgeinfer.exit_layer"]))
-        return MlxModel(module, GgufTokenizer(header), exit_layer=exit_layer, kv_bits=KV_BITS[kv_type])
+        planned = PlannedCaches(n_caches, POLICY)
+        return MlxModel(module, GgufTokenizer(header), exit_layer=exit_layer, kv_bits=KV_BITS[kv_type], planned=planned)
 
     return load
 
@@ -183,9 +185,12 @@ GGUF_SUBJECTS = (
         draft_tolerance=1.2,
     ),
 )  # fmt: skip
+MLX_PACKED = Subject("mlx-packed-llama", LLAMA, mlx("f32", n_caches=4), "f32", oracle_tolerance=5e-3, tolerance=2e-3)
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),
     Subject("mlx-qwen3-q8", QWEN, mlx("q8_0"), "q8_0", oracle_tolerance=1.2, tolerance=2e-3, kv_group=(64, 4)),
+    MLX_PACKED,
+    Subject("mlx-packed-qwen3-q8", QWEN, mlx("q8_0", n_caches=4), "q8_0", 1.2, tolerance=2e-3, kv_group=(64, 4)),
 )
 EXECUTORCH_SUBJECTS = (
     Subject("executorch-llama-fp32", LLAMA, executorch("fp32"), "f32", oracle_tolerance=1e-3),

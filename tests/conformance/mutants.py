@@ -23,8 +23,17 @@ from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
-from tests.conformance import blocks, checks, drafted, together
-from tests.conformance.backends import EXIT_DRAFT, EXIT_DRAFT_GGUF, STREAMS, SUBJECTS, TAUGHT, TAUGHT_GGUF, Subject
+from tests.conformance import blocks, checks, drafted, mlx_mutants, together
+from tests.conformance.backends import (
+    EXIT_DRAFT,
+    EXIT_DRAFT_GGUF,
+    MLX_PACKED,
+    STREAMS,
+    SUBJECTS,
+    TAUGHT,
+    TAUGHT_GGUF,
+    Subject,
+)
 from tests.conformance.plain import GREEDY, SAMPLED, Check
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -433,6 +442,14 @@ EXIT_MISTAKES = (
     ("plain rounds not fed to the exit draft", plain_rounds_not_fed),
     ("ranked ids of the exit draft off by one", ranked_ids_off_by_one),
 )
+MLX_MISTAKES = (
+    ("rows of another ask", mlx_mutants.rows_of_another_ask, together.check_together),
+    ("positions of another ask", mlx_mutants.positions_of_another_ask, together.check_rows_in_step),
+    ("keys of a neighbor", mlx_mutants.keys_of_a_neighbor, together.check_rows_in_step),
+    ("eviction of a neighbor", mlx_mutants.eviction_of_a_neighbor, together.check_rows_in_step),
+    ("rings reused with their length", mlx_mutants.rings_reused_with_their_length, together.check_closing_neighbor),
+    ("states of another draft", mlx_mutants.states_of_another_draft, together.check_rows_in_step),
+)
 MUTANTS = (
     Mutant("window one longer", window_one_longer, checks.check_oracle),
     Mutant("window one shorter", window_one_shorter, checks.check_oracle),
@@ -475,6 +492,7 @@ MUTANTS = (
     Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
     Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
     Mutant("moved without its keys", moved_without_its_keys, together.check_neighbor_that_left, STREAMS),
+    *(Mutant(f"{name}, MLX", patch, check, MLX_PACKED) for name, patch, check in MLX_MISTAKES),
     Mutant("block one position late", block_one_position_late, blocks.check_blocks),
     Mutant("values of another layer", values_of_another_layer, blocks.check_blocks, STREAMS),
 )

@@ -9,6 +9,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from edgeinfer.backends.mlx.model import MlxModel
+
 N_LAYERS = 6
 N_VOCAB = 128
 BASE: dict[str, Any] = {
@@ -112,6 +114,11 @@ def build(settings: dict[str, Any], seed: int = 0) -> Any:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
+
+
+def open_model(module: Any, exit_layer: int | None = None, **options: Any) -> MlxModel:
+    """The backend's model over `module`; `options` as MlxModel takes them. Tests here need no tokenizer."""
+    return MlxModel(module, None, exit_layer=exit_layer, **options)  # type: ignore[arg-type]
 
 
 def _random(name: str, value: mx.array, model_type: str) -> mx.array:

@@ -18,7 +18,7 @@ from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.errors import EngineError  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, build  # noqa: E402
+from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, build, open_model  # noqa: E402
 
 POLICY = WindowPolicy(window=32, sink=4, block=8, limit=4096)
 EXITS = range(1, N_LAYERS)
@@ -35,8 +35,7 @@ def model_of(family: str) -> Any:
 
 
 def new_cache(family: str, exit_layer: int) -> MlxCache:
-    model = model_of(family)
-    return MlxCache(Stages(model, exit_layer), POLICY, own_windows(model))
+    return open_model(model_of(family), exit_layer or None).new_cache(POLICY)
 
 
 @cache

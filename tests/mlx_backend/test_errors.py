@@ -10,24 +10,23 @@ mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
 from edgeinfer.backends.mlx import BACKEND  # noqa: E402
-from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
-from edgeinfer.backends.mlx.cache import MlxCache, engine_error  # noqa: E402
+from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
 from edgeinfer.backends.mlx.facts import FACTS  # noqa: E402
+from edgeinfer.backends.mlx.rows import engine_error  # noqa: E402
 from edgeinfer.catalog import load_catalog  # noqa: E402
 from edgeinfer.device import named  # noqa: E402
 from edgeinfer.errors import EngineError, NoPlanError, RewindError, UsageError  # noqa: E402
 from edgeinfer.plan import Request, make_plan  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
+from tests.mlx_backend.families import FAMILIES, build, open_model  # noqa: E402
 
 POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
 
 
 @pytest.fixture(scope="module")
 def ring() -> MlxCache:
-    model = build(FAMILIES["llama"])
-    return MlxCache(Stages(model, 3), POLICY, own_windows(model))
+    return open_model(build(FAMILIES["llama"]), 3).new_cache(POLICY)
 
 
 def test_metal_out_of_memory_says_what_to_lower() -> None:

@@ -14,17 +14,14 @@ import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
-from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
 from edgeinfer.backends.mlx.kernels import Kernels, Step, held_positions  # noqa: E402
 from edgeinfer.backends.mlx.ring import RingLayer, Span, storage_of  # noqa: E402
-from edgeinfer.backends.mlx.routing import route_attention  # noqa: E402
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf  # noqa: E402
 from edgeinfer.errors import ArtifactError  # noqa: E402
 from edgeinfer.formats.gguf_header import read_header  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.mlx_backend.families import FAMILIES, N_VOCAB, build  # noqa: E402
+from tests.mlx_backend.families import FAMILIES, N_VOCAB, build, open_model  # noqa: E402
 from tests.tiny_gguf import Tiny, write_tiny  # noqa: E402
 
 POLICY = WindowPolicy(window=64, sink=4, block=16, limit=2048)
@@ -101,12 +98,10 @@ def test_held_positions_by_hand() -> None:
 
 
 def test_a_layer_with_its_own_window_keeps_less_and_gives_the_same() -> None:
-    model = build(FAMILIES["llama-sliding"])
-    route_attention(model)
+    model = open_model(build(FAMILIES["llama-sliding"]))
     policy = WindowPolicy(window=2048, sink=64, block=256, limit=8192)
     tokens = np.random.default_rng(2).integers(0, N_VOCAB, 3000).tolist()
-    small = MlxCache(Stages(model, 0), policy, own_windows(model))
-    full = MlxCache(Stages(model, 0), policy, own_windows(model))
+    small, full = model.new_cache(policy), model.new_cache(policy)
     for layer in full.layers:
         layer.storage = policy
         layer.clear()

@@ -8,16 +8,14 @@ import pytest
 pytest.importorskip("mlx.core", reason="MLX is not installed")
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
-from edgeinfer.backends.mlx.adapter import Stages, own_windows
 from edgeinfer.backends.mlx.cache import MlxCache
-from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.rounds import run_in_turn
 from edgeinfer.decode.loop import Decoder
 from edgeinfer.errors import RewindError
 from edgeinfer.prefill import prefill
 from edgeinfer.types import GREEDY, Prompt
 from edgeinfer.window import WindowPolicy
-from tests.mlx_backend.families import FAMILIES, N_VOCAB, build
+from tests.mlx_backend.families import FAMILIES, N_VOCAB, build, open_model
 
 POLICY = WindowPolicy(window=2048, sink=0, block=512, limit=4096)
 TOKENS = np.random.default_rng(3).integers(0, N_VOCAB, 1800).tolist()
@@ -26,9 +24,7 @@ TOKENS = np.random.default_rng(3).integers(0, N_VOCAB, 1800).tolist()
 @pytest.fixture(scope="module")
 def cache() -> MlxCache:
     """Its sliding layers see 8 positions and keep 1024, its full ones 2048."""
-    model = build(FAMILIES["llama-sliding"])
-    route_attention(model)
-    return MlxCache(Stages(model, 0), POLICY, own_windows(model))
+    return open_model(build(FAMILIES["llama-sliding"])).new_cache(POLICY)
 
 
 def test_what_is_still_held_is_exact_and_what_was_overwritten_is_refused(cache: MlxCache) -> None:

@@ -12,14 +12,13 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 import mlx.nn as nn  # noqa: E402
 
 from edgeinfer.backends.mlx import kernels as kernels_module  # noqa: E402
-from edgeinfer.backends.mlx.adapter import Stages, own_windows  # noqa: E402
-from edgeinfer.backends.mlx.cache import MlxCache  # noqa: E402
+from edgeinfer.backends.mlx.adapter import Stages  # noqa: E402
 from edgeinfer.backends.mlx.kernels import Kernels  # noqa: E402
 from edgeinfer.backends.mlx.kernels.head import head_top1_twin  # noqa: E402
 from edgeinfer.backends.mlx.top1 import agrees, find_head  # noqa: E402
 from edgeinfer.prefill import prefill  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.mlx_backend.families import FAMILIES, build  # noqa: E402
+from tests.mlx_backend.families import FAMILIES, build, open_model  # noqa: E402
 
 POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
 TOP1 = Kernels(frozenset({"head_top1"}))
@@ -35,11 +34,8 @@ def twin_for_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tokens_are_the_stock_argmax(family: str) -> None:
     model = build(FAMILIES[family])
     nn.quantize(model, group_size=32, bits=4)
-    stages = Stages(model, 3)
-    head = find_head(model, stages, TOP1)
-    assert head is not None
-    plain = MlxCache(stages, POLICY, own_windows(model))
-    fast = MlxCache(stages, POLICY, own_windows(model), kernels=TOP1, head=head)
+    assert find_head(model, Stages(model, 3), TOP1) is not None
+    plain, fast = (open_model(model, 3, kernels=kernels).new_cache(POLICY) for kernels in (Kernels(), TOP1))
     assert prefill(fast, [1, 2, 3]).argmax() == prefill(plain, [1, 2, 3]).argmax()
     first, second = fast.begin(4), plain.begin(4)
     got = [row.argmax() for row in first.verify([4, 5, 6, 7])]

@@ -10,6 +10,7 @@ head, a soft cap or a logit scale come with it. (mlx-lm 0.32.2; arXiv 2404.16710
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,11 +142,11 @@ class Stages:
         # Every module between the outermost and the inner one is copied, so that the stock model stays as it was.
         self._outer = _replace(model, owner, name, self._normed)
 
-    def front(self, tokens: mx.array, cache: list[Any] | None) -> mx.array:
+    def front(self, tokens: mx.array, cache: Sequence[Any] | None) -> mx.array:
         hidden: mx.array = self._front(tokens, cache=cache)
         return hidden
 
-    def back(self, tokens: mx.array, hidden: mx.array | None, cache: list[Any] | None) -> mx.array:
+    def back(self, tokens: mx.array, hidden: mx.array | None, cache: Sequence[Any] | None) -> mx.array:
         self._handover.hidden = hidden
         try:
             out: mx.array = self._back(tokens, cache=cache)

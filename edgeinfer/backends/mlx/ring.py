@@ -7,6 +7,7 @@ so rolling a round back touches nothing here, and layers that a stub skips canno
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import mlx.core as mx
@@ -50,6 +51,26 @@ def storage_of(policy: WindowPolicy, own_window: int) -> WindowPolicy:
     if not own_window or window >= policy.slots:
         return policy
     return WindowPolicy(window=window, sink=0, block=window // 4, limit=policy.limit)
+
+
+class Rings:
+    """K and V of one conversation: a ring for each layer that keeps them, and the span that they share."""
+
+    def __init__(self, policy: WindowPolicy, own_windows: Sequence[int], kernels: Kernels, kv_bits: KvBits) -> None:
+        self.span = Span(policy)
+        self.layers = [RingLayer(self.span, kernels, kv_bits=kv_bits, own_window=own) for own in own_windows]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def clear(self) -> None:
+        """Empty all rings, their shapes kept."""
+        for layer in self.layers:
+            layer.clear()
+
+    def evaluate(self) -> None:
+        mx.eval([layer.ring for layer in self.layers if layer.ring is not None])
 
 
 class RingLayer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from edgeinfer.backends.mlx.forward import PackedLayer
 from edgeinfer.backends.mlx.ring import RingLayer
 
 _NAME = "scaled_dot_product_attention"
@@ -36,15 +37,16 @@ def route_attention(model: Any) -> int:
 def _routed(stock: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def attention(
         queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
+        keys: Any,
+        values: Any,
         cache: Any,
         scale: float,
         mask: Any,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        if isinstance(cache, RingLayer):
-            return cache.attend(queries, scale, sinks)
+        ring = keys if isinstance(keys, PackedLayer) else cache
+        if isinstance(ring, RingLayer | PackedLayer):
+            return ring.attend(queries, scale, sinks)
         return stock(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
 
     attention.stock = stock  # type: ignore[attr-defined]
