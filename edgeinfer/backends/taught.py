@@ -1,5 +1,5 @@
 """A taught draft on one conversation: the inputs of its layer, and when they are run. The engine runs the layer; this
-module decides its inputs.
+module decides its inputs. The arrays are those of the engine; what NumPy needs in addition is at the end.
 
 A feature draft's row at position p needs the token there and what the model knew at p - 1. So the rows of committed
 tokens, and that of the newest one, have true inputs; deeper drafts of a round take the layer's own state. Keys of true
@@ -12,12 +12,13 @@ accepted drafts are true.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from edgeinfer.formats.draft_file import TAP_EPS
 from edgeinfer.plan.facts import TAPPED_ROWS
+from edgeinfer.protocols import Row, TokenLike
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,20 +27,43 @@ if TYPE_CHECKING:
     from edgeinfer.types import Logits
 
     Floats: TypeAlias = npt.NDArray[np.float32]
+    Slots: TypeAlias = npt.NDArray[np.int64]
 
-__all__ = ["DraftLayer", "ExitDrafts", "FeatureDrafts", "FeatureInputs", "RankedRow", "TapLog", "TaughtDrafts"]
+__all__ = [
+    "DraftInputs",
+    "DraftLayer",
+    "ExitDrafts",
+    "FeatureDrafts",
+    "FeatureInputs",
+    "RankedRow",
+    "StateTable",
+    "TapLog",
+    "TapTable",
+    "TaughtDrafts",
+]
 
 _FEW_ROWS: Final = 8
 
 
-class TaughtDrafts(Protocol):
+class Rows(Protocol):
+    """An array of an engine, [T, ...]."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Array = TypeVar("Array", bound=Rows)
+Seen = TypeVar("Seen", bound=Rows, contravariant=True)
+
+
+class TaughtDrafts(Protocol[Seen]):
     """The taught drafts of one conversation.
 
     `saw` receives every committed token. `draft` is called for the newest token, then for each draft; `end` ends the
     round.
     """
 
-    def draft(self, token: int, position: int) -> RankedRow:
+    def draft(self, token: TokenLike, position: int) -> Row:
         """The row after `token` at `position`: that of the newest token, or of a draft of this round."""
         ...
 
@@ -47,7 +71,7 @@ class TaughtDrafts(Protocol):
         """End a round. The tokens of its first `n_kept` calls of `draft` were committed."""
         ...
 
-    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+    def saw(self, tokens: Sequence[int], tapped: Seen) -> None:
         """Committed tokens, after `end`, with the states [T, taps x hidden] that the model had there."""
         ...
 
@@ -62,7 +86,7 @@ class TaughtDrafts(Protocol):
     def close(self) -> None: ...
 
 
-class DraftLayer(Protocol):
+class DraftLayer(Protocol[Array]):
     """The draft's layer, norm and head on one conversation, after the model's first layers for an exit draft. Its keys
     are at the conversation's positions."""
 
@@ -81,14 +105,15 @@ class DraftLayer(Protocol):
         """Rows that the next `run` may add."""
         ...
 
-    def feed(self, inputs: Floats) -> None:
+    def feed(self, inputs: Array) -> None:
         """Add rows [T, hidden] whose outputs are not wanted. T is at most `room`, here and below."""
         ...
 
-    def run(self, inputs: Floats) -> tuple[Logits, Floats]:
-        """Add rows [T, hidden]; of the last one, the logits [n] of the ranked tokens and the state [hidden].
+    def run(self, inputs: Array) -> tuple[Array, Array]:
+        """Add rows [T, hidden]; of the last one, what its Row is made of and the state [hidden].
 
-        The state may be scaled: only its direction counts.
+        NumPy's rows are made of the logits [n] of the ranked tokens. The state may be scaled: only its direction
+        counts.
         """
         ...
 
@@ -103,58 +128,43 @@ class DraftLayer(Protocol):
     def close(self) -> None: ...
 
 
-class RankedRow:
-    """See protocols.Row. Tokens outside the draft's vocabulary have a logit of -inf."""
-
-    __slots__ = ("_logits", "_n_vocab", "_ranked")
-
-    def __init__(self, logits: Logits, ranked: npt.NDArray[np.int32], n_vocab: int) -> None:
-        """logits: [n], of the tokens `ranked` [n]."""
-        self._logits, self._ranked, self._n_vocab = logits, ranked, n_vocab
-
-    def argmax(self) -> int:
-        return int(self._ranked[self._logits.argmax()])
-
-    def numpy(self) -> Logits:
-        row = np.full(self._n_vocab, -np.inf, np.float32)
-        row[self._ranked] = self._logits
-        return row
-
-
-class FeatureInputs:
+class DraftInputs(Protocol[Array]):
     """The projections in front of a feature draft's layer; `formats/draft_file.py` has the formulas."""
 
-    def __init__(self, draft: DraftFile) -> None:
-        self.hidden = draft.shape.hidden
-        self.n_taps = len(draft.taps)
-        self._eps = draft.norm_eps
-        self._token_norm, self._feature_norm = draft.tensor("token_norm"), draft.tensor("feature_norm")
-        self._join, self._taps = draft.tensor("join"), draft.tensor("taps")
-
-    def known(self, tapped: Floats) -> Floats:
+    def known(self, tapped: Array) -> Array:
         """[T, hidden] of tapped states [T, taps x hidden]."""
-        states = tapped.reshape(len(tapped), self.n_taps, self.hidden)
-        return _product(_rms(states, TAP_EPS).reshape(tapped.shape), self._taps)
+        ...
 
-    def rows(self, embeddings: Floats, known: Floats) -> Floats:
+    def rows(self, embeddings: Array, known: Array) -> Array:
         """The layer's inputs [T, hidden], for tokens and what is known of the positions before them."""
-        token = _rms(embeddings, self._eps) * self._token_norm
-        feature = _rms(known, self._eps) * self._feature_norm
-        return _product(np.concatenate([token, feature], axis=1), self._join)
+        ...
 
 
-class TapLog:
+class StateTable(Protocol[Array]):
+    """TAPPED_ROWS rows of tapped states."""
+
+    def write(self, at: Slots, tapped: Array) -> None:
+        """Put tapped [T, taps x hidden] into the rows `at` [T]."""
+        ...
+
+    def read(self, at: Slots, held: npt.NDArray[np.bool_]) -> Array:
+        """[T, taps x hidden] of the rows `at`; zeros where they are not `held`."""
+        ...
+
+
+class TapLog(Generic[Array]):
     """Tokens and tapped states of the newest positions, at most TAPPED_ROWS of them: [start, stop)."""
 
-    def __init__(self, width: int, start: int = 0) -> None:
+    def __init__(self, table: StateTable[Array], start: int = 0) -> None:
         self.start = self.stop = start
-        self._tapped: Floats = np.zeros((TAPPED_ROWS, width), np.float32)
+        self.table = table
         self._tokens: npt.NDArray[np.int32] = np.zeros(TAPPED_ROWS, np.int32)
 
-    def add(self, tokens: Sequence[int], tapped: Floats) -> None:
+    def add(self, tokens: Sequence[int], tapped: Array) -> None:
         """tapped: [T, width], with T <= TAPPED_ROWS."""
         at = np.arange(self.stop, self.stop + len(tokens)) % TAPPED_ROWS
-        self._tokens[at], self._tapped[at] = tokens, tapped
+        self._tokens[at] = tokens
+        self.table.write(at, tapped)
         self.stop += len(tokens)
         self.start = max(self.start, self.stop - TAPPED_ROWS)
 
@@ -166,41 +176,40 @@ class TapLog:
         found: list[int] = self._tokens[np.arange(start, stop) % TAPPED_ROWS].tolist()
         return found
 
-    def tapped(self, start: int, stop: int) -> Floats:
+    def tapped(self, start: int, stop: int) -> Array:
         """[stop - start, width]. A position that is no longer kept has zeros: the draft gets worse, the tokens do
         not."""
         positions = np.arange(start, stop)
-        found: Floats = self._tapped[positions % TAPPED_ROWS]
-        found[positions < self.start] = 0.0
-        return found
+        return self.table.read(positions % TAPPED_ROWS, positions >= self.start)
 
 
-class FeatureDrafts:
+class FeatureDrafts(Generic[Array]):
     """See TaughtDrafts."""
 
     def __init__(
         self,
-        inputs: FeatureInputs,
-        layer: DraftLayer,
-        ranked: npt.NDArray[np.int32],
-        embed: Callable[[Sequence[int]], Floats],
-        n_vocab: int,
+        inputs: DraftInputs[Array],
+        layer: DraftLayer[Array],
+        table: StateTable[Array],
+        embed: Callable[[Sequence[TokenLike]], Array],
+        row: Callable[[Array], Row],
     ) -> None:
-        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks."""
-        self._inputs, self._layer, self._ranked, self._embed, self._n_vocab = inputs, layer, ranked, embed, n_vocab
-        self._log = TapLog(inputs.n_taps * inputs.hidden)
-        self._state: Floats | None = None  # of the layer at the newest draft of the round
+        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks. `row`
+        makes a Row of what the layer's `run` gives."""
+        self._inputs, self._layer, self._embed, self._row = inputs, layer, embed, row
+        self._log = TapLog(table)
+        self._state: Array | None = None  # of the layer at the newest draft of the round
         layer.start_at(1)  # position 0 has nothing before it and is left out
 
-    def draft(self, token: int, position: int) -> RankedRow:
+    def draft(self, token: TokenLike, position: int) -> Row:
         if self._state is not None:
             inputs = self._inputs.rows(self._embed([token]), self._state[None])
         else:
             if not position:
                 self._layer.start_at(0)  # for this round
             inputs = self._fed(position, [token])
-        logits, self._state = self._layer.run(inputs)
-        return RankedRow(logits, self._ranked, self._n_vocab)
+        output, self._state = self._layer.run(inputs)
+        return self._row(output)
 
     def end(self, n_kept: int) -> None:
         self._state = None
@@ -210,7 +219,7 @@ class FeatureDrafts:
         else:
             self._layer.start_at(1)
 
-    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+    def saw(self, tokens: Sequence[int], tapped: Array) -> None:
         if self._log.stop + len(tokens) - self._layer.length > TAPPED_ROWS:
             self._layer.feed(self._fed(self._log.stop))
         self._log.add(tokens, tapped)
@@ -225,13 +234,13 @@ class FeatureDrafts:
 
     def start_at(self, length: int) -> None:
         self._state = None
-        self._log = TapLog(self._inputs.n_taps * self._inputs.hidden, length)
+        self._log = TapLog(self._log.table, length)
         self._layer.start_at(max(1, length))
 
     def close(self) -> None:
         self._layer.close()
 
-    def _fed(self, stop: int, newest: Sequence[int] = ()) -> Floats:
+    def _fed(self, stop: int, newest: Sequence[TokenLike] = ()) -> Array:
         """The layer's inputs of the tokens before `stop` and of `newest` there; all but the last piece is fed."""
         start, layer = self._layer.length, self._layer
         tokens = [*self._log.tokens(start, stop), *newest]
@@ -239,35 +248,35 @@ class FeatureDrafts:
         return _fed_but_the_last(layer, self._inputs.rows(self._embed(tokens), known))
 
 
-class ExitDrafts:
+class ExitDrafts(Generic[Array]):
     """See TaughtDrafts. Tokens are fed when the next draft is wanted, the newest TAPPED_ROWS of them at most."""
 
     def __init__(
         self,
-        layer: DraftLayer,
-        ranked: npt.NDArray[np.int32],
-        embed: Callable[[Sequence[int]], Floats],
-        n_vocab: int,
+        layer: DraftLayer[Array],
+        embed: Callable[[Sequence[TokenLike]], Array],
+        row: Callable[[Array], Row],
     ) -> None:
-        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks."""
-        self._layer, self._ranked, self._embed, self._n_vocab = layer, ranked, embed, n_vocab
+        """`embed` gives what the model's first layers start from, [T, ...], and raises UsageError for an id that the
+        model lacks. `row` makes a Row of what the layer's `run` gives."""
+        self._layer, self._embed, self._row = layer, embed, row
         self._length = 0  # committed
         self._unfed: list[int] = []  # the newest committed tokens; the layer has not run all of them
         layer.start_at(0)
 
-    def draft(self, token: int, position: int) -> RankedRow:
+    def draft(self, token: TokenLike, position: int) -> Row:
         del position
         n_fed = self._layer.length - (self._length - len(self._unfed))
         tokens = [*self._unfed[n_fed:], token]
-        logits, _ = self._layer.run(_fed_but_the_last(self._layer, self._embed(tokens)))
+        output, _ = self._layer.run(_fed_but_the_last(self._layer, self._embed(tokens)))
         self._unfed = []
-        return RankedRow(logits, self._ranked, self._n_vocab)
+        return self._row(output)
 
     def end(self, n_kept: int) -> None:
         if self._layer.length > self._length + n_kept:
             self._layer.rewind(self._length + n_kept)
 
-    def saw(self, tokens: Sequence[int], tapped: Floats) -> None:
+    def saw(self, tokens: Sequence[int], tapped: Rows) -> None:
         del tapped
         self._unfed += tokens[max(0, self._layer.length - self._length) :]
         self._length += len(tokens)
@@ -295,13 +304,66 @@ class ExitDrafts:
         self._layer.close()
 
 
-def _fed_but_the_last(layer: DraftLayer, inputs: Floats) -> Floats:
+def _fed_but_the_last(layer: DraftLayer[Array], inputs: Array) -> Array:
     """Feed all but the last piece of `inputs`, which is left for `run`."""
     while len(inputs) > layer.room:
         n = layer.room
         layer.feed(inputs[:n])
         inputs = inputs[n:]
     return inputs
+
+
+class RankedRow:
+    """See protocols.Row. Tokens outside the draft's vocabulary have a logit of -inf."""
+
+    __slots__ = ("_logits", "_n_vocab", "_ranked")
+
+    def __init__(self, logits: Logits, ranked: npt.NDArray[np.int32], n_vocab: int) -> None:
+        """logits: [n], of the tokens `ranked` [n]."""
+        self._logits, self._ranked, self._n_vocab = logits, ranked, n_vocab
+
+    def argmax(self) -> int:
+        return int(self._ranked[self._logits.argmax()])
+
+    def numpy(self) -> Logits:
+        row = np.full(self._n_vocab, -np.inf, np.float32)
+        row[self._ranked] = self._logits
+        return row
+
+
+class FeatureInputs:
+    """See DraftInputs."""
+
+    def __init__(self, draft: DraftFile) -> None:
+        self.hidden = draft.shape.hidden
+        self.n_taps = len(draft.taps)
+        self._eps = draft.norm_eps
+        self._token_norm, self._feature_norm = draft.tensor("token_norm"), draft.tensor("feature_norm")
+        self._join, self._taps = draft.tensor("join"), draft.tensor("taps")
+
+    def known(self, tapped: Floats) -> Floats:
+        states = tapped.reshape(len(tapped), self.n_taps, self.hidden)
+        return _product(_rms(states, TAP_EPS).reshape(tapped.shape), self._taps)
+
+    def rows(self, embeddings: Floats, known: Floats) -> Floats:
+        token = _rms(embeddings, self._eps) * self._token_norm
+        feature = _rms(known, self._eps) * self._feature_norm
+        return _product(np.concatenate([token, feature], axis=1), self._join)
+
+
+class TapTable:
+    """See StateTable."""
+
+    def __init__(self, width: int) -> None:
+        self._rows: Floats = np.zeros((TAPPED_ROWS, width), np.float32)
+
+    def write(self, at: Slots, tapped: Floats) -> None:
+        self._rows[at] = tapped
+
+    def read(self, at: Slots, held: npt.NDArray[np.bool_]) -> Floats:
+        found: Floats = self._rows[at]
+        found[~held] = 0.0
+        return found
 
 
 def _product(rows: Floats, matrix: Floats) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgeinfer
-from edgeinfer.backends.taught import RankedRow, TapLog
+from edgeinfer.backends.taught import RankedRow, TapLog, TapTable
 from edgeinfer.catalog import append_user_entry, load_catalog
 from edgeinfer.cli.main import main
 from edgeinfer.entries.files import entry_of_path
@@ -152,7 +152,7 @@ def test_a_ranked_row_says_no_other_token() -> None:
 
 
 def test_the_log_keeps_the_newest_states_and_gives_zeros_for_older_ones() -> None:
-    log = TapLog(1)
+    log = TapLog(TapTable(1))
     for start in range(0, TAPPED_ROWS + 2, 2):
         log.add([start, start + 1], np.array([[start + 1.0], [start + 2.0]], np.float32))
     assert (log.start, log.stop) == (2, TAPPED_ROWS + 2)

@@ -19,6 +19,7 @@ from edgeinfer.types import Tokens
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
+    from edgeinfer.backends.gguf.llama import Floats
     from edgeinfer.types import Logits
 
 __all__ = ["ContextRow", "GgufCache", "PlainRound", "cache_alone"]
@@ -85,7 +86,7 @@ class GgufCache:
         self._round: Round | None = None
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
         self._decode: Callable[[Batch], None] = context.decode
-        self._drafts: TaughtDrafts | None = None
+        self._drafts: TaughtDrafts[Floats] | None = None
         self._close: list[Callable[[], None]] = [close]
         self._closed = False
         self.chunk_rows = batch.capacity
@@ -105,7 +106,7 @@ class GgufCache:
         self._open_round = open_round
         self._close.append(close)
 
-    def watch(self, decode: Callable[[Batch], None], drafts: TaughtDrafts) -> None:
+    def watch(self, decode: Callable[[Batch], None], drafts: TaughtDrafts[Floats]) -> None:
         """Decode by `decode`, which calls the context's own; `drafts` follow rewinds and restores."""
         self._decode, self._drafts = decode, drafts
 

@@ -50,7 +50,7 @@ class ReferenceCache:
         policy: WindowPolicy,
         rings: Rings,
         give_back: Callable[[WindowPolicy, Rings], None],
-        drafts: TaughtDrafts | None = None,
+        drafts: TaughtDrafts[Floats] | None = None,
     ) -> None:
         self.policy = policy
         self.model = model

@@ -23,7 +23,7 @@ from edgeinfer.backends.reference.weights import Floats, LayerWeights, Weights, 
 from edgeinfer.backends.reserve import PlannedCaches, Reserve
 from edgeinfer.backends.rounds import HeldRow, check_tokens
 from edgeinfer.errors import EngineError
-from edgeinfer.protocols import Ask, Row, Tokenizer, as_id
+from edgeinfer.protocols import Ask, Row, Tokenizer, TokenLike, as_id
 from edgeinfer.types import DraftsWith, KvType
 from edgeinfer.window import WindowPolicy
 
@@ -83,9 +83,9 @@ class ReferenceModel:
             raise EngineError("the model is closed")
         return self._weights
 
-    def embed(self, tokens: Sequence[int]) -> Floats:
+    def embed(self, tokens: Sequence[TokenLike]) -> Floats:
         """[T, hidden]."""
-        return self.weights.embedding[list(tokens)]
+        return self.weights.embedding[[as_id(token) for token in tokens]]
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         """One forward for all asks: their rows are packed, and each row attends to the rings of its own cache."""

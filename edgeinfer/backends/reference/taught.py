@@ -14,7 +14,7 @@ from edgeinfer.backends.reference.cache import PackedRows
 from edgeinfer.backends.reference.model import ReferenceModel
 from edgeinfer.backends.reference.storage import LayerRings
 from edgeinfer.backends.reference.weights import LayerWeights, Weights, WeightsShape
-from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, TaughtDrafts
+from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, RankedRow, TapTable, TaughtDrafts
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.types import KvType
@@ -47,18 +47,23 @@ class TaughtLayer:
             gate_up=np.concatenate([file.tensor("ffn_gate"), file.tensor("ffn_up")]),
             ffn_down=file.tensor("ffn_down"),
         )
+        self._n_vocab = shape.n_vocab
         head = weights.output[self._ranked]
         layers = (*weights.layers[: file.exit_layer], layer)
         own = Weights(weights.embedding, layers, file.tensor("output_norm"), head, weights.frequencies)
         shape = replace(shape, n_layers=len(layers), n_vocab=len(self._ranked), norm_eps=file.norm_eps)
         self._layer = ReferenceModel(shape, own, tokenizer, kv_type=kv_type)
 
-    def on(self, model: ReferenceModel, policy: WindowPolicy) -> TaughtDrafts:
+    def on(self, model: ReferenceModel, policy: WindowPolicy) -> TaughtDrafts[Floats]:
         """The drafts of a new conversation with `model`."""
         layer = _Layer(self._layer, policy)
         if self._inputs is None:
-            return ExitDrafts(layer, self._ranked, model.embed, model.shape.n_vocab)
-        return FeatureDrafts(self._inputs, layer, self._ranked, model.embed, model.shape.n_vocab)
+            return ExitDrafts(layer, model.embed, self._row)
+        table = TapTable(self._inputs.n_taps * self._inputs.hidden)
+        return FeatureDrafts(self._inputs, layer, table, model.embed, self._row)
+
+    def _row(self, logits: Logits) -> RankedRow:
+        return RankedRow(logits, self._ranked, self._n_vocab)
 
 
 class _Layer:

@@ -24,7 +24,9 @@ class TaughtRound:
 
     __slots__ = ("_cache", "_drafted", "_drafts", "_guard", "_ids", "_n_run", "_tapped")
 
-    def __init__(self, cache: GgufCache, drafts: TaughtDrafts, tapped: Callable[[], Floats], max_rows: int) -> None:
+    def __init__(
+        self, cache: GgufCache, drafts: TaughtDrafts[Floats], tapped: Callable[[], Floats], max_rows: int
+    ) -> None:
         """`tapped` gives the tapped states [T, taps x hidden] of the rows that were decoded since its last call."""
         self._cache = cache
         self._drafts = drafts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,16 @@ from edgeinfer.backends.gguf.draft.round import TaughtRound
 from edgeinfer.backends.gguf.draft.taps import Taps
 from edgeinfer.backends.gguf.facts import DRAFT_ROWS, DRAFTED_ARCHITECTURES
 from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
-from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, TaughtDrafts
+from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, RankedRow, TapTable, TaughtDrafts
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_rows import TensorRows, read_vector
+from edgeinfer.protocols import TokenLike, as_id
 
 if TYPE_CHECKING:
     from edgeinfer.backends.gguf.llama import Floats
+    from edgeinfer.types import Logits
 
 __all__ = ["TaughtSupport"]
 
@@ -39,7 +42,7 @@ class TaughtSupport:
         self.kind = draft.kind
         self._taps, self._ranked = draft.taps, draft.ranked_tokens
         self._inputs = FeatureInputs(draft) if draft.kind == "feature" else None
-        self._embed = TensorRows(path, header.by_name["token_embd.weight"])
+        self._embedding = TensorRows(path, header.by_name["token_embd.weight"])
         self._output_norm: Floats = read_vector(path, header.by_name["output_norm.weight"])
         self._layer = load_layer(draft, header, path)
         # A thread of BLAS spins for milliseconds after a product, on a core that llama.cpp's threads need.
@@ -53,11 +56,19 @@ class TaughtSupport:
         cache.draft_by(lambda max_rows: TaughtRound(cache, drafts, tapped, max_rows), drafts.close)
         cache.watch(taps.decode if taps else cache.context.decode, drafts)
 
-    def _new_drafts(self, model: LlamaModel, options: ContextOptions, cache: GgufCache) -> TaughtDrafts:
+    def _new_drafts(self, model: LlamaModel, options: ContextOptions, cache: GgufCache) -> TaughtDrafts[Floats]:
         layer = GgufDraftLayer(self._layer, replace(options, n_batch=DRAFT_ROWS, n_outputs=1), cache.policy)
+
+        def embed(tokens: Sequence[TokenLike]) -> Floats:
+            return self._embedding([as_id(token) for token in tokens])
+
+        def row(logits: Logits) -> RankedRow:
+            return RankedRow(logits, self._ranked, model.n_vocab)
+
         if self._inputs is None:
-            return ExitDrafts(layer, self._ranked, self._embed, model.n_vocab)
-        return FeatureDrafts(self._inputs, layer, self._ranked, self._embed, model.n_vocab)
+            return ExitDrafts(layer, embed, row)
+        table = TapTable(self._inputs.n_taps * self._inputs.hidden)
+        return FeatureDrafts(self._inputs, layer, table, embed, row)
 
     def close(self) -> None:
         self._one_blas_thread.restore_original_limits()
