@@ -14,6 +14,7 @@ MEASURES = {
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
     "expected_speed": "the plan's expected speed against what this machine reaches",
     "lookup_priors": "the priors of prompt lookup, fitted to answers to prompts that are not in the bench",
+    "mlx_drafts": "taught drafts on MLX against the reference: tokens and acceptance",
     "memory": "the plan's estimate against measured peak memory",
     "perplexity": "perplexity of tiers, windows and K/V types",
     "predicted_speed": "the plan's expected speed against published runs",

@@ -7,7 +7,7 @@
 //          logits   [Hq] float              learned sink logit of each head (gpt-oss); read when LOGITS
 //          scale    [1] float
 //          params   [16] int                0 start, 1 N, 2 end = start + N, 3 sink, 4 window, 5 block, 6 sliding (0: none),
-//                                           7 stored sink, 8 stored window, 9 slots, 10 used slots, 11 splits
+//                                           7 stored sink, 8 stored window, 9 slots, 10 used slots, 11 splits, 12 first key
 // Outputs  out      [Hq * N, splits, D] O   LAST: finished rows (splits == 1, O = T); otherwise sums weighted by exp(s - max), O = float
 //          stats    [Hq * N, splits, 2] float  max and sum of each split; attend_merge joins them
 // Template T, O types; KT type of a 16-bit ring; BITS 32, 16, 8, 4; D a multiple of 8 in [64, 512]; G = Hq / Hkv;
@@ -39,7 +39,7 @@
   const int first_key = lane / LPK * LPK;
   const int start = params[0], n_rows = params[1], end = params[2], sink = params[3], window = params[4], block = params[5];
   const int sliding = params[6], stored_sink = params[7], stored_window = params[8], slots = params[9], used = params[10];
-  const int splits = params[11];
+  const int splits = params[11], first = params[12];
   const int rows = G * n_rows;
   const int row0 = threadgroup_position_in_grid.x * R;
 
@@ -69,7 +69,7 @@
     const int slot = tile * LANES + lane;
     const int position = slot < used ? held_position(slot, end, stored_sink, stored_window) : -1;
     // Some row sees it: a new position its own row, an older one the first row if any.
-    const bool live = position >= start || is_visible(start, position, sink, oldest_of_all, sliding);
+    const bool live = position >= start || is_visible(start, position, first, sink, oldest_of_all, sliding);
     if (!simd_any(live)) continue;
     const int alive = live ? 1 : 0;
     const device uint* tile_rows = words + static_cast<size_t>(tile) * LANES * Packed::row;
@@ -102,7 +102,7 @@
     }
 
     for (int r = 0; r < R; r++) {
-      const bool seen = live && is_visible(position_of[r], position, sink, oldest[r], sliding);
+      const bool seen = live && is_visible(position_of[r], position, first, sink, oldest[r], sliding);
       const float newest = max(top[r], simd_max(seen ? score[r] : -3.0e38f));
       const float weight = seen ? metal::exp(score[r] - newest) : 0.0f;
       const float keep = metal::exp(top[r] - newest);

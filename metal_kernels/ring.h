@@ -70,9 +70,10 @@ inline int oldest_recent(int query, int window, int block) {
   return oldest > 0 ? oldest : 0;
 }
 
-// WindowPolicy.visible for a query whose `oldest` is known, and the model's own sliding window where `sliding` > 0.
-inline bool is_visible(int query, int key, int sink, int oldest, int sliding) {
-  if (key < 0 || key > query) return false;
+// WindowPolicy.visible for a query whose `oldest` is known, and the model's own sliding window where `sliding` > 0. No key
+// lies before the position `first`, which is 0 or more.
+inline bool is_visible(int query, int key, int first, int sink, int oldest, int sliding) {
+  if (key < first || key > query) return false;
   if (sliding > 0 && query - key >= sliding) return false;
   return key < sink || key >= oldest;
 }

@@ -92,21 +92,29 @@ def missing_gguf() -> str:
     return ""
 
 
-def mlx(kv_type: KvType, *, n_caches: int = 1) -> Callable[[Path], Model]:
+def mlx(kv_type: KvType, *, n_caches: int = 1, taught: bool = False) -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         import mlx.core as mx
 
         from edgeinfer.backends.mlx.model import KV_BITS, MlxModel
         from edgeinfer.backends.mlx.weights import load_gguf
         from edgeinfer.backends.reserve import PlannedCaches
+        from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.gguf_header import read_header
         from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
+        from edgeinfer.formats.shape import shape_from_gguf
 
         header = read_header(path)
         module, _ = load_gguf(path, header, mx.float32)
         exit_layer = int(str(header.metadata["edgeinfer.exit_layer"]))
-        planned = PlannedCaches(n_caches, POLICY)
-        return MlxModel(module, GgufTokenizer(header), exit_layer=exit_layer, kv_bits=KV_BITS[kv_type], planned=planned)
+        return MlxModel(
+            module,
+            GgufTokenizer(header),
+            exit_layer=exit_layer,
+            kv_bits=KV_BITS[kv_type],
+            planned=PlannedCaches(n_caches, POLICY),
+            draft=read_draft_for(draft_beside(path), shape_from_gguf(header)) if taught else None,
+        )
 
     return load
 
@@ -186,10 +194,42 @@ GGUF_SUBJECTS = (
     ),
 )  # fmt: skip
 MLX_PACKED = Subject("mlx-packed-llama", LLAMA, mlx("f32", n_caches=4), "f32", oracle_tolerance=5e-3, tolerance=2e-3)
+MLX_TAUGHT = Subject(
+    "mlx-feature", LLAMA, mlx("f32", taught=True, n_caches=4), "f32", 5e-3, tolerance=2e-3, taps=(1, 2, 4),
+    draft_tolerance=5e-3,
+)  # fmt: skip
+MLX_EXIT_DRAFT = Subject(
+    "mlx-exit-draft", LLAMA, mlx("f32", taught=True, n_caches=4), "f32", 5e-3, tolerance=2e-3, exit_draft=2,
+    draft_tolerance=5e-3,
+)  # fmt: skip
 MLX_SUBJECTS = (
     Subject("mlx-llama", LLAMA, mlx("f32"), "f32", oracle_tolerance=5e-3, tolerance=2e-3),
     Subject("mlx-qwen3-q8", QWEN, mlx("q8_0"), "q8_0", oracle_tolerance=1.2, tolerance=2e-3, kv_group=(64, 4)),
     MLX_PACKED,
+    MLX_TAUGHT,
+    MLX_EXIT_DRAFT,
+    Subject(
+        "mlx-feature-qwen3-q8",
+        QWEN,
+        mlx("q8_0", taught=True),
+        "q8_0",
+        1.2,
+        tolerance=2e-3,
+        kv_group=(64, 4),
+        taps=(1, 4),
+        draft_tolerance=1.5,
+    ),
+    Subject(
+        "mlx-exit-draft-qwen3-q8",
+        QWEN,
+        mlx("q8_0", taught=True),
+        "q8_0",
+        1.2,
+        tolerance=2e-3,
+        kv_group=(64, 4),
+        exit_draft=1,
+        draft_tolerance=1.5,
+    ),
     Subject("mlx-packed-qwen3-q8", QWEN, mlx("q8_0", n_caches=4), "q8_0", 1.2, tolerance=2e-3, kv_group=(64, 4)),
 )
 EXECUTORCH_SUBJECTS = (

@@ -12,7 +12,7 @@ from edgeinfer.formats.draft_file import read_draft_for
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.prefill import prefill
-from edgeinfer.protocols import Cache
+from edgeinfer.protocols import Ask, Cache
 from tests.conformance.draft_oracle import draft_rows
 from tests.conformance.oracle import visible
 from tests.conformance.plain import Case, tokens_of
@@ -63,6 +63,29 @@ def check_draft_rows_after_rewind(case: Case) -> None:
     prefill(cache, others[:12])
     draft_once(case, cache, others[:12], 12)
     cache.close()
+
+
+def check_draft_rows_together(case: Case) -> None:
+    """Conversations that share forwards draft from states of their own, past evictions."""
+    if case.model.n_caches < 2:
+        pytest.skip("one conversation")
+    tokens = [tokens_of(110, seed) for seed in (50, 51)]
+    caches = [case.model.new_cache(case.policy) for _ in tokens]
+    for cache, own, n in zip(caches, tokens, (30, 47), strict=True):
+        prefill(cache, own[:n])
+    for _ in range(24):
+        asks = []
+        for cache, own in zip(caches, tokens, strict=True):
+            at, n = cache.length, min(2, case.policy.room(cache.length))
+            step = cache.begin(n)
+            assert_draft_rows(case, own[:at], own[at : at + 1], [step.draft(own[at]).numpy()])
+            asks.append(Ask(step, own[at : at + n], n))
+        for ask, rows in zip(asks, case.model.run(asks), strict=True):
+            assert len(rows) == len(ask.tokens)
+            ask.round.commit(len(ask.tokens))
+    assert all(case.policy.evicted(cache.length) for cache in caches)
+    for cache in caches:
+        cache.close()
 
 
 def draft_once(case: Case, cache: Cache, before: Sequence[int], token: int) -> None:

@@ -98,3 +98,54 @@ def states_of_another_draft(patch: pytest.MonkeyPatch) -> None:
         return found[::-1] if same else found
 
     patch.setattr(MlxModel, "_early", early)
+
+
+def ranked_ids_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+
+    from edgeinfer.backends.mlx.taught import MlxTaught
+
+    true = MlxTaught._row
+
+    def row(self: Any, state: Any) -> Any:
+        ranked, self._ranked = self._ranked, mx.roll(self._ranked, 1)
+        found = true(self, state)
+        self._ranked = ranked
+        return found
+
+    patch.setattr(MlxTaught, "_row", row)
+
+
+def taps_of_another_layer(patch: pytest.MonkeyPatch) -> None:
+    """The tapped states reach the draft in the reverse order of their layers."""
+    from edgeinfer.backends.mlx.adapter import Stages
+
+    true = Stages.take_tapped
+
+    def take_tapped(self: Any) -> Any:
+        self._tapped.reverse()
+        return true(self)
+
+    patch.setattr(Stages, "take_tapped", take_tapped)
+
+
+def taps_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
+    """The tapped states of a shared forward are handed out from its end."""
+    from edgeinfer.backends.mlx.forward import Forward
+
+    true = Forward.unpack
+
+    def unpack(self: Any, packed: Any) -> Any:
+        found = true(self, packed)
+        are_taps = packed.shape[-1] > 128  # the width of the tiny model
+        same = len({states.shape[1] for states in found}) == 1
+        return found[::-1] if are_taps and same else found
+
+    patch.setattr(Forward, "unpack", unpack)
+
+
+def keys_before_the_first_read(patch: pytest.MonkeyPatch) -> None:
+    """A draft that starts late sees the empty slots before it."""
+    from edgeinfer.backends.mlx.ring import Span
+
+    patch.setattr(Span, "first", property(lambda self: 0, lambda self, value: None), raising=False)

@@ -27,7 +27,9 @@ from tests.conformance import blocks, checks, drafted, mlx_mutants, together
 from tests.conformance.backends import (
     EXIT_DRAFT,
     EXIT_DRAFT_GGUF,
+    MLX_EXIT_DRAFT,
     MLX_PACKED,
+    MLX_TAUGHT,
     STREAMS,
     SUBJECTS,
     TAUGHT,
@@ -450,6 +452,12 @@ MLX_MISTAKES = (
     ("rings reused with their length", mlx_mutants.rings_reused_with_their_length, together.check_closing_neighbor),
     ("states of another draft", mlx_mutants.states_of_another_draft, together.check_rows_in_step),
 )
+MLX_TAUGHT_MISTAKES = (
+    ("ranked ids off by one", mlx_mutants.ranked_ids_off_by_one, drafted.check_draft_rows),
+    ("taps of another layer", mlx_mutants.taps_of_another_layer, drafted.check_draft_rows),
+    ("taps of a neighbor", mlx_mutants.taps_of_a_neighbor, drafted.check_draft_rows_together),
+    ("keys before the first read", mlx_mutants.keys_before_the_first_read, drafted.check_draft_rows),
+)
 MUTANTS = (
     Mutant("window one longer", window_one_longer, checks.check_oracle),
     Mutant("window one shorter", window_one_shorter, checks.check_oracle),
@@ -479,13 +487,15 @@ MUTANTS = (
     Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
     *(
         Mutant(f"{name}{where}", patch, check, subject)
-        for where, subject in (("", TAUGHT), (", llama.cpp", TAUGHT_GGUF))
+        for where, subject in (("", TAUGHT), (", llama.cpp", TAUGHT_GGUF), (", MLX", MLX_TAUGHT))
         for name, patch, check in TAUGHT_MISTAKES
+        if (patch, subject) != (ranked_ids_off_by_one, MLX_TAUGHT)
     ),
     *(
         Mutant(f"{name}{where}", patch, drafted.check_draft_rows, subject)
-        for where, subject in (("", EXIT_DRAFT), (", llama.cpp", EXIT_DRAFT_GGUF))
+        for where, subject in (("", EXIT_DRAFT), (", llama.cpp", EXIT_DRAFT_GGUF), (", MLX", MLX_EXIT_DRAFT))
         for name, patch in EXIT_MISTAKES
+        if (patch, subject) != (ranked_ids_off_by_one, MLX_EXIT_DRAFT)
     ),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),
@@ -493,6 +503,7 @@ MUTANTS = (
     Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
     Mutant("moved without its keys", moved_without_its_keys, together.check_neighbor_that_left, STREAMS),
     *(Mutant(f"{name}, MLX", patch, check, MLX_PACKED) for name, patch, check in MLX_MISTAKES),
+    *(Mutant(f"{name}, MLX", patch, check, MLX_TAUGHT) for name, patch, check in MLX_TAUGHT_MISTAKES),
     Mutant("block one position late", block_one_position_late, blocks.check_blocks),
     Mutant("values of another layer", values_of_another_layer, blocks.check_blocks, STREAMS),
 )

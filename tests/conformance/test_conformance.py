@@ -35,7 +35,12 @@ def exact(case: Case) -> Case:
 
 @pytest.mark.parametrize(
     "check",
-    [drafted.check_draft_rows, drafted.check_draft_rows_after_rewind, drafted.check_draft_of_another_model],
+    [
+        drafted.check_draft_rows,
+        drafted.check_draft_rows_after_rewind,
+        drafted.check_draft_rows_together,
+        drafted.check_draft_of_another_model,
+    ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_taught_draft(case: Case, check: Check) -> None:

@@ -48,6 +48,7 @@ class AttendCase:
     n_rows: int = 1
     starts: tuple[int, ...] = (0, 56, 133)  # nothing before; up to the wrap; past it, in the middle of a block
     sliding: int = 0
+    first: int = 0  # no key lies before it
     policy: WindowPolicy = POLICY
     stored: WindowPolicy | None = None  # None: as the policy
     logits: bool = False
@@ -59,6 +60,7 @@ class AttendCase:
         return (
             name
             + ("-sliding" if self.sliding else "")
+            + ("-late" if self.first else "")
             + ("-logits" if self.logits else "")
             + (f"-{self.shape.splits}splits" if self.shape else "")
         )
@@ -77,10 +79,16 @@ def attend_inputs(case: AttendCase, start: int) -> tuple[mx.array, mx.array, mx.
     rows = pack_rows_twin(k, v, layout)
     words = layout.row if layout.quantized else layout.row * layout.dtype.size // 4
     ring = mx.full((1, case.n_kv_heads, stored.slots, words), NOBODY, mx.uint32).view(layout.ring_dtype)
-    for position in range(end):
+    for position in range(case.first, end):
         ring[:, :, stored.slot(position)] = rows[:, :, position]
     q = mx.array(rng.normal(0, 1, (1, case.n_kv_heads * case.group, case.n_rows, case.head_dim)), mx.float32)
-    return q.astype(case.dtype), ring, rows, layout, Step(start, case.n_rows, case.policy, stored, case.sliding)
+    return (
+        q.astype(case.dtype),
+        ring,
+        rows,
+        layout,
+        Step(start, case.n_rows, case.policy, stored, case.sliding, case.first),
+    )
 
 
 def packed_values(rows: mx.array, layout: RingLayout) -> tuple[np.ndarray, np.ndarray]:
@@ -110,6 +118,7 @@ def check_attend(case: AttendCase, launch: Launcher, starts: tuple[int, ...] | N
             case.policy,
             sliding=case.sliding,
             scale=scale,
+            first=case.first,
             logits=None if logits is None else doubles(logits),
         )
         close(got[0], expected, TOLERANCE[case.dtype], f"attend {case} at {start}")

@@ -54,6 +54,7 @@ SHORT = WindowPolicy(window=64, sink=0, block=16, limit=4096)
 PLAIN = AttendCase(64, 8, mx.float32, group=1, n_rows=2, starts=(0, 56, 133))
 GROUPED = replace(PLAIN, group=3)
 SLIDING = replace(PLAIN, sliding=24, stored=SHORT)
+LATE = replace(PLAIN, first=3, starts=(4, 133))
 SPLIT = AttendCase(64, 4, mx.float32, group=1, n_rows=2, starts=(133,), shape=LaunchShape(2, 3), logits=True)
 ONE_PASS = replace(SPLIT, shape=LaunchShape(2, 1))
 WIDE = AttendCase(64, 8, mx.float32, group=1, n_rows=1, starts=(700,), policy=WIDE_POLICY)
@@ -72,6 +73,7 @@ CHECKS: dict[str, Check] = {
     "attend": attend(PLAIN),
     "attend, grouped": attend(GROUPED),
     "attend, sliding": attend(SLIDING),
+    "attend, late": attend(LATE),
     "attend, splits": attend(SPLIT),
     "attend, one pass": attend(ONE_PASS),
     "attend, wide": attend(WIDE),
@@ -102,6 +104,7 @@ MUTANTS = [
     ),
     mutant("slots of the first lap that hold nothing are read", "ring:attend", "position >= sink ? position : -1", "position", "value", "attend"),
     mutant("sliding window one too wide", "ring:attend", "query - key >= sliding", "query - key > sliding", "value", "attend, sliding"),
+    mutant("keys before the first are read", "ring:attend", "key < first ||", "key < 0 ||", "value", "attend, late"),
     mutant("stored window taken for the visible one", "attend", "stored_sink, stored_window)", "sink, window)", "value", "attend, sliding"),
     mutant("values of slots that hold nothing are weighed", "attend", "present ? value[e] : 0.0f", "value[e]", "value", "attend"),
     mutant("query rows of a group taken in the wrong order", "attend", "start + (row0 + r) % n_rows", "start + (row0 + r) / G % n_rows", "value", "attend, grouped"),

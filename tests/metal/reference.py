@@ -35,15 +35,16 @@ def attend(
     *,
     sliding: int,
     scale: float,
+    first: int = 0,
     logits: Array | None = None,
 ) -> Array:
-    """q [Hq, N, D]; k, v [Hkv, positions, D], by position; -> [Hq, N, D]."""
+    """q [Hq, N, D]; k, v [Hkv, positions, D], by position, of which those from `first` on count; -> [Hq, N, D]."""
     n_heads, n_rows, _ = q.shape
     group = n_heads // k.shape[0]
     out = np.zeros_like(q)
     for row in range(n_rows):
         query = start + row
-        seen = [p for p in range(query + 1) if policy.visible(query, p) and (not sliding or query - p < sliding)]
+        seen = [p for p in range(first, query + 1) if policy.visible(query, p) and (not sliding or query - p < sliding)]
         for head in range(n_heads):
             scores = k[head // group, seen] @ q[head, row] * scale
             top = max(scores.max(), -np.inf if logits is None else logits[head])

@@ -38,6 +38,7 @@ ATTEND = [
     AttendCase(512, 8, F32, n_kv_heads=1, group=2, n_rows=2, shape=LaunchShape(4, 2)),
     AttendCase(512, 4, F16, n_kv_heads=1, group=4),
     AttendCase(64, 32, F32, group=2, n_rows=2),
+    AttendCase(64, 16, F16, group=2, n_rows=3, first=6, starts=(7, 133)),
     AttendCase(128, 8, F16, n_kv_heads=1, group=4, starts=(400, 1800), policy=WIDE_POLICY, shape=LaunchShape(4, 2)),
 ]
 PACK = [PackCase(64, 8, F16), PackCase(80, 4, F32), PackCase(96, 8, BF16), PackCase(256, 4, F16), PackCase(128, 8, F32)]

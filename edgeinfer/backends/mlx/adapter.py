@@ -92,6 +92,22 @@ class Stub:
         return (out, None, None) if _returns_kv(self.layer) else out
 
 
+@dataclass
+class Tap:
+    """A layer whose output is kept until `Stages.take_tapped`."""
+
+    layer: Any
+    states: list[mx.array]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.layer(*args, **kwargs)
+        self.states.append(out[0] if isinstance(out, tuple) else out)
+        return out
+
+
 def _returns_kv(layer: Any) -> bool:
     return type(layer).__module__.endswith(".gemma4_text")  # its layers return (hidden, kv, offset)
 
@@ -124,12 +140,14 @@ class Stages:
     """A stock model as three calls: front(tokens) -> hidden, back(tokens, hidden) -> hidden, head(hidden) -> logits.
 
     tokens [1, T] int32, hidden [1, T, D], logits [1, T, V]. With `exit_layer` 0 the front is empty and `back` is the
-    whole stack.
+    whole stack. `taps` are numbers of layers: the back keeps the states after so many.
     """
 
-    def __init__(self, model: Any, exit_layer: int) -> None:
+    def __init__(self, model: Any, exit_layer: int, taps: Sequence[int] = ()) -> None:
         owner, name, inner = find_inner(model)
+        self._tapped: list[mx.array] = []
         layers = list(inner["layers"])
+        layers = [Tap(layer, self._tapped) if n in taps else layer for n, layer in enumerate(layers, 1)]
         self.n_layers = len(layers)
         self.exit_layer = exit_layer
         self._handover = Handover()
@@ -148,11 +166,18 @@ class Stages:
 
     def back(self, tokens: mx.array, hidden: mx.array | None, cache: Sequence[Any] | None) -> mx.array:
         self._handover.hidden = hidden
+        self._tapped.clear()
         try:
             out: mx.array = self._back(tokens, cache=cache)
         finally:
             self._handover.hidden = None
         return out
+
+    def take_tapped(self) -> mx.array:
+        """The states [1, T, taps x D] that the newest `back` kept."""
+        tapped = mx.concatenate(self._tapped, axis=-1)
+        self._tapped.clear()
+        return tapped
 
     def head(self, hidden: mx.array) -> mx.array:
         self._normed.handover.hidden = hidden

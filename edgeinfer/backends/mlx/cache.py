@@ -14,8 +14,10 @@ from edgeinfer.backends.mlx.forward import Forward, Part
 from edgeinfer.backends.mlx.ring import STEP, RingLayer, Rings
 from edgeinfer.backends.mlx.rows import Pending, as_array
 from edgeinfer.backends.rounds import RoundGuard, check_ids
+from edgeinfer.backends.taught import TaughtDrafts
 from edgeinfer.errors import EngineError, RewindError, UsageError
-from edgeinfer.protocols import Ask, Row, TokenLike
+from edgeinfer.protocols import Ask, Row, TokenLike, as_id
+from edgeinfer.types import common_prefix
 from edgeinfer.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -34,9 +36,11 @@ class MlxCache:
         policy: WindowPolicy,
         rings: Rings,
         give_back: Callable[[WindowPolicy, Rings], None],
+        drafts: TaughtDrafts[mx.array] | None = None,
     ) -> None:
         self.policy = policy
         self.model = model
+        self.drafts = drafts
         self._rings: Rings | None = rings
         self._give_back = give_back
         self._length = 0
@@ -79,6 +83,8 @@ class MlxCache:
         self._length = length
         if length == 0:
             self._evicted = range(0)
+        if self.drafts:
+            self.drafts.rewind(length)
 
     @property
     def block_format(self) -> str:
@@ -104,10 +110,14 @@ class MlxCache:
             at += n
         self.rings.evaluate()
         self._length = at
+        if self.drafts:
+            self.drafts.start_at(at)
 
     def close(self) -> None:
         if self._rings is not None:
             self._give_back(self.policy, self._rings)
+            if self.drafts:
+                self.drafts.close()
         self._rings = None
         self._round = None
 
@@ -129,23 +139,29 @@ class MlxCache:
 
 @maps_engine_errors("MLX")
 class MlxRound:
-    """See protocols.Round. Drafted positions keep their hidden state on the device for `verify`."""
+    """See protocols.Round. Positions drafted by the early layers keep their hidden state on the device for `verify`."""
 
     def __init__(self, cache: MlxCache, max_rows: int) -> None:
         self._cache = cache
         self._guard = RoundGuard(max_rows)
         self._start = cache.length
         self.pending = Pending()
-        self._tokens: list[TokenLike] = []  # whose early layers have run in this round
-        self._hidden: list[mx.array] = []  # [1, 1, D] each
+        self._tokens: list[TokenLike] = []  # drafted from
+        self._hidden: list[mx.array] = []  # [1, 1, D] each, of these tokens after the early layers
+        self._asked: Sequence[TokenLike] = ()
+        self._tapped: mx.array | None = None
 
     def draft(self, token: TokenLike) -> Row:
-        model = self._cache.model
-        if not model.exit_layer:
-            raise EngineError("this model names no exit layer, so it cannot draft")
-        at = len(self._hidden)
+        model, drafts = self._cache.model, self._cache.drafts
+        if not model.drafts_with:
+            raise EngineError("this model does not draft: it has no exit layer and no taught draft")
+        at = len(self._tokens)
         self._guard.draft(at)
         check_ids([token], model.n_vocab)
+        if drafts:
+            found = drafts.draft(token, self._start + at)
+            self._tokens.append(token)
+            return found
         hidden = model.stages.front(as_array([token]), Forward([self.part(1, at)]).layers)
         [row] = model.rows(self.pending, hidden)
         self._tokens.append(token)
@@ -155,9 +171,10 @@ class MlxRound:
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         return self._cache.model.run([Ask(self, tokens, len(tokens) if n_rows is None else n_rows)])[0]
 
-    def ask(self, n_tokens: int, n_rows: int) -> None:
+    def ask(self, tokens: Sequence[TokenLike], n_rows: int) -> None:
         """The one verify of this round begins. Raises EngineError where the round does not allow it."""
-        self._guard.verify(n_tokens, n_rows)
+        self._guard.verify(len(tokens), n_rows)
+        self._asked = tokens
 
     def part(self, n_rows: int, after: int = 0) -> Part:
         """`n_rows` of a forward, from the position `after` the start of the round on."""
@@ -172,15 +189,29 @@ class MlxRound:
             n += 1
         return self._hidden[:n]
 
-    def has_run(self, n_tokens: int, n_rows: int) -> None:
-        self._guard.n_verified = n_tokens
-        if n_rows < n_tokens:  # a chunk of a prompt: its rows may never be read
+    def tap(self, states: mx.array) -> None:
+        """The states [1, T, taps x D] of the tokens at the layers that a taught draft taps."""
+        self._tapped = states[0]
+
+    def has_run(self, n_rows: int) -> None:
+        self._guard.n_verified = len(self._asked)
+        if n_rows < len(self._asked):  # a chunk of a prompt: its rows may never be read
             self._cache.rings.evaluate()
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)
         self._cache.end_round(n)
+        if self._cache.drafts:
+            self._feed(self._cache.drafts, n)
 
     def rollback(self) -> None:
         if self._guard.end():
             self._cache.end_round(0)
+            if self._cache.drafts:
+                self._cache.drafts.end(0)
+
+    def _feed(self, drafts: TaughtDrafts[mx.array], n: int) -> None:
+        """Give `drafts` the first `n` tokens of the verify. Their rows were read, so that their ids are on the host."""
+        ids = [as_id(token) for token in self._asked[:n]]
+        drafts.end(common_prefix([as_id(token) for token in self._tokens[:n]], ids))
+        drafts.saw(ids, mx.zeros((n, 0)) if self._tapped is None else self._tapped[:n])

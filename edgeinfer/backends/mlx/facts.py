@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from edgeinfer.catalog.entry import TaughtDraft
@@ -18,17 +18,19 @@ from edgeinfer.plan.facts import (
     installed_version,
     kv_row_bytes,
     round_up,
+    tapped_bytes,
 )
 from edgeinfer.shape import LayerKv, ModelShape
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["FACTS", "MlxFacts"]
+__all__ = ["DRAFTED_ARCHITECTURES", "FACTS", "MlxFacts"]
 
 _TIERS: Final = frozenset(
     {"mlx-4bit-g64", "mlx-6bit-g64", "mlx-8bit-g64", "mlx-bf16", "Q4_0", "Q4_1", "Q8_0", "F16", "F32"}
 )
 _GGUF_ARCHITECTURES: Final = frozenset({"llama", "qwen3"})
+DRAFTED_ARCHITECTURES: Final = frozenset({"llama", "qwen3"})  # of models that a taught draft can run beside
 _PREFILL_ROWS: Final = 512  # rows of one forward, and the slack that a layer with its own window keeps
 _MAX_ROWS: Final = 16
 _PACKED: Final = Scaling(n_values=64, n_bytes=4)  # a packed row of metal_kernels/: a scale and a bias for 64 values
@@ -79,8 +81,12 @@ class MlxFacts:
         return None  # one row and several take different kernels, which round differently
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        del draft, shape, policy, kv_type
-        return None
+        """Weights in 16 bits, as in the file, and the draft's own rows of the head."""
+        if shape.architecture not in DRAFTED_ARCHITECTURES:
+            return None
+        layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1 + draft.exit_layer),))
+        weights = draft.n_bytes + 2 * draft.n_ranked * shape.hidden
+        return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

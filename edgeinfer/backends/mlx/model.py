@@ -18,15 +18,18 @@ from edgeinfer.backends.mlx.packing import refusal as packing_refusal
 from edgeinfer.backends.mlx.ring import KvBits, RingLayer, Rings
 from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.rows import MlxRow, Pending, as_array, engine_error
+from edgeinfer.backends.mlx.taught import MlxTaught
 from edgeinfer.backends.mlx.top1 import find_head
 from edgeinfer.backends.mlx.weights import load_folder, load_gguf
 from edgeinfer.backends.reserve import PlannedCaches, Reserve
 from edgeinfer.backends.rounds import check_tokens
 from edgeinfer.errors import ArtifactError, EngineError
+from edgeinfer.formats.draft_file import DraftFile, read_draft_for
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.gguf_split import n_parts
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
+from edgeinfer.formats.shape import shape_from_gguf
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Ask, Row, Tokenizer
 from edgeinfer.types import DraftsWith
@@ -52,17 +55,22 @@ class MlxModel:
         kv_bits: KvBits = None,
         planned: PlannedCaches | None = None,
         kernels: Kernels | None = None,
+        draft: DraftFile | None = None,
     ) -> None:
+        """`draft` takes the place of an early exit. Raises ArtifactError for one that does not fit the model."""
         self.tokenizer = tokenizer
+        self._kernels = kernels if kernels is not None else choose_kernels()
+        self._taught = MlxTaught(draft, module, self._kernels, kv_bits) if draft is not None else None
+        exit_layer = None if self._taught else exit_layer
         self.note = refusal(module, exit_layer) if exit_layer is not None else ""
         self.exit_layer = None if self.note else exit_layer
-        self.drafts_with: DraftsWith = "early-exit" if self.exit_layer else ""
+        self.drafts_with: DraftsWith = self._taught.kind if self._taught else "early-exit" if self.exit_layer else ""
         self.n_caches = planned.n if planned is not None else 1
-        self._kernels = kernels if kernels is not None else choose_kernels()
         self._kv_bits = kv_bits
         self._own_windows = own_windows(module)
         route_attention(module)
-        self._stages: Stages | None = Stages(module, self.exit_layer or 0)
+        self._taps = self._taught.taps if self._taught else ()
+        self._stages: Stages | None = Stages(module, self.exit_layer or 0, self._taps)
         self.n_vocab = int(self.stages.head(self._trace(None)).shape[-1])
         self._head = find_head(module, self.stages, self._kernels)
         self._reserved = Reserve(planned, self._new_rings)
@@ -87,13 +95,13 @@ class MlxModel:
         """One forward for all asks. With several, only for a model whose rows can be packed."""
         rounds = [ask.round for ask in asks if isinstance(ask.round, MlxRound)]
         for step, ask in zip(rounds, asks, strict=True):
-            step.ask(len(ask.tokens), ask.n_rows)
+            step.ask(ask.tokens, ask.n_rows)
         hidden = self._late(rounds, asks, self._early(rounds, asks) if self.exit_layer else None)
         wanted = [rows[:, rows.shape[1] - ask.n_rows :] for rows, ask in zip(hidden, asks, strict=True)]
         pending = Pending([row for step in rounds for row in step.pending.waiting])
         rows = iter(self.rows(pending, mx.concatenate(wanted, axis=1)) if any(ask.n_rows for ask in asks) else [])
         for step, ask in zip(rounds, asks, strict=True):
-            step.has_run(len(ask.tokens), ask.n_rows)
+            step.has_run(ask.n_rows)
         return [[next(rows) for _ in range(ask.n_rows)] for ask in asks]
 
     def rows(self, pending: Pending, hidden: mx.array) -> list[MlxRow]:
@@ -109,7 +117,8 @@ class MlxModel:
         pass
 
     def new_cache(self, policy: WindowPolicy) -> MlxCache:
-        return MlxCache(self, policy, self._reserved.take(policy), self._reserved.give_back)
+        drafts = self._taught.on(policy) if self._taught else None
+        return MlxCache(self, policy, self._reserved.take(policy), self._reserved.give_back, drafts)
 
     def close(self) -> None:
         self._stages = None
@@ -136,7 +145,11 @@ class MlxModel:
         forward = Forward([step.part(len(ask.tokens)) for step, ask in zip(rounds, asks, strict=True)])
         tokens = forward.pack([as_array(ask.tokens) for ask in asks])
         hidden = None if early is None else forward.pack(early)
-        return forward.unpack(self.stages.back(tokens, hidden, forward.layers))
+        found = forward.unpack(self.stages.back(tokens, hidden, forward.layers))
+        if self._taps:
+            for step, states in zip(rounds, forward.unpack(self.stages.take_tapped()), strict=True):
+                step.tap(states)
+        return found
 
     def _new_rings(self, policy: WindowPolicy) -> Rings:
         """Each layer's K/V shape is learned by tracing a forward of one row; only the empty rings are evaluated."""
@@ -155,6 +168,7 @@ class MlxModel:
 
 
 def load(plan: Plan, path: Path) -> MlxModel:
+    shape = plan.model.shape
     if path.is_dir():
         module, _ = load_folder(path)
         tokenizer: Tokenizer = HfTokenizer(path)
@@ -163,7 +177,10 @@ def load(plan: Plan, path: Path) -> MlxModel:
         if (n := n_parts(header)) > 1:
             raise ArtifactError(f"{path} is a model in {n} parts", hint="use --backend gguf")
         module, _ = load_gguf(path, header, mx.float32 if plan.kv_type == "f32" else mx.float16)
-        tokenizer = GgufTokenizer(header)
+        tokenizer, shape = GgufTokenizer(header), shape_from_gguf(header)
+    draft = None
+    if plan.taught is not None:
+        draft = read_draft_for(Path(plan.taught.file), shape).with_vocabulary(plan.taught.n_ranked)
     try:
         join_projections(list(find_inner(module)[2]["layers"]))
         mx.eval(module.parameters())
@@ -175,4 +192,5 @@ def load(plan: Plan, path: Path) -> MlxModel:
         exit_layer=plan.speculation.exit_layer,
         kv_bits=KV_BITS[plan.kv_type],
         planned=PlannedCaches(plan.n_conversations, plan.window),
+        draft=draft,
     )

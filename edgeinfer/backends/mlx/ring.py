@@ -27,6 +27,7 @@ class Span:
         self.policy = policy
         self.start = 0
         self.n_rows = 0
+        self.first = 0  # no key lies before this position
         self.end = 0  # of all positions written since the cache was empty, those rolled back as well
         self._steps: dict[tuple[WindowPolicy, int], Step] = {}
 
@@ -38,7 +39,7 @@ class Span:
     def step(self, stored: WindowPolicy, sliding: int) -> Step:
         """What this forward sees of a ring stored by `stored`; shared by the layers that are alike."""
         if (stored, sliding) not in self._steps:
-            self._steps[stored, sliding] = Step(self.start, self.n_rows, self.policy, stored, sliding)
+            self._steps[stored, sliding] = Step(self.start, self.n_rows, self.policy, stored, sliding, self.first)
         return self._steps[stored, sliding]
 
 

@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from edgeinfer.backends.mlx.adapter import NORM_NAMES, Stages, find_inner
 from edgeinfer.backends.mlx.kernels import Head, Kernels
+from edgeinfer.errors import ArtifactError
 
 _TRIALS = 4  # random hidden states
 _AGREES = 2e-2  # of the largest logit: 16-bit products round more coarsely than this at no width in use
@@ -29,6 +30,26 @@ def find_head(model: Any, stages: Stages, kernels: Kernels) -> Head | None:
         return None
     head = _head(module, norm, float(getattr(owner, "final_logit_softcapping", None) or 0.0))
     return head if head is not None and agrees(head, stages, kernels, norm.weight) else None
+
+
+def ranked_head(model: Any, ranked: mx.array, norm_weight: mx.array, eps: float) -> Head:
+    """The rows `ranked` of the model's head, with a norm of their own.
+
+    Raises ArtifactError for a head that is stored in another way than affine codes or plain numbers.
+    """
+    owner, _, inner = find_inner(model)
+    module = owner["lm_head"] if "lm_head" in owner else inner["embed_tokens"]
+    names = [name for name in ("weight", "scales", "biases") if name in module]
+    if "bias" in module or getattr(module, "mode", "affine") != "affine":
+        raise ArtifactError(
+            f"MLX runs no draft beside a head of type {type(module).__name__}", hint="leave --draft out"
+        )
+    rows = {name: module[name][ranked] for name in names}
+    mx.eval(rows)
+    bits = module.bits if "scales" in rows else 8 * module.weight.dtype.size
+    group = module.group_size if "scales" in rows else 64
+    scales, biases = rows.get("scales"), rows.get("biases")
+    return Head(rows["weight"], bits, scales, biases, group, norm_weight, eps)
 
 
 def _head(module: Any, norm: Any, softcap: float) -> Head | None:

@@ -47,9 +47,8 @@ class ExitSource:
 class EarlyExit:
     """A chain of drafts whose depth is fixed before the round, so that no row is read on the host before the verify."""
 
-    name = NAME
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = NAME) -> None:
+        self.name = name
         self._last = 0
 
     def reset(self, context: Tokens) -> None:
@@ -70,16 +69,27 @@ class EarlyExit:
 class FixedDepthEstimator:
     """Learns the acceptance rate of each depth, and offers the depth with the most tokens per time."""
 
-    # The prior counts as four rounds. No report set these values: on MLX nothing was measured yet.
+    # The prior counts as four rounds. No report set these values: on a Mac nothing was measured yet.
     PRIOR_ACCEPTANCE: Final = 0.6
     PRIOR_ROUNDS: Final = 4.0
     MEMORY_ROUNDS: Final = 60.0
 
-    name = NAME
-
-    def __init__(self, costs: Costs, *, max_depth: int) -> None:
+    def __init__(
+        self,
+        costs: Costs,
+        *,
+        max_depth: int,
+        name: str = NAME,
+        verify_part: Part = "back-short",
+        agreement: Sequence[float] = (),
+    ) -> None:
+        """`agreement` by depth is known of a taught draft; deeper drafts are expected to be as right as its last."""
+        self.name = name
         self._costs = costs
-        self._rates = [self.PRIOR_ACCEPTANCE] * max_depth  # of each draft, given that those before it were accepted
+        self._verify_part: Part = verify_part
+        known = [*agreement[:max_depth]] or [self.PRIOR_ACCEPTANCE]
+        # of each draft, given that those before it were accepted
+        self._rates = known + known[-1:] * (max_depth - len(known))
         self._rounds = [self.PRIOR_ROUNDS] * max_depth
 
     def offer(self, limit: int) -> Offer | None:
@@ -94,10 +104,10 @@ class FixedDepthEstimator:
             self._rates[depth] += ((depth < outcome.accepted) - self._rates[depth]) / self._rounds[depth]
         if outcome.drafted:
             self._costs.observe("exit-draft", 1, outcome.draft_s / outcome.drafted)
-        self._costs.observe("back-short", outcome.drafted + 1, outcome.verify_s)
+        self._costs.observe(self._verify_part, outcome.drafted + 1, outcome.verify_s)
 
     def _time(self, n: int) -> float:
-        return n * self._costs.ratio("exit-draft") + self._costs.ratio("back-short", n + 1) if n else 1.0
+        return n * self._costs.ratio("exit-draft") + self._costs.ratio(self._verify_part, n + 1) if n else 1.0
 
 
 def _note(target: Target) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS, ExitSource
+from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS, EarlyExit, ExitSource, FixedDepthEstimator
 from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
 from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.controller import MIN_SPEEDUP
@@ -32,10 +32,15 @@ def _worth(speedup: float) -> str:
 
 def _build(name: str, inputs: DrafterInputs) -> Built:
     # The drafts have run no layer in the model's own memory, so a verify is a whole one.
+    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
+    if not inputs.rows_cheap_to_read:
+        estimator = FixedDepthEstimator(
+            inputs.costs, max_depth=max_depth, name=name, verify_part="verify", agreement=inputs.agreement
+        )
+        return Built(EarlyExit(name), estimator)
     source = ExitSource(name, whole_part="verify", short_part="verify")
     first = inputs.agreement[0] if inputs.agreement else None
     gated = Gated(source, inputs.costs, agreement=first, reads_prompt=True)
-    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
     return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth, agreement=inputs.agreement))
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from edgeinfer.backends.mlx.kernels.attend import MAX_ROWS, attend_kernel, attend_twin
-from edgeinfer.backends.mlx.kernels.head import Head, Top1, head_top1_kernel, head_top1_twin
+from edgeinfer.backends.mlx.kernels.head import Head, Top1, head_logits, head_top1_kernel, head_top1_twin
 from edgeinfer.backends.mlx.kernels.launch import Launcher, on_metal
 from edgeinfer.backends.mlx.kernels.layout import RingLayout, Step, held_positions
 from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel, pack_rows_twin, unpack_rows
@@ -38,6 +38,7 @@ __all__ = [
     "Step",
     "Top1",
     "choose_kernels",
+    "head_logits",
     "held_positions",
     "unpack_rows",
 ]

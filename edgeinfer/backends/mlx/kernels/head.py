@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from edgeinfer.backends.mlx.kernels.launch import Launch, Launcher
 
-__all__ = ["Head", "Top1", "head_top1_kernel", "head_top1_twin"]
+__all__ = ["Head", "Top1", "head_logits", "head_top1_kernel", "head_top1_twin"]
 
 SIMD_GROUPS = 8
 IDS = 4  # vocabulary rows a SIMD group reads at once
@@ -101,6 +101,14 @@ def head_top1_kernel(x: mx.array, head: Head, launch: Launcher, *, max_parts: in
 
 def head_top1_twin(x: mx.array, head: Head) -> Top1:
     """The same through the logits."""
+    logits = head_logits(x, head)
+    token = mx.argmax(logits, axis=-1).astype(mx.int32)
+    logit = logits.max(axis=-1)
+    return Top1(token, logit, mx.exp(logit - mx.logsumexp(logits, axis=-1)))
+
+
+def head_logits(x: mx.array, head: Head) -> mx.array:
+    """x [N, D] -> [N, V] float32."""
     if head.norm_weight is not None:
         x = mx.fast.rms_norm(x, head.norm_weight.astype(x.dtype), head.eps)
     if head.scales is not None and head.biases is not None:
@@ -110,11 +118,7 @@ def head_top1_twin(x: mx.array, head: Head) -> Top1:
     else:
         logits = x @ head.table.T
     logits = logits.astype(mx.float32)
-    if head.softcap > 0:
-        logits = head.softcap * mx.tanh(logits / head.softcap)
-    token = mx.argmax(logits, axis=-1).astype(mx.int32)
-    logit = logits.max(axis=-1)
-    return Top1(token, logit, mx.exp(logit - mx.logsumexp(logits, axis=-1)))
+    return head.softcap * mx.tanh(logits / head.softcap) if head.softcap > 0 else logits
 
 
 def _serves(x: mx.array, head: Head) -> bool:

@@ -68,9 +68,8 @@ class Step:
     """One forward of `n_rows` rows at positions start, start + 1, ... over a ring that already holds them.
 
     `visible` says which keys a query sees, `stored` how slots are laid out: the same policy, but for a layer whose own
-    sliding
-    window lets it keep fewer. `sliding`: keys q - sliding + 1 .. q at most; 0 for none. Build it once for all layers
-    that share it: what it derives is kept.
+    sliding window lets it keep fewer. `sliding`: keys q - sliding + 1 .. q at most; 0 for none. No key lies before the
+    position `first`. Build it once for all layers that share it: what it derives is kept.
     """
 
     start: int
@@ -78,6 +77,7 @@ class Step:
     visible: WindowPolicy
     stored: WindowPolicy
     sliding: int = 0
+    first: int = 0
     _params: dict[int, mx.array] = field(default_factory=dict)
     _mask: mx.array | None = None
 
@@ -94,7 +94,15 @@ class Step:
         """[16] int32 for attend.metal."""
         if splits not in self._params:
             numbers = [self.start, self.n_rows, self.end, self.visible.sink, self.visible.window, self.visible.block]
-            numbers += [self.sliding, self.stored.sink, self.stored.window, self.stored.slots, self.used, splits]
+            numbers += [
+                self.sliding,
+                self.stored.sink,
+                self.stored.window,
+                self.stored.slots,
+                self.used,
+                splits,
+                self.first,
+            ]
             self._params[splits] = mx.array(numbers + [0] * (16 - len(numbers)), mx.int32)
         return self._params[splits]
 
@@ -104,7 +112,7 @@ class Step:
             held = held_positions(self.stored, self.end)[: self.used]
             query, policy = mx.arange(self.start, self.end)[:, None], self.visible
             oldest = mx.maximum(0, policy.block * (query // policy.block) - (policy.window - policy.block))
-            seen = (held >= 0) & (held <= query) & ((held < policy.sink) | (held >= oldest))
+            seen = (held >= self.first) & (held <= query) & ((held < policy.sink) | (held >= oldest))
             self._mask = seen & (query - held < self.sliding) if self.sliding else seen
         return self._mask
 
