@@ -24,7 +24,7 @@ KNOWN_FILES: Final = frozenset({PROGRAM, TOKENIZER, TEMPLATE})
 SCHEMA_VERSION: Final = 2
 TARGETS: Final = ("xnnpack",)
 POLICIES: Final = ("sinks-and-blocks",)  # of edgeinfer/window.py
-KV_BYTES: Final[Mapping[str, int]] = {"f32": 4}  # of one value
+KV_TYPES: Final = ("f32", "f16", "q8_0")
 MAX_MANIFEST_BYTES: Final = 1 << 20
 HINT: Final = "export the model again"
 _NO_DIGEST: Final = "sha256:" + "0" * 64
@@ -80,7 +80,7 @@ class Manifest:
     tier: str
     target: str
     policy: str  # which keys a query sees
-    kv_type: str  # of the golden answers, and of `memory`; the engine keeps K and V in other types too
+    kv_type: str  # of the golden answers and of `memory`; a phone keeps K and V in this type
     architecture: str
     n_layers: int
     n_heads: int
@@ -196,7 +196,7 @@ def _manifest(table: Table) -> Manifest:
         tier=table.text("tier"),
         target=_one_of(table, "target", TARGETS),
         policy=_one_of(table, "policy", POLICIES),
-        kv_type=_one_of(table, "kv_type", tuple(KV_BYTES)),
+        kv_type=_one_of(table, "kv_type", KV_TYPES),
         architecture=table.text("architecture"),
         **{name: _positive(table, name) for name in _POSITIVE},
         exit_layer=_count(table, "exit_layer"),

@@ -14,10 +14,10 @@ void check(ei_code code, const ei_error& error, const char* hint = "") {
 
 }  // namespace
 
-Program::Program(const std::string& path, int32_t n_threads, const std::string& packed_cache) {
+Program::Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type) {
   ei_error error{};
   const char* packed = packed_cache.empty() ? nullptr : packed_cache.c_str();
-  const ei_options options{sizeof(ei_options), n_threads, packed, EI_KV_F32};
+  const ei_options options{sizeof(ei_options), n_threads, packed, kv_type};
   check(ei_open(path.c_str(), &options, &model_, &error), error, kExportAgain);
   ei_describe(model_, &info_);
 }
@@ -89,7 +89,7 @@ void Cache::run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_row
   check(ei_forward(cache_, ids.data(), n, length_ + at, n_rows, logits, &error), error);
 }
 
-// States at the exit layer for all `tokens`, where the first of them were drafted; how many were.
+// Computes the states at the exit layer for all `tokens`, if the first ones were drafted. Returns how many were.
 int64_t Cache::add_states(const Tokens& tokens) {
   const int64_t ready = common_prefix(drafted_, tokens), n = static_cast<int64_t>(tokens.size());
   if (ready == 0) return 0;

@@ -11,11 +11,11 @@
 
 namespace edgeinfer {
 
-// A loaded program and the logits of its newest forward. For the thread of its model only.
+// A loaded program and the logits of its newest forward. Only the thread of its model uses it.
 class Program {
  public:
   // `packed_cache` is a file for the packed weights; "": they are packed in memory.
-  Program(const std::string& path, int32_t n_threads, const std::string& packed_cache);
+  Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type);
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
@@ -33,8 +33,8 @@ class Program {
   std::vector<float> row_;   // [n_vocab] of the newest draft
 };
 
-// What edgeinfer/backends/executorch/cache.py is. Nothing is remembered before `commit`: which keys a query sees
-// follows from its position, so what a round wrote beyond the length is overwritten before any query sees it.
+// The K/V cache of a conversation: edgeinfer/backends/executorch/cache.py. A round counts from its `commit` on. The
+// position of a query decides which keys it sees, so keys beyond the length are overwritten before any query sees them.
 class Cache {
  public:
   Cache(Program& program, const WindowPolicy& policy);
@@ -49,7 +49,7 @@ class Cache {
   // Chunks of a prompt end at multiples of this position.
   int64_t chunk_rows() const { return program_.info().max_tokens; }
 
-  // Forgets positions >= `length`. Throws Failure when keys that it needs are evicted.
+  // Removes the positions from `length` on. Throws Failure if keys that the rest needs are evicted.
   void rewind(int64_t length);
 
   // The logits [n_vocab] after `token` at the next position of the round, by the early layers.

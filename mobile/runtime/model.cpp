@@ -1,5 +1,6 @@
 #include "model.h"
 
+#include <algorithm>
 #include <map>
 
 #include "error.h"
@@ -25,10 +26,11 @@ std::string key_of(const Manifest& manifest) {
 CostFile cost_file(const Manifest& manifest, const ModelOptions& options, int64_t n_threads) {
   const std::string& folder = options.cache_folder;
   const std::string key = key_of(manifest);
-  return CostFile(folder.empty() ? "" : folder + "/" + key + ".costs", key + " " + std::to_string(n_threads));
+  return CostFile(folder.empty() ? "" : folder + "/" + key + ".costs",
+                  key + " " + manifest.kv_type + " " + std::to_string(n_threads));
 }
 
-// The control tokens in the marks of traces, whose pieces are empty, with the text to read in their place.
+// Control tokens have empty pieces. This maps those in the marks of traces to their text.
 std::map<int32_t, std::string> silent_marks(const Tokenizer& tokenizer, const std::vector<TraceFormat>& traces) {
   std::string marks;
   for (const TraceFormat& trace : traces) {
@@ -40,6 +42,10 @@ std::map<int32_t, std::string> silent_marks(const Tokenizer& tokenizer, const st
   for (const AddedToken& token : tokenizer.added().all())
     if (token.is_control && marks.find(token.text) != std::string::npos) texts.emplace(token.id, token.text);
   return texts;
+}
+
+ei_kv_type kv_type_of(const Manifest& manifest) {
+  return static_cast<ei_kv_type>(std::find(kKvTypes.begin(), kKvTypes.end(), manifest.kv_type) - kKvTypes.begin());
 }
 
 void check_shape(const Manifest& manifest, const ei_info& info) {
@@ -72,7 +78,8 @@ Model::Model(const std::string& folder, const ModelOptions& options)
 }
 
 void Model::load() {
-  program_ = std::make_unique<Program>(manifest_.path_of(kProgramFile), options_.n_threads, packed_weights_.path());
+  program_ = std::make_unique<Program>(manifest_.path_of(kProgramFile), options_.n_threads, packed_weights_.path(),
+                                       kv_type_of(manifest_));
   info_ = program_->info();
   check_shape(manifest_, info_);
   packed_weights_.loaded();

@@ -24,10 +24,10 @@ namespace edgeinfer {
 class Session;
 
 struct ModelOptions {
-  int32_t n_threads = 0;   // of the processor; 0: one per performance core
-  int64_t context = 0;     // sink + window of a session; 0: the default
-  int64_t sink = -1;       // of them; -1: the default
-  int32_t n_sessions = 1;  // that may be open at once
+  int32_t n_threads = 0;   // 0: one per performance core
+  int64_t context = 0;     // K/V positions of a session, sink + window; 0: the default
+  int64_t sink = -1;       // positions kept for the system prompt; -1: the default
+  int32_t n_sessions = 1;  // open at the same time, at most
   DraftMode drafting = DraftMode::automatic;
   std::string cache_folder;  // for packed weights and measured costs; "": neither is kept
 };
@@ -43,7 +43,7 @@ class Model {
   const Manifest& manifest() const { return manifest_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const ei_info& info() const { return info_; }
-  // What could not be done, in a sentence; "" where all was.
+  // What could not be done, as a sentence; "" if nothing failed.
   const std::string& note() const { return packed_weights_.note(); }
   const WindowPolicy& policy() const { return policy_; }
   bool is_closing() const { return closing_; }
@@ -51,12 +51,12 @@ class Model {
   // How an answer is read that may reason in one of `traces`; the prompt has begun the one in `inside`.
   AnswerText text_of_answer(const std::vector<TraceFormat>& traces, const std::optional<TraceFormat>& inside) const;
 
-  // For a new session. Throws Failure where as many as the model was opened for are there.
+  // A decoder for a new session. Throws Failure when `n_sessions` are open already.
   std::unique_ptr<Decoder> add(Session& session);
   void remove(Session& session);
 
   void trim();
-  // Ends running answers, waits for them, and frees all. Safe to call twice.
+  // Cancels running answers, waits for their end, and frees the program. Safe to call twice.
   void close();
 
  private:
@@ -66,10 +66,10 @@ class Model {
   const Manifest manifest_;
   const WindowPolicy policy_;
   const Tokenizer tokenizer_;
-  const Encoder encoder_;  // of what the runtime itself adds to an answer
+  const Encoder encoder_;  // for text that the runtime itself adds to an answer
   const PackedWeights packed_weights_;
   std::unique_ptr<Program> program_;
-  std::unique_ptr<Costs> costs_;  // nothing where rounds are plain
+  std::unique_ptr<Costs> costs_;  // null if every round is plain
   ei_info info_{};
   std::mutex mutex_;
   std::set<Session*> sessions_;

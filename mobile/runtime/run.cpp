@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <iostream>
 #include <map>
 #include <set>
 #include <string>
@@ -16,6 +18,8 @@ namespace {
 constexpr char kUsage[] =
     "usage: edgeinfer-run FOLDER MESSAGE... [options]    a conversation: each message is answered in turn\n"
     "       edgeinfer-run FOLDER --tokens 1,2,3          what follows these tokens, as tokens\n"
+    "       edgeinfer-run FOLDER --tokens -              the same for each line of standard input, in one "
+    "conversation\n"
     "       edgeinfer-run FOLDER --memory                what the bundle needs, in bytes; loads nothing\n"
     "options: --system TEXT --context N --sink N --threads N --cache FOLDER --draft auto|off|lookup|early-exit\n"
     "         --temp T --top-k N --top-p P --min-p P --repeat-penalty R --seed S --max-tokens N --stop TEXT\n"
@@ -25,6 +29,7 @@ struct Arguments {
   std::string folder;
   std::vector<std::string> messages;
   std::vector<int32_t> tokens;
+  bool reads_tokens = false;  // from standard input
   std::vector<std::string> stops;
   std::map<std::string, std::string> values;  // of all other options
   std::set<std::string> given;                // options without a value
@@ -39,7 +44,7 @@ struct Arguments {
   }
 };
 
-// What the command holds while it runs.
+// The model and the session of the command, freed at its end.
 struct Opened {
   edgeinfer_model* model = nullptr;
   edgeinfer_session* session = nullptr;
@@ -91,7 +96,8 @@ bool parse(int argc, char** argv, Arguments& to) {
     } else if (++at == argc) {
       return false;
     } else if (name == "--tokens") {
-      if (!parse_tokens(argv[at], to.tokens)) return false;
+      to.reads_tokens = std::strcmp(argv[at], "-") == 0;
+      if (!to.reads_tokens && !parse_tokens(argv[at], to.tokens)) return false;
     } else if (name == "--stop") {
       to.stops.emplace_back(argv[at]);
     } else if (has(kTexts, name) || (has(kNumbers, name) && is_number(argv[at]))) {
@@ -100,7 +106,8 @@ bool parse(int argc, char** argv, Arguments& to) {
       return false;
     }
   }
-  return !to.folder.empty() && (to.given.count("--memory") || to.messages.empty() == !to.tokens.empty());
+  const bool has_tokens = to.reads_tokens || !to.tokens.empty();
+  return !to.folder.empty() && (to.given.count("--memory") || to.messages.empty() == has_tokens);
 }
 
 bool open_options(const Arguments& arguments, edgeinfer_options& options) {
@@ -179,26 +186,67 @@ edgeinfer_code open(const Arguments& arguments, const edgeinfer_options& options
   return code;
 }
 
-edgeinfer_code answer(const Arguments& arguments, const Opened& opened, edgeinfer_error& error) {
-  std::vector<const char*> stops;
-  for (const std::string& stop : arguments.stops) stops.push_back(stop.c_str());
-  const edgeinfer_answer_options options = answer_options(arguments, stops);
-  const bool as_tokens = !arguments.tokens.empty() || arguments.given.count("--print-tokens");
-  const edgeinfer_callback print = as_tokens ? print_tokens : print_text;
-  const size_t n = arguments.tokens.empty() ? arguments.messages.size() : 1;
-  for (size_t turn = 0; turn < n; ++turn) {
+// Asks for the answers, and prints them.
+class Conversation {
+ public:
+  Conversation(const Arguments& arguments, const Opened& opened, edgeinfer_error& error)
+      : arguments_(arguments), opened_(opened), error_(error) {
+    for (const std::string& stop : arguments.stops) stops_.push_back(stop.c_str());
+    options_ = answer_options(arguments, stops_);
+  }
+  Conversation(const Conversation&) = delete;
+  Conversation& operator=(const Conversation&) = delete;
+
+  edgeinfer_code answer_all() {
+    if (arguments_.reads_tokens) return answer_lines();
+    if (!arguments_.tokens.empty()) return generate(arguments_.tokens);
+    edgeinfer_code code = EDGEINFER_OK;
+    for (size_t turn = 0; !code && turn < arguments_.messages.size(); ++turn) code = chat(arguments_.messages[turn]);
+    return code;
+  }
+
+ private:
+  edgeinfer_code answer_lines() {
+    edgeinfer_code code = EDGEINFER_OK;
+    for (std::string line; !code && std::getline(std::cin, line);) {
+      std::vector<int32_t> tokens;
+      if (parse_tokens(line, tokens)) {
+        code = generate(tokens);
+      } else {
+        error_ = {"a line of standard input is not token ids with commas between them", ""};
+        code = EDGEINFER_USAGE_ERROR;
+      }
+    }
+    return code;
+  }
+
+  edgeinfer_code chat(const std::string& message) {
     edgeinfer_stats stats = edgeinfer_empty_stats();
-    const edgeinfer_code code =
-        arguments.tokens.empty()
-            ? edgeinfer_chat(opened.session, arguments.messages[turn].c_str(), &options, print, nullptr, &stats, &error)
-            : edgeinfer_generate(opened.session, arguments.tokens.data(), arguments.tokens.size(), &options, print,
-                                 nullptr, &stats, &error);
+    const edgeinfer_callback print = arguments_.given.count("--print-tokens") ? print_tokens : print_text;
+    return ended(edgeinfer_chat(opened_.session, message.c_str(), &options_, print, nullptr, &stats, &error_), stats);
+  }
+
+  edgeinfer_code generate(const std::vector<int32_t>& tokens) {
+    edgeinfer_stats stats = edgeinfer_empty_stats();
+    return ended(edgeinfer_generate(opened_.session, tokens.data(), tokens.size(), &options_, print_tokens, nullptr,
+                                    &stats, &error_),
+                 stats);
+  }
+
+  edgeinfer_code ended(edgeinfer_code code, const edgeinfer_stats& stats) const {
     if (code) return code;
     std::printf("\n");
-    if (arguments.given.count("--stats")) print_stats(stats, opened.open_s);
+    std::fflush(stdout);
+    if (arguments_.given.count("--stats")) print_stats(stats, opened_.open_s);
+    return EDGEINFER_OK;
   }
-  return EDGEINFER_OK;
-}
+
+  const Arguments& arguments_;
+  const Opened& opened_;
+  edgeinfer_error& error_;
+  std::vector<const char*> stops_;
+  edgeinfer_answer_options options_;
+};
 
 int failed(edgeinfer_code code, const edgeinfer_error& error) {
   std::fprintf(stderr, "error: %s\n", error.cause);
@@ -222,7 +270,7 @@ int main(int argc, char** argv) {
   } else {
     Opened opened;
     code = open(arguments, options, opened, error);
-    if (!code) code = answer(arguments, opened, error);
+    if (!code) code = Conversation(arguments, opened, error).answer_all();
   }
   return code ? failed(code, error) : 0;
 }

@@ -6,6 +6,8 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,9 +31,10 @@ class Runtime:
     def program(self) -> Path:
         return self.folder / "edgeinfer-run"
 
-    def run(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
+        """`lines` are standard input."""
         command = [str(self.program), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+        return subprocess.run(command, input=lines, capture_output=True, text=True, check=False, timeout=120)
 
 
 @cache
@@ -44,14 +47,16 @@ def runtime(*flags: str, compiler: str = "c++") -> Runtime:
     if not kept.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=KEPT) as folder:
-            build(Path(folder), flags, compiler)
+            build(SOURCES, Path(folder), flags, compiler)
             shutil.move(folder, kept)
             Path(folder).mkdir()
     return Runtime(kept)
 
 
-def build(folder: Path, flags: tuple[str, ...], compiler: str) -> None:
+def build(sources: Path, folder: Path, flags: tuple[str, ...] = (), compiler: str = "c++") -> None:
+    """Compiles `sources` in `folder`, what changed since the last time."""
     options = {
+        "CMAKE_BUILD_TYPE": "Debug" if flags else "Release",  # Release sets the level of optimization itself
         "CMAKE_PREFIX_PATH": str(_cmake_folder()),
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
         "CMAKE_CXX_COMPILER": compiler,
@@ -60,7 +65,7 @@ def build(folder: Path, flags: tuple[str, ...], compiler: str) -> None:
     configure = [
         "cmake",
         "-S",
-        str(SOURCES),
+        str(sources),
         "-B",
         str(folder),
         *(f"-D{key}={value}" for key, value in options.items()),
@@ -68,3 +73,30 @@ def build(folder: Path, flags: tuple[str, ...], compiler: str) -> None:
     for command in (configure, ["cmake", "--build", str(folder), "-j", "2"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledCopy:
+    """A copy of sources with what was compiled of them. A mistake compiles again only what it changes."""
+
+    sources: Path
+    compiled: Path
+    flags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sources: Path, folder: Path, *flags: str) -> CompiledCopy:
+        copy = cls(Path(shutil.copytree(sources, folder / "sources")), folder / "build", flags)
+        build(copy.sources, copy.compiled, flags)
+        return copy
+
+    @contextmanager
+    def mistake(self, file: str, before: str, after: str) -> Iterator[None]:
+        source = self.sources / file
+        text = source.read_text(encoding="utf-8")
+        assert before in text
+        try:
+            source.write_text(text.replace(before, after), encoding="utf-8")
+            build(self.sources, self.compiled, self.flags)
+            yield
+        finally:
+            source.write_text(text, encoding="utf-8")

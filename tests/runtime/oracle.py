@@ -10,7 +10,7 @@ import edgeinfer
 from edgeinfer import Request
 from edgeinfer.backends.executorch.bundle import load_bundle
 from edgeinfer.decode.loop import Decoder
-from edgeinfer.types import GREEDY, Prompt, Sampling
+from edgeinfer.types import GREEDY, KvType, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 
 
@@ -23,9 +23,9 @@ class Turn:
     sampling: Sampling = GREEDY
 
 
-def answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn]) -> list[list[int]]:
+def answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn], kv_type: KvType = "f32") -> list[list[int]]:
     """One conversation, decoded plainly: its cache is reused from turn to turn. Without the tokens that end a turn."""
-    model = load_bundle(bundle, n_threads=1)
+    model = load_bundle(bundle, n_threads=1, kv_type=kv_type)
     decoder, stops = Decoder(model, policy), model.tokenizer.stop_tokens
     said = []
     for turn in turns:

@@ -157,7 +157,7 @@ def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, v
         (lambda f: f.update(schema_version=3), "is of schema 3; this version reads schema 2"),
         (lambda f: f.update(policy="all"), "`policy` is 'all'; this version runs sinks-and-blocks"),
         (lambda f: f.update(target="coreml"), "`target` is 'coreml'; this version runs xnnpack"),
-        (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32"),
+        (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32, f16, q8_0"),
         (lambda f: f.update(exit_layer=4), "`exit_layer` is 4; there are 4 layers"),
         (lambda f: f.update(stop_tokens=[288]), "`stop_tokens` names 288; there are 288 tokens"),
         (lambda f: f.update(surprise=1), "unknown key `surprise`"),
@@ -173,6 +173,13 @@ def test_manifests_of_another_policy_or_schema(
     change(fields)
     write_sealed(folder, fields)
     assert cause in refused_by_both(folder)
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
+def test_every_type_of_keys_and_values_is_taken(folder: Path, kv_type: str) -> None:
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    write_sealed(folder, fields | {"kv_type": kv_type})
+    assert cause_here(folder) == cause_on_phone(folder) == ("", "")
 
 
 def test_a_newer_schema_says_to_update(folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeinfer.types import Sampling
+from edgeinfer.formats.manifest import MANIFEST, sealed
+from edgeinfer.types import KvType, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart
@@ -64,6 +67,29 @@ def test_a_conversation_past_the_window(built: Runtime, tiny: Path, sampling: Sa
         assert apart(said_by_library, built.library, tiny, turns, drafting) == expected
 
 
+def kept_as(kv_type: KvType, bundle: Path, folder: Path) -> Path:
+    """A copy of `bundle` whose manifest has phones keep K and V as `kv_type`."""
+    shutil.copytree(bundle, folder)
+    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    row_bytes = {"f16": 2 * fields["head_dim"], "q8_0": fields["head_dim"] + 4}[kv_type]
+    fields["kv_type"] = kv_type
+    fields["memory"]["kv_bytes_per_position"] = 2 * fields["n_layers"] * fields["n_kv_heads"] * row_bytes
+    (folder / MANIFEST).write_text(sealed(json.dumps(fields)), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_keys_and_values_are_kept_as_the_manifest_says(
+    built: Runtime, tiny: Path, tmp_path: Path, kv_type: KvType
+) -> None:
+    turns = conversation(Sampling(temperature=0.0))
+    bundle = kept_as(kv_type, tiny, tmp_path / kv_type)
+    expected = apart(answers, tiny, POLICY, turns, kv_type)
+    assert expected != apart(answers, tiny, POLICY, turns)
+    for drafting in (NEVER, LOOKUP, EARLY_EXIT):
+        assert apart(said_by_library, built.library, bundle, turns, drafting) == expected
+
+
 def test_past_the_limit(built: Runtime, tiny: Path) -> None:
     """An answer that begins below the 2,048 positions of the model and goes on beyond, re-anchored."""
     turns = [Turn(random_ids(2035, seed), 60) for seed in range(4)]
@@ -85,3 +111,15 @@ def test_the_program_prints_tokens(built: Runtime, demo: Path) -> None:
     done = built.run(str(demo), "--tokens", tokens, "--temp", "0", "--max-tokens", "48", "--context", "512")
     assert (done.returncode, done.stderr) == (0, "")
     assert [int(token) for token in done.stdout.split()] == expected[0]
+
+
+def test_the_program_answers_each_line(built: Runtime, tiny: Path) -> None:
+    """One conversation: the second prompt reuses the cache of the first."""
+    usual = (str(tiny), "--tokens", "-", "--temp", "0", "--max-tokens", "4", "--stats")
+    done = built.run(*usual, lines="5,6,7\n5,6,7,8\n")
+    one, other = (json.loads(line) for line in done.stderr.splitlines())
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert (one["reused"], other["reused"], other["prompt"]) == (0, 3, 4)
+    done = built.run(*usual, lines="5,x\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: a line of standard input is not token ids with commas between them\n"

@@ -21,9 +21,8 @@ constexpr uint64_t kMaxManifestBytes = 1 << 20;
 constexpr int64_t kSchemaVersion = 2;
 constexpr const char* kManifestFile = "manifest.json";
 constexpr const char* kKnownFiles[] = {"chat_template.jinja", "model.pte", "tokenizer.json"};
-constexpr const char* kTarget = "xnnpack";
-constexpr const char* kPolicy = "sinks-and-blocks";
-constexpr const char* kKvType = "f32";
+const std::vector<std::string> kTargets = {"xnnpack"};
+const std::vector<std::string> kPolicies = {"sinks-and-blocks"};
 
 std::string quoted(std::string_view text, size_t limit) { return "'" + std::string(text.substr(0, limit)) + "'"; }
 
@@ -63,12 +62,12 @@ int64_t positive_field(Fields& fields, std::string_view key) {
   return value;
 }
 
-std::string known_field(Fields& fields, std::string_view key, std::string_view known) {
+std::string known_field(Fields& fields, std::string_view key, const std::vector<std::string>& known) {
   const std::string value = fields.text(key);
-  if (value != known) {
-    fields.refuse("`" + std::string(key) + "` is " + quoted(value, 40) + "; this version runs " + std::string(known));
-  }
-  return value;
+  if (std::find(known.begin(), known.end(), value) != known.end()) return value;
+  std::string names;
+  for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
+  fields.refuse("`" + std::string(key) + "` is " + quoted(value, 40) + "; this version runs " + names);
 }
 
 std::map<std::string, std::string> texts_field(Fields fields) {
@@ -117,9 +116,9 @@ Manifest manifest_of(Fields& fields) {
   manifest.license = fields.text("license");
   manifest.source_sha256 = digest_field(fields, "source_sha256");
   manifest.tier = fields.text("tier");
-  manifest.target = known_field(fields, "target", kTarget);
-  manifest.policy = known_field(fields, "policy", kPolicy);
-  manifest.kv_type = known_field(fields, "kv_type", kKvType);
+  manifest.target = known_field(fields, "target", kTargets);
+  manifest.policy = known_field(fields, "policy", kPolicies);
+  manifest.kv_type = known_field(fields, "kv_type", kKvTypes);
   manifest.architecture = fields.text("architecture");
   manifest.n_layers = positive_field(fields, "n_layers");
   manifest.n_heads = positive_field(fields, "n_heads");
@@ -239,7 +238,7 @@ int64_t Manifest::file_bytes() const {
   return total;
 }
 
-// The digits of the manifest's own digest count as 0.
+// The digits of the manifest's own digest are taken as 0.
 std::string seal_of(std::string text, const std::string& digest) {
   const size_t at = text.find(digest);
   if (at != std::string::npos) text.replace(at, digest.size(), "sha256:" + std::string(64, '0'));

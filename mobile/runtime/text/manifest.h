@@ -1,5 +1,5 @@
-// The manifest of a bundle: edgeinfer/formats/manifest.py. What does not fit it is refused with the same cause there
-// and here, but for the value that was received, which is not repeated here.
+// The manifest of a bundle. edgeinfer/formats/manifest.py refuses an invalid one with the same cause; it also repeats
+// the value that it received.
 #pragma once
 
 #include <cstdint>
@@ -53,16 +53,18 @@ struct Manifest {
   int64_t file_bytes() const;
 };
 
+// In the order of ei_kv_type.
+inline const std::vector<std::string> kKvTypes = {"f32", "f16", "q8_0"};
 inline const char* const kProgramFile = "model.pte";
 inline const char* const kTokenizerFile = "tokenizer.json";
 
-// Reads the text of a manifest; `name` stands for its file in errors. The files beside it are not looked at.
+// Reads the text of a manifest, and looks at no other file. Errors call it `name`.
 Result<Manifest> parse_manifest(const std::string& text, const std::string& name);
-// What the digest of a manifest's text should be: `digest` is the one that it states.
+// The digest that a manifest's text should state. `digest` is the one that it does.
 std::string seal_of(std::string text, const std::string& digest);
-// Reads the manifest of the bundle in `folder` and holds the files to it by name and size.
+// Reads the manifest of the bundle in `folder`, and checks the names and sizes of its files.
 Result<Manifest> read_manifest(const std::string& folder);
-// Nothing, or the file whose digest is another one. Reads every byte.
+// The error for a file whose digest differs, if there is one. Reads every byte.
 std::optional<Error> check_digests(const Manifest& manifest);
 
 }  // namespace edgeinfer

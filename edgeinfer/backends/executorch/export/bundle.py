@@ -25,7 +25,6 @@ from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import (
-    KV_BYTES,
     MANIFEST,
     PROGRAM,
     TEMPLATE,
@@ -47,6 +46,7 @@ DescribeChat: TypeAlias = Callable[[Tokenizer], ChatPieces]
 """What the chat template of a tokenizer writes. Raises ArtifactError where a phone cannot write it."""
 _PACKAGES = ("torch", "executorch", "torchao")
 _SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
+_F32_BYTES = 4  # of K and V
 _INSTALL = "pip install 'edgeinfer[export]'"
 
 
@@ -160,7 +160,7 @@ def _memory(shape: DecoderShape, tier: Tier) -> Memory:
     return Memory(
         packed_bytes=read_bytes(shape.of_model, tier),
         workspace_bytes=FACTS.workspace_bytes(shape.of_model, early_exit=bool(shape.exit_layer)),
-        kv_bytes_per_position=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * KV_BYTES["f32"],
+        kv_bytes_per_position=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * _F32_BYTES,
     )
 
 
