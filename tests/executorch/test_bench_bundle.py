@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.bench.bundle import measure
-from edgeinfer.bench.bundle.measure import CASES, ROWS, THREADS, compare
+from edgeinfer.bench.bundle.measure import CASES, KV_TYPES, ROWS, THREADS, compare
 from edgeinfer.bench.bundle.worker import Worker
 from edgeinfer.cli.main import main
 from edgeinfer.errors import EngineError, UsageError
@@ -38,7 +38,7 @@ class FakeWorker:
 def test_pairs_alternate_and_the_ratio_is_our_speed_over_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "Worker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "calls", [])
-    found = list(compare(Path("ours"), Path("stock.pte"), 3))
+    found = list(compare(lambda n_threads: FakeWorker("ours", Path("ours"), n_threads), Path("stock.pte"), 3))
     assert len(found) == len(CASES) * len(THREADS)
     assert {(one.ours_s, one.stock_s, one.ratio.ratio) for one in found} == {(2.0, 3.0, 1.5)}
     one_case = ["ours", "stock", "ours", "stock", "stock", "ours", "ours", "stock"]  # the first two are not counted
@@ -61,4 +61,5 @@ def test_a_bundle_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["bench", "bundle", str(bundle), "--runs", "2", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["opened_s"] > 0 and report["compared"] == []
+    assert [(one["n_threads"], one["kv_type"]) for one in report["kv"]] == [(n, m) for n in THREADS for m in KV_TYPES]
     assert [(one["n_threads"], one["n_rows"]) for one in report["rows"]] == [(n, m) for n in THREADS for m in ROWS]

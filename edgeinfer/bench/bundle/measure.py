@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Final, Protocol, TypeAlias
 
 from edgeinfer.bench.bundle.programs import CHUNK
 from edgeinfer.bench.bundle.worker import Worker
 from edgeinfer.bench.statistics import Pair, Speedup, speedup
+from edgeinfer.types import KvType
 
 THREADS = (1, 2)
 ROWS = (1, 2, 3, 4, 5, 8, 16)
+KV_TYPES: Final[tuple[KvType, ...]] = ("f16", "q8_0")  # compared with float32
 _ROWS_AT = 200
 _DECODES = 8  # forwards of one token that are timed together
 
@@ -25,12 +29,24 @@ class Case:
     times: int
 
 
+_AT_1000 = Case("decode at position 1000", 1, 1000, _DECODES)
 CASES = (
     Case("decode at position 200", 1, 200, _DECODES),
-    Case("decode at position 1000", 1, 1000, _DECODES),
+    _AT_1000,
     Case(f"prefill of {CHUNK} up to position 256", CHUNK, 128, 1),
     Case(f"prefill of {CHUNK} up to position 1024", CHUNK, 896, 1),
 )
+
+
+class Timed(Protocol):
+    """A process that holds one program."""
+
+    def seconds(self, n_tokens: int, start: int, *, times: int = 1) -> float:
+        """Seconds of one forward of `n_tokens` at position `start`: the mean of `times` in a row."""
+
+
+Opener: TypeAlias = Callable[[int], AbstractContextManager[Timed]]
+"""Starts such a process with a number of threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +69,20 @@ class RowCost:
     seconds: float
 
 
-def compare(bundle: Path, program: Path, runs: int) -> Iterator[Compared]:
+@dataclass(frozen=True, slots=True)
+class KvCost:
+    """The median of decoding at position 1000; `ratio` is the speed over that with float32 K/V."""
+
+    n_threads: int
+    kv_type: KvType
+    seconds: float
+    ratio: Speedup
+
+
+def compare(open_ours: Opener, program: Path, runs: int) -> Iterator[Compared]:
     """Ours and the stock program in turn; which comes first alternates."""
     for n_threads in THREADS:
-        with Worker("ours", bundle, n_threads) as ours, Worker("stock", program, n_threads) as stock:
+        with open_ours(n_threads) as ours, Worker("stock", program, n_threads) as stock:
             for case in CASES:
                 pairs = _pairs(ours, stock, case, runs)
                 yield Compared(
@@ -68,9 +94,9 @@ def compare(bundle: Path, program: Path, runs: int) -> Iterator[Compared]:
                 )
 
 
-def _pairs(ours: Worker, stock: Worker, case: Case, runs: int) -> Sequence[Pair]:
-    def timed(worker: Worker) -> float:
-        return worker.seconds(case.n_tokens, case.start, times=case.times)
+def _pairs(ours: Timed, stock: Timed, case: Case, runs: int) -> Sequence[Pair]:
+    def timed(side: Timed) -> float:
+        return side.seconds(case.n_tokens, case.start, times=case.times)
 
     timed(ours), timed(stock)
     pairs = []
@@ -93,6 +119,16 @@ def row_costs(bundle: Path, runs: int) -> Iterator[RowCost]:
                 for n_rows in ROWS:
                     seconds[n_rows].append(ours.seconds(n_rows, _ROWS_AT, n_rows=n_rows, times=4))
             yield from (RowCost(n_threads, n_rows, median(found)) for n_rows, found in seconds.items())
+
+
+def kv_costs(bundle: Path, runs: int) -> Iterator[KvCost]:
+    """Each K/V type beside float32 in turn; which comes first alternates."""
+    for n_threads in THREADS:
+        with Worker("ours", bundle, n_threads) as f32:
+            for kv_type in KV_TYPES:
+                with Worker("ours", bundle, n_threads, kv_type) as other:
+                    pairs = _pairs(other, f32, _AT_1000, runs)
+                yield KvCost(n_threads, kv_type, median(pair.seconds for pair in pairs), speedup(pairs))
 
 
 def opening_s(bundle: Path) -> float:

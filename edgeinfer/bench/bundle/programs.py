@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeinfer.types import Tokens
+from edgeinfer.types import KvType, Tokens
 from edgeinfer.window import WindowPolicy
 
 CHUNK = 128  # tokens of one forward, at most
 POLICY = WindowPolicy(window=1280, sink=128, block=CHUNK, limit=1408)  # nothing is evicted at the measured positions
+_VOCABULARY = 250  # ids below this; every model has them
+
+
+def filler(n_tokens: int) -> list[int]:
+    """A text of no meaning."""
+    return [(7 * index) % _VOCABULARY for index in range(n_tokens)]
 
 
 class Forward(Protocol):
@@ -18,14 +24,15 @@ class Forward(Protocol):
     def __call__(self, tokens: Tokens, start: int, n_rows: int) -> None: ...
 
 
-def ours(folder: Path, n_threads: int) -> Forward:
+def ours(folder: Path, n_threads: int, kv_type: KvType = "f32") -> Forward:
     """Raises what opening a bundle raises."""
     from edgeinfer.backends.executorch.bundle import packed_cache
     from edgeinfer.backends.executorch.engine import Program
     from edgeinfer.formats.bundle import check_bundle
 
     bundle = check_bundle(folder)
-    rings = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle)).new_rings(POLICY)
+    program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle), kv_type=kv_type)
+    rings = program.new_rings(POLICY)
 
     def forward(tokens: Tokens, start: int, n_rows: int) -> None:
         rings.forward(tokens, start, n_rows)

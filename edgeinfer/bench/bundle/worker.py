@@ -8,21 +8,22 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
-from edgeinfer.bench.bundle.programs import CHUNK, POLICY, ours, stock
+from edgeinfer.bench.bundle.programs import CHUNK, POLICY, filler, ours, stock
 from edgeinfer.errors import EngineError
+from edgeinfer.types import KvType
 
 Side = Literal["ours", "stock"]
 _FILLED = POLICY.window - CHUNK  # positions that hold keys before anything is timed
-_VOCABULARY = 250  # ids below this; every model has them
 
 
 class Worker:
     """Use as a context manager. `opened_s`: seconds that opening the program took."""
 
-    def __init__(self, side: Side, path: Path, n_threads: int) -> None:
-        command = [sys.executable, "-m", "edgeinfer.bench.bundle.worker", side, str(path), str(n_threads)]
+    def __init__(self, side: Side, path: Path, n_threads: int, kv_type: KvType = "f32") -> None:
+        """`kv_type` is for our side."""
+        command = [sys.executable, "-m", "edgeinfer.bench.bundle.worker", side, str(path), str(n_threads), kv_type]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -38,7 +39,7 @@ class Worker:
         self._process.communicate()
 
     def seconds(self, n_tokens: int, start: int, *, n_rows: int = 1, times: int = 1) -> float:
-        """Of one forward of `n_tokens` at position `start`: the mean of `times` in a row."""
+        """See measure.Timed. The logits of the last `n_rows` are computed."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([n_tokens, start, n_rows, times]) + "\n")
         self._process.stdin.flush()
@@ -54,11 +55,11 @@ class Worker:
         return float(line)
 
 
-def main(side: str, path: Path, n_threads: int) -> None:
+def main(side: str, path: Path, n_threads: int, kv_type: KvType) -> None:
     started = time.perf_counter()
-    forward = ours(path, n_threads) if side == "ours" else stock(path, n_threads)
+    forward = ours(path, n_threads, kv_type) if side == "ours" else stock(path, n_threads)
     _say(time.perf_counter() - started)
-    tokens = [(7 * index) % _VOCABULARY for index in range(POLICY.window)]
+    tokens = filler(POLICY.window)
     for at in range(0, _FILLED, CHUNK):
         forward(tokens[at : at + CHUNK], at, 1)
     for line in sys.stdin:
@@ -75,4 +76,4 @@ def _say(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), cast(KvType, sys.argv[4]))
