@@ -6,7 +6,7 @@
 namespace edgeinfer {
 namespace {
 
-// Of an answer in two parts: counts add up, what describes the prompt is the first's.
+// The statistics of an answer in two parts: counts add up, and the prompt is that of the first part.
 AnswerStats joined(const AnswerStats& first, AnswerStats second) {
   second.prompt = first.prompt;
   second.reused = first.reused;
@@ -47,7 +47,7 @@ AnswerWriter::AnswerWriter(Decoder& decoder, AnswerRequest request, const Answer
 bool AnswerWriter::step(bool canceled) {
   if (!begun_) {
     begun_ = true;
-    if (over_budget()) return end_trace();  // the prompt has begun a trace that nobody wants
+    if (over_budget()) return end_trace();  // the prompt begins a trace, and the budget is 0
     begin();
   }
   if (canceled) {
@@ -103,7 +103,7 @@ void AnswerWriter::read(const std::string& text) {
   show(splitter_.feed(text));
 }
 
-// Text as it becomes certain: it is held back while it may begin a stop string.
+// Holds text back while it may be the beginning of a stop string.
 void AnswerWriter::show(std::vector<Segment> segments) {
   for (Segment& segment : segments)
     add(segment.thinking ? std::move(segment.text) : stops_.feed(segment.text), segment.thinking);
@@ -128,7 +128,7 @@ bool AnswerWriter::over_budget() const {
   return splitter_.inside() && options_.think_budget && n_thought_ >= *options_.think_budget && !budget_used_;
 }
 
-// Ends the reasoning that has used its budget. Whether the answer goes on.
+// Ends the reasoning that has used its budget. Returns whether the answer continues.
 bool AnswerWriter::end_trace() {
   budget_used_ = true;
   const bool began_inside = tokens_.empty();
@@ -152,7 +152,7 @@ bool AnswerWriter::end_trace() {
   return false;
 }
 
-// What is still held back is shown.
+// Delivers the text that was held back.
 void AnswerWriter::end() {
   read(utf8_.finish(finish_ != Finish::stop));
   show(splitter_.finish());

@@ -25,7 +25,7 @@ struct Piece {
   Tokens tokens;
 };
 
-// Takes a piece, and says whether more is wanted.
+// Takes a piece, and returns whether it wants more.
 using Reader = std::function<bool(const Piece&)>;
 
 struct AnswerOptions {
@@ -37,10 +37,10 @@ struct AnswerOptions {
   std::vector<std::string> stops;
 };
 
-// What the text of an answer is made with.
+// How tokens become text, and which reasoning to expect.
 struct AnswerText {
   std::function<std::string(int32_t)> bytes_of;  // a token
-  // The tokens of a text that the runtime adds, where it follows `after`.
+  // The tokens of a text that the runtime adds after the text `after`.
   std::function<Tokens(const std::string& text, const std::string& after)> encode_after;
   std::vector<TraceFormat> traces;
   std::optional<TraceFormat> inside;  // the trace that the prompt has begun
@@ -51,14 +51,14 @@ class AnswerWriter {
  public:
   AnswerWriter(Decoder& decoder, AnswerRequest request, const AnswerOptions& options, AnswerText text, Reader reader);
 
-  // One step of the decoder. Whether the answer goes on. `canceled` is looked at before the step.
+  // Runs one step of the decoder, unless `canceled`. Returns whether the answer continues.
   bool step(bool canceled);
 
-  // All tokens so far, those of the reasoning included, without the stop token.
+  // All tokens so far, including the reasoning, without the stop token.
   const Tokens& tokens() const { return tokens_; }
-  // What they read, tags and reasoning included.
+  // Their text, including tags and reasoning.
   const std::string& text() const { return text_; }
-  // What was shown of the answer, without the reasoning.
+  // The text that was delivered, without the reasoning.
   const std::string& shown() const { return shown_; }
   AnswerStats stats() const;
 

@@ -18,7 +18,7 @@ struct edgeinfer_model {
   std::shared_ptr<edgeinfer::Model> model;
 };
 
-// A call that runs holds the session, so that another thread may free the handle.
+// A running call shares the session, so that another thread may free the handle.
 struct edgeinfer_session {
   std::shared_ptr<edgeinfer::Session> session;
 };
@@ -35,7 +35,7 @@ static_assert(int{EDGEINFER_DRAFT_AUTO} == int(DraftMode::automatic) &&
 static_assert(int{EDGEINFER_STOP} == int(Finish::stop) && int{EDGEINFER_LENGTH} == int(Finish::length) &&
               int{EDGEINFER_CANCELED} == int(Finish::canceled));
 
-// In one line, cut between two characters where it is too long.
+// Copies a text as one line, cut between two characters if it is too long.
 void copy_line(std::string text, char* to, size_t size) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   size_t n = std::min(text.size(), size - 1);
@@ -59,7 +59,7 @@ edgeinfer_code guarded(edgeinfer_error* error, const Body& body) {
   return static_cast<edgeinfer_code>(caught.code);
 }
 
-// A struct of the caller: of this version.
+// The caller's struct, if it is of this version.
 template <class T>
 T& checked(T* of_caller, const char* name) {
   if (!of_caller) fail(kUsageError, std::string(name) + " is NULL");

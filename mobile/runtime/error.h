@@ -1,4 +1,4 @@
-// What can go wrong, as edgeinfer/errors.py says it. Thrown inside the library; the C interface returns it.
+// Errors, as in edgeinfer/errors.py. Thrown inside the library, returned by the C interface.
 #pragma once
 
 #include <exception>
@@ -10,10 +10,10 @@
 namespace edgeinfer {
 
 // The exit codes of the errors of the same name in edgeinfer/errors.py.
-constexpr int kUsageError = 2;     // a value, a prompt or a call that cannot be used
+constexpr int kUsageError = 2;     // an invalid value, prompt or call
 constexpr int kBackendError = 3;   // the engine cannot run here
 constexpr int kArtifactError = 4;  // a file of the bundle is missing, damaged, or of another version
-constexpr int kEngineError = 70;   // the engine gave up while loading or decoding
+constexpr int kEngineError = 70;   // the engine failed while loading or decoding
 
 // `cause` is one line with values and units; `hint` says what to do about it, and may be empty.
 struct Error {
@@ -36,7 +36,7 @@ class Failure : public std::exception {
   throw Failure(Error{code, std::move(cause), std::move(hint)});
 }
 
-// In a handler: what was thrown.
+// The error that a catch block is handling.
 inline Error current_error() {
   try {
     throw;
@@ -51,7 +51,7 @@ inline Error current_error() {
   }
 }
 
-// A value, or why there is none.
+// A value or an error.
 template <class T>
 class Result {
  public:
@@ -66,7 +66,7 @@ class Result {
   T* operator->() { return &std::get<T>(state_); }
   const T* operator->() const { return &std::get<T>(state_); }
 
-  // The value. Throws Failure where there is none.
+  // The value. Throws Failure if there is none.
   T take() && {
     if (!ok()) throw Failure(error());
     return std::move(std::get<T>(state_));

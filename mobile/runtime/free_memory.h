@@ -1,9 +1,9 @@
-// What was freed, given back to the system.
+// Returns freed memory to the system.
 #pragma once
 
 namespace edgeinfer {
 
-// The C library keeps freed memory for the next allocation; a phone counts it as the app's.
+// The C library keeps freed memory for later allocations, and a phone charges it to the app.
 void return_freed_memory();
 
 }  // namespace edgeinfer

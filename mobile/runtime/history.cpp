@@ -59,7 +59,7 @@ void History::set(const Rendered& rendered) {
   cuts_ = std::move(cuts);
 }
 
-// Bytes at the front of the text that are the same, and are cut alike.
+// Bytes at the front of the text that are equal and have the same cuts.
 size_t History::n_same(const std::string& text, const std::vector<size_t>& cuts) const {
   const auto differ = std::mismatch(text_.begin(), text_.end(), text.begin(), text.end());
   const size_t same = static_cast<size_t>(differ.first - text_.begin());

@@ -1,4 +1,4 @@
-// A conversation's tokens, so that what the model said is kept as the tokens it said. edgeinfer/chat/prompt.py.
+// The tokens of a conversation. Answers stay the tokens that the model emitted. edgeinfer/chat/prompt.py.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace edgeinfer {
 
-// An answer's tokens need not be those that its text encodes to. Encoding it again would change the past, and the cache
-// would have to be filled again from there.
+// The tokens of an answer may differ from those that its text encodes to. Encoding the text again would change the
+// past, and the cache would have to be filled again from there.
 class History {
  public:
   explicit History(Encoder encoder) : encoder_(std::move(encoder)) {}
@@ -20,7 +20,7 @@ class History {
   // The prompt of the whole conversation. Its tokens agree with those of the last one as far as the texts do.
   Prompt prompt(const Rendered& rendered);
 
-  // The model went on with `tokens`, which read `text`; the token that ended the turn is in neither.
+  // The model continued with `tokens`, whose text is `text`. Neither holds the token that ended the turn.
   void answered(const Tokens& tokens, const std::string& text);
 
  private:

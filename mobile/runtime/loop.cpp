@@ -35,8 +35,8 @@ class KeyedRound : public DraftRound {
   Tokens context_;
 };
 
-// How many of `n_tokens` the next chunk adds. Chunks end at multiples of the chunk size, wherever the prompt began, so
-// that a prompt whose front is already cached runs in the same shapes as one that is not.
+// The size of the next chunk of `n_tokens`. Chunks end at multiples of the chunk size, wherever the prompt began, so
+// that a prompt whose front is cached runs in the same shapes as one that is not.
 int64_t chunk_size(const Cache& cache, int64_t n_tokens) {
   const int64_t grid = cache.chunk_rows();
   return std::min({n_tokens, cache.policy().room(cache.length()), grid - cache.length() % grid});
@@ -93,7 +93,7 @@ Tokens Decoder::advance() {
   return answer_->is_waiting() ? run_chunk(began) : run_round(began);
 }
 
-// Decides what the cache keeps, and lets the rest of the prompt wait.
+// Decides what the cache keeps, and queues the rest of the prompt.
 void Decoder::enter(double began) {
   const Reuse entry = *answer_->entry;
   const Tokens& prompt = answer_->request.prompt.tokens;
@@ -159,7 +159,7 @@ Tokens Decoder::propose(const Arm& arm) {
   return {};
 }
 
-// The target's own token of each row while the row before it matched its draft, cut after the last token.
+// The target's own tokens, one a row: up to the first that differs from its draft, a stop token, or the limit.
 Tokens Decoder::target(const float* rows, const Tokens& drafts) {
   const int64_t most = answer_->request.max_tokens - stats_.emitted, index = answer_->index(stats_);
   Tokens tokens;

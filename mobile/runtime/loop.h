@@ -15,7 +15,7 @@
 
 namespace edgeinfer {
 
-// What an answer is made of. `first_index` is the index in the answer of the first token, for one that is continued.
+// What to answer, and how. `first_index` is the index of the first token in an answer that is continued.
 struct AnswerRequest {
   Prompt prompt;
   Sampling sampling;
@@ -24,7 +24,7 @@ struct AnswerRequest {
   int64_t first_index = 0;
 };
 
-// One conversation. After a failure, and after a reader who walks away, the next answer is exact.
+// One conversation. The next answer is exact, also after a failure or an answer that was not read to its end.
 class Decoder {
  public:
   Decoder(Program& program, const WindowPolicy& policy, Drafting drafting);
@@ -32,29 +32,29 @@ class Decoder {
   bool running() const { return answer_.has_value(); }
   const AnswerStats& stats() const { return stats_; }
   const Cache& cache() const { return cache_; }
-  // The conversation so far, those that have left the window included.
+  // The conversation so far, including tokens that have left the window.
   const Tokens& tokens() const { return timeline_.tokens; }
 
-  // Begins an answer. An answer that is still running ends. Throws Failure for a prompt that does not fit.
+  // Begins an answer, and ends the one that is running. Throws Failure for a prompt that does not fit.
   void start(AnswerRequest request);
 
-  // Runs a chunk of the prompt, or a round. The answer's next tokens, the stop token included: none after a chunk that
-  // is not the prompt's last. A failure ends the answer.
+  // Runs a chunk of the prompt, or a round. Returns the next tokens of the answer, including the stop token: none after
+  // a chunk that is not the prompt's last. A failure ends the answer.
   Tokens step();
 
-  // Ends the running answer, whose last `n_unread` tokens nobody read.
+  // Ends the running answer. Its last `n_unread` tokens were not read, and do not count.
   void stop(int64_t n_unread = 0);
 
  private:
   struct Answer {
     AnswerRequest request;
     Sampler sampler;
-    std::optional<Reuse> entry;  // how the prompt meets the cache; nothing once it has
-    int64_t gone_before;         // tokens of the conversation that were out of sight when it began
+    std::optional<Reuse> entry;  // what to reuse of the cache; empty once that is done
+    int64_t gone_before;         // tokens of the conversation that no query saw when the answer began
     double started = 0;
     Tokens waiting{};     // tokens to run before the next one is decoded
-    size_t n_run = 0;     // of them
-    int64_t n_again = 0;  // tokens of `waiting` still to run that were run before
+    size_t n_run = 0;     // tokens of `waiting` that have run
+    int64_t n_again = 0;  // tokens of `waiting` that have yet to run a second time
 
     bool is_waiting() const { return n_run < waiting.size(); }
     int64_t index(const AnswerStats& stats) const { return request.first_index + stats.emitted; }

@@ -32,7 +32,7 @@ void PackedWeights::loaded() const {
   if (!error) std::ofstream(size_path_, std::ios::trunc) << size;
 }
 
-// Why the file cannot be kept; "" where it can.
+// Why the file cannot be kept; "" if it can.
 std::string PackedWeights::obstacle(const std::string& folder, int64_t n_bytes) const {
   if (path_.string().size() > kMaxPathBytes) return "the path of the cache folder is longer than 200 bytes";
   std::error_code error;
@@ -50,7 +50,7 @@ bool PackedWeights::is_whole() const {
   return (std::ifstream(size_path_) >> expected) && fs::file_size(path_, error) == expected && !error;
 }
 
-// Tried with a file, as permissions do not say it all.
+// Writes a file to find out, because permissions do not tell everything.
 bool PackedWeights::is_writable() const {
   fs::path probe = path_;
   probe += ".probe";

@@ -7,18 +7,18 @@
 
 namespace edgeinfer {
 
-// XNNPACK packs again what it cannot use: a file of another program, or one that was cut. It writes through a map, so
-// that a full disk would end the process: a file is only written where there is room for it.
+// XNNPACK packs again when it cannot use the file, because it was cut or belongs to another program. It writes through
+// a memory map, and a full disk would end the process, so the file is written only if the disk has room for it.
 class PackedWeights {
  public:
-  // `key` names program, engine and processor; the file takes about `n_bytes`. An empty folder: none is kept.
+  // `key` names program, engine and processor. The file takes about `n_bytes`. Without a folder no file is kept.
   PackedWeights(const std::string& folder, const std::string& key, int64_t n_bytes);
 
-  // Where to keep them; "" for memory.
+  // The file; "": pack in memory.
   std::string path() const { return path_.string(); }
-  // Why they are not kept although a folder was given, in a sentence; else "".
+  // Why no file is kept although there is a folder, as a sentence; else "".
   const std::string& note() const { return note_; }
-  // The program was loaded with them: the file is whole.
+  // Call after the program was loaded: records that the file is whole.
   void loaded() const;
 
  private:

@@ -9,7 +9,7 @@ namespace edgeinfer {
 
 using Tokens = std::vector<int32_t>;
 
-// How many tokens at the front of both are the same.
+// The number of equal tokens at the front of both.
 inline int64_t common_prefix(const Tokens& left, const Tokens& right) {
   size_t at = 0;
   while (at < left.size() && at < right.size() && left[at] == right[at]) ++at;
@@ -48,7 +48,7 @@ class Drafter {
   virtual const std::string& name() const = 0;
   // An answer begins: `context` is the whole conversation, with the first token of the answer.
   virtual void reset(const Tokens& context) = 0;
-  // The round emitted `tokens` (one or more), whoever drafted for it. The last one is not yet in the cache.
+  // The round emitted `tokens` (one or more), whichever drafter served it. The last one is not yet in the cache.
   virtual void extend(const Tokens& tokens) = 0;
   // At most `limit` guesses for what follows.
   virtual Tokens propose(DraftRound& round, int64_t limit) = 0;

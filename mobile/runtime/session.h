@@ -24,25 +24,25 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  // The answer to `text`. Both become messages of the conversation, unless nothing was said. Returns when the answer
-  // has ended. Throws Failure for what cannot be used, and when the engine gives up; what was said until then is kept.
+  // Answers `text`, and returns when the answer has ended. Both become messages of the conversation, unless the answer
+  // is empty. Throws Failure for invalid input, and when the engine fails; what was written until then is kept.
   AnswerStats chat(const std::string& text, const AnswerOptions& options, const Reader& reader);
 
-  // What follows `prompt`, without a template. The messages stay as they are.
+  // Continues `prompt` without a template. The messages do not change.
   AnswerStats generate(Tokens prompt, const AnswerOptions& options, const Reader& reader);
 
-  // Ends the running answer, and waits for that unless the model's thread calls.
+  // Ends the running answer. Waits for its end, except on the model's own thread.
   void cancel();
 
   size_t n_messages() const;
-  // Forgets all messages after the first `n`, of which the last is an answer.
+  // Removes all messages after the first `n`, an even number: a question stays with its answer.
   void rewind(size_t n);
 
   // Frees the cache, when the model is closed.
   void release() { decoder_.reset(); }
 
  private:
-  // While one is there, an answer is running.
+  // Marks the session as running while it exists.
   class Running;
   using Begin = std::function<AnswerWriter()>;
   using Ended = std::function<void(const AnswerWriter&)>;
@@ -60,7 +60,7 @@ class Session {
   std::condition_variable idle_;
   std::atomic<bool> canceled_{false};
   bool running_ = false;
-  uint64_t n_answers_ = 0;  // that have begun
+  uint64_t n_answers_ = 0;  // started so far
 };
 
 }  // namespace edgeinfer

@@ -8,11 +8,11 @@
 
 namespace edgeinfer {
 
-// The policy with the largest `sink + window` up to `context` positions, of a model of `limit`. 0 and -1 stand for the
-// defaults. Throws Failure where none fits.
+// The policy with the largest `sink + window` up to `context` positions, for a model of `limit` positions. `context` 0
+// and `sink` -1 are the defaults. Throws Failure if no policy fits.
 WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit);
 
-// Bytes that running a bundle takes besides packed weights and K/V: activations, logits, tokenizer and library.
+// Memory of an open bundle in bytes, without packed weights and K/V: activations, logits, tokenizer and library.
 int64_t workspace_bytes(const Manifest& manifest);
 
 }  // namespace edgeinfer

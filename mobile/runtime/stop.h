@@ -7,10 +7,10 @@
 
 namespace edgeinfer {
 
-// Bytes of the longest end of `text` that is a proper beginning of one of `words`.
+// Length in bytes of the longest suffix of `text` that is a proper prefix of one of `words`.
 size_t tail_that_may_become(std::string_view text, const std::vector<std::string>& words);
 
-// Passes text on up to the first stop string, which is not passed on.
+// Passes text on, up to and without the first stop string.
 class StopStrings {
  public:
   // Throws Failure for an empty string.

@@ -15,17 +15,17 @@ struct Segment {
   bool thinking;
 };
 
-// Feed text, get segments; the tags are in none of them, nor is the space that follows a trace.
+// Turns text into segments, without the tags and without the white space after a trace.
 //
 // A trace begins only before the first words of the answer. After that, a tag is part of what the model says.
 class ThinkingSplitter {
  public:
-  // `inside` is the trace that the prompt has begun.
+  // `inside` is the trace that the prompt begins.
   ThinkingSplitter(std::vector<TraceFormat> formats, std::optional<TraceFormat> inside);
 
   std::vector<Segment> feed(std::string_view text);
   std::vector<Segment> finish();
-  // The trace that runs now.
+  // The current trace.
   const std::optional<TraceFormat>& inside() const { return inside_; }
 
  private:
@@ -35,9 +35,9 @@ class ThinkingSplitter {
 
   std::vector<TraceFormat> formats_;
   std::vector<std::string> not_shown_;  // marks before an answer
-  std::vector<std::string> starts_;     // all that may stand there
+  std::vector<std::string> starts_;     // everything that may stand before an answer
   std::string held_;
-  bool begun_ = false;   // the trace that runs has words
+  bool begun_ = false;   // the current trace has text
   bool marked_ = false;  // a mark came before the answer
   bool answering_ = false;
   std::optional<TraceFormat> inside_;

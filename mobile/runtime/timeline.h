@@ -32,7 +32,7 @@ struct Timeline {
   void settle(int64_t length);
 };
 
-// What a prompt takes from the cache: keep `length` positions, leave `gap` out, run the other tokens.
+// How a prompt uses the cache: keep `length` positions, leave `gap` out, run the other tokens.
 struct Reuse {
   int64_t length;
   Span gap;
@@ -42,7 +42,7 @@ struct Reuse {
   std::vector<int64_t> runs(int64_t n_tokens) const;
 };
 
-// How much of a cache of `length` positions `prompt` can reuse. The last token is always run, for its row.
+// How much of a cache of `length` positions `prompt` can reuse. The last token always runs, because its row is needed.
 //
 // Starts again at position 0 where the keys of the shared tokens are evicted, or the prompt does not fit below the
 // limit: with all tokens if they fit the window or are another conversation, else re-anchored. Throws Failure when the

@@ -1,4 +1,4 @@
-// Bytes of tokens to text. A token may hold part of a character, so text comes when a character is whole.
+// Turns the bytes of tokens into text. A token may end inside a character; its text then comes with the next one.
 // edgeinfer/chat/utf8.py.
 #pragma once
 
@@ -7,12 +7,12 @@
 
 namespace edgeinfer {
 
-// Feed bytes, get the text that is complete. Bytes that can never be UTF-8 become U+FFFD.
+// Turns bytes into the characters that are complete. Bytes that cannot be UTF-8 become U+FFFD.
 class Utf8Stream {
  public:
   std::string feed(std::string_view bytes);
 
-  // What is left at the end: U+FFFD for a last character that never came whole, nothing where text was cut.
+  // The rest at the end: U+FFFD for an incomplete character, or nothing if the answer was cut there.
   std::string finish(bool cut);
 
  private:

@@ -1,4 +1,4 @@
-// The one thread on which a model works: jobs run a step at a time, each in turn.
+// The thread of a model. Jobs run one step at a time, in turn.
 #pragma once
 
 #include <condition_variable>
@@ -19,12 +19,12 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Calls `step` until it returns false, in turn with those of other jobs, and returns then. Throws Failure with what
-  // it threw, and once the worker has stopped.
+  // Calls `step` until it returns false, in turn with the steps of other jobs. Throws Failure if `step` throws, or if
+  // the worker has stopped.
   void run(const std::function<bool()>& step);
   void run_once(const std::function<void()>& job);
 
-  // Lets the running jobs end, refuses others, and ends the thread.
+  // Refuses new jobs, waits for the running ones, and ends the thread.
   void stop();
 
   bool is_this_thread() const { return id_ == std::this_thread::get_id(); }

@@ -1,4 +1,4 @@
-// Measures what the parts of a round take, before the first answer, and keeps it on disk:
+// Measures how long the parts of a round take, before the first answer, and keeps the result on disk:
 // edgeinfer/decode/policy/calibrate.py.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace edgeinfer {
 
-constexpr double kCalibrationS = 0.5;  // time that a start may take
+constexpr double kCalibrationS = 0.5;  // that calibration may add to an opening
 
 // Rounds on a scratch conversation of the model. Every one is rolled back.
 class TimedRounds {
@@ -45,7 +45,7 @@ class CostFile {
   // nothing.
   CostFile(std::string path, std::string key) : path_(std::move(path)), key_(std::move(key)) {}
 
-  // Nothing where nothing usable is kept: missing, damaged, of another key, or older than a week.
+  // Empty if the file is missing, damaged, of another key, or older than a week.
   std::optional<RowCosts> load() const;
   // Best effort: costs that cannot be written are measured again at the next start.
   void save(const RowCosts& costs) const;

@@ -12,7 +12,7 @@
 
 namespace edgeinfer {
 
-// Time in plain rounds: all of it, and what trials lost against plain decoding.
+// Time in plain rounds: the total, and the part that trials lost against plain decoding.
 struct TrialBudget {
   double spent = 0.0;
   double lost = 0.0;
@@ -41,8 +41,8 @@ class Auto : public Controller {
   std::optional<Offer> trial_;  // the losing offer that the running round tries
   int64_t since_plain_ = 0;
   int64_t recheck_after_ = 2;
-  int64_t declined_ = 0;  // questions since an offer was taken
-  int64_t rest_ = 0;      // rounds left without a question
+  int64_t declined_ = 0;  // offers declined in a row
+  int64_t rest_ = 0;      // rounds before drafters are asked again
 };
 
 }  // namespace edgeinfer

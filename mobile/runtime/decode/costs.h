@@ -1,4 +1,5 @@
-// What the parts of a round take on this device, and what a drafter offers for it: edgeinfer/decode/policy/costs.py.
+// How long the parts of a round take on this device, and what a drafter offers in return:
+// edgeinfer/decode/policy/costs.py.
 #pragma once
 
 #include <array>

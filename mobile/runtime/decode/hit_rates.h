@@ -8,17 +8,17 @@
 
 namespace edgeinfer {
 
-// What one conversation has shown about matches.
+// How often matches of one conversation were right.
 class HitRates {
  public:
   HitRates();
 
-  // Another conversation begins: move most of the way back to the priors.
+  // Call when another conversation begins: moves most of the way back to the priors.
   void begin_conversation();
   // The token after a match of `length` was the expected one, or was not.
   void learn(int64_t length, uint8_t fork, bool hit);
-  // Acceptance rate of each draft after a match of `length`, given that those before it are accepted. Ends where
-  // hardly any round arrives.
+  // Acceptance rate of each draft after a match of `length`, given that those before it are accepted. Ends
+  // where few rounds arrive.
   std::vector<double> acceptance(int64_t length, const std::vector<uint8_t>& forks) const;
 
  private:

@@ -1,4 +1,4 @@
-// Prompt lookup: what followed the longest earlier occurrence of the newest tokens, as drafts that cost nothing.
+// Prompt lookup: drafts what followed the longest earlier occurrence of the newest tokens, which costs no model run.
 // edgeinfer/decode/drafters/lookup.py.
 #pragma once
 
@@ -17,7 +17,7 @@ namespace edgeinfer {
 class Lookup : public Drafter {
  public:
   const std::string& name() const override { return name_; }
-  // Indexes `context`. Its tokens teach nothing, because the model did not emit them just now.
+  // Indexes `context`. Its tokens do not change the rates, because the model did not just emit them.
   void reset(const Tokens& context) override;
   void extend(const Tokens& tokens) override;
   Tokens propose(DraftRound& round, int64_t limit) override;

@@ -7,7 +7,7 @@
 
 namespace edgeinfer {
 
-constexpr double kSpan = 41.0;  // no two noises are further apart
+constexpr double kSpan = 41.0;  // the largest difference between two noises
 
 // The noise of every token at one index of the answer.
 class Noise {

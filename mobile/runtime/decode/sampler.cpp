@@ -132,7 +132,7 @@ void Sampler::penalize_repeats(const Tokens& context) {
   }
 }
 
-// OpenAI's penalties: so much less for a token that is in the answer, and for each time that it is.
+// OpenAI's presence and frequency penalties.
 void Sampler::penalize_said(int64_t index, const Tokens& context) {
   sort_newest(context, index, newest_);
   for (auto first = newest_.begin(); first != newest_.end();) {

@@ -56,7 +56,7 @@ struct ChatPieces {
 
 class Fields;
 
-// Throws Failure for fields that are no ChatPieces.
+// Throws Failure for invalid fields.
 ChatPieces chat_pieces_of(Fields fields);
 
 }  // namespace edgeinfer

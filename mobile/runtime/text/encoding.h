@@ -1,4 +1,4 @@
-// Rendered text to tokens, so that only what the template itself wrote becomes a control token.
+// Turns rendered text into tokens. Only text that the template itself wrote becomes a control token.
 // edgeinfer/chat/encoding.py.
 #pragma once
 
@@ -22,12 +22,11 @@ class Encoder {
   // Where the contents of `rendered` are cut, in order: inside every control token that they spell.
   std::vector<size_t> cuts_of(const Rendered& rendered);
 
-  // The tokens of `text[place]` where it follows what is before it. Text around a cut is encoded without control
-  // tokens.
+  // The tokens of `text[place]` after the text before it. Text around a cut is encoded without control tokens.
   std::vector<int32_t> encode(std::string_view text, const std::vector<size_t>& cuts, Range place) const;
 
-  // The tokens of `text` where it follows `after`. SentencePiece may put a space before a text. That space belongs
-  // where the whole text would have it.
+  // The tokens of `text` after the text `after`. SentencePiece may put a space before a text; it is put only where
+  // the whole text would have it.
   std::vector<int32_t> encode_after(std::string_view text, std::string_view after, bool allow_special) const;
 
  private:

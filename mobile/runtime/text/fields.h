@@ -1,5 +1,5 @@
-// A JSON object read key by key, as edgeinfer/formats/tables.py does: a wrong type, a missing key and an unknown key
-// are each one clear line.
+// Reads a JSON object key by key, as edgeinfer/formats/tables.py does. A wrong type, a missing key and an unknown key
+// are reported in one line each.
 #pragma once
 
 #include <set>
@@ -12,7 +12,7 @@
 
 namespace edgeinfer {
 
-// Throws Failure with kArtifactError for what does not fit. Read every key, then `done`.
+// Throws Failure with kArtifactError for an invalid object. Read every key, then call `done`.
 class Fields {
  public:
   // `file` and `where` in it name the object in causes.

@@ -11,7 +11,7 @@ namespace edgeinfer {
 class Sha256 {
  public:
   void add(std::string_view bytes);
-  // "sha256:" and 64 hex digits. The state is spent.
+  // "sha256:" and 64 hex digits. Call once.
   std::string digest();
 
  private:
