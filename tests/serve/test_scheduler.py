@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Event, current_thread
+from queue import SimpleQueue
+from threading import current_thread
 
 import pytest
 
@@ -226,18 +227,16 @@ def test_a_small_chunk_does_not_make_the_next_ones_small() -> None:
     assert pace.chunk_rows() == 100
 
 
-def test_an_engine_without_work_rests_on_its_own_thread() -> None:
+def test_an_engine_without_work_rests_on_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that it keeps would take the cores from those of another model."""
-    engine, rested = Engine(n_slots=1), list[tuple[str, int]]()
-    engine.rest = lambda: rested.append((current_thread().name, engine.scheduler.n_running))  # type: ignore[method-assign]
-    ended = Event()
-    heard = engine.job([1, 2, 3], 3)
-    heard.job.report = lambda event: ended.set() if isinstance(event, Ended) else None
+    monkeypatch.setattr(scheduler_module, "REST_AFTER_S", 0.01)
+    engine, rested = Engine(n_slots=1), SimpleQueue[str]()
+    engine.rest = lambda: rested.put(current_thread().name)  # type: ignore[method-assign]
     engine.scheduler.start()
-    engine.submit(heard)
-    assert ended.wait(20)
+    for _ in range(2):
+        assert rested.get(timeout=20) == "engine"
+        engine.submit(engine.job([1, 2, 3], 3))
     engine.scheduler.close()
-    assert rested == [("engine", 0)]
 
 
 @pytest.mark.parametrize(

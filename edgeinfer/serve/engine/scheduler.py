@@ -32,6 +32,7 @@ MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time
 EARLY_KEEP_TOKENS: Final = 128  # a prompt of more is kept before its answer has ended, for others that begin like it
 LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before its first keys leave; a round has fewer
 PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
+REST_AFTER_S: Final = 1.0  # without a job; starting the engine's threads again takes a moment on a busy machine
 STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
 _NO_PREFIXES: Final = NoPrefixes()
 _NO_DRAFTS: Final[Drafts] = {}
@@ -131,14 +132,17 @@ class Scheduler:
 
     def _loop(self) -> None:
         while True:
-            with self._changed:
-                while not (self._closing or self._waiting or self.n_running):
-                    self._changed.wait()
-                if self._closing:
-                    return
-            self.step()
-            if not (self._waiting or self.n_running):
+            if not self._has_work(REST_AFTER_S):
                 self._engine.rest()
+                self._has_work(None)
+            if self._closing:
+                return
+            self.step()
+
+    def _has_work(self, timeout_s: float | None) -> bool:
+        """Wait for a job, or the end, for at most `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closing or bool(self._waiting) or self.n_running > 0, timeout_s)
 
     def step(self) -> None:
         """Admit what can be admitted; a round of every answer that is being written; a chunk of the prompts."""
