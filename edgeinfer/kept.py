@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_stream", "read_kept", "write_kept", "write_whole"]
+__all__ = ["PART", "is_stream", "read_kept", "write_kept", "write_whole"]
 
+PART = ".part"  # ends the name of a file that is not whole yet
 MAX_BYTES = 1 << 20  # a larger file was not written by edgeinfer
 
 
@@ -40,22 +41,25 @@ def write_kept(path: Path | None, value: Mapping[str, object]) -> None:
         write_whole(path, json.dumps(value))
 
 
-def write_whole(path: Path, text: str, *, mode: int = 0o600, check: Callable[[Path], object] = lambda _: None) -> None:
-    """Replace the file at `path` by `text` in UTF-8; a crash or an error leaves the old one. A link stays a link.
+def write_whole(
+    path: Path, content: str | bytes, *, mode: int = 0o600, check: Callable[[Path], object] = lambda _: None
+) -> None:
+    """Replace the file at `path` by `content`; a crash or an error leaves the old one. Text is UTF-8. A link stays one.
 
     A new file gets the permissions `mode`, less the umask; an old one keeps its own. A pipe or a device is written to:
     there is nothing to replace. `check` sees the new file before it takes the old one's place; what it raises prevents
     that. Raises OSError.
     """
+    data = content.encode("utf-8") if isinstance(content, str) else content
     if is_stream(path):
-        _write_to_stream(path, text)
+        _write_to_stream(path, data)
         return
     path = path.resolve()
-    part = path.with_name(f".edgeinfer-{os.urandom(8).hex()}.part")
+    part = path.with_name(f".edgeinfer-{os.urandom(8).hex()}{PART}")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if path.is_file():
@@ -83,7 +87,7 @@ def _standard_streams() -> Iterator[os.stat_result]:
             yield os.fstat(number)
 
 
-def _write_to_stream(path: Path, text: str) -> None:
+def _write_to_stream(path: Path, data: bytes) -> None:
     if stat.S_ISBLK(path.stat().st_mode):
         raise OSError(errno.EPERM, "it is a disk")
     try:
@@ -93,5 +97,5 @@ def _write_to_stream(path: Path, text: str) -> None:
             raise OSError(errno.ENXIO, "nothing reads this pipe") from error
         raise
     os.set_blocking(handle, True)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)

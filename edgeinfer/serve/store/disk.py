@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import queue
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,16 +17,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from edgeinfer.kept import PART, write_whole
 from edgeinfer.serve.store import record
 from edgeinfer.serve.store.blocks import Block
 from edgeinfer.serve.store.eviction import LeafLru
 
 SUFFIX: Final = ".kv"
-PART: Final = ".part"
 STALE_S: Final = 60.0  # an unfinished file that is older was left by a killed process
 MAX_WAITING: Final = 512  # blocks that wait for the disk; what comes when there are more is not written
 
 Work: TypeAlias = Callable[[], None]
+
+
+class _NoRoomError(Exception):
+    """The block is larger than what its budget can free."""
 
 
 class DiskBlocks:
@@ -129,23 +132,17 @@ class DiskBlocks:
         block = chain[-1]
         if block in self:
             return
-        data = record.encode(self._identity, block, payload)
-        handle, name = tempfile.mkstemp(dir=self._folder, suffix=PART)
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            with self._lock:
-                gone = self._lru.add([one.digest for one in chain], len(data))
-            if gone is None:
-                return
-            self._delete(gone)
-            part.replace(self._path(block.digest))
-        finally:
-            part.unlink(missing_ok=True)
-        self._mark_used([one.digest for one in chain])
+        data, digests = record.encode(self._identity, block, payload), [one.digest for one in chain]
+        with suppress(_NoRoomError):
+            write_whole(self._path(block.digest), data, check=lambda _: self._make_room(digests, len(data)))
+            self._mark_used(digests)
+
+    def _make_room(self, digests: Sequence[bytes], n_bytes: int) -> None:
+        with self._lock:
+            gone = self._lru.add(digests, n_bytes)
+        if gone is None:
+            raise _NoRoomError
+        self._delete(gone)
 
     def _delete(self, digests: Sequence[bytes]) -> None:
         for digest in digests:
