@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeinfer.backends.executorch.exports import bundle_artifact
-from edgeinfer.catalog.entry import LayerKv, ModelEntry, ModelShape
+from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.formats.bundle import Bundle
 from edgeinfer.types import Sampling
 
@@ -15,19 +15,7 @@ RANK_SOURCE = "not ranked: it is in no catalog"
 def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry:
     manifest = bundle.manifest
     n_bytes = sum(file.n_bytes for file in manifest.files.values())
-    shape = ModelShape(
-        architecture=manifest.architecture,
-        n_layers=manifest.n_layers,
-        hidden=manifest.hidden,
-        n_heads=manifest.n_heads,
-        n_ffn=manifest.n_ffn,
-        n_vocab=manifest.n_vocab,
-        limit=manifest.limit,
-        kv=(LayerKv(manifest.n_layers, manifest.n_kv_heads, manifest.head_dim),),
-        n_params=manifest.n_params,
-        n_active_params=manifest.n_params,
-    )
-    computed = bundle_artifact(shape, manifest.tier, file=str(bundle.path.resolve()))
+    computed = bundle_artifact(manifest.shape, manifest.tier, file=str(bundle.path.resolve()))
     return ModelEntry(
         name=name,
         title=manifest.name or name,
@@ -35,7 +23,7 @@ def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry
         gated=False,
         rank=0,
         rank_source=RANK_SOURCE,
-        shape=shape,
+        shape=manifest.shape,
         sampling=sampling,
         artifacts=(replace(computed, n_bytes=n_bytes, exact=True),),
         exit_layer=manifest.exit_layer or None,

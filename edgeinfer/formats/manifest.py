@@ -16,6 +16,7 @@ from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.chat_pieces import ChatPieces, read_chat, token_ids
 from edgeinfer.formats.paths import check_digest
 from edgeinfer.formats.tables import Table
+from edgeinfer.shape import ModelShape, shape_of
 
 __all__ = ["BundleFile", "Golden", "Manifest", "Memory", "Method", "read_manifest", "sealed", "write_manifest"]
 
@@ -106,10 +107,8 @@ class Manifest:
     digest: str = _NO_DIGEST
 
     @property
-    def n_params(self) -> int:
-        """Weights of matrices, those of the embedding and of the head counted apart."""
-        attention = 2 * self.hidden * self.head_dim * (self.n_heads + self.n_kv_heads)
-        return self.n_layers * (attention + 3 * self.hidden * self.n_ffn) + 2 * self.n_vocab * self.hidden
+    def shape(self) -> ModelShape:
+        return shape_of(self)
 
 
 def read_manifest(path: Path) -> Manifest:

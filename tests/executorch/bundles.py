@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from edgeinfer.formats.bundle import file_of
 from edgeinfer.formats.chat_pieces import ChatPieces, Frame, Lead, Pieces, ThinkingCut, TraceFormat
 from edgeinfer.formats.manifest import (
+    MANIFEST,
     PROGRAM,
     TEMPLATE,
     TOKENIZER,
@@ -14,8 +18,12 @@ from edgeinfer.formats.manifest import (
     Manifest,
     Memory,
     Method,
+    sealed,
     write_manifest,
 )
+
+Fields: TypeAlias = dict[str, Any]
+Keys: TypeAlias = tuple[str | int, ...]
 
 THINK = TraceFormat("<think>", ("</think>",), ("<answer>",))
 PIECES = Pieces(
@@ -74,3 +82,35 @@ def write_bundle(folder: Path, **changes: object) -> Path:
     }
     write_manifest(folder, Manifest(**{**fields, **changes}))  # type: ignore[arg-type]
     return folder
+
+
+def fields_of(folder: Path) -> Fields:
+    """Of the manifest in `folder`."""
+    fields: Fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return fields
+
+
+def write_fields(folder: Path, fields: Fields) -> None:
+    """As the manifest of `folder`, with a new digest where `fields` still has one."""
+    text = json.dumps(fields)
+    has_digest = str(fields.get("digest")).startswith("sha256:")
+    (folder / MANIFEST).write_text(sealed(text) if has_digest else text, encoding="utf-8")
+
+
+def keys_of(value: object, at: Keys = ()) -> list[Keys]:
+    """The keys that lead to each value in `value`, an outer value before those in it."""
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [keys for key, inner in items for keys in ((*at, key), *keys_of(inner, (*at, key)))]
+
+
+def changed(fields: Fields, keys: Keys, value: object) -> Fields:
+    """A copy with another value at `keys`; `...` removes it."""
+    other = copy.deepcopy(fields)
+    inner: Any = other
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    return other

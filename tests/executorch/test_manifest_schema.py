@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
@@ -14,8 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from edgeinfer import formats
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle
-from edgeinfer.formats.manifest import MANIFEST, sealed
-from tests.executorch.bundles import write_bundle
+from tests.executorch.bundles import Fields, Keys, changed, fields_of, keys_of, write_bundle, write_fields
 from tests.executorch.exported import bundle_of, missing
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -30,16 +26,9 @@ def folder(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "b")
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return fields
-
-
-def both(folder: Path, fields: dict[str, Any]) -> tuple[bool, bool]:
+def both(folder: Path, fields: Fields) -> tuple[bool, bool]:
     """Whether the schema and our reader take these fields."""
-    text = json.dumps(fields)
-    has_digest = str(fields.get("digest")).startswith("sha256:")
-    (folder / MANIFEST).write_text(sealed(text) if has_digest else text, encoding="utf-8")
+    write_fields(folder, fields)
     try:
         check_bundle(folder)
     except ArtifactError:
@@ -47,37 +36,18 @@ def both(folder: Path, fields: dict[str, Any]) -> tuple[bool, bool]:
     return VALIDATOR.is_valid(fields), True
 
 
-def keys(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Paths of all values but those under free keys."""
-    if at in FREE:
-        return
-    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    for key, inner in items:
-        yield (*at, key)
-        yield from keys(inner, (*at, key))
-
-
-def changed(fields: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    """A copy with another value at `path`; `...` removes it."""
-    other: Any = copy.deepcopy(fields)
-    inner = other
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    result: dict[str, Any] = other
-    return result
+def keys(fields: Fields) -> list[Keys]:
+    """Of all values but those under free keys."""
+    return [keys for keys in keys_of(fields) if len(keys) == 1 or keys[:1] not in FREE]
 
 
 def test_the_schema_is_one_and_takes_a_manifest(folder: Path) -> None:
     Draft202012Validator.check_schema(SCHEMA)
-    assert both(folder, manifest_of(folder)) == (True, True)
+    assert both(folder, fields_of(folder)) == (True, True)
 
 
 def test_a_manifest_without_a_key_is_refused_by_both(folder: Path) -> None:
-    fields = manifest_of(folder)
+    fields = fields_of(folder)
     named = [path for path in keys(fields) if isinstance(path[-1], str) and path not in OPTIONAL]
     assert len(named) > 30
     for path in named:
@@ -86,7 +56,7 @@ def test_a_manifest_without_a_key_is_refused_by_both(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, True, -1, 1 << 31, "x", [None], {"x": 1}], ids=str)
 def test_a_value_that_the_schema_refuses_is_refused_by_the_reader(folder: Path, value: object) -> None:
-    fields = manifest_of(folder)
+    fields = fields_of(folder)
     n_refused = 0
     for path in keys(fields):
         by_schema, by_reader = both(folder, changed(fields, path, value))
@@ -96,14 +66,14 @@ def test_a_value_that_the_schema_refuses_is_refused_by_the_reader(folder: Path, 
 
 
 def test_an_unknown_key_is_refused_by_both(folder: Path) -> None:
-    fields = manifest_of(folder)
+    fields = fields_of(folder)
     for path in ((), ("files", "model.pte"), ("golden", 0)):
         assert both(folder, changed(fields, (*path, "surprise"), 1)) == (False, False), path
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
 def test_what_an_export_writes_fits_the_schema(tmp_path: Path) -> None:
-    fields = manifest_of(bundle_of(write_tiny(tmp_path / "llama-F32.gguf", Tiny()), "fp32"))
+    fields = fields_of(bundle_of(write_tiny(tmp_path / "llama-F32.gguf", Tiny()), "fp32"))
     VALIDATOR.validate(fields)
     assert set(fields["methods"]) == {"front", "exit_head", "verify"}
     assert fields["methods"]["verify"]["inputs"] == ["float32[1, n_tokens, 128]", "int64[4]", "int64[n_rows]"]

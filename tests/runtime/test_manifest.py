@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle, check_files
-from edgeinfer.formats.manifest import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER, sealed
-from tests.executorch.bundles import write_bundle
+from edgeinfer.formats.manifest import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER
+from tests.executorch.bundles import Fields, changed, fields_of, keys_of, write_bundle, write_fields
 from tests.runtime.text_library import Refused, check_on_phone, needs_compiler
 
 pytestmark = needs_compiler
@@ -113,40 +110,16 @@ def test_bundles_whose_files_were_changed(tmp_path: Path, mutate: Callable[[Path
         assert str(folder) in refused_by_both(folder)
 
 
-def paths_of(value: object, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    return [path for key, inner in items for path in ((*at, key), *paths_of(inner, (*at, key)))]
-
-
-def changed(fields: dict[str, Any], path: tuple[str | int, ...], value: object) -> dict[str, Any]:
-    other: Any = copy.deepcopy(fields)
-    inner = other
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    result: dict[str, Any] = other
-    return result
-
-
-def write_sealed(folder: Path, fields: dict[str, Any]) -> None:
-    text = json.dumps(fields)
-    has_digest = str(fields.get("digest")).startswith("sha256:")
-    (folder / MANIFEST).write_text(sealed(text) if has_digest else text, encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     "value", [..., None, True, -1, 0, 1.5, 1 << 31, 1 << 70, "x", "", [], [None], [-1], {}, {"x": 1}], ids=str
 )
 def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, value: object) -> None:
     """Every value in turn, with the digest made anew: one cause, and never a crash."""
-    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    fields = fields_of(folder)
     n_refused = 0
-    for path in paths_of(fields):
-        write_sealed(folder, changed(fields, path, value))
-        assert cause_here(folder) == cause_on_phone(folder), path
+    for keys in keys_of(fields):
+        write_fields(folder, changed(fields, keys, value))
+        assert cause_here(folder) == cause_on_phone(folder), keys
         n_refused += bool(cause_here(folder)[0])
     assert n_refused > 50
 
@@ -166,12 +139,10 @@ def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, v
         (lambda f: f["chat"]["thinking"].update(stripped=["robot"]), "`stripped` names 'robot', which is no role"),
     ],
 )
-def test_manifests_of_another_policy_or_schema(
-    folder: Path, change: Callable[[dict[str, Any]], None], cause: str
-) -> None:
-    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+def test_manifests_of_another_policy_or_schema(folder: Path, change: Callable[[Fields], None], cause: str) -> None:
+    fields = fields_of(folder)
     change(fields)
-    write_sealed(folder, fields)
+    write_fields(folder, fields)
     assert cause in refused_by_both(folder)
 
 
@@ -183,8 +154,8 @@ def test_every_type_of_keys_and_values_is_taken(folder: Path, kv_type: str) -> N
 
 
 def test_a_newer_schema_says_to_update(folder: Path) -> None:
-    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    write_sealed(folder, fields | {"schema_version": 3})
+    fields = fields_of(folder)
+    write_fields(folder, fields | {"schema_version": 3})
     assert cause_on_phone(folder)[1] == "update edgeinfer"
 
 
@@ -224,10 +195,10 @@ def test_a_folder_that_is_a_file_or_not_there(tmp_path: Path) -> None:
 def test_the_digest_of_large_files(folder: Path) -> None:
     """Around the block size of SHA-256 and of the reader."""
     rng = random.Random(1)
-    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    fields = fields_of(folder)
     for n_bytes in (0, 1, 55, 56, 63, 64, 65, 1 << 20, (1 << 20) + 1):
         data = rng.randbytes(n_bytes)
         (folder / PROGRAM).write_bytes(data)
         fields["files"][PROGRAM] = {"n_bytes": n_bytes, "sha256": "sha256:" + hashlib.sha256(data).hexdigest()}
-        write_sealed(folder, fields)
+        write_fields(folder, fields)
         assert cause_here(folder) == cause_on_phone(folder) == ("", "")

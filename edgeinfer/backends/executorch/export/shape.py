@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeinfer.shape import LayerKv, ModelShape
+from edgeinfer.shape import ModelShape, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +28,8 @@ class DecoderShape:
     tied: bool  # the head uses the weights of the embedding
 
     @property
-    def n_params(self) -> int:
-        attention = 2 * self.hidden * self.head_dim * (self.n_heads + self.n_kv_heads)
-        layer = attention + 3 * self.hidden * self.n_ffn
-        return self.n_layers * layer + 2 * self.n_vocab * self.hidden  # the head is a copy where it is tied
-
-    @property
     def of_model(self) -> ModelShape:
-        return ModelShape(
-            architecture=self.architecture,
-            n_layers=self.n_layers,
-            hidden=self.hidden,
-            n_heads=self.n_heads,
-            n_ffn=self.n_ffn,
-            n_vocab=self.n_vocab,
-            limit=self.limit,
-            kv=(LayerKv(self.n_layers, self.n_kv_heads, self.head_dim),),
-            n_params=self.n_params,
-            n_active_params=self.n_params,
-        )
+        return shape_of(self)
 
 
 def rope_frequencies(base: float, head_dim: int) -> npt.NDArray[np.float64]:

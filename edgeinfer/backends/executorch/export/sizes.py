@@ -14,4 +14,4 @@ _PEAK_BYTES_PER_WEIGHT: Final[Mapping[str, float]] = {"8da4w": 5.5, "8da8w": 7, 
 
 def peak_bytes(shape: DecoderShape, tier: str) -> int:
     """Memory that the exporting process takes at most."""
-    return int(_BASE_PEAK_BYTES + _PEAK_BYTES_PER_WEIGHT[tier] * shape.n_params)
+    return int(_BASE_PEAK_BYTES + _PEAK_BYTES_PER_WEIGHT[tier] * shape.of_model.n_params)
