@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeinfer.shape import LayerKv, ModelShape
-from edgeinfer.types import Sampling
+from edgeinfer.types import KvType, Sampling
 
 __all__ = ["Artifact", "LayerKv", "ModelEntry", "ModelShape", "Pick", "TaughtDraft", "Tier"]
 
@@ -27,6 +27,7 @@ class Artifact:
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
     tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not seen
     head: tuple[str, int] = ("", 0)  # of these, type and bytes of the matrix over the vocabulary; ("", 0): not seen
+    kv_type: KvType | None = None  # the only type of K and V that it runs with; None: each that its backend has
     made_from: Artifact | None = None  # `edgeinfer export` makes it from this one; None: it is loaded as it is
 
     @property

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import say, show, size
 from edgeinfer.errors import UsageError
+from edgeinfer.formats.manifest import KV_TYPES
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.executorch.export.bundle import Storage
+    from edgeinfer.backends.executorch.export.quantize import Tier
 
 HELP = "make a phone bundle of a model"
-USAGE = "export MODEL --out FOLDER [--tier TIER] [--device NAME]"
+USAGE = "export MODEL --out FOLDER [--tier TIER] [--kv-type TYPE] [--device NAME]"
 EXAMPLES = """\
   edgeinfer export demo --out demo-phone                        4-bit weights, as the demo's file has them
   edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
+  edgeinfer export demo --kv-type q8_0 --out demo-phone         K and V in 8 bits, for longer contexts
   edgeinfer export demo --device iphone-15-pro --out demo-phone
   edgeinfer export demo --target coreml --out demo-coreml       for Core ML; not run here
   edgeinfer chat --model ./demo-phone                           the bundle, run here
 """
-TIERS = ("8da4w", "8da8w", "fp32")
+TIERS: tuple[Tier, ...] = ("8da4w", "8da8w", "fp32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="xnnpack, which runs on the processor, or coreml, in float16 and never run (xnnpack)",
     )
     parser.add_argument(
+        "--kv-type", default="", choices=("", *KV_TYPES), metavar="TYPE", help=f"K and V: {', '.join(KV_TYPES)} (f32)"
+    )
+    parser.add_argument(
         "--device", default="", metavar="NAME", help="say how the bundle fits this phone, and refuse it if it does not"
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
@@ -45,16 +55,19 @@ def run(args: argparse.Namespace) -> int:
     from edgeinfer.backends.executorch.export.source import open_source
     from edgeinfer.runner.exporting import export
 
-    args.tier = tier_of(args)
-    model = model_path(args)
+    storage = storage_of(args)
+    model = model_path(args, storage)
     open_source(model)  # refuses at once what cannot be exported
     if args.device:
-        say(device_line(args, model))
-    say(f"exporting {model.name} as {args.tier}: this takes minutes")
-    manifest = export(model, args.out, args.tier)
+        say(device_line(args, storage, model))
+    say(f"exporting {model.name} as {storage.tier}: this takes minutes")
+    manifest = export(model, args.out, storage)
     total = sum(file.n_bytes for file in manifest.files.values())
     show(str(args.out))
-    say(f"{size(total)}; {manifest.memory.kv_bytes_per_position:,} bytes of K and V for each position of context")
+    say(
+        f"{size(total)}; {manifest.memory.kv_bytes_per_position:,} bytes of K and V ({manifest.kv_type}) "
+        "for each position of context"
+    )
     if args.target == "coreml":
         say("note: nothing here runs Core ML: the program was lowered, and not run")
     elif not manifest.golden:
@@ -62,29 +75,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def tier_of(args: argparse.Namespace) -> str:
-    """Raises UsageError for a tier that the target does not have."""
+def storage_of(args: argparse.Namespace) -> Storage:
+    """Raises UsageError for what the target does not have."""
+    from edgeinfer.backends.executorch.export.bundle import Storage
+
     if args.target == "xnnpack":
-        return args.tier or TIERS[0]
+        return Storage(args.tier or TIERS[0], args.kv_type or KV_TYPES[0])
     if args.tier:
         raise UsageError(
             f"--target coreml has no tier {args.tier}: its weights are in float16", hint="leave out --tier"
         )
-    return "fp16"
+    if args.kv_type not in ("", "f32"):
+        raise UsageError(
+            f"--target coreml does not take --kv-type {args.kv_type}: K and V are float32 inputs and outputs",
+            hint="leave out --kv-type",
+        )
+    return Storage("fp16")
 
 
-def device_line(args: argparse.Namespace, model: Path) -> str:
+def device_line(args: argparse.Namespace, storage: Storage, model: Path) -> str:
     """What the bundle will be on the device. Raises NoPlanError where it does not fit."""
     from edgeinfer.runner.planned_export import plan_export
 
-    plan = plan_export(model, args.tier, args.device)
+    plan = plan_export(model, storage, args.device)
     return (
         f"on {plan.device.name}: {size(plan.estimate.total_bytes)} of {size(plan.budget_bytes)}, "
         f"a context of {plan.window.slots:,} tokens, about {plan.tokens_per_s:.0f} tokens/s"
     )
 
 
-def model_path(args: argparse.Namespace) -> Path:
+def model_path(args: argparse.Namespace, storage: Storage) -> Path:
     """The file that the bundle is made from, fetched when a name is given."""
     named = Path(args.model)
     if named.exists():
@@ -96,6 +116,6 @@ def model_path(args: argparse.Namespace) -> Path:
 
     source = source_request(args.model, offline=args.offline)
     if args.device:
-        plan_named_export(args.model, args.tier, args.device, offline=args.offline)  # refuses before the download
+        plan_named_export(args.model, storage, args.device, offline=args.offline)  # refuses before the download
     with downloads_from(args) as downloads:
         return bring(edgeinfer.choose(source, offline=args.offline), downloads)

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
                 "bundle": str(args.folder),
                 "name": manifest.name,
                 "tier": manifest.tier,
+                "kv_type": manifest.kv_type,
                 "files": {name: file.sha256 for name, file in manifest.files.items()},
                 "golden_tokens": verified.n_tokens,
                 "worst_logit_difference": verified.worst_difference,
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return 0
-    show(f"{args.folder}: {manifest.name}, {manifest.tier}")
+    show(f"{args.folder}: {manifest.name}, {manifest.tier}, K and V in {manifest.kv_type}")
     show(f"  files      {len(manifest.files)}, as the manifest says")
     show(f"  answers    {golden_line(verified.n_tokens, verified.worst_difference)}")
     show(f"  exactness  {verified.exact_rows} rows of a round equal single rows (recorded: {manifest.exact_rows})")

@@ -15,7 +15,7 @@ RANK_SOURCE = "not ranked: it is in no catalog"
 def entry_of_bundle(name: str, bundle: Bundle, sampling: Sampling) -> ModelEntry:
     manifest = bundle.manifest
     n_bytes = sum(file.n_bytes for file in manifest.files.values())
-    computed = bundle_artifact(manifest.shape, manifest.tier, file=str(bundle.path.resolve()))
+    computed = bundle_artifact(manifest.shape, manifest.tier, file=str(bundle.path.resolve()), kv_type=manifest.kv_type)
     return ModelEntry(
         name=name,
         title=manifest.name or name,

@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.chat_pieces import ChatPieces, read_chat, token_ids
 from edgeinfer.formats.paths import check_digest
 from edgeinfer.formats.tables import Table
 from edgeinfer.shape import ModelShape, shape_of
+from edgeinfer.types import KvType
 
 __all__ = ["BundleFile", "Golden", "Manifest", "Memory", "Method", "read_manifest", "sealed", "write_manifest"]
 
@@ -25,10 +26,11 @@ KNOWN_FILES: Final = frozenset({PROGRAM, TOKENIZER, TEMPLATE})
 SCHEMA_VERSION: Final = 2
 TARGETS: Final = ("xnnpack",)
 POLICIES: Final = ("sinks-and-blocks",)  # of edgeinfer/window.py
-KV_TYPES: Final = ("f32", "f16", "q8_0")
+KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")  # in the order of ei_kv_type in engine.h
 MAX_MANIFEST_BYTES: Final = 1 << 20
 HINT: Final = "export the model again"
 _NO_DIGEST: Final = "sha256:" + "0" * 64
+T = TypeVar("T", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Manifest:
     tier: str
     target: str
     policy: str  # which keys a query sees
-    kv_type: str  # of the golden answers and of `memory`; a phone keeps K and V in this type
+    kv_type: KvType  # of a conversation's K and V. "q8_0": 8 bits a value, one float32 scale for each head and position
     architecture: str
     n_layers: int
     n_heads: int
@@ -224,11 +226,12 @@ def _manifest(table: Table) -> Manifest:
 _POSITIVE = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden", "n_ffn", "n_vocab", "limit")
 
 
-def _one_of(table: Table, key: str, known: tuple[str, ...]) -> str:
+def _one_of(table: Table, key: str, known: tuple[T, ...]) -> T:
     value = table.text(key)
-    if value not in known:
-        raise ValueError(f"`{key}` is {value[:40]!r}; this version runs {', '.join(known)}")
-    return value
+    for one in known:
+        if value == one:
+            return one
+    raise ValueError(f"`{key}` is {value[:40]!r}; this version runs {', '.join(known)}")
 
 
 def _count(table: Table, key: str) -> int:

@@ -142,15 +142,15 @@ def _judge(
         return refuse("unavailable", why)
     if tier and artifact.tier not in found.tiers:  # a tier that is in no table is left to the engine
         return refuse("unavailable", f"{facts.name} does not load {artifact.tier}")
-    kv_type = request.kv_type or facts.preferred_kv_type(device, model.shape)
-    if kv_type not in found.kv_types:
-        return refuse("kv", f"{facts.name} does not keep K and V as {kv_type}")
+    kv_type = request.kv_type or artifact.kv_type or facts.preferred_kv_type(device, model.shape)
     if drafts is not None and facts.name not in drafts:
         return refuse("unavailable", f"{facts.name} cannot run the draft model {request.draft_model}")
     try:
         window = make_policy(model.shape, wanted_context(model, request), request.sink)
     except UsageError as error:
         return refuse("context", str(error))
+    if why := _other_kv_type(model, artifact, backend, kv_type, window):
+        return refuse("kv", why)
     draft = drafts[facts.name] if drafts is not None else None
     exit_layer, no_early_exit = _early_exit(model, backend, request)
     taught, no_taught = _taught(device, model, artifact, backend, request)
@@ -183,6 +183,18 @@ def _judge(
         taught=taught,
         no_taught=no_taught,
     )
+
+
+def _other_kv_type(
+    model: ModelEntry, artifact: Artifact, backend: BackendOnDevice, kv_type: KvType, window: WindowPolicy
+) -> str:
+    """Why K and V cannot be kept as `kv_type`; "" when they can."""
+    if kv_type not in backend.capabilities.kv_types:
+        return f"{backend.facts.name} does not keep K and V as {kv_type}"
+    if artifact.kv_type is None or artifact.kv_type == kv_type:
+        return ""
+    n_bytes = backend.facts.kv_bytes(model.shape, window, artifact.kv_type) // window.slots
+    return f"it keeps K and V as {artifact.kv_type} ({n_bytes:,} bytes a token), not as {kv_type}"
 
 
 def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -> tuple[int | None, str]:

@@ -58,7 +58,10 @@ def export_command(plan: Plan) -> list[str]:
         return []
     model = plan.model.name if plan.model.in_catalog else source.repo or source.file
     out = f"{plan.model.name}-{plan.artifact.tier}"
-    return ["edgeinfer", "export", model, "--tier", plan.artifact.tier, "--device", plan.device.slug, "--out", out]
+    usual = plan.facts.preferred_kv_type(plan.device, plan.model.shape)
+    kv_type = ["--kv-type", plan.kv_type] if plan.kv_type != usual else []
+    tier = ["--tier", plan.artifact.tier, *kv_type]
+    return ["edgeinfer", "export", model, *tier, "--device", plan.device.slug, "--out", out]
 
 
 def _export_lines(plan: Plan) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from edgeinfer.backends.executorch.export.bundle import Claims, export_bundle
+from edgeinfer.backends.executorch.export.bundle import Claims, Storage, export_bundle
 from edgeinfer.catalog import load_catalog
 from edgeinfer.chat.pieces import chat_pieces
 from edgeinfer.chat.reasoning import NO_THINKING
@@ -22,9 +21,9 @@ from edgeinfer.protocols import Tokenizer
 __all__ = ["claims_of", "describe_chat", "export"]
 
 
-def export(model: Path, out: Path, tier: Literal["8da4w", "8da8w", "fp32", "fp16"]) -> Manifest:
+def export(model: Path, out: Path, storage: Storage) -> Manifest:
     """Raises what `export_bundle` raises."""
-    return export_bundle(model, out, tier, claims_of(model), describe_chat)
+    return export_bundle(model, out, storage, claims_of(model), describe_chat)
 
 
 def claims_of(model: Path) -> Claims:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_NATS", "Parity", "parity"]
 
-_COMPARED: tuple[tuple[str, KvType], ...] = ((LLAMA_CPP.name, "f16"), (EXECUTORCH.name, "f32"))
+_COMPARED: tuple[tuple[str, KvType | None], ...] = ((LLAMA_CPP.name, "f16"), (EXECUTORCH.name, None))
 MOST_NATS = 0.1  # a token, on average: twice what four bits with positive scales cost the demo
 
 
@@ -67,7 +67,9 @@ def parity(bundle: Path, model: Path) -> tuple[Parity, ...]:
     return tuple(found)
 
 
-def _log_probabilities(path: Path, backend: str, kv_type: KvType, texts: Sequence[Sequence[int]]) -> LogProbabilities:
+def _log_probabilities(
+    path: Path, backend: str, kv_type: KvType | None, texts: Sequence[Sequence[int]]
+) -> LogProbabilities:
     """Each text read one token at a time."""
     import numpy as np
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from edgeinfer.backends.executorch.export.bundle import Storage
 from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.backends.executorch.exports import BUNDLES, SOURCE_BACKEND, bundle_artifact, source_of
 from edgeinfer.backends.executorch.facts import FACTS
@@ -21,7 +22,7 @@ from edgeinfer.types import Sampling
 __all__ = ["plan_export", "plan_named_export", "source_request"]
 
 
-def plan_export(model: Path, tier: str, device: str) -> Plan:
+def plan_export(model: Path, storage: Storage, device: str) -> Plan:
     """How the bundle of `model` would run on a device of `devices.toml`. Raises NoPlanError where it does not fit."""
     source = open_source(model).shape
     shape = source.of_model
@@ -35,17 +36,18 @@ def plan_export(model: Path, tier: str, device: str) -> Plan:
         rank_source=RANK_SOURCE,
         shape=shape,
         sampling=Sampling(),
-        artifacts=(bundle_artifact(shape, tier, file=str(model)),),
+        artifacts=(bundle_artifact(shape, storage.tier, file=str(model), kv_type=storage.kv_type),),
         exit_layer=source.exit_layer,
         in_catalog=False,
     )
     return _planned(entry, device)
 
 
-def plan_named_export(model: str, tier: str, device: str, *, offline: bool) -> Plan:
+def plan_named_export(model: str, storage: Storage, device: str, *, offline: bool) -> Plan:
     """The same for a model by name, before its file is downloaded. The shape comes from the catalog or the hub."""
     entry = _entry(model, offline=offline)
-    return _planned(replace(entry, artifacts=(bundle_artifact(entry.shape, tier),)), device)
+    artifact = bundle_artifact(entry.shape, storage.tier, kv_type=storage.kv_type)
+    return _planned(replace(entry, artifacts=(artifact,)), device)
 
 
 def source_request(model: str, *, offline: bool) -> Request:

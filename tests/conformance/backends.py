@@ -127,9 +127,10 @@ def missing_mlx() -> str:
 def executorch(tier: str, kv_type: KvType = "f32") -> Callable[[Path], Model]:
     def load(path: Path) -> Model:
         from edgeinfer.backends.executorch.bundle import load_bundle
-        from tests.executorch.exported import bundle_of
+        from tests.executorch.exported import bundle_of, with_kv_type
 
-        return load_bundle(bundle_of(path, tier), n_threads=1, kv_type=kv_type)
+        bundle = bundle_of(path, tier)
+        return load_bundle(bundle if kv_type == "f32" else with_kv_type(bundle, kv_type), n_threads=1)
 
     return load
 

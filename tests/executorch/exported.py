@@ -5,15 +5,25 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+from edgeinfer.backends.executorch.facts import kv_bytes_per_position
+from edgeinfer.backends.executorch.golden import record
+from edgeinfer.formats.bundle import check_bundle
+from edgeinfer.formats.manifest import write_manifest
+from edgeinfer.types import KvType
 
 ROOT = Path(__file__).parents[2]
 _EXPORT = (
     "import sys; from pathlib import Path; from edgeinfer.runner.exporting import export; "
-    "export(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
+    "from edgeinfer.backends.executorch.export.bundle import Storage; "
+    "export(Path(sys.argv[1]), Path(sys.argv[2]), Storage(sys.argv[3]))"
 )
 KEPT = ROOT / ".pytest_cache/executorch"
 
@@ -41,6 +51,21 @@ def bundle_of(model: Path, tier: str) -> Path:
     if not out.exists():
         # a process of its own: importing torch warns, and warnings fail tests
         subprocess.run([sys.executable, "-c", _EXPORT, str(model), str(out), tier], check=True, cwd=ROOT)
+    return out
+
+
+def with_kv_type(bundle: Path, kv_type: KvType) -> Path:
+    """The bundle of `bundle_of` as an export with `kv_type` makes it: the program does not depend on that."""
+    out = bundle.with_name(f"{bundle.name}-{kv_type}")
+    if not out.exists():
+        with tempfile.TemporaryDirectory(dir=KEPT) as scratch:
+            folder = Path(scratch) / out.name
+            shutil.copytree(bundle, folder)
+            manifest = check_bundle(folder).manifest
+            memory = replace(manifest.memory, kv_bytes_per_position=kv_bytes_per_position(manifest.shape, kv_type))
+            write_manifest(folder, replace(manifest, kv_type=kv_type, memory=memory, golden=(), exact_rows=0))
+            record(folder)
+            folder.rename(out)
     return out
 
 

@@ -66,7 +66,7 @@ def test_show_and_export_know_a_bundle(tmp_path: Path, capsys: pytest.CaptureFix
         (lambda f: f.update(schema_version=1), "schema 1; this version reads schema 2"),
         (lambda f: f.update(policy="all"), "`policy` is 'all'; this version runs sinks-and-blocks"),
         (lambda f: f.update(target="coreml"), "`target` is 'coreml'; this version runs xnnpack"),
-        (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32"),
+        (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32, f16, q8_0"),
         (lambda f: f.update(stop_tokens=[288]), "`stop_tokens` names 288; there are 288 tokens"),
         (lambda f: f["chat"]["thinking"]["cut"].update(strips="all"), "`strips` is 'all'"),
         (lambda f: f["chat"]["thinking"].update(stripped=["robot"]), "names 'robot', which is no role"),

@@ -19,12 +19,13 @@ from edgeinfer.errors import ArtifactError, BackendError, EngineError, UsageErro
 from edgeinfer.plan import Request
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
-from tests.executorch.exported import bundle_of, missing
+from tests.executorch.exported import bundle_of, missing, with_kv_type
 from tests.tiny_gguf import Tiny, write_tiny
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
+BYTES_IN_F32 = 512 * 4 * 2 * 2 * 32 * 4  # positions, layers, heads, K and V, values, bytes
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +94,13 @@ def test_conversations_do_not_see_each_other(program: Program) -> None:
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
-def test_a_plan_s_type_of_k_and_v_is_what_the_engine_keeps(program_path: Path, kv_type: KvType) -> None:
-    plan = edgeinfer.choose(Request(model=str(program_path.parent), kv_type=kv_type, context=512, force=True))
-    model = BACKEND.load(plan, program_path.parent)
+def test_the_engine_keeps_k_and_v_as_the_bundle_says(program_path: Path, kv_type: KvType) -> None:
+    bundle = with_kv_type(program_path.parent, kv_type)
+    plan = edgeinfer.choose(Request(model=str(bundle), context=512, force=True))
+    model = BACKEND.load(plan, bundle)
     cache = model.new_cache(plan.window)
-    assert cache.n_bytes == plan.estimate.kv_bytes
+    assert plan.kv_type == kv_type
+    assert cache.n_bytes == plan.estimate.kv_bytes < BYTES_IN_F32
     cache.close()
     model.close()
 

@@ -15,6 +15,7 @@ from edgeinfer.catalog import ModelEntry, load_catalog
 from edgeinfer.cli.main import main
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.plan import Plan, Request, explain
+from edgeinfer.plan.report import export_command
 from edgeinfer.runner.opening import bring
 from edgeinfer.runner.planned_export import source_request
 from edgeinfer.types import KvType
@@ -174,12 +175,12 @@ def test_the_tiers_are_ordered_as_they_were_measured() -> None:
     assert order["Q4_0"] < order["8da4w"] < order["8da8w"] < order["Q8_0"]
 
 
-def test_k_and_v_are_smaller_where_they_are_asked_for(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "b")
-
+def test_a_bundle_runs_with_the_type_of_k_and_v_that_it_says(tmp_path: Path) -> None:
     def kv_bytes(kv_type: KvType) -> int:
-        request = Request(model=str(bundle), kv_type=kv_type, context=512, force=True)
-        return edgeinfer.choose(request, device="macbook-air-m2-16gb").estimate.kv_bytes
+        bundle = write_bundle(tmp_path / kv_type, kv_type=kv_type)
+        plan = edgeinfer.choose(Request(model=str(bundle), context=512, force=True), device=PHONE)
+        assert plan.kv_type == kv_type
+        return plan.estimate.kv_bytes
 
     heads = 512 * 4 * 2 * 2  # positions, layers, heads, K and V
     assert kv_bytes("f32") == heads * 32 * 4
@@ -187,9 +188,28 @@ def test_k_and_v_are_smaller_where_they_are_asked_for(tmp_path: Path) -> None:
     assert kv_bytes("q8_0") == heads * (32 + 4)  # and a scale
 
 
-def test_another_type_of_k_and_v_is_refused() -> None:
-    with pytest.raises(NoPlanError, match="executorch does not keep K and V as q8_0"):
-        plan("llama-3.2-1b", kv_type="q8_0")
+@pytest.mark.parametrize(("kv_type", "asked", "n_bytes"), [("f16", "f32", "1,024"), ("f32", "q8_0", "2,048")])
+def test_another_type_than_that_of_the_bundle_is_refused(
+    tmp_path: Path, kv_type: KvType, asked: KvType, n_bytes: str
+) -> None:
+    bundle = write_bundle(tmp_path / "b", kv_type=kv_type)
+    with pytest.raises(NoPlanError) as caught:
+        edgeinfer.choose(Request(model=str(bundle), kv_type=asked, context=512, force=True), device=PHONE)
+    assert f"it keeps K and V as {kv_type} ({n_bytes} bytes a token), not as {asked}" in str(caught.value)
+    assert "without --kv-type" in caught.value.hint
+
+
+def test_a_plan_exports_with_the_type_of_k_and_v_that_is_asked_for() -> None:
+    small, usual = plan("llama-3.2-1b", kv_type="q8_0"), plan("llama-3.2-1b")
+    a_head = 64 * 2 + 2 * 4  # bytes of K and V in 8 bits, and their scales
+    assert small.estimate.kv_bytes == small.window.slots * 16 * 8 * a_head
+    assert export_command(small)[5:7] == ["--kv-type", "q8_0"]
+    assert "--kv-type" not in export_command(usual)
+
+
+def test_a_type_that_no_bundle_has_is_refused() -> None:
+    with pytest.raises(NoPlanError, match="executorch does not keep K and V as q4_0"):
+        plan("llama-3.2-1b", kv_type="q4_0")
 
 
 def test_no_bundle_is_planned_for_a_computer() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from edgeinfer.backends.executorch.export.bundle import Claims
+from edgeinfer.backends.executorch.export.bundle import Claims, Storage
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import open_source
 from edgeinfer.backends.executorch.exports import program_bytes
@@ -35,7 +35,7 @@ def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, m
     needed = peak_bytes(open_source(DEMO).shape, "8da4w")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
     with pytest.raises(NoPlanError, match=r"takes 0\.8 GB of memory, and 0\.8 GB are free"):
-        export(DEMO, tmp_path / "out", "8da4w")
+        export(DEMO, tmp_path / "out", Storage())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,11 +48,11 @@ def test_what_a_bundle_says_of_its_model(tmp_path: Path, smollm2: Path) -> None:
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
-        export(DEMO, tmp_path, "8da4w")
+        export(DEMO, tmp_path, Storage())
 
 
 def test_a_phone_is_planned_before_the_export() -> None:
-    plan = plan_export(DEMO, "8da4w", "iphone-15-pro")
+    plan = plan_export(DEMO, Storage(), "iphone-15-pro")
     assert (plan.artifact.backend, plan.artifact.tier) == ("executorch", "8da4w")
     assert plan.window.limit == 2048 and plan.speculation.exit_layer == 3
     assert plan.estimate.kv_bytes == 2 * 12 * 4 * 64 * 4 * plan.window.slots  # K and V, layers, heads, values, float32

@@ -56,7 +56,7 @@ class ExecutorchBackend:
         from edgeinfer.backends.executorch.bundle import load_bundle
 
         drafts = plan.speculation.exit_layer is not None
-        return load_bundle(path, n_threads=plan.n_threads, drafts=drafts, kv_type=plan.kv_type)
+        return load_bundle(path, n_threads=plan.n_threads, drafts=drafts)
 
 
 BACKEND = ExecutorchBackend()

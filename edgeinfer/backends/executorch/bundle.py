@@ -13,7 +13,7 @@ from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import PROGRAM, Manifest
 from edgeinfer.types import KvType
 
-__all__ = ["BundleTokenizer", "load_bundle"]
+__all__ = ["BundleTokenizer", "load_bundle", "packed_cache"]
 
 
 class BundleTokenizer:
@@ -31,9 +31,15 @@ class BundleTokenizer:
         self.piece = inner.piece
 
 
-def load_bundle(folder: Path, *, n_threads: int = 0, drafts: bool = True, kv_type: KvType = "f32") -> ExecutorchModel:
-    """Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does."""
+def load_bundle(
+    folder: Path, *, n_threads: int = 0, drafts: bool = True, kv_type: KvType | None = None
+) -> ExecutorchModel:
+    """`kv_type` is that of the manifest unless a test or a measurement wants another one.
+
+    Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does.
+    """
     bundle = check_bundle(folder)
+    kv_type = kv_type or bundle.manifest.kv_type
     program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle), kv_type=kv_type)
     try:
         _check_shape(bundle, program)

@@ -8,20 +8,18 @@ from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinfer.backends.executorch.build import engine_library
 from edgeinfer.errors import ArtifactError, EdgeInferError, EngineError, UsageError
+from edgeinfer.formats.manifest import KV_TYPES
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-
-KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")
-"""In the order of `ei_kv_type`. "q8_0" is 8 bits a value and one float32 scale for each head and position."""
 
 _ERRORS: dict[int, type[EdgeInferError]] = {2: UsageError, 4: ArtifactError, 70: EngineError}
 

@@ -9,6 +9,7 @@ from typing import Final
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.shape import ModelShape
+from edgeinfer.types import KvType
 
 __all__ = [
     "ARCHITECTURES",
@@ -48,8 +49,10 @@ def source_of(model: ModelEntry) -> Artifact | None:
     return max(files, key=lambda file: (bool(file.package), file.n_bytes), default=None)
 
 
-def bundle_artifact(shape: ModelShape, tier: str, *, file: str = "", made_from: Artifact | None = None) -> Artifact:
-    """A bundle by its computed size."""
+def bundle_artifact(
+    shape: ModelShape, tier: str, *, file: str = "", kv_type: KvType | None = None, made_from: Artifact | None = None
+) -> Artifact:
+    """A bundle by its computed size. `kv_type` is None where the export may choose it."""
     return Artifact(
         BUNDLE_BACKEND,
         tier,
@@ -58,6 +61,7 @@ def bundle_artifact(shape: ModelShape, tier: str, *, file: str = "", made_from: 
         file=file,
         exact=False,
         tensors=((tier, read_bytes(shape, tier)),),
+        kv_type=kv_type,
         made_from=made_from,
     )
 

@@ -9,6 +9,7 @@ from typing import Final
 from edgeinfer.backends.executorch.exports import BUNDLE_BACKEND, BUNDLES, Bundles
 from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.formats.manifest import KV_TYPES
 from edgeinfer.plan.facts import (
     TOKENIZER_BYTES_PER_ENTRY,
     Capabilities,
@@ -21,13 +22,12 @@ from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
 
-__all__ = ["FACTS", "ExecutorchFacts"]
+__all__ = ["FACTS", "ExecutorchFacts", "kv_bytes_per_position"]
 
 _TIERS: Final = frozenset({"8da4w", "8da8w", "fp32"})
 _PREFILL_ROWS: Final = 128  # MAX_TOKENS and MAX_ROWS of export/program.py
 _MAX_ROWS: Final = 16
-_KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")  # of the engine; a bundle tells phones the first
-_SCALE_BYTES: Final = 4  # of 8-bit K and V: one scale for each head and position
+_SCALE_BYTES: Final = 4  # of 8-bit K and V, for each head and position
 _ENGINE_BYTES: Final = 40_000_000
 _INTERPRETER_BYTES: Final = 29_000_000  # Python with its imports: docs/phone-memory.md
 
@@ -48,20 +48,13 @@ class ExecutorchFacts:
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         """XNNPACK runs on every processor."""
         interpreter_bytes = 0 if device.is_phone else _INTERPRETER_BYTES
-        kv_types = _KV_TYPES[:1] if device.is_phone else _KV_TYPES
-        return Capabilities(_TIERS, kv_types, early_exit=True, interpreter_bytes=interpreter_bytes)
+        return Capabilities(_TIERS, KV_TYPES, early_exit=True, interpreter_bytes=interpreter_bytes)
 
     def preferred_kv_type(self, device: DeviceProfile, shape: ModelShape) -> KvType:  # noqa: ARG002
         return "f32"
 
     def kv_bytes(self, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int:
-        rows = (
-            group.n_layers
-            * group.n_kv_heads
-            * kv_row_bytes(kv_type, group.head_dim, Scaling(group.head_dim, _SCALE_BYTES))
-            for group in shape.kv
-        )
-        return policy.slots * sum(rows)
+        return policy.slots * kv_bytes_per_position(shape, kv_type)
 
     def workspace_bytes(self, shape: ModelShape, *, early_exit: bool) -> int:  # noqa: ARG002  # the same program
         base = _ENGINE_BYTES + shape.n_vocab * TOKENIZER_BYTES_PER_ENTRY
@@ -85,6 +78,14 @@ class ExecutorchFacts:
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002
         return False
+
+
+def kv_bytes_per_position(shape: ModelShape, kv_type: KvType) -> int:
+    """K and V of all layers for one position of one conversation."""
+    return sum(
+        group.n_layers * group.n_kv_heads * kv_row_bytes(kv_type, group.head_dim, Scaling(group.head_dim, _SCALE_BYTES))
+        for group in shape.kv
+    )
 
 
 FACTS: Final = ExecutorchFacts()

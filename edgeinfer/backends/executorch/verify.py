@@ -12,7 +12,7 @@ from edgeinfer.backends.executorch.bundle import load_bundle
 from edgeinfer.backends.executorch.golden import POLICY, exact_rows
 from edgeinfer.backends.executorch.model import ExecutorchModel
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.bundle import check_bundle, check_files
+from edgeinfer.formats.bundle import Bundle, check_bundle, check_files
 from edgeinfer.formats.bundle_zip import is_bundle_zip, unpack
 from edgeinfer.formats.manifest import Golden, Manifest
 from edgeinfer.prefill import prefill
@@ -41,6 +41,7 @@ def verify_bundle(folder: Path) -> Verified:
     before = psutil.Process().memory_info().rss
     model = load_bundle(folder)
     try:
+        _check_kv_bytes(model, bundle)
         differences = [
             difference
             for golden in bundle.manifest.golden
@@ -52,6 +53,19 @@ def verify_bundle(folder: Path) -> Verified:
     finally:
         model.close()
     return Verified(bundle.manifest, len(differences), max(differences, default=0.0), n_exact, max(0, resident))
+
+
+def _check_kv_bytes(model: ExecutorchModel, bundle: Bundle) -> None:
+    """Raises ArtifactError where a conversation takes other bytes than the manifest says."""
+    cache = model.new_cache(POLICY)
+    found, stated = cache.n_bytes // POLICY.slots, bundle.manifest.memory.kv_bytes_per_position
+    cache.close()
+    if found != stated:
+        raise ArtifactError(
+            f"{bundle.path}: K and V as {bundle.manifest.kv_type} take {found:,} bytes for each position; "
+            f"the manifest says {stated:,}",
+            hint="export the model again",
+        )
 
 
 def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -> list[float]:

@@ -15,7 +15,7 @@ from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import Source, open_source
 from edgeinfer.backends.executorch.exports import read_bytes
-from edgeinfer.backends.executorch.facts import FACTS
+from edgeinfer.backends.executorch.facts import FACTS, kv_bytes_per_position
 from edgeinfer.backends.executorch.golden import record
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.formats.artifact import check_artifact
@@ -36,6 +36,7 @@ from edgeinfer.formats.manifest import (
 from edgeinfer.formats.paths import sha256_of
 from edgeinfer.formats.phone_tokenizer import check_tokenizer
 from edgeinfer.protocols import Tokenizer
+from edgeinfer.types import KvType
 
 if TYPE_CHECKING:
     from edgeinfer.backends.executorch.export.program import Exported
@@ -46,8 +47,15 @@ DescribeChat: TypeAlias = Callable[[Tokenizer], ChatPieces]
 """What the chat template of a tokenizer writes. Raises ArtifactError where a phone cannot write it."""
 _PACKAGES = ("torch", "executorch", "torchao")
 _SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
-_F32_BYTES = 4  # of K and V
 _INSTALL = "pip install 'edgeinfer[export]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a bundle stores weights, and how it keeps K and V."""
+
+    tier: Tier = "8da4w"
+    kv_type: KvType = "f32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Claims:
     license: str
 
 
-def export_bundle(model: Path, out: Path, tier: Tier, claims: Claims, describe_chat: DescribeChat) -> Manifest:
+def export_bundle(model: Path, out: Path, storage: Storage, claims: Claims, describe_chat: DescribeChat) -> Manifest:
     """Export `model` into the new folder `out`: all of it, or nothing.
 
     Raises UsageError when `out` exists, ArtifactError for a model that is not exported, NoPlanError when it
@@ -68,6 +76,7 @@ def export_bundle(model: Path, out: Path, tier: Tier, claims: Claims, describe_c
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another folder, or remove it")
     source = open_source(model)
+    tier = storage.tier
     check_memory(source, tier)
     write_program = _exporter(target_of(tier))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,7 @@ def export_bundle(model: Path, out: Path, tier: Tier, claims: Claims, describe_c
         chat = describe_chat(tokenizer)
         sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
         exported = write_program(source, tier, folder / PROGRAM, sample)
-        manifest = _manifest(source, tier, claims, tokenizer, chat, exported, folder)
+        manifest = _manifest(source, storage, claims, tokenizer, chat, exported, folder)
         write_manifest(folder, manifest)
         if manifest.target == "xnnpack":
             record(folder)
@@ -115,7 +124,7 @@ def _exporter(target: Target) -> Any:
 
 def _manifest(
     source: Source,
-    tier: Tier,
+    storage: Storage,
     claims: Claims,
     tokenizer: Tokenizer,
     chat: ChatPieces,
@@ -128,10 +137,10 @@ def _manifest(
         base_model=claims.base_model,
         license=claims.license,
         source_sha256=sha256_of(_weights_file(source.path)),
-        tier=tier,
-        target=target_of(tier),
+        tier=storage.tier,
+        target=target_of(storage.tier),
         policy="sinks-and-blocks",
-        kv_type="f32",
+        kv_type=storage.kv_type,
         architecture=shape.architecture,
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,
@@ -143,7 +152,7 @@ def _manifest(
         limit=shape.limit,
         exit_layer=exported.exit_layer,
         exact_rows=0,
-        memory=_memory(shape, tier),
+        memory=_memory(shape, storage),
         bos_text=tokenizer.bos_text,
         eos_text=tokenizer.eos_text,
         stop_tokens=tuple(sorted(tokenizer.stop_tokens)),
@@ -156,11 +165,11 @@ def _manifest(
     )
 
 
-def _memory(shape: DecoderShape, tier: Tier) -> Memory:
+def _memory(shape: DecoderShape, storage: Storage) -> Memory:
     return Memory(
-        packed_bytes=read_bytes(shape.of_model, tier),
+        packed_bytes=read_bytes(shape.of_model, storage.tier),
         workspace_bytes=FACTS.workspace_bytes(shape.of_model, early_exit=bool(shape.exit_layer)),
-        kv_bytes_per_position=2 * shape.n_layers * shape.n_kv_heads * shape.head_dim * _F32_BYTES,
+        kv_bytes_per_position=kv_bytes_per_position(shape.of_model, storage.kv_type),
     )
 
 
