@@ -72,7 +72,7 @@ def engine_library() -> Path:
 
 
 def source_folder() -> Path:
-    """Raises EngineError when an installation lost it."""
+    """Raises EngineError when the installation has no sources."""
     package = Path(__file__).resolve().parents[2]
     for folder in (package / "runtime_engine", package.parent / "mobile/runtime/engine"):
         if (folder / "engine.h").is_file():
@@ -95,4 +95,6 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         lines = (done.stderr or done.stdout).splitlines()
         cause = next((line.strip() for line in lines if "rror" in line), "no error was printed")
-        raise EngineError(f"the engine does not compile: {cause[:300]}", hint=f"run `{' '.join(command)}` to see all")
+        raise EngineError(
+            f"the engine does not compile: {cause[:300]}", hint=f"run `{' '.join(command)}` to see every error"
+        )

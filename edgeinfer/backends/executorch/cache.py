@@ -72,12 +72,12 @@ class ExecutorchCache:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def end_round(self, n: int) -> None:
-        """The one place where a round moves the length."""
+        """The only place where a round changes the length."""
         self._length += n
         self._round = None
 
     def _pieces(self, n: int, n_rows: int) -> Iterator[tuple[int, int, int]]:
-        """Forwards that the program can take: first token, tokens, rows wanted of them."""
+        """Splits `n` tokens into forwards that the program takes: (first token, number of tokens, number of rows)."""
         n_quiet, at = n - n_rows, 0
         while at < n:
             size = min(n - at, self.info.max_tokens, max(0, n_quiet - at) + self.info.max_rows)

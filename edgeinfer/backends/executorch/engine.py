@@ -1,4 +1,4 @@
-"""The C interface of mobile/runtime/engine/engine.h, by ctypes. Arrays in, arrays out, errors as ours."""
+"""The C interface of mobile/runtime/engine/engine.h, by ctypes, with NumPy arrays and our errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Policy(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """What a program says of itself. `exit_layer` is 0 where it does not draft."""
+    """What a program states about itself. `exit_layer` is 0 where it does not draft."""
 
     n_layers: int
     n_kv_heads: int

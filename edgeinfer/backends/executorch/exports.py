@@ -1,4 +1,4 @@
-"""The bundles that can be made of a model, before one is: from which file, and how large they are."""
+"""Which bundles can be made of a model: from which file, and how large they will be."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def source_of(model: ModelEntry) -> Artifact | None:
 def bundle_artifact(
     shape: ModelShape, tier: str, *, file: str = "", kv_type: KvType | None = None, made_from: Artifact | None = None
 ) -> Artifact:
-    """A bundle by its computed size. `kv_type` is None where the export may choose it."""
+    """A bundle with its computed size. `kv_type` is None where the export may choose it."""
     return Artifact(
         BUNDLE_BACKEND,
         tier,

@@ -1,4 +1,4 @@
-"""What an exported program says here, recorded at export and compared by `verify`."""
+"""Golden answers of an exported program: recorded at export, compared by `verify`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from edgeinfer.prefill import prefill
 from edgeinfer.window import WindowPolicy
 
 TEXTS = ("Once upon a time there was a little dog who", "The capital of France is", "def add(a, b):\n    return")
-N_ANSWER = 48  # with a prompt, past two evictions under POLICY
+N_ANSWER = 48  # tokens; enough for two evictions under POLICY
 POLICY = WindowPolicy(window=32, sink=4, block=8, limit=128)
 MAX_EXACT_ROWS = 16
 
 
 def record(folder: Path) -> None:
-    """Add `exact_rows` and golden answers to the manifest in `folder`, where the engine can run on this machine.
+    """Add `exact_rows` and golden answers to the manifest in `folder`, if the engine can run on this machine.
 
-    It runs in a process of its own: ExecuTorch's exporter has loaded kernels that the engine would register again.
+    The engine runs in a process of its own, because ExecuTorch's exporter has registered the same kernels in this one.
     Raises EngineError when the program does not run.
     """
     try:

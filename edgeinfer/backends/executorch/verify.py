@@ -1,4 +1,4 @@
-"""Proves on this machine that a bundle is what its manifest says: files, answers, exactness and memory."""
+"""Checks on this machine that a bundle is what its manifest says: files, answers, exactness and memory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from edgeinfer.formats.bundle_zip import is_bundle_zip, unpack
 from edgeinfer.formats.manifest import Golden, Manifest
 from edgeinfer.prefill import prefill
 
-TOLERANCE = 0.5  # of a logit: processors round activations to 8 bits in ways of their own
+TOLERANCE = 0.5  # of a logit: processors differ in how they round activations to 8 bits
 _ROUND_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     manifest: Manifest
-    n_tokens: int  # of golden answers compared, plain and in rounds
+    n_tokens: int  # of golden answers that were compared, one at a time and in rounds
     worst_difference: float  # of a logit
-    exact_rows: int  # here; the manifest says what it was where the bundle was made
+    exact_rows: int  # on this machine; the manifest has that of the exporting machine
     resident_bytes: int  # that loading and answering added
 
 
 def verify_bundle(folder: Path) -> Verified:
-    """Raises ArtifactError for a file that was changed, or an answer that is not the recorded one."""
+    """Raises ArtifactError for a file that was changed, and for an answer that is not the recorded one."""
     if is_bundle_zip(folder):
         with tempfile.TemporaryDirectory() as scratch:
             unpack(folder, Path(scratch) / folder.stem)
@@ -69,7 +69,8 @@ def _check_kv_bytes(model: ExecutorchModel, bundle: Bundle) -> None:
 
 
 def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -> list[float]:
-    """Feed the golden answer in rounds of `n_rows`, drafted where the model drafts; each logit's difference.
+    """Feed the golden answer in rounds of `n_rows`, with drafts where the model drafts. Returns the difference of each
+    logit.
 
     Raises ArtifactError where a logit differs by more than TOLERANCE, or where another token is best although the two
     best ones were further apart than that.
@@ -94,8 +95,8 @@ def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -
         difference = abs(float(row[token]) - logit)
         if difference > TOLERANCE or (logit - second > TOLERANCE and int(row.argmax()) != token):
             raise ArtifactError(
-                f"{folder}: the program answers differently from what was recorded: token {index} of a golden answer "
-                f"is {token} with logit {logit:.2f}, here {float(row[token]):.2f} and token {int(row.argmax())} first",
+                f"{folder}: the program does not give its recorded answer: token {index} was {token} with logit "
+                f"{logit:.2f}; here that logit is {float(row[token]):.2f}, and token {int(row.argmax())} is the best",
                 hint="export the model again",
             )
         differences.append(difference)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Target = Literal["xnnpack", "coreml"]
 DescribeChat: TypeAlias = Callable[[Tokenizer], ChatPieces]
-"""What the chat template of a tokenizer writes. Raises ArtifactError where a phone cannot write it."""
+"""Describes the chat template of a tokenizer. Raises ArtifactError for a template that a phone cannot write."""
 _PACKAGES = ("torch", "executorch", "torchao")
 _SAMPLE = Path(__file__).with_name("calibration.txt")  # the project's own text
 _INSTALL = "pip install 'edgeinfer[export]'"
@@ -60,7 +60,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What is said of a model: its name, the model that it was made from, and its license; "" for what is not known."""
+    """The name of a model, the model that it was made from, and its license; "" for what is not known."""
 
     name: str
     base_model: str

@@ -1,7 +1,7 @@
-"""Rounds the four-bit matrices of a decoder again, so that it says least otherwise on a sample of text.
+"""Rounds the four-bit matrices of a decoder again, so that its output on a sample of text changes least.
 
-The sample runs through the layers in turn. Each matrix is rounded for the inputs that the matrices before it, rounded
-already, give it. Only one matrix is held in float32 at a time.
+The sample runs through the layers in turn. Each matrix is rounded for its inputs, which come from matrices that are
+already rounded. Only one matrix is held in float32 at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIECE = 512  # tokens that attend to each other
 
 
 def calibrate(decoder: Decoder, source: Source, tokens: Sequence[int]) -> None:
-    """Round every four-bit matrix that `source` does not store as Q4_0. `tokens` are those of a text."""
+    """Round every four-bit matrix that `source` does not store as Q4_0, for the text of `tokens`."""
     linears = [module for module in decoder.modules() if isinstance(module, Linear)]
     if not any(_is_rounded_here(linear, source) for linear in linears):
         return
@@ -34,7 +34,7 @@ def calibrate(decoder: Decoder, source: Source, tokens: Sequence[int]) -> None:
 
 
 def through(layer: Layer, source: Source, states: list[Tensor], frequencies: Tensor) -> list[Tensor]:
-    """Round the matrices of `layer`; what it makes of `states`."""
+    """Round the matrices of `layer`. Returns `states` after it."""
     attention = layer.attention
     normed = [layer.attention_norm(state) for state in states]
     _round([attention.q, attention.k, attention.v], source, normed)
@@ -63,7 +63,7 @@ def _is_rounded_here(linear: Linear, source: Source) -> bool:
 
 
 def _attended(attention: Attention, x: Tensor, frequencies: Tensor) -> Tensor:
-    """What `ring_attend` computes for a piece that begins at position 0 and is kept whole."""
+    """What `ring_attend` computes for a piece that begins at position 0 and fits into the window."""
     n_tokens = x.shape[1]
     q, k, v = (part(x).view(n_tokens, -1, attention.head_dim) for part in (attention.q, attention.k, attention.v))
     angles = torch.arange(n_tokens, dtype=torch.float64)[:, None] * frequencies

@@ -1,4 +1,4 @@
-"""The decoder as torch modules, written so that XNNPACK takes everything between two attentions as one delegate."""
+"""The decoder as torch modules, in which XNNPACK takes everything between two attentions as one delegate."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _rope_kind(scaling: Mapping[str, Any]) -> str:
 
 
 def _limit(config: Mapping[str, Any], limit: int) -> int:
-    """A model with a sliding window of its own is exact up to that many positions."""
+    """A model with its own sliding window is exact up to the length of that window."""
     window = config.get("sliding_window")
     is_used = config.get("use_sliding_window", config.get("model_type") == "mistral")
     return min(limit, window) if is_used and isinstance(window, int) and window > 0 else limit

@@ -1,4 +1,4 @@
-"""The two operators of the engine, as torch.export sees them: shapes only. The kernels are in mobile/runtime/engine.
+"""The two operators of the engine, with their shapes for torch.export. Their kernels are in mobile/runtime/engine.
 
     rotation(states, place, frequencies)            [2, T, head_dim / 2] cosine and sine of RoPE
     ring_attend(q, k, v, rotation, place, layer)    [1, T, heads, head_dim]

@@ -33,16 +33,16 @@ MAX_ROWS = 16  # of logits that one forward gives
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written, for the manifest and for tests."""
+    """What the written program holds, for the manifest and for tests."""
 
     methods: Mapping[str, Method]
-    operators: Mapping[str, str]  # that the runtime must have, with their schemas
+    operators: Mapping[str, str]  # name to schema, of those that the runtime must have
     n_delegates: int
     exit_layer: int  # 0: no method drafts
 
 
 def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int]) -> Exported:
-    """Lower the model and write it to `path`, which is only replaced when everything went well.
+    """Lower the model and write it to `path`. A file that is there stays until the new one is whole.
 
     `sample`: tokens of a text, to round for.
     """
@@ -99,7 +99,7 @@ def _exported(decoder: Decoder, shape: DecoderShape) -> dict[str, ExportedProgra
 
 
 def _constants(shape: DecoderShape) -> dict[str, int]:
-    """What the engine must know before it runs a method, as methods that return a number."""
+    """What the engine must know before it runs a method. Each becomes a method that returns a number."""
     return {
         "program_version": PROGRAM_VERSION,
         "n_layers": shape.n_layers,

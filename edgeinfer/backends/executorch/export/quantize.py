@@ -1,14 +1,14 @@
-"""Tiers: how matrices are stored, and how activations meet them.
+"""Tiers: how matrices and activations are rounded.
 
-    8da4w   4-bit weights with a scale for 32 values, activations rounded to 8 bits as they come; in 8 bits the
-            embedding and the two matrices of attention that lose most, `attn_v` and `attn_output`
-    8da8w   8-bit weights with a scale for each row, the same activations and embedding
+    8da4w   4-bit weights with a scale for 32 values. Activations are rounded to 8 bits, each token by its own range.
+            The embedding, `attn_v` and `attn_output` have 8-bit weights: these two matrices lose most.
+    8da8w   8-bit weights with a scale for each row; activations and embedding as in 8da4w
     fp32    nothing is rounded
     fp16    for Core ML: weights and activations in float16
 
-8da4w stores what Q4_0 stores, except that XNNPACK takes positive scales only. A Q4_0 file is taken over as it is; in a
-block whose scale is negative, the largest value shrinks by an eighth. Other weights are rounded by Q4_0's rule first,
-and again by calibrate.py.
+8da4w stores what Q4_0 stores, but XNNPACK takes positive scales only. The values and scales of a Q4_0 file are kept; in
+a block whose scale is negative, the largest value shrinks by an eighth. Other weights are rounded by Q4_0's rule, and
+then again by calibrate.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Torch and ExecuTorch warn about their own internals; none of it is news for the person who exports."""
+"""Hides warnings of torch and ExecuTorch about their own internals, which a user can do nothing about."""
 
 from __future__ import annotations
 

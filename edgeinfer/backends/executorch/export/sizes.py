@@ -1,4 +1,4 @@
-"""Memory that an export takes, known before it begins. `exports.program_bytes` is what it gives."""
+"""The peak memory of an export, known before it begins. `exports.program_bytes` has the size of the result."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ _PEAK_BYTES_PER_WEIGHT: Final[Mapping[str, float]] = {"8da4w": 5.5, "8da8w": 7, 
 
 
 def peak_bytes(shape: DecoderShape, tier: str) -> int:
-    """Memory that the exporting process takes at most."""
+    """The most memory that the exporting process takes."""
     return int(_BASE_PEAK_BYTES + _PEAK_BYTES_PER_WEIGHT[tier] * shape.of_model.n_params)
