@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import psutil
 
+from edgeinfer.backends.executorch.export.quiet import quiet
 from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import Source, open_source
@@ -113,10 +114,11 @@ def check_memory(source: Source, tier: Tier) -> None:
 
 def _exporter(target: Target) -> Any:
     try:
-        if target == "coreml":
-            from edgeinfer.backends.executorch.export.coreml import write_program
-        else:
-            from edgeinfer.backends.executorch.export.program import write_program
+        with quiet():
+            if target == "coreml":
+                from edgeinfer.backends.executorch.export.coreml import write_program
+            else:
+                from edgeinfer.backends.executorch.export.program import write_program
     except ImportError as error:
         raise BackendError(f"exporting needs more packages: {error}", hint=_INSTALL) from error
     return write_program
