@@ -10,6 +10,7 @@ import pytest
 from edgeinfer.bench.bundle import measure
 from edgeinfer.bench.bundle.measure import CASES, KV_TYPES, ROWS, THREADS, compare
 from edgeinfer.bench.bundle.worker import Worker
+from edgeinfer.bench.speculation.sides import Sides
 from edgeinfer.cli.main import main
 from edgeinfer.errors import EngineError, UsageError
 from tests.executorch.exported import bundle_of, missing
@@ -53,6 +54,16 @@ def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
 def test_one_run_gives_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "bundle", str(tmp_path), "--runs", "1"]) == UsageError.exit_code
     assert "--runs must be at least 2; received 1" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_plain_decoding_and_every_draft_run_in_one_program(tmp_path: Path) -> None:
+    """Two programs lie in different pages, and one of them is some percent quicker."""
+    bundle = bundle_of(write_tiny(tmp_path / "llama-F32.gguf", Tiny()), "fp32")
+    with Sides(str(bundle), ["auto", "lookup", "early-exit"]) as sides:
+        assert sides.exit_model is sides.plain_model
+        assert {"plain", "auto", "lookup", "early-exit"} <= sides.decoders.keys()
+        assert sides.skipped == {}
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())

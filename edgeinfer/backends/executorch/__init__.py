@@ -55,8 +55,7 @@ class ExecutorchBackend:
         """Raises ArtifactError for a folder that is no bundle, and BackendError without a compiler."""
         from edgeinfer.backends.executorch.bundle import load_bundle
 
-        drafts = plan.speculation.exit_layer is not None
-        return load_bundle(path, n_threads=plan.n_threads, drafts=drafts)
+        return load_bundle(path, n_threads=plan.n_threads)
 
 
 BACKEND = ExecutorchBackend()

@@ -31,9 +31,7 @@ class BundleTokenizer:
         self.piece = inner.piece
 
 
-def load_bundle(
-    folder: Path, *, n_threads: int = 0, drafts: bool = True, kv_type: KvType | None = None
-) -> ExecutorchModel:
+def load_bundle(folder: Path, *, n_threads: int = 0, kv_type: KvType | None = None) -> ExecutorchModel:
     """`kv_type` is that of the manifest unless a test or a measurement wants another one.
 
     Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does.
@@ -44,7 +42,7 @@ def load_bundle(
     try:
         _check_shape(bundle, program)
         tokenizer = BundleTokenizer(folder, bundle.manifest)
-        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None, drafts=drafts)
+        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None)
     except BaseException:
         program.close()
         raise

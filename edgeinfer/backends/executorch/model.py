@@ -16,15 +16,14 @@ from edgeinfer.window import WindowPolicy
 
 @maps_engine_errors("ExecuTorch")
 class ExecutorchModel:
-    """See protocols.Model. `exact_rows` was measured when the program was exported."""
+    """See protocols.Model. It drafts where its program has an exit; `exact_rows` was measured at export."""
 
     note = ""
     n_caches = sys.maxsize  # a cache allocates its own rings
 
-    def __init__(self, program: Program, tokenizer: Tokenizer, *, exact_rows: int | None, drafts: bool = True) -> None:
-        """`drafts`: draft with the program's early layers, where it has an exit."""
+    def __init__(self, program: Program, tokenizer: Tokenizer, *, exact_rows: int | None) -> None:
         self.tokenizer = tokenizer
-        self.exit_layer = program.info.exit_layer or None if drafts else None
+        self.exit_layer = program.info.exit_layer or None
         self.drafts_with: DraftsWith = "early-exit" if self.exit_layer else ""
         self.exact_rows = exact_rows
         self.n_threads = program.info.n_threads

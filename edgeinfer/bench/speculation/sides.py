@@ -176,11 +176,13 @@ class Sides:
 
     def _model(self, plan: Plan) -> Model:
         """Arms that open the model alike share it, and on llama.cpp all share its weights: where in memory these come
-        to lie moves the speed of a small model by some percent."""
+        to lie moves the speed of a small model by some percent. So do arms that the plain model can draft for."""
         key = tuple(name for name in ("early-exit", "exit", "feature") if name in plan.speculation.drafters)
         if key not in self._models:
             first = self._models.get(())
-            if plan.facts == LLAMA_CPP and first is not None:
+            if first is not None and key == (first.drafts_with,):
+                self._models[key] = first
+            elif plan.facts == LLAMA_CPP and first is not None:
                 self._models[key] = _over_the_same_weights(first, plan)
             else:
                 self._models[key] = model = backends.get(plan.backend).load(plan, path_of(plan))

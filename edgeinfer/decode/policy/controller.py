@@ -25,11 +25,12 @@ RECHECK_MAX: Final = 64
 RECHECK_ON_DRIFT: Final = 8
 DRIFT_THRESHOLD: Final = 0.08
 
-# Asking for offers takes about 1 % of a quick round. After 8 questions without an offer worth taking, ask only before
-# every fourth round. See the `none` rows of the small models in docs/speculation.md.
-QUICK_ROUND_S: Final = 0.01
-QUESTIONS_BEFORE_REST: Final = 8
-REST_ROUNDS: Final = 3
+# Asking for offers takes 50 to 100 us, most of it for tables that the weights have pushed out of the caches: 4 % of a
+# round of 1.4 ms (docs/log.md). A question without an offer worth taking is followed by a rest. Every fourth such
+# question makes the rest a round longer, until questions take this share of the time.
+QUESTION_S: Final = 75e-6
+MAX_QUESTION_SHARE: Final = 0.005
+QUESTIONS_PER_REST_ROUND: Final = 4
 
 Decision: TypeAlias = Literal["take", "try", "leave"]
 
@@ -89,8 +90,8 @@ class Auto:
         decision = decide(offer, self._budget) if offer else "leave"
         if offer is None or decision == "leave":
             self._declined += 1
-            if self._declined > QUESTIONS_BEFORE_REST and self._costs.unit_s < QUICK_ROUND_S:
-                self._rest = REST_ROUNDS
+            longest = int(QUESTION_S / (MAX_QUESTION_SHARE * self._costs.unit_s))
+            self._rest = min(self._declined // QUESTIONS_PER_REST_ROUND, longest)
             return NONE
         self._declined = 0
         if decision == "try":

@@ -15,9 +15,9 @@ constexpr double kMaxOverrun = 2.0;
 constexpr int64_t kRecheckMax = 64;
 constexpr int64_t kRecheckOnDrift = 8;
 constexpr double kDriftThreshold = 0.08;
-constexpr double kQuickRoundS = 0.01;
-constexpr int64_t kQuestionsBeforeRest = 8;
-constexpr int64_t kRestRounds = 3;
+constexpr double kQuestionS = 75e-6;
+constexpr double kMaxQuestionShare = 0.005;
+constexpr int64_t kQuestionsPerRestRound = 4;
 
 enum class Decision { take, try_anyway, leave };
 
@@ -48,7 +48,8 @@ Arm Auto::choose(int64_t limit) {
   const std::optional<Offer> offer = best(std::min(limit, costs_.max_rows() - 1));
   const Decision decision = offer ? decide(*offer, budget_) : Decision::leave;
   if (decision == Decision::leave) {
-    if (++declined_ > kQuestionsBeforeRest && costs_.unit_s() < kQuickRoundS) rest_ = kRestRounds;
+    const auto longest = static_cast<int64_t>(kQuestionS / (kMaxQuestionShare * costs_.unit_s()));
+    rest_ = std::min(++declined_ / kQuestionsPerRestRound, longest);
     return {};
   }
   declined_ = 0;
