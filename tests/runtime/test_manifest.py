@@ -148,8 +148,7 @@ def test_manifests_of_another_policy_or_schema(folder: Path, change: Callable[[F
 
 @pytest.mark.parametrize("kv_type", ["f32", "f16", "q8_0"])
 def test_every_type_of_keys_and_values_is_taken(folder: Path, kv_type: str) -> None:
-    fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    write_sealed(folder, fields | {"kv_type": kv_type})
+    write_fields(folder, fields_of(folder) | {"kv_type": kv_type})
     assert cause_here(folder) == cause_on_phone(folder) == ("", "")
 
 
