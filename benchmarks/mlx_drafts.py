@@ -47,6 +47,7 @@ class Drafted:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="FILE.gguf", help="a llama or qwen3 model")
     parser.add_argument("--draft", type=Path, action="append", required=True, metavar="FILE", help="may be repeated")
+    parser.add_argument("--temperature", type=float, action="append", metavar="T", help="may be repeated (0 and 0.7)")
     parser.add_argument("--per-kind", type=int, default=2, metavar="N", help="prompts of each kind (2)")
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of each answer (64)")
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     for draft in args.draft:
         reference, mlx = on_reference(args.model, draft), on_mlx(args.model, draft)
         prompts = list(prompts_of(reference, [task.messages for task in tasks]))
-        for temperature in TEMPERATURES:
+        for temperature in args.temperature or TEMPERATURES:
             plain = answer(mlx, prompts, temperature, args.max_tokens, depth=0)
             oracle, found = (answer(model, prompts, temperature, args.max_tokens) for model in (reference, mlx))
             rows.append(
