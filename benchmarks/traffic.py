@@ -16,6 +16,7 @@ from edgeinfer.bench.report import table
 __all__ = ["Kind", "add_arguments", "attention_bytes", "report", "row_bytes", "run", "step_bytes"]
 
 WEIGHT_BITS = 4.5  # mlx-4bit-g64
+PRODUCT_ROWS = 5  # a verify of four drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,16 @@ def head_bytes(shape: TimedShape, *, logits: bool) -> int:
     return round(shape.n_vocab * shape.width * WEIGHT_BITS / 8) + (3 * 2 * shape.n_vocab if logits else 0)
 
 
+def product_bytes(shape: TimedShape, n_rows: int, *, once: bool) -> int:
+    """One layer's products for `n_rows` rows: the weights once, or once for each row, as a kernel for single rows reads
+    them; the rows before and after each product in 16 bits."""
+    joined = shape.head_dim * (shape.n_heads + 2 * shape.n_kv_heads)
+    sizes = [shape.width + joined, shape.head_dim * shape.n_heads + shape.width]
+    sizes += [shape.width + 2 * shape.ffn, shape.ffn + shape.width]
+    weights = round((n_weights(shape) - shape.n_vocab * shape.width) / shape.n_layers * WEIGHT_BITS / 8)
+    return weights * (1 if once else n_rows) + 2 * n_rows * sum(sizes)
+
+
 def n_weights(shape: TimedShape) -> int:
     """Weights that a step reads: attention, feed-forward and head; of the embedding one row."""
     attention = 2 * shape.width * shape.head_dim * (shape.n_heads + shape.n_kv_heads)
@@ -90,6 +101,8 @@ def report() -> str:
             f"{pack_bytes(shape, 8) / 1e3:.1f} kB",
             f"{head_bytes(shape, logits=True) / 1e6:.2f}",
             f"{head_bytes(shape, logits=False) / 1e6:.2f}",
+            f"{product_bytes(shape, PRODUCT_ROWS, once=False) / 1e6:.2f}",
+            f"{product_bytes(shape, PRODUCT_ROWS, once=True) / 1e6:.2f}",
         ]
         for shape in SHAPES
         for window in WINDOWS
@@ -99,7 +112,16 @@ def report() -> str:
         + table(["step", *(kind.name for kind in KINDS)], steps)
         + "\nOne kernel, MB for each layer or for the head:\n\n"
         + table(
-            ["kernel", *(f"attend: {kind.name}" for kind in KINDS), "pack_rows, 8 bits", "head, logits", "head_top1"],
+            [
+                *(
+                    "kernel",
+                    *(f"attend: {kind.name}" for kind in KINDS),
+                    "pack_rows, 8 bits",
+                    "head, logits",
+                    "head_top1",
+                ),
+                *(f"products of {PRODUCT_ROWS} rows, one by one", "rows_matmul"),
+            ],
             kernels,
         )
     )

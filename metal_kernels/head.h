@@ -1,4 +1,4 @@
-// How a language-model head's row is read: a lane takes a unit of whole 32-bit words at once, enough values to be worth
+// How a row of a matrix is read (head_top1, rows_matmul): a lane takes a unit of whole 32-bit words at once, enough values to be worth
 // the scale and bias of their group.
 //   16 bits: 4 words, 8 values (HT);  8: 2 words, 8;  6: 3 words, 16;  4: 1 word, 8.   Affine codes as mlx.core.quantize packs them.
 

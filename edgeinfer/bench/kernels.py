@@ -24,6 +24,7 @@ __all__ = ["Timing", "add_arguments", "run"]
 LAYERS_BYTES = 256 << 20  # larger than the last-level cache of any M-series chip
 PAIRS = 15
 ROWS = (1, 5)  # rows when decoding, and when verifying four drafts
+PRODUCT_ROWS = (2, 5, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,9 @@ def _cases(mx: Any, *, quick: bool) -> Iterator[Case]:
         yield _pack_case(mx, shape)
         for bits in (16, 8, 6, 4):
             yield _head_case(mx, shape, bits)
+        for bits in (8, 4):
+            for n_rows in PRODUCT_ROWS:
+                yield _product_case(mx, shape, bits, n_rows)
 
 
 def _attend_case(mx: Any, shape: TimedShape, window: int, bits: Any, n_rows: int) -> Case:
@@ -169,6 +173,31 @@ def _head_case(mx: Any, shape: TimedShape, bits: int) -> Case:
         return float(mx.abs(top(kernels)(0)[1] - top(twin)(0)[1]).max())
 
     return Case("head_top1", f"{shape.name}, {bits} bits", n_bytes, 2, top(kernels), top(twin), difference)
+
+
+def _product_case(mx: Any, shape: TimedShape, bits: int, n_rows: int) -> Case:
+    """The joined gate and up projections, the largest product of a layer."""
+    from edgeinfer.backends.mlx.kernels import KERNELS, Kernels, Matrix
+
+    def matrix() -> Any:
+        codes, scales, biases = mx.quantize(_random(mx, (2 * shape.ffn, shape.width)) * 0.05, 64, bits)
+        return Matrix(codes, scales, biases, bits, 64)
+
+    first = matrix()
+    n_bytes = sum(array.nbytes for array in (first.codes, first.scales, first.biases))
+    matrices = [first, *(matrix() for _ in range(max(2, LAYERS_BYTES // n_bytes) - 1))]
+    x = _random(mx, (n_rows, shape.width))
+    mx.eval(x, [(one.codes, one.scales, one.biases) for one in matrices])
+    twin, kernels = Kernels(), Kernels(frozenset(KERNELS), is_quicker=lambda *_: True)
+
+    def product(chosen: Any) -> Callable[[int], Any]:
+        return lambda layer: chosen.rows_matmul(x, matrices[layer])
+
+    def difference() -> float:
+        return float(mx.abs(product(kernels)(0) - product(twin)(0)).max())
+
+    label = f"{shape.name}, {bits} bits, {n_rows} rows"
+    return Case("rows_matmul", label, n_bytes, len(matrices), product(kernels), product(twin), difference)
 
 
 def _random(mx: Any, size: tuple[int, ...]) -> Any:

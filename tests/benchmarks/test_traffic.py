@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import traffic
+from edgeinfer.bench.kernel_shapes import SHAPES
 
 README = Path(__file__).parents[2] / "metal_kernels" / "README.md"
 
@@ -29,3 +30,12 @@ def test_row_bytes_are_those_of_the_layout() -> None:
             layout = RingLayout(head_dim, bits, mx.float16)
             assert traffic.row_bytes(head_dim, bits) == layout.row_bytes
             assert layout.empty(2, 10).nbytes == 20 * layout.row_bytes
+
+
+def test_bytes_of_the_products_of_a_layer() -> None:
+    """Llama-3.2-1B by hand: 60.8 M weights a layer at 4.5 bits, and rows of q, k, v (3072), o, gate and up, down."""
+    shape = SHAPES[0]
+    n_weights = 2048 * (2048 + 2 * 512) + 2048 * 2048 + 3 * 2048 * 8192
+    rows = 2 * 5 * ((2048 + 3072) + (2048 + 2048) + (2048 + 16384) + (8192 + 2048))
+    assert traffic.product_bytes(shape, 5, once=True) == n_weights * 9 // 16 + rows
+    assert traffic.product_bytes(shape, 5, once=False) == 5 * (n_weights * 9 // 16) + rows

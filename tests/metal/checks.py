@@ -11,11 +11,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from edgeinfer.backends.mlx.kernels import Head, RingLayout, Step
+from edgeinfer.backends.mlx.kernels import Head, Matrix, RingLayout, Step
 from edgeinfer.backends.mlx.kernels.attend import LaunchShape, attend_kernel
 from edgeinfer.backends.mlx.kernels.head import head_top1_kernel
 from edgeinfer.backends.mlx.kernels.launch import Launcher
 from edgeinfer.backends.mlx.kernels.layout import RingBits
+from edgeinfer.backends.mlx.kernels.matmul import rows_matmul_kernel
 from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel, pack_rows_twin
 from edgeinfer.window import WindowPolicy
 from tests.metal import reference
@@ -220,3 +221,30 @@ def check_head(case: HeadCase, launch: Launcher) -> None:
     close(got.logit, top, slack, f"head {case} logit")
     share = 1 / np.exp(logits - top[:, None]).sum(axis=-1)
     close(got.share, share, slack, f"head {case} probability")
+
+
+@dataclass(frozen=True)
+class MatmulCase:
+    bits: int
+    dtype: Any
+    n_rows: int
+    width: int = 640  # a whole tile and a part of one
+    n_outs: int = 37  # not a multiple of what a SIMD group or a threadgroup computes
+    group: int = 64
+
+    def __str__(self) -> str:
+        name = f"{self.bits}bit-g{self.group}-{str(self.dtype).split('.')[-1]}"
+        return f"{name}-{self.n_outs}x{self.width}-{self.n_rows}rows"
+
+
+def check_matmul(case: MatmulCase, launch: Launcher) -> None:
+    rng = np.random.default_rng(case.bits + case.n_rows)
+    x = mx.array(rng.normal(0, 1, (case.n_rows, case.width)), mx.float32).astype(case.dtype)
+    table = mx.array(rng.normal(0, case.width**-0.5, (case.n_outs, case.width)), mx.float32).astype(case.dtype)
+    codes, scales, biases = mx.quantize(table, case.group, case.bits)
+    y = rows_matmul_kernel(x, Matrix(codes, scales, biases, case.bits, case.group), launch)
+    assert y is not None, "the kernel declined"
+    expected = reference.matmul(
+        doubles(x), np.array(codes), doubles(scales), doubles(biases), bits=case.bits, group=case.group
+    )
+    close(y, expected, TOLERANCE[case.dtype], f"matmul {case}")

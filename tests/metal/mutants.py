@@ -17,7 +17,17 @@ import mlx.core as mx
 from edgeinfer.backends.mlx.kernels.attend import LaunchShape
 from edgeinfer.backends.mlx.kernels.launch import Launcher, source
 from edgeinfer.window import WindowPolicy
-from tests.metal.checks import WIDE_POLICY, AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack
+from tests.metal.checks import (
+    WIDE_POLICY,
+    AttendCase,
+    HeadCase,
+    MatmulCase,
+    PackCase,
+    check_attend,
+    check_head,
+    check_matmul,
+    check_pack,
+)
 
 Check = Callable[[Launcher], None]
 
@@ -79,6 +89,7 @@ CHECKS: dict[str, Check] = {
     "attend, wide": attend(WIDE),
     "attend, head of 80": attend(UNEVEN),
     "pack": lambda launch: check_pack(PackCase(80, 4, mx.float32), launch),
+    "matmul": lambda launch: check_matmul(MatmulCase(4, mx.float32, 3), launch),
     "head": head(HeadCase(4, mx.float32)),
     "head, 6 bits": head(HeadCase(6, mx.float32)),
     "head, ties": head(HeadCase(4, mx.float32, n_ids=1100, norm=False, ties=(1030, 6, 5), n_rows=1, group=32)),
@@ -127,6 +138,14 @@ MUTANTS = [
     mutant("scale and bias change places", "pack_rows", "as_type<ushort>(scale)) | (static_cast<uint>(as_type<ushort>(bias)) << 16)", "as_type<ushort>(bias)) | (static_cast<uint>(as_type<ushort>(scale)) << 16)", "value", "pack"),
     mutant("idle lanes take part in the minimum", "pack_rows", "float low = INFINITY, high = -INFINITY;", "float low = 0.0f, high = 0.0f;", "value", "pack"),
     mutant("more lanes pack than a group has words", "pack_rows", "if (lane < WPG) {\n    uint codes", "if (lane <= WPG) {\n    uint codes", "address|value", "pack"),
+    mutant("no barrier after a tile is written", "rows_matmul", "width + start + k];\n    threadgroup_barrier(mem_flags::mem_threadgroup);", "width + start + k];", "unwritten|race", "matmul"),
+    mutant("no barrier before a tile is replaced", "rows_matmul", "      }\n    }\n    threadgroup_barrier(mem_flags::mem_threadgroup);\n  }", "      }\n    }\n  }", "race", "matmul"),
+    mutant("the last tile taken for a whole one", "rows_matmul", "min(TILE, width - start)", "TILE", "address", "matmul"),
+    mutant("scales of the tile's first group", "rows_matmul", "unit * VALUES / GS", "start / GS", "value", "matmul"),
+    mutant("bias left out of all rows but the first", "rows_matmul", "bias[j] * state_sum", "bias[j] * (m ? 0.0f : state_sum)", "value", "matmul"),
+    mutant("outputs of one row written to the next", "rows_matmul", "static_cast<size_t>(row) * n_outs + out", "static_cast<size_t>((row + 1) % M) * n_outs + out", "value", "matmul"),
+    mutant("matrix rows beyond the last are read", "rows_matmul", "min(first + j, n_outs - 1)", "first + j", "address", "matmul"),
+    mutant("outputs beyond the last are written", "rows_matmul", "row < M && out < n_outs", "row < M", "address|value", "matmul"),
     mutant("the largest id wins a tie", "head_merge", "other_id < mine_id", "other_id > mine_id", "value", "head, ties"),
     mutant("a SIMD group ignores ties between lanes", "head_top1", "simd_min(best[m] == top ? id[m] : 0x7FFFFFFF)", "simd_max(best[m] == top ? id[m] : 0)", "value", "head, ties"),
     mutant("a lane keeps the last of equal logits", "head_top1", "if (mine > best[m]) {", "if (mine >= best[m]) {", "value", "head, ties in a lane"),

@@ -62,3 +62,13 @@ def head_logits(x: Array, table: Array, *, softcap: float) -> Array:
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+def matmul(x: Array, codes: npt.NDArray[np.uint32], scales: Array, biases: Array, *, bits: int, group: int) -> Array:
+    """x [M, K]; codes [N, words], scales, biases [N, K / group] -> [M, N]."""
+    width = x.shape[1]
+    table = np.zeros((len(codes), width))
+    for k in range(width):
+        code = codes[:, k * bits // 32] >> np.uint32(k * bits % 32) & np.uint32((1 << bits) - 1)
+        table[:, k] = code * scales[:, k // group] + biases[:, k // group]
+    return x @ table.T

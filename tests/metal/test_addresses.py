@@ -11,9 +11,9 @@ mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 
 from edgeinfer.backends.mlx.kernels.launch import SIGNATURES, Launch  # noqa: E402
 from tests.metal.addresses import complaints, libclang  # noqa: E402
-from tests.metal.checks import check_attend, check_head, check_pack  # noqa: E402
+from tests.metal.checks import check_attend, check_head, check_matmul, check_pack  # noqa: E402
 from tests.metal.simulator import MetalSource, generate_launch  # noqa: E402
-from tests.metal.test_kernels import ATTEND, HEAD, PACK  # noqa: E402
+from tests.metal.test_kernels import ATTEND, HEAD, MATMUL, PACK  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(libclang() is None, reason="the package libclang is not installed"),
@@ -39,6 +39,9 @@ def launches() -> list[Launch]:
     for head in HEAD:
         with contextlib.suppress(AssertionError):
             check_head(head, record)
+    for product in MATMUL:
+        with contextlib.suppress(AssertionError):
+            check_matmul(product, record)
     return seen
 
 

@@ -9,12 +9,14 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 
-from edgeinfer.backends.mlx.kernels import KERNELS, Head, Kernels, RingLayout, Step, choose_kernels  # noqa: E402
+from edgeinfer.backends.mlx.kernels import KERNELS, Head, Kernels, Matrix, RingLayout, Step, choose_kernels  # noqa: E402
 from edgeinfer.backends.mlx.kernels import launch as launching  # noqa: E402
 from edgeinfer.backends.mlx.kernels.attend import attend_kernel  # noqa: E402
 from edgeinfer.backends.mlx.kernels.head import head_top1_kernel  # noqa: E402
 from edgeinfer.backends.mlx.kernels.launch import Launch  # noqa: E402
+from edgeinfer.backends.mlx.kernels.matmul import rows_matmul_kernel, rows_matmul_twin  # noqa: E402
 from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel  # noqa: E402
+from edgeinfer.backends.mlx.kernels.trial import quicker  # noqa: E402
 from edgeinfer.errors import UsageError  # noqa: E402
 from tests.metal.checks import POLICY, AttendCase, attend_inputs, close, doubles, packed_values  # noqa: E402
 from tests.metal.reference import attend  # noqa: E402
@@ -93,6 +95,58 @@ def test_head_declines_what_it_cannot_serve() -> None:
     assert head_top1_kernel(x, Head(codes, 3, scales, biases), never) is None
     assert head_top1_kernel(x, Head(mx.zeros((96, 128)), 32), never) is None
     assert head_top1_kernel(mx.zeros((1, 16384)), Head(mx.zeros((96, 16384), mx.float16), 16), never) is None
+
+
+def a_matrix(bits: int = 4, group: int = 64) -> Matrix:
+    codes, scales, biases = mx.quantize(mx.random.normal((48, 256), key=mx.random.key(3)), group, bits)
+    return Matrix(codes, scales, biases, bits, group)
+
+
+def test_products_decline_what_they_cannot_serve() -> None:
+    for n_rows in (1, 9):
+        assert rows_matmul_kernel(mx.zeros((n_rows, 256)), a_matrix(), never) is None
+    assert rows_matmul_kernel(mx.zeros((2, 256)), a_matrix(bits=6), never) is None
+    assert rows_matmul_kernel(mx.zeros((2, 128)), a_matrix(), never) is None
+    assert rows_matmul_kernel(mx.zeros((2, 256), mx.int32), a_matrix(), never) is None
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_a_product_takes_the_quicker_way_by_one_trial_for_each_shape(wins: bool) -> None:
+    launched: list[str] = []
+    trials: list[object] = []
+
+    def launch(launch: Launch) -> list[Any]:
+        launched.append(launch.kernel)
+        return [mx.ones(shape, dtype) for shape, dtype in zip(launch.output_shapes, launch.output_dtypes, strict=True)]
+
+    def trial(kernel: object, stock: object) -> bool:
+        trials.append((kernel, stock))
+        return wins
+
+    kernels, matrix = Kernels(frozenset({"rows_matmul"}), launch, is_quicker=trial), a_matrix()
+    for n_rows in (1, 2, 2, 3, 9):
+        x = mx.random.normal((n_rows, 256), key=mx.random.key(n_rows))
+        y = kernels.rows_matmul(x, matrix)
+        by_kernel = wins and n_rows in (2, 3)
+        expected = mx.ones((n_rows, 48)) if by_kernel else rows_matmul_twin(x, matrix)
+        assert mx.array_equal(y, expected).item()
+    assert len(trials) == 2
+    assert len(launched) == 2 + 3 * wins  # a launch says that the kernel serves the shape
+
+
+@pytest.mark.parametrize(("kernel_s", "wins"), [(0.5, True), (0.97, False), (2.0, False)])
+def test_a_kernel_wins_where_it_is_clearly_quicker(kernel_s: float, wins: bool) -> None:
+    now = 0.0
+
+    def taking(seconds: float) -> Any:
+        def call() -> Any:
+            nonlocal now
+            now += seconds
+            return mx.zeros(1)
+
+        return call
+
+    assert quicker(taking(kernel_s), taking(1.0), clock=lambda: now) is wins
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])

@@ -11,7 +11,17 @@ mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
 from edgeinfer.backends.mlx.kernels.attend import LaunchShape  # noqa: E402
 from edgeinfer.backends.mlx.kernels.launch import Launcher  # noqa: E402
 from edgeinfer.window import WindowPolicy  # noqa: E402
-from tests.metal.checks import WIDE_POLICY, AttendCase, HeadCase, PackCase, check_attend, check_head, check_pack  # noqa: E402
+from tests.metal.checks import (  # noqa: E402
+    WIDE_POLICY,
+    AttendCase,
+    HeadCase,
+    MatmulCase,
+    PackCase,
+    check_attend,
+    check_head,
+    check_matmul,
+    check_pack,
+)
 from tests.metal.conftest import FULL  # noqa: E402
 from tests.metal.simulator import compiler  # noqa: E402
 
@@ -50,6 +60,14 @@ HEAD = [
     HeadCase(4, F32, n_ids=1100, norm=False, ties=(1030, 6, 5), n_rows=1, group=32),
     HeadCase(4, F16, norm=False, ties=(69, 37, 5), n_rows=1, max_parts=3),
 ]
+MATMUL = [
+    MatmulCase(4, F16, 2),
+    MatmulCase(4, F32, 5, group=32),
+    MatmulCase(4, BF16, 8, width=1152, group=128),
+    MatmulCase(8, F16, 3, group=128),
+    MatmulCase(8, F32, 7, width=96, group=32),
+    MatmulCase(8, BF16, 4, n_outs=16),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +81,8 @@ def compile_ahead(request: pytest.FixtureRequest) -> None:
         start(partial(check_pack, packed))
     for head in HEAD:
         start(partial(check_head, head))
+    for product in MATMUL:
+        start(partial(check_matmul, product))
 
 
 @pytest.mark.parametrize("case", ATTEND, ids=str)
@@ -78,6 +98,20 @@ def test_packing_equals_its_twin(case: PackCase, launch: Launcher) -> None:
 @pytest.mark.parametrize("case", HEAD, ids=str)
 def test_the_greedy_head_equals_its_twin(case: HeadCase, launch: Launcher) -> None:
     check_head(case, launch)
+
+
+@pytest.mark.parametrize("case", MATMUL, ids=str)
+def test_a_product_of_a_few_rows_equals_its_twin(case: MatmulCase, launch: Launcher) -> None:
+    check_matmul(case, launch)
+
+
+@pytest.mark.skipif(not FULL, reason="the sweep runs with `EDGEINFER_METAL_FULL=1 pytest tests/metal`")
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=["float32", "float16", "bfloat16"])
+def test_products_for_every_number_of_rows(bits: int, group: int, dtype: object, launch: Launcher) -> None:
+    for n_rows in range(2, 9):
+        check_matmul(MatmulCase(bits, dtype, n_rows, group=group), launch)
 
 
 @pytest.mark.skipif(not FULL, reason="the sweep runs with `EDGEINFER_METAL_FULL=1 pytest tests/metal`")

@@ -36,11 +36,11 @@ class Product:
 class Part(nn.Module):  # type: ignore[misc]
     def __init__(self, product: Product, index: int) -> None:
         super().__init__()
-        self._product = product  # a plain attribute: its weights belong to no part alone
+        self.product = product  # a plain attribute: its weights belong to no part alone
         self._index = index
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self._product.part(self._index, x)
+        return self.product.part(self._index, x)
 
 
 def join_projections(layers: list[Any]) -> int:

@@ -15,6 +15,7 @@ from edgeinfer.backends.mlx.forward import Forward
 from edgeinfer.backends.mlx.joined import join_projections
 from edgeinfer.backends.mlx.kernels import Kernels, choose_kernels
 from edgeinfer.backends.mlx.packing import refusal as packing_refusal
+from edgeinfer.backends.mlx.products import route_products
 from edgeinfer.backends.mlx.ring import KvBits, RingLayer, Rings
 from edgeinfer.backends.mlx.routing import route_attention
 from edgeinfer.backends.mlx.rows import MlxRow, Pending, as_array, engine_error
@@ -69,6 +70,7 @@ class MlxModel:
         self._kv_bits = kv_bits
         self._own_windows = own_windows(module)
         route_attention(module)
+        route_products(list(find_inner(module)[2]["layers"]), self._kernels)
         self._taps = self._taught.taps if self._taught else ()
         self._stages: Stages | None = Stages(module, self.exit_layer or 0, self._taps)
         self.n_vocab = int(self.stages.head(self._trace(None)).shape[-1])

@@ -19,12 +19,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from edgeinfer.backends.mlx.kernels import Head, RingLayout, Step
+from edgeinfer.backends.mlx.kernels import Head, Matrix, RingLayout, Step
 from edgeinfer.backends.mlx.kernels.attend import attend_kernel
 from edgeinfer.backends.mlx.kernels.head import head_top1_kernel
 from edgeinfer.backends.mlx.kernels.launch import Launch
+from edgeinfer.backends.mlx.kernels.matmul import rows_matmul_kernel
 from edgeinfer.window import WindowPolicy
-from tests.metal.checks import TOLERANCE, check_attend, check_head, check_pack
+from tests.metal.checks import TOLERANCE, check_attend, check_head, check_matmul, check_pack
 from tests.metal.simulator import MetalSource, Simulator, generate_launch, numpy_bits
 
 LOCALS = {
@@ -122,9 +123,14 @@ def _name(dtype: Any) -> str:
 
 
 def export_checks(exporter: Exporter) -> None:
-    from tests.metal.test_kernels import ATTEND, HEAD, PACK
+    from tests.metal.test_kernels import ATTEND, HEAD, MATMUL, PACK
 
-    checks: tuple[tuple[Any, Any], ...] = ((check_attend, ATTEND), (check_pack, PACK), (check_head, HEAD))
+    checks: tuple[tuple[Any, Any], ...] = (
+        (check_attend, ATTEND),
+        (check_pack, PACK),
+        (check_head, HEAD),
+        (check_matmul, MATMUL),
+    )
     for check, cases in checks:
         for case in cases:
             exporter.tolerance = TOLERANCE[case.dtype]
@@ -132,6 +138,7 @@ def export_checks(exporter: Exporter) -> None:
 
 
 ATTEND_SHAPES = {"Llama-3.2-1B": (64, 8, 4), "Qwen3-8B": (128, 8, 4)}  # head dim, KV heads, query heads for each
+MATMUL_SHAPES = {"Llama-3.2-1B": (16384, 2048), "Qwen3-8B": (24576, 4096)}  # outputs and width of gate and up, joined
 HEAD_SHAPES = {"Llama-3.2-1B": (128256, 2048), "Qwen3-8B": (151936, 4096)}  # vocabulary, width
 
 
@@ -173,6 +180,18 @@ def export_timings(exporter: Exporter) -> None:
                 head_top1_kernel(mx.zeros((1, width), half), head, launch)
 
             exporter.time(entry, top1)
+    for model, (n_outs, width) in MATMUL_SHAPES.items():
+        for bits in (8, 4):
+            affine = mx.zeros((n_outs, width // 64), half)
+            matrix = Matrix(mx.zeros((n_outs, width * bits // 32), mx.uint32), affine, affine, bits, 64)
+            for n_rows in (2, 5, 8):
+                entry = {"kind": "matmul", "model": model, "bits": bits, "outs": n_outs, "width": width, "rows": n_rows}
+                entry["table_bytes"] = matrix.codes.nbytes + 2 * affine.nbytes
+
+                def product(launch: Any, matrix: Any = matrix, n_rows: int = n_rows, width: int = width) -> None:
+                    rows_matmul_kernel(mx.zeros((n_rows, width), half), matrix, launch)
+
+                exporter.time(entry, product)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def figures(row: dict[str, Any]) -> list[str]:
 def markdown(report: dict[str, Any]) -> str:
     attend = [row for row in report["timed"] if row["kind"] == "attend"]
     heads = [row for row in report["timed"] if row["kind"] == "head"]
+    products = [row for row in report["timed"] if row["kind"] == "matmul"]
     measures = ["kernel, us", "twin, us", "kernel / twin", "GB/s", "difference"]
     return "\n".join(
         [
@@ -64,6 +65,11 @@ def markdown(report: dict[str, Any]) -> str:
             table(
                 ["head_top1: model, weights", *measures],
                 [[f"{r['model']}, {r['bits']} bits", *figures(r)] for r in heads],
+            ),
+            "The twin of rows_matmul multiplies 16-bit weights that were unpacked before the clock starts.\n",
+            table(
+                ["rows_matmul: model, weights, rows", *measures],
+                [[f"{r['model']}, {r['bits']} bits, {r['rows']}", *figures(r)] for r in products],
             ),
             "The shapes (rows per threadgroup, splits) were set by runs on this GPU; for a Mac they are untuned. Where a ratio is above 1, PyTorch's own kernel is "
             "better on this GPU: flash attention over 16-bit K and V for one row.\n",

@@ -222,21 +222,13 @@ def time_head(library: Library, entry: dict[str, Any]) -> dict[str, Any]:
         if bits == 16:
             table = (torch.randn(n_ids, width, device="cuda") * 0.05).half()
             heads.append((table, table, table))
-            continue
-        table = torch.randint(-(1 << 31), (1 << 31) - 1, (n_ids, width * bits // 32), device="cuda").int()
-        scales = (torch.rand(n_ids, width // 64, device="cuda") * 0.1 / (1 << bits)).half()
-        heads.append((table, scales, (-scales * (1 << (bits - 1))).half()))
+        else:
+            heads.append(random_codes(n_ids, width, bits))
     smalls = [small_inputs(launch) for launch in launches]
 
-    def wide(layer: int) -> torch.Tensor:
-        table, scales, biases = heads[layer]
-        if bits == 16:
-            return table
-        shifts = torch.arange(32 // bits, device="cuda", dtype=torch.int32) * bits
-        codes = ((table[..., None] >> shifts) & ((1 << bits) - 1)).reshape(n_ids, width // 64, 64).half()
-        return (codes * scales[..., None] + biases[..., None]).reshape(n_ids, width)
-
-    unpacked = wide(0)  # the twin is timed on 16-bit weights that were unpacked before
+    unpacked = (
+        heads[0][0] if bits == 16 else dequantized(*heads[0], bits)
+    )  # the twin is timed on 16-bit weights that were unpacked before
 
     def kernel(layer: int) -> list[torch.Tensor]:
         return chain(library, launches, [x, weight, *heads[layer], smalls[0][5], smalls[0][6]], smalls[1])
@@ -251,6 +243,40 @@ def time_head(library: Library, entry: dict[str, Any]) -> dict[str, Any]:
     return measured(entry, kernel, twin, n_layers, worst, entry["table_bytes"])
 
 
+def time_matmul(library: Library, entry: dict[str, Any]) -> dict[str, Any]:
+    torch.manual_seed(3)
+    n_outs, width, bits, launches = entry["outs"], entry["width"], entry["bits"], entry["launches"]
+    n_layers = max(2, -(-CACHE_BYTES // entry["table_bytes"]))
+    x = torch.randn(entry["rows"], width, device="cuda").half()
+    matrices = [random_codes(n_outs, width, bits) for _ in range(n_layers)]
+    sizes = small_inputs(launches[0])[4]
+    unpacked = dequantized(*matrices[0], bits)  # the twin is timed on 16-bit weights that were unpacked before
+
+    def kernel(layer: int) -> torch.Tensor:
+        return chain(library, launches, [x, *matrices[layer], sizes], {})[0]
+
+    def twin(layer: int) -> torch.Tensor:
+        return x @ unpacked.T
+
+    got, expected = kernel(0).double(), x.double() @ unpacked.double().T
+    torch.cuda.synchronize()
+    worst = float(((got - expected).abs() / expected.abs().clamp(min=1)).max())
+    return measured(entry, kernel, twin, n_layers, worst, entry["table_bytes"])
+
+
+def random_codes(n_rows: int, width: int, bits: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scales and biases of a matrix, in groups of 64."""
+    codes = torch.randint(-(1 << 31), (1 << 31) - 1, (n_rows, width * bits // 32), device="cuda").int()
+    scales = (torch.rand(n_rows, width // 64, device="cuda") * 0.1 / (1 << bits)).half()
+    return codes, scales, (-scales * (1 << (bits - 1))).half()
+
+
+def dequantized(codes: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor, bits: int) -> torch.Tensor:
+    shifts = torch.arange(32 // bits, device="cuda", dtype=torch.int32) * bits
+    values = ((codes[..., None] >> shifts) & ((1 << bits) - 1)).reshape(*scales.shape, 64).half()
+    return (values * scales[..., None] + biases[..., None]).reshape(len(codes), -1)
+
+
 def measured(
     entry: dict[str, Any], kernel: Any, twin: Any, n_layers: int, worst: float, n_bytes: int
 ) -> dict[str, Any]:
@@ -259,6 +285,9 @@ def measured(
     mine, other = min(times[0], times[2]), min(times[1], times[3])
     row = {key: entry[key] for key in entry if key not in ("launches", "policy")}
     return row | {"kernel_us": mine * 1e3, "twin_us": other * 1e3, "gb_per_s": n_bytes / mine / 1e6, "worst": worst}
+
+
+TIMES = {"attend": time_attend, "head": time_head, "matmul": time_matmul}
 
 
 def main() -> None:
@@ -272,7 +301,7 @@ def main() -> None:
     wrong = [(case["library"], worst) for case, good, worst in compared if not good]
     rows = []
     for entry in [] if only_compare else manifest["timed"]:
-        rows.append((time_attend if entry["kind"] == "attend" else time_head)(library, entry))
+        rows.append(TIMES[entry["kind"]](library, entry))
         if rows[-1]["worst"] > MOST:
             wrong.append((f"{entry['kind']} {entry['model']} {entry['bits']} bits", rows[-1]["worst"]))
         print(json.dumps(rows[-1]), flush=True)

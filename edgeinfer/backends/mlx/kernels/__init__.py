@@ -7,6 +7,7 @@
     step = Step(start, n_rows, visible, stored, sliding)       one per forward and kind of layer
     out = kernels.attend(q, ring, layout, step, scale)         [1, Hq, N, D]
     top = kernels.head_top1(x, head)            token, logit and probability, no logits
+    y = kernels.rows_matmul(x, matrix)          [M, N], for 2 to 8 rows where that is quicker than MLX's own
 
 A kernel that cannot serve a call declines, and the twin runs; one that fails its first run on this GPU is left out
 (`Kernels.failed` says why). `EDGEINFER_KERNELS` = `auto` (default: all, where there
@@ -16,7 +17,7 @@ is Metal), `off`, or names of KERNELS joined by commas, for A/B runs. On Metal, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -25,15 +26,18 @@ from edgeinfer.backends.mlx.kernels.attend import MAX_ROWS, attend_kernel, atten
 from edgeinfer.backends.mlx.kernels.head import Head, Top1, head_logits, head_top1_kernel, head_top1_twin
 from edgeinfer.backends.mlx.kernels.launch import Launcher, on_metal
 from edgeinfer.backends.mlx.kernels.layout import RingLayout, Step, held_positions
+from edgeinfer.backends.mlx.kernels.matmul import MATMUL_ROWS, Matrix, rows_matmul_kernel, rows_matmul_twin
 from edgeinfer.backends.mlx.kernels.pack import pack_rows_kernel, pack_rows_twin, unpack_rows
-from edgeinfer.backends.mlx.kernels.trial import failing
+from edgeinfer.backends.mlx.kernels.trial import Product, failing, quicker
 from edgeinfer.errors import UsageError
 
 __all__ = [
     "KERNELS",
+    "MATMUL_ROWS",
     "MAX_ROWS",
     "Head",
     "Kernels",
+    "Matrix",
     "RingLayout",
     "Step",
     "Top1",
@@ -43,7 +47,7 @@ __all__ = [
     "unpack_rows",
 ]
 
-KERNELS = ("attend", "pack_rows", "head_top1")
+KERNELS = ("attend", "pack_rows", "head_top1", "rows_matmul")
 ENVIRONMENT = "EDGEINFER_KERNELS"
 
 
@@ -54,6 +58,8 @@ class Kernels:
     names: frozenset[str] = frozenset()
     launch: Launcher = on_metal
     failed: Mapping[str, str] = field(default_factory=dict)  # kernels that were wanted and left out, and why
+    is_quicker: Callable[[Product, Product], bool] = quicker
+    won: dict[Hashable, bool] = field(default_factory=dict, init=False)  # trials of rows_matmul, by shape
 
     def pack_rows(self, k: mx.array, v: mx.array, layout: RingLayout) -> mx.array:
         """k, v [1, Hkv, N, D] -> [1, Hkv, N, layout.row] of `layout.ring_dtype`."""
@@ -83,6 +89,26 @@ class Kernels:
         """x [N, D], before the head's norm where `head` has one. The smallest id wins a tie."""
         top = head_top1_kernel(x, head, self.launch) if "head_top1" in self.names else None
         return head_top1_twin(x, head) if top is None else top
+
+    def rows_matmul(self, x: mx.array, matrix: Matrix) -> mx.array:
+        """x [M, K] -> [M, N] of x's dtype. The first product of a shape is timed both ways on this GPU."""
+        if "rows_matmul" not in self.names or len(x) not in MATMUL_ROWS:
+            return rows_matmul_twin(x, matrix)
+        shape = (*x.shape, x.dtype, matrix.n_outs, matrix.bits, matrix.group)
+        if shape not in self.won:
+            self.won[shape] = self._wins(mx.zeros(x.shape, x.dtype), matrix)
+        y = rows_matmul_kernel(x, matrix, self.launch) if self.won[shape] else None
+        return rows_matmul_twin(x, matrix) if y is None else y
+
+    def _wins(self, x: mx.array, matrix: Matrix) -> bool:
+        def kernel() -> mx.array:
+            y = rows_matmul_kernel(x, matrix, self.launch)
+            assert y is not None
+            return y
+
+        if rows_matmul_kernel(x, matrix, self.launch) is None:
+            return False
+        return self.is_quicker(kernel, lambda: rows_matmul_twin(x, matrix))
 
 
 def choose_kernels(environment: Mapping[str, str] = os.environ, *, launch: Launcher = on_metal) -> Kernels:

@@ -36,6 +36,7 @@ SIGNATURES = {
     "head_top1": Signature(
         ("x", "weight", "table", "scales", "biases", "numbers", "sizes"), ("best_out", "sums_out", "ids_out"), "head.h"
     ),
+    "rows_matmul": Signature(("x", "table", "scales", "biases", "sizes"), ("y",), "head.h"),
     "head_merge": Signature(("best", "sums", "ids", "sizes"), ("token", "top", "share")),
 }
 
