@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from edgeinfer.cli.output import near
+from edgeinfer.cli.output import near, show
 from edgeinfer.errors import UsageError
 
 WIDTH = 100
@@ -28,6 +28,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.replace("argument ", "", 1), hint=f"`{self.prog} --help` shows what it takes")
+
+    def print_help(self, file: object = None) -> None:
+        """On stdout. argparse would ignore a stdout that takes nothing."""
+        del file
+        show(self.format_help().rstrip("\n"))
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Raises UsageError for whatever cannot be parsed."""

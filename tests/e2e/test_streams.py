@@ -72,7 +72,9 @@ def test_a_stdin_that_cannot_be_read_ends_the_chat_once(tmp_path: Path, on_tiny:
 
 @needs_bash
 @needs_full
-@pytest.mark.parametrize("command", ['run "$@" "the rain"', 'run "$@" --json "the rain"', "list", "--help"])
+@pytest.mark.parametrize(
+    "command", ['run "$@" "the rain"', 'run "$@" --json "the rain"', "list", "--help", "chat --help", "bench speed -h"]
+)
 def test_a_full_disk_is_said(tmp_path: Path, on_tiny: list[str], command: str) -> None:
     ran = in_shell(tmp_path, f"edgeinfer {command} > /dev/full", on_tiny)
     assert ran.code == 2
