@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeinfer.errors import ArtifactError
+from edgeinfer.errors import ArtifactError, UsageError
+from edgeinfer.named_files import read_text
 
 __all__ = ["card_claims", "chat_template", "end_ids", "end_texts", "nested_config", "read_json", "special_text"]
 
@@ -54,10 +55,16 @@ def nested_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def chat_template(folder: Path) -> str | None:
-    """The template of a conversation: chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
+    """The template of a conversation: chat_template.jinja, else chat_template.json, else tokenizer_config.json.
+
+    Raises ArtifactError for one that is not text or too large.
+    """
     beside = folder / "chat_template.jinja"
     if beside.is_file():
-        return beside.read_bytes()[:MAX_TEMPLATE_BYTES].decode("utf-8-sig", "replace")
+        try:
+            return read_text(beside, title=str(beside), most_bytes=MAX_TEMPLATE_BYTES)
+        except UsageError as error:
+            raise ArtifactError(str(error), hint="`--template FILE` takes another one") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = _one_template(read_json(folder / name).get("chat_template"))
         if template is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.byte_alphabet import BYTES
@@ -33,11 +35,13 @@ class HfTokenizer:
             self._engine = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ArtifactError(f"{path} does not load: {str(error)[:200]}") from error
-        self._special = {
-            token: added.content for token, added in self._engine.get_added_tokens_decoder().items() if added.special
-        }
+        self._engine.no_truncation()  # settings of the trainer, which would lose text, or add to it
+        self._engine.no_padding()
+        added = self._engine.get_added_tokens_decoder()
+        self._special = {token: one.content for token, one in added.items() if one.special}
+        self._words = {token: one.content.encode() for token, one in added.items() if not one.special}
         self.control_texts = frozenset(self._special.values()) - {""}
-        self._byte_level = _decoder_kind(self._engine.to_str()) == "ByteLevel"
+        self._byte_level = _is_byte_level(json.loads(self._engine.to_str()))
         self.n_vocab = self._engine.get_vocab_size(with_added_tokens=True)
         self.bos_text = special_text(folder, "bos_token")
         self.eos_text = special_text(folder, "eos_token")
@@ -53,6 +57,8 @@ class HfTokenizer:
         text = self._engine.id_to_token(token)
         if text is None or token in self._special:
             return b""
+        if token in self._words:
+            return self._words[token]
         if self._byte_level:
             return b"".join(BYTES.get(character) or character.encode() for character in text)
         byte = _BYTE_TOKEN.match(text)
@@ -70,6 +76,8 @@ class HfTokenizer:
         return frozenset(token for token in ids if 0 <= token < self.n_vocab)
 
 
-def _decoder_kind(serialized: str) -> str:
-    decoder = json.loads(serialized).get("decoder") or {}
-    return str(decoder.get("type", ""))
+def _is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
+    """By its decoder, which may be one step of several; by the pre-tokenizer where it has none."""
+    step = tokenizer.get("decoder") or tokenizer.get("pre_tokenizer") or {}
+    steps = step.get("decoders") or step.get("pretokenizers") or [step]
+    return any(one.get("type") == "ByteLevel" for one in steps)

@@ -153,3 +153,60 @@ def test_what_a_model_card_claims(tmp_path: Path, card: str, claims: tuple[str, 
     (tmp_path / "README.md").write_bytes(card.encode())
     assert card_claims(tmp_path) == claims
     assert card_claims(tmp_path / "none") == ("", "")
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def byte_level(folder: Path, **changes: object) -> HfTokenizer:
+    """Two letters and a space, with one word that was added to them."""
+    word = {"id": 4, "content": "né", "special": False, "single_word": False, "lstrip": False, "rstrip": False}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [word | {"normalized": False}],
+        "normalizer": None,
+        "pre_tokenizer": BYTE_LEVEL,
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u0120": 3}, "merges": ["a b"]},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | changes))
+    pytest.importorskip("tokenizers")
+    return HfTokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}},
+        {
+            "padding": {
+                "strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None,
+                "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
+            }
+        },
+        {"decoder": None},
+        {"decoder": {"type": "Sequence", "decoders": [BYTE_LEVEL]}},
+        {"decoder": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}},
+    ],
+    ids=["plain", "truncated", "padded", "no decoder", "several decoders", "several pre-tokenizers"],
+)  # fmt: skip
+def test_every_byte_of_a_text_comes_back(tmp_path: Path, changes: dict[str, object]) -> None:
+    tokenizer = byte_level(tmp_path, **changes)
+    tokens = tokenizer.encode("ab anéb", special=False)
+    assert tokens == [2, 3, 0, 4, 1]
+    assert b"".join(map(tokenizer.piece, tokens)) == "ab anéb".encode()
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_template_of_its_own_is_read_in_its_codec(tmp_path: Path, codec: str) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes("é".encode(codec))
+    assert chat_template(tmp_path) == "é"
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9", b"x" * ((1 << 20) + 1)], ids=["latin-1", "large"])
+def test_a_template_that_is_no_text_is_not_read_in_part(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"chat_template\.jinja is"):
+        chat_template(tmp_path)
