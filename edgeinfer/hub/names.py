@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def near(name: str, names: Collection[str]) -> str:
 def _local(text: str, catalog: Collection[str]) -> ModelName | None:
     """`text` as a path, if it exists or is written like a path. Catalog names take precedence."""
     try:
-        path = Path(text).expanduser()
+        path = Path(text)
+        path = path if os.path.lexists(path) else path.expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError):  # too long, no home, a NUL
         return None
@@ -147,6 +149,8 @@ def _local(text: str, catalog: Collection[str]) -> ModelName | None:
         raise ArtifactError(f"{path} is a pipe or device, not a file", hint="write it to a file first")
     remote = "://" in text or (_REPO_FILE.fullmatch(text) and not Path(path.parts[0]).is_dir())
     if written or (path.suffix.lower() == ".gguf" and not remote):
+        if path.is_symlink():
+            raise ModelNotFoundError(f"{path} is a link that leads nowhere", hint="`ls -l` shows where it points")
         names = [entry.name for entry in path.parent.glob("*.gguf")] if path.parent.is_dir() else []
         raise ModelNotFoundError(f"{path} does not exist", hint=near(path.name, names) or "check the path")
     return None

@@ -235,3 +235,22 @@ def test_a_pipe_is_not_a_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.gguf")
     with pytest.raises(ArtifactError, match=r"m\.gguf is a pipe or device, not a file"):
         parse_name(str(tmp_path / "m.gguf"), [])
+
+
+@pytest.mark.parametrize("text", ["~x.gguf", "./~x.gguf", "~nobody/x.gguf"])
+def test_a_name_that_begins_with_a_tilde_may_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("~nobody").mkdir()
+    for file in ("~x.gguf", "~nobody/x.gguf"):
+        Path(file).touch()
+    assert parse_name(text) == ModelName("file", path=Path(text))
+
+
+@pytest.mark.parametrize("target", ["x.gguf", "gone.gguf"], ids=["loop", "gone"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.gguf").symlink_to(target)
+    with pytest.raises(ModelNotFoundError, match=r"x\.gguf is a link that leads nowhere"):
+        parse_name("./x.gguf")
