@@ -5,16 +5,22 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from ctypes import byref, c_void_p
 from pathlib import Path
 
 import pytest
 
+from edgeinfer.formats.manifest import MANIFEST, sealed
 from tests.runtime.built import Runtime
 from tests.runtime.child import in_child
 from tests.runtime.library import (
     ARTIFACT,
+    CANCELED,
     ENGINE,
     USAGE,
     AnswerOptions,
@@ -22,6 +28,7 @@ from tests.runtime.library import (
     Library,
     Options,
     Refused,
+    Said,
     open_options,
 )
 
@@ -190,6 +197,90 @@ def test_a_cache_folder_that_cannot_keep_weights(built: Runtime, tiny: Path, tmp
     assert (note, tokens) == (f"weights are packed in memory: {tmp_path}/file cannot be written", expected)
     note, tokens = opened(tmp_path / ("long" * 60))
     assert note.startswith("weights are packed in memory: ") and tokens == expected
+
+
+@in_child
+def test_a_cache_folder_on_a_full_disk(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+    """Weights of more bytes than are free are packed in memory, also where an opening was cut short before."""
+    library = Library(built.library)
+    whole = library.open(tiny, context=CONTEXT, cache_folder=str(tmp_path / "cache").encode())
+    expected = whole.session().generate([5, 6, 7], max_tokens=8).tokens
+    (packed,) = (tmp_path / "cache").glob("*.packed")
+    os.truncate(packed, packed.stat().st_size // 2)
+
+    large = Path(shutil.copytree(tiny, tmp_path / "large"))
+    fields = json.loads((large / MANIFEST).read_text(encoding="utf-8"))
+    fields["memory"]["packed_bytes"] = 10**15
+    (large / MANIFEST).write_text(sealed(json.dumps(fields)), encoding="utf-8")
+    for folder in (tmp_path / "cache", tmp_path / "new"):
+        model = library.open(large, context=CONTEXT, cache_folder=str(folder).encode())
+        note = model.info().note.decode()
+        assert note.startswith(f"weights are packed in memory: {folder} has ")
+        assert note.endswith(" MB free of the 1000000016 MB needed")
+        assert model.session().generate([5, 6, 7], max_tokens=8).tokens == expected
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no small disk can be mounted without unshare")
+def test_the_program_with_a_disk_of_one_megabyte(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+    expected = built.run(str(tiny), "--tokens", "5,6,7", "--temp", "0", "--max-tokens", "8")
+    mount = f"mount -t tmpfs -o size=1m none {shlex.quote(str(tmp_path))}"
+    run = shlex.join([str(built.program), str(tiny), *expected.args[2:], "--cache", str(tmp_path)])
+    command = ["unshare", "-rm", "sh", "-c", f"{mount} || exit 99; exec {run}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no small disk can be mounted: {done.stderr}")
+    assert (done.returncode, done.stdout) == (0, expected.stdout)
+    assert re.fullmatch(rf"note: weights are packed in memory: {tmp_path} has 2 MB free of .*\n", done.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/sys is a folder of Linux")
+def test_a_cache_folder_that_is_read_only(built: Runtime, tiny: Path) -> None:
+    plain = built.run(str(tiny), "--tokens", "5,6,7", "--temp", "0", "--max-tokens", "8")
+    done = built.run(*plain.args[1:], "--cache", "/sys/kernel")
+    assert (done.returncode, done.stdout) == (0, plain.stdout)
+    assert done.stderr == "note: weights are packed in memory: /sys/kernel cannot be written\n"
+
+
+@in_child
+def test_packed_weights_of_another_bundle(built: Runtime, tiny: Path, demo: Path, tmp_path: Path) -> None:
+    library = Library(built.library)
+
+    def said(bundle: Path) -> list[int]:
+        model = library.open(bundle, context=CONTEXT, cache_folder=str(tmp_path).encode())
+        tokens = model.session().generate([5, 6, 7], max_tokens=8).tokens
+        model.close()
+        return tokens
+
+    expected = said(tiny)
+    (mine,) = tmp_path.glob("*.packed")
+    assert said(demo) != expected
+    (other,) = set(tmp_path.glob("*.packed")) - {mine}
+    shutil.copyfile(other, mine)
+    shutil.copyfile(other.with_suffix(".size"), mine.with_suffix(".size"))
+    assert said(tiny) == expected
+
+
+@in_child
+def test_an_empty_conversation(built: Runtime, tiny: Path) -> None:
+    session = Library(built.library).open(tiny, context=CONTEXT).session()
+    session.rewind(0)
+    with refused("a conversation of 0 messages cannot go back to 2"):
+        session.rewind(2)
+    assert session.chat("", max_tokens=3).stats["prompt"] > 0
+
+
+@in_child
+def test_a_callback_that_ends_the_answer_at_once(built: Runtime, tiny: Path) -> None:
+    session = Library(built.library).open(tiny, context=CONTEXT).session()
+
+    def cancel(_: Said) -> bool:
+        session.cancel()
+        return False
+
+    for watch in (cancel, lambda _: True):
+        said = session.generate([5, 6, 7], watch=watch, max_tokens=50)
+        assert (len(said.tokens), said.n_pieces, said.stats["finish"]) == (1, 1, CANCELED)
+    assert session.n_messages == 0
 
 
 @in_child

@@ -14,7 +14,8 @@ import pytest
 
 from tests.runtime.built import Runtime
 from tests.runtime.child import SANITIZER, in_child
-from tests.runtime.library import CANCELED, LENGTH, Library, Model, Refused, Said, Session
+from tests.runtime.library import CANCELED, LENGTH, LOOKUP, Library, Model, Refused, Said, Session
+from tests.runtime.test_prompts import read_prompts
 
 CONTEXT = 320  # a window of 256 and 64 sinks
 USAGE = 2
@@ -90,6 +91,53 @@ def test_cancel_in_a_callback_and_in_another_thread(built: Runtime, tiny: Path) 
     assert more.stats["reused"] == len(prompt) + n_said - 1  # the newest token was not in the cache yet
     fresh = opened(built, tiny).session()
     assert more.tokens == fresh.generate([*prompt, *whole[:n_said], 7], max_tokens=20).tokens
+
+
+@in_child
+def test_another_answer_may_begin_once_cancel_returns(built: Runtime, tiny: Path) -> None:
+    session = opened(built, tiny).session()
+    prompt, _ = answered_at_length(session, 120)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            started = threading.Event()
+            answer = pool.submit(session.generate, prompt, after(1, started.set), max_tokens=2000)
+            started.wait()
+            session.cancel()
+            assert session.generate([5, 6], max_tokens=1).stats["emitted"] == 1
+            assert answer.result().stats["finish"] == CANCELED
+
+
+@in_child
+def test_a_round_of_several_tokens_ends_at_its_reader(built: Runtime, demo: Path) -> None:
+    """Tokens of the round that the reader did not take are no part of the answer."""
+    session = opened(built, demo, context=1024, drafting=LOOKUP).session()
+    question = read_prompts()[3]
+    assert question.startswith("Repeat this text exactly:")
+    whole, n_cut = session.chat(question, max_tokens=40).tokens, 0
+    for n in range(1, len(whole)):
+        session.rewind(0)
+        said = session.chat(question, watch=partial(has_said, n), max_tokens=40)
+        assert (said.tokens, said.stats["emitted"]) == (whole[:n], n)
+        n_cut += said.stats["accepted"] + said.stats["rounds"] + 1 > n  # the first token is of no round
+    assert n_cut > 0
+    session.rewind(0)
+    assert session.chat(question, max_tokens=40).tokens == whole
+
+
+@in_child
+def test_sessions_take_turns(built: Runtime, tiny: Path) -> None:
+    """A short answer ends while a long one of another session is written."""
+    model = opened(built, tiny, n_sessions=2)
+    long, short = model.session(), model.session()
+    prompt, _ = answered_at_length(long, 120)
+    started = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(long.generate, prompt, after(1, started.set), max_tokens=2000)
+        started.wait()
+        short.generate([5, 6, 7], max_tokens=5)
+        assert not answer.done()
+        long.cancel()
+        assert answer.result().stats["finish"] == CANCELED
 
 
 @in_child
