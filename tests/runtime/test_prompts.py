@@ -1,50 +1,85 @@
-"""All prompts of the speculation bench: the runtime, drafting as it likes, says what Python says plainly."""
+"""The prompts of the speculation bench: the runtime, plain and drafting as it likes, says what Python says plainly."""
 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import pytest
+
 import edgeinfer
+from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart
-from tests.runtime.library import AUTO, Library
+from tests.runtime.library import AUTO, NEVER, Library
 
 PROMPTS = Path(edgeinfer.__file__).parent / "bench/data/prompts.jsonl"
 CONTEXT, MAX_TOKENS = 1024, 24
+SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, seed=5)
+SMOLLM2 = os.environ.get("EDGEINFER_SMOLLM2_BUNDLE", "")
+"""A bundle of SmolLM2-135M-Instruct: its export takes five minutes, so it is made by hand."""
 
 
-def read_prompts() -> list[tuple[str, str]]:
-    """System prompt, or "", and question."""
+def read_prompts() -> tuple[str, ...]:
     conversations = [json.loads(line)["messages"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    return [
-        (messages[0]["content"] if messages[0]["role"] == "system" else "", messages[-1]["content"])
-        for messages in conversations
-        if len(messages) <= 2
-    ]
+    return tuple(question["content"] for (question,) in conversations)
 
 
-def by_python(bundle: Path, prompts: list[tuple[str, str]]) -> list[tuple[int, ...]]:
+def by_python(bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list[tuple[int, ...]]:
     request = edgeinfer.Request(model=str(bundle), backend="executorch", context=CONTEXT, speculation="off")
     said = []
     with edgeinfer.load(request) as model:
-        for system, question in prompts:
-            with model.chat(system) as chat:
-                said.append(chat.ask(question, sampling=edgeinfer.GREEDY, max_tokens=MAX_TOKENS).tokens)
+        for index, question in enumerate(prompts):
+            with model.chat() as chat:
+                how = replace(sampling, seed=sampling.seed + index)
+                said.append(chat.ask(question, sampling=how, max_tokens=MAX_TOKENS).tokens)
     return said
 
 
-def by_library(library: Path, bundle: Path, prompts: list[tuple[str, str]]) -> list[tuple[int, ...]]:
-    model = Library(library).open(bundle, context=CONTEXT, drafting=AUTO)
-    said = []
-    for system, question in prompts:
-        session = model.session(system)
-        said.append(tuple(session.chat(question, max_tokens=MAX_TOKENS).tokens))
+def by_library(
+    library: Path, bundle: Path, prompts: tuple[str, ...], sampling: Sampling, drafting: int
+) -> tuple[list[tuple[int, ...]], int]:
+    """The answers, and how many of their tokens were drafted."""
+    model = Library(library).open(bundle, context=CONTEXT, drafting=drafting)
+    said, n_accepted = [], 0
+    for index, question in enumerate(prompts):
+        session = model.session()
+        answer = session.chat(
+            question,
+            max_tokens=MAX_TOKENS,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=sampling.seed + index,
+        )
+        said.append(tuple(answer.tokens))
+        n_accepted += int(answer.stats["accepted"])
         session.free()
-    return said
+    return said, n_accepted
 
 
-def test_every_prompt(built: Runtime, demo: Path) -> None:
+@cache
+def expected(bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list[tuple[int, ...]]:
+    return apart(by_python, bundle, prompts, sampling)
+
+
+@pytest.mark.parametrize("drafting", [NEVER, AUTO], ids=["plain", "auto"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_every_prompt(built: Runtime, demo: Path, sampling: Sampling, drafting: int) -> None:
     prompts = read_prompts()
-    assert len(prompts) >= 80
-    assert apart(by_library, built.library, demo, prompts) == apart(by_python, demo, prompts)
+    assert len(prompts) == 90
+    said, n_accepted = apart(by_library, built.library, demo, prompts, sampling, drafting)
+    assert said == expected(demo, prompts, sampling)
+    assert (n_accepted > 0) == (drafting == AUTO)
+
+
+@pytest.mark.skipif(not SMOLLM2, reason="EDGEINFER_SMOLLM2_BUNDLE names no bundle of SmolLM2-135M-Instruct")
+@pytest.mark.parametrize("drafting", [NEVER, AUTO], ids=["plain", "auto"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_thirty_prompts_of_smollm2(built: Runtime, sampling: Sampling, drafting: int) -> None:
+    bundle, prompts = Path(SMOLLM2), read_prompts()[:30]
+    said, _ = apart(by_library, built.library, bundle, prompts, sampling, drafting)
+    assert said == expected(bundle, prompts, sampling)
