@@ -1,9 +1,9 @@
-"""Early exit over stock mlx-lm models: no forward pass is written again.
+"""Early exit over stock mlx-lm models, by their own forward code.
 
 The inner module (the one that owns `embed_tokens`, `layers` and `norm`) is copied shallowly into a front, whose layers
 past the exit are stubs, and a back, whose layers before the exit are stubs. The stock `__call__` still computes
-embeddings, scales, masks and per-layer inputs with its own code and its own layer numbers; MLX is lazy, so what a stub
-throws away is never computed. The head is the stock outer `__call__` over an inner that returns norm(hidden): a tied
+embeddings, scales, masks and per-layer inputs with its own code and its own layer numbers. MLX is lazy, so what a stub
+discards is never computed. The head is the stock outer `__call__` over an inner that returns norm(hidden): a tied
 head, a soft cap or a logit scale come with it. (mlx-lm 0.32.2; arXiv 2404.16710 for the idea of the exit.)
 """
 
@@ -140,7 +140,7 @@ class Stages:
     """A stock model as three calls: front(tokens) -> hidden, back(tokens, hidden) -> hidden, head(hidden) -> logits.
 
     tokens [1, T] int32, hidden [1, T, D], logits [1, T, V]. With `exit_layer` 0 the front is empty and `back` is the
-    whole stack. `taps` are numbers of layers: the back keeps the states after so many.
+    whole stack. The back keeps the states after each number of layers in `taps`.
     """
 
     def __init__(self, model: Any, exit_layer: int, taps: Sequence[int] = ()) -> None:
