@@ -14,7 +14,7 @@ import edgeinfer
 from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
 from tests.runtime.child import apart
-from tests.runtime.library import AUTO, NEVER, Library
+from tests.runtime.library import AUTO, LOOKUP, NEVER, Library
 
 PROMPTS = Path(edgeinfer.__file__).parent / "bench/data/prompts.jsonl"
 CONTEXT, MAX_TOKENS = 1024, 24
@@ -66,14 +66,15 @@ def expected(bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list
     return apart(by_python, bundle, prompts, sampling)
 
 
-@pytest.mark.parametrize("drafting", [NEVER, AUTO], ids=["plain", "auto"])
+@pytest.mark.parametrize("drafting", [NEVER, LOOKUP, AUTO], ids=["plain", "lookup", "auto"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_every_prompt(built: Runtime, demo: Path, sampling: Sampling, drafting: int) -> None:
     prompts = read_prompts()
     assert len(prompts) == 90
     said, n_accepted = apart(by_library, built.library, demo, prompts, sampling, drafting)
     assert said == expected(demo, prompts, sampling)
-    assert (n_accepted > 0) == (drafting == AUTO)
+    if drafting == LOOKUP:  # what `auto` drafts depends on the speed of the machine
+        assert n_accepted > 0
 
 
 @pytest.mark.skipif(not SMOLLM2, reason="EDGEINFER_SMOLLM2_BUNDLE names no bundle of SmolLM2-135M-Instruct")
