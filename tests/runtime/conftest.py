@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
 from tests.runtime.built import Runtime, runtime
 from tests.runtime.child import SANITIZER
+from tests.runtime.decode_library import DECODE, compiled, mutant
 from tests.tiny_gguf import Tiny, write_tiny
 
 
@@ -30,7 +33,7 @@ def built() -> Runtime:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 288 tokens and 2,048 positions, of random weights."""
+    """A model with random weights, 288 tokens and 2,048 positions."""
     if missing():
         pytest.skip(missing())
     return bundle_of(write_tiny(tmp_path_factory.mktemp("tiny") / "llama-F32.gguf", Tiny()), "fp32")
@@ -41,3 +44,20 @@ def demo() -> Path:
     if missing():
         pytest.skip(missing())
     return bundle_of(ROOT / "edgeinfer/models/demo.Q4_0.gguf", "8da4w")
+
+
+@pytest.fixture(scope="session")
+def decode_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("decode")
+
+
+@pytest.fixture(scope="session")
+def library(decode_objects: Path) -> ctypes.CDLL:
+    """The library of mobile/runtime/decode. Its object files are in `decode_objects`."""
+    return compiled(DECODE, decode_objects)
+
+
+@pytest.fixture
+def library_with(library: ctypes.CDLL, decode_objects: Path, tmp_path: Path) -> Callable[..., ctypes.CDLL]:
+    """Compiles the library with a mistake: (source, the text to replace, its replacement)."""
+    return partial(mutant, tmp_path, decode_objects)

@@ -1,4 +1,4 @@
-"""Costs are measured in time on slow and quick devices, and kept for the same program and processor only."""
+"""Calibration is quick on slow and fast devices, and costs are kept for the same program and processor only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runtime.decode_library import COMPILER, DECODE, at, compiled
+from tests.runtime.decode_library import COMPILER, at
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
@@ -17,15 +17,13 @@ MAX_ROWS = 16
 KEY = "sha256:12 cores"
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = compiled(DECODE, tmp_path_factory.mktemp("decode"))
+@pytest.fixture(autouse=True)
+def returns_seconds(library: ctypes.CDLL) -> None:
     library.check_calibrate.restype = c_double
-    return library
 
 
 def verify_s(rows: int, drafts: int) -> float:
-    """As `SimulatedRounds` of decode_check.cpp."""
+    """Like `SimulatedRounds` in decode_check.cpp."""
     return 0.004 + 0.0005 * (rows - 1) - 0.0001 * drafts
 
 
@@ -35,7 +33,7 @@ def calibrated(library: ctypes.CDLL, scale: float, *, has_exit: bool) -> tuple[l
     return np.split(out, [MAX_ROWS, 2 * MAX_ROWS, 3 * MAX_ROWS]), spent
 
 
-def test_every_count_is_timed(library: ctypes.CDLL) -> None:
+def test_every_number_of_rows_is_timed(library: ctypes.CDLL) -> None:
     (verify, back, back_short, draft), spent = calibrated(library, 1.0, has_exit=True)
     assert {rows: verify[rows - 1] for rows in range(1, 17) if verify[rows - 1]} == pytest.approx(
         {rows: verify_s(rows, 0) for rows in (1, 2, 3, 4, 6, 8, 12, 16)}
@@ -55,7 +53,7 @@ def test_without_an_exit_only_verifies_are_timed(library: ctypes.CDLL) -> None:
     assert verify[0] and not back.any() and not back_short.any() and not draft.any()
 
 
-def test_a_slow_device_times_every_kind_once(library: ctypes.CDLL) -> None:
+def test_a_slow_device_times_each_kind_of_round_once(library: ctypes.CDLL) -> None:
     (verify, back, back_short, draft), spent = calibrated(library, 30.0, has_exit=True)
     assert verify[0] and verify[1:].any() and back[1:].any() and back_short[1:].any() and draft[0]
     assert spent < 30 * 0.004 * 25

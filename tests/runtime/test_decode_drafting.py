@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from edgeinfer.decode.policy.costs import Costs, Part, RowCosts
 from edgeinfer.decode.policy.gate import confidence
 from edgeinfer.protocols import Round, Row
 from edgeinfer.types import Tokens
-from tests.runtime.decode_library import COMPILER, DECODE, ROOT, CppChoosing, at, compiled, mutant
+from tests.runtime.decode_library import COMPILER, ROOT, CppChoosing, at
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
@@ -35,16 +34,6 @@ COSTS = RowCosts(
 )
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("decode")
-
-
-@pytest.fixture(scope="module")
-def library(built: Path) -> ctypes.CDLL:
-    return compiled(DECODE, built)
-
-
 @pytest.fixture
 def cpp(library: ctypes.CDLL) -> Iterator[CppChoosing]:
     choosing = CppChoosing(library, COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
@@ -53,7 +42,7 @@ def cpp(library: ctypes.CDLL) -> Iterator[CppChoosing]:
 
 
 def copied(seed: int, n: int, n_kinds: int) -> list[int]:
-    """Random text of few kinds of tokens, with passages that repeat earlier ones."""
+    """Random text over few tokens, with passages that repeat earlier ones."""
     random = np.random.default_rng(seed)
     text: list[int] = []
     while len(text) < n:
@@ -83,7 +72,7 @@ def proposed(lookup: Lookup) -> tuple[list[int], list[float]]:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_lookup_proposes_the_same(cpp: CppChoosing, name: str) -> None:
+def test_lookup_proposes_the_same_drafts(cpp: CppChoosing, name: str) -> None:
     check_lookup(cpp, TEXTS[name])
 
 
@@ -104,7 +93,7 @@ def check_lookup(cpp: CppChoosing, text: list[int]) -> None:
     assert n_proposed > 50
 
 
-def test_lookup_of_edited_and_other_conversations(cpp: CppChoosing) -> None:
+def test_lookup_follows_edited_and_new_conversations(cpp: CppChoosing) -> None:
     lookup, first, other = Lookup(), copied(4, 900, 50), copied(5, 700, 50)
     contexts = (first, first[:400], [*first[:700], 3, *first[710:]], other, [*other, *first], first[:1])
     for context in contexts:
@@ -128,7 +117,7 @@ class PreparedRow:
 
 
 class PreparedSource:
-    """Drafts that the test prepared, with the interface of `ExitSource`."""
+    """Prepared drafts with the interface of `ExitSource`."""
 
     name = "early-exit"
     draft_part: Part = "exit-draft"
@@ -164,7 +153,7 @@ class PyChoosing:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_controller_chooses_the_same(cpp: CppChoosing, seed: int) -> None:
+def test_the_controller_makes_the_same_choices(cpp: CppChoosing, seed: int) -> None:
     check_controller(cpp, seed)
 
 
@@ -197,7 +186,7 @@ def check_controller(cpp: CppChoosing, seed: int) -> None:
 def drafted(
     python: PyChoosing, cpp: CppChoosing, arm: Arm, text: list[int], n: int, random: np.random.Generator
 ) -> list[int]:
-    """The drafts of both, which are the same: an early exit that is mostly right, more so where it is sure."""
+    """The same drafts for both: an early exit that is mostly right, and more often where it is confident."""
     rows = np.zeros((arm.depth, N_VOCAB), np.float32)
     for ahead, row in enumerate(rows):
         sure = float(random.uniform(1, 12))
@@ -208,7 +197,7 @@ def drafted(
     return drafts
 
 
-def test_confidence_is_the_softmax(library: ctypes.CDLL) -> None:
+def test_confidence_is_the_probability_of_the_best_token(library: ctypes.CDLL) -> None:
     library.check_confidence.restype = ctypes.c_double
     for n_vocab in (7, 64, 32_003):
         row = (np.random.default_rng(n_vocab).standard_normal(n_vocab) * 4).astype(np.float32)
@@ -228,9 +217,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(tmp_path: Path, library: ctypes.CDLL, built: Path, mistake: str) -> None:
-    assert library  # its objects are in `built`
-    choosing = CppChoosing(mutant(tmp_path, built, *MISTAKES[mistake]), COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
+def test_a_seeded_mistake_is_found(library_with: Callable[..., ctypes.CDLL], mistake: str) -> None:
+    choosing = CppChoosing(library_with(*MISTAKES[mistake]), COSTS, MAX_ROWS, N_VOCAB, DRAFT_S)
     with pytest.raises(AssertionError):
         check_lookup(choosing, TEXTS["few kinds"])
         check_controller(choosing, 0)
