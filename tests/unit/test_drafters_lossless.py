@@ -1,4 +1,4 @@
-"""Each drafter and the controller on a tiny model: the tokens are those of plain decoding, past every eviction."""
+"""Each drafter, and the controller, gives the tokens of plain decoding on a tiny model, also past evictions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from edgeinfer.backends.reference import load_gguf
 from edgeinfer.decode import drafting
+from edgeinfer.decode.drafters import DRAFTERS
 from edgeinfer.decode.drafters.draft_model import DraftModel
-from edgeinfer.decode.drafters.early_exit import ExitSource
 from edgeinfer.decode.drafters.gated import Gated
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.drafting import Drafting, OpenedDraftModel, check_same_tokens, measure, new_drafting
@@ -33,6 +33,7 @@ from tests.unit.plan_things import model as an_entry
 POLICY = WindowPolicy(window=64, sink=8, block=16, limit=128)
 SMALLER = WindowPolicy(window=64, sink=0, block=16, limit=96)
 ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)
+TAUGHT = ("exit draft", "feature draft")  # tests/conformance has their models
 HOW = [GREEDY, Sampling(temperature=0.8, seed=3)]
 N = 110
 
@@ -62,17 +63,22 @@ def plain(model: Model, how: Sampling) -> list[int]:
     return answer(model, how, Fixed(), {})[0]
 
 
-def drafter(name: str, model: Model) -> Drafter:
-    costs = Costs(ROWS_FREE, 16)
-    if name == "lookup":
-        return Lookup()
-    return Gated(ExitSource() if name == "early-exit" else DraftModel(model, SMALLER), costs)
+def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
+    full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [GGUF], Request(model="tiny"))
+    return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))
+
+
+def new(model: Model, plan: Plan, draft: OpenedDraftModel | None = None) -> Drafting:
+    return new_drafting(model, plan, Costs(ROWS_FREE, plan.speculation.max_rows), draft=draft)
 
 
 @pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
-@pytest.mark.parametrize("name", ["lookup", "early-exit", "draft"])
-def test_tokens_are_those_of_plain_decoding(model: Model, name: str, how: Sampling) -> None:
-    tokens, decoder = answer(model, how, Fixed(Arm(name, 5)), {name: drafter(name, model)})
+@pytest.mark.parametrize("name", [kind.name for kind in DRAFTERS if kind.facts.needs not in TAUGHT])
+def test_every_drafter_gives_the_tokens_of_plain_decoding(model: Model, name: str, how: Sampling) -> None:
+    plan = a_plan(name, mode=name)
+    made = new(model, plan, OpenedDraftModel(model, plan, SMALLER.limit))
+    tokens, decoder = answer(model, how, Fixed(Arm(name, 5)), dict(made.drafters))
+    made.close()
     assert tokens == plain(model, how)
     arm = decoder.stats.arms[name]
     assert arm.accepted > 0
@@ -82,8 +88,8 @@ def test_tokens_are_those_of_plain_decoding(model: Model, name: str, how: Sampli
 
 
 @pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
-def test_a_draft_model_that_is_the_model_is_right_while_their_windows_agree(model: Model, how: Sampling) -> None:
-    """Also that it catches up, and that its drafts have the noise of their place: either would show as misses."""
+def test_a_draft_model_equal_to_the_target_is_right_while_their_windows_agree(model: Model, how: Sampling) -> None:
+    """Misses would show that it does not catch up, or that its drafts have the noise of another index."""
     source = DraftModel(model, POLICY)
     decoder = Decoder(
         model, POLICY, controller=Fixed(Arm("draft", 4)), drafters={"draft": Gated(source, Costs(ROWS_FREE, 16))}
@@ -101,7 +107,7 @@ def begin(source: DraftModel, context: list[int]) -> None:
     source.start(None)  # type: ignore[arg-type]  # greedy: the round is not used
 
 
-def test_a_draft_model_follows_another_conversation(model: Model) -> None:
+def test_a_draft_model_follows_a_change_of_conversation(model: Model) -> None:
     source = DraftModel(model, POLICY)
     begin(source, [40, 41, 42, 43])
     first = source.draft(43).argmax()
@@ -113,7 +119,7 @@ def test_a_draft_model_follows_another_conversation(model: Model) -> None:
 
 
 def test_past_its_limit_a_draft_model_keeps_the_newest_half_window(model: Model) -> None:
-    """Its row is that of a model which has run only these tokens."""
+    """Its row equals that of a model that has run only these tokens."""
     source, cache = DraftModel(model, POLICY), model.new_cache(POLICY)
     context = list(range(3, 258))
     begin(source, context)
@@ -176,19 +182,10 @@ class Words:
     ("other", "what"),
     [(Words(5001), "5001 tokens"), (Words(5000, shift=1), "differs"), (Words(5000, stop=3), "stop tokens")],
 )
-def test_a_draft_model_with_other_tokens_is_refused(other: Words, what: str) -> None:
+def test_a_draft_model_with_another_vocabulary_is_refused(other: Words, what: str) -> None:
     check_same_tokens(Words(5000), Words(5000))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=what):
         check_same_tokens(Words(5000), other)  # type: ignore[arg-type]
-
-
-def a_plan(*drafters: str, mode: str = "auto", max_rows: int = 8) -> Plan:
-    full = make_plan(device(), catalog(an_entry("tiny", 1, artifact(0.5))), [GGUF], Request(model="tiny"))
-    return replace(full, window=POLICY, speculation=SpeculationPlan(mode, drafters, max_rows=max_rows))
-
-
-def new(model: Model, plan: Plan, draft: OpenedDraftModel | None = None) -> Drafting:
-    return new_drafting(model, plan, Costs(ROWS_FREE, plan.speculation.max_rows), draft=draft)
 
 
 @pytest.mark.parametrize("how", HOW, ids=["greedy", "sampled"])
@@ -212,7 +209,7 @@ def test_a_plan_names_the_drafters_of_a_conversation(model: Model) -> None:
         measure(model, a_plan("draft", mode="draft"))
 
 
-def test_two_conversations_share_costs_and_nothing_that_was_learned(model: Model) -> None:
+def test_conversations_share_costs_but_not_what_they_learned(model: Model) -> None:
     plan = a_plan("lookup", "early-exit")
     costs = Costs(ROWS_FREE, 8)
     first, second = (new_drafting(model, plan, costs) for _ in range(2))
