@@ -1,4 +1,4 @@
-"""The same C calls in a bare loop: the least that decoding can cost."""
+"""The same C calls in a bare loop: the lower bound of the time for decoding."""
 
 from __future__ import annotations
 

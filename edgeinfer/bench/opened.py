@@ -30,11 +30,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="demo", metavar="NAME|PATH", help="default: demo")
     parser.add_argument("--context", type=int, metavar="N", help="sink + window, in tokens")
     add_format_arguments(parser)
-    parser.add_argument("--backend", default="", metavar="NAME", help="one of those that `edgeinfer doctor` lists")
+    parser.add_argument("--backend", default="", metavar="NAME", help="a backend that `edgeinfer doctor` lists")
 
 
 def add_format_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kv-type", choices=KV_CHOICES, help="how K and V are kept")
+    parser.add_argument("--kv-type", choices=KV_CHOICES, help="type of K and V in the cache")
     parser.add_argument(
         "--template", default="", metavar="FILE", help="a Jinja chat template for the texts, or `chatml`"
     )
@@ -47,7 +47,7 @@ def format_words(args: argparse.Namespace) -> list[str]:
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, template: str = "") -> list[int]:
-    """The tokens of a text as it is, after a BOS where the model has one; by a template, as the question of a chat."""
+    """The tokens of a text: after a BOS if the model has one, or with a template as the question of a chat."""
     if not template:
         return [*tokenizer.encode(tokenizer.bos_text, special=True), *tokenizer.encode(text, special=False)]
     with closing(Renderer()) as renderer:

@@ -23,7 +23,7 @@ class Autosave:
     """The file of one running chat in `folder`, and those that other chats left there.
 
     A lock beside each file is held while its chat runs, so a file whose lock is free was left by a crash. Without a
-    writable folder nothing is kept, and the chat runs all the same.
+    writable folder nothing is kept, and the chat runs anyway.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -14,21 +14,21 @@ USAGE = "bench MEASURE [--help] [...]"
 EXAMPLES = """\
   edgeinfer bench speed --json                       prefill and decode, first token, memory, percent of the roofline
   edgeinfer bench speculation --model demo --quick   speculation on against off, prompt by prompt
-  edgeinfer bench speed --help                       what a measurement takes
+  edgeinfer bench speed --help                       the options of a measurement
 """
 MEASURES = {
     "speed": "prefill and decode tokens/s, first token, peak memory, percent of the memory roofline",
     "speculation": "speed with speculation on against off, per kind of prompt, with acceptance and intervals",
-    "bundle": "a phone bundle beside the program that ExecuTorch's own exporter makes of the same model",
-    "serve": "the server: tokens/s, latency and gaps of 1 to 8 clients, beside llama.cpp's own",
+    "bundle": "a phone bundle compared with the program of ExecuTorch's own exporter",
+    "serve": "the server: tokens/s, latency and gaps with 1 to 8 clients, compared with llama.cpp's server",
     "quality": "perplexity, KL, tasks, speed and memory of one model in several tiers, K/V types and backends",
-    "kernels": "on a Mac: each Metal kernel against its plain twin",
+    "kernels": "on a Mac: each Metal kernel compared with its plain MLX twin",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("measure", metavar="MEASURE", help=f"{', '.join(MEASURES)}")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="what the measurement takes")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the measurement")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`edgeinfer chat`: choose, say why, open, talk."""
+"""`edgeinfer chat`: choose a model, explain the choice, load it, and chat."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgeinfer.device import DeviceProfile
     from edgeinfer.plan import BackendFacts, Capabilities
 
-HELP = "say what this machine is, what each backend found, and where files are"
+HELP = "show what this machine is, what each backend found, and where files are"
 USAGE = "doctor [--json]"
 EXAMPLES = """\
   edgeinfer doctor

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 HELP = "make a phone bundle of a model"
 USAGE = "export MODEL --out FOLDER [--tier TIER] [--kv-type TYPE] [--device NAME]"
 EXAMPLES = """\
-  edgeinfer export demo --out demo-phone                        4-bit weights, as the demo's file has them
+  edgeinfer export demo --out demo-phone                        4-bit weights, like those of the demo's file
   edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
   edgeinfer export demo --kv-type q8_0 --out demo-phone         K and V in 8 bits, for longer contexts
   edgeinfer export demo --device iphone-15-pro --out demo-phone
-  edgeinfer export demo --target coreml --out demo-coreml       for Core ML; not run here
-  edgeinfer chat --model ./demo-phone                           the bundle, run here
+  edgeinfer export demo --target coreml --out demo-coreml       for Core ML; never run
+  edgeinfer chat --model ./demo-phone                           run the bundle on this machine
 """
 TIERS: tuple[Tier, ...] = ("8da4w", "8da8w", "fp32")
 
@@ -39,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="xnnpack",
         choices=("xnnpack", "coreml"),
         metavar="TARGET",
-        help="xnnpack, which runs on the processor, or coreml, in float16 and never run (xnnpack)",
+        help="xnnpack, for the processor, or coreml, in float16 and never run (xnnpack)",
     )
     parser.add_argument(
         "--kv-type", default="", choices=("", *KV_TYPES), metavar="TYPE", help=f"K and V: {', '.join(KV_TYPES)} (f32)"
     )
     parser.add_argument(
-        "--device", default="", metavar="NAME", help="say how the bundle fits this phone, and refuse it if it does not"
+        "--device", default="", metavar="NAME", help="show how the bundle fits this phone, and refuse it if it does not fit"
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     storage = storage_of(args)
     model = model_path(args, storage)
-    open_source(model)  # refuses at once what cannot be exported
+    open_source(model)  # refuses a model that cannot be exported
     if args.device:
         say(device_line(args, storage, model))
     say(f"exporting {model.name} as {storage.tier}: this takes minutes")
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
         "for each position of context"
     )
     if args.target == "coreml":
-        say("note: nothing here runs Core ML: the program was lowered, and not run")
+        say("note: the program was lowered for Core ML, but not run: no engine on this machine runs Core ML")
     elif not manifest.golden:
-        say("note: no golden answers are recorded: the engine cannot run here, so `edgeinfer verify` compares none")
+        say("note: no golden answers are recorded, because the engine cannot run on this machine; `edgeinfer verify` compares none")
     return 0
 
 

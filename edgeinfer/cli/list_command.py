@@ -1,4 +1,4 @@
-"""`edgeinfer list`: the models that are here, or those that could be."""
+"""`edgeinfer list`: the models on this machine, or those of the catalog."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 HELP = "list the models on this machine, or in the catalog"
 USAGE = "list [--catalog] [--json]"
 EXAMPLES = """\
-  edgeinfer list             what is here
-  edgeinfer list --catalog   what has a name, the best first
+  edgeinfer list             the models on this machine
+  edgeinfer list --catalog   the models of the catalog, best first
   edgeinfer list --json
 """
 

@@ -16,9 +16,11 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("add",), metavar="add", help="write an entry from the file's header alone")
+    parser.add_argument(
+        "action", choices=("add",), metavar="add", help="write a catalog entry from the header of the file"
+    )
     parser.add_argument("model", type=model_name, metavar="MODEL", help="`org/repo`, `org/repo:TIER`, or a path")
-    parser.add_argument("--name", default="", help="what to call it; without this, after its file")
+    parser.add_argument("--name", default="", help="its name in the catalog; default: made from the file name")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     add_json_option(parser)
 

@@ -20,7 +20,7 @@ SERVER_SINK = 512  # tokens; tools count as part of the system prompt
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print it as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
 
 
 def add_plan_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
@@ -78,7 +78,7 @@ def add_open_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="never use the network")
     group.add_argument("-y", "--yes", action="store_true", help="download without asking")
     group.add_argument(
-        "--template", default="", metavar="FILE", help="a Jinja chat template in place of the model's own, or `chatml`"
+        "--template", default="", metavar="FILE", help="a Jinja chat template instead of the model's own, or `chatml`"
     )
 
 

@@ -1,4 +1,4 @@
-"""How the command line speaks: data on stdout, everything else on stderr, readable without color."""
+"""Output of the command line: data on stdout, everything else on stderr, readable without color."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgeinfer plan`: what would run here, or on a named device, and why."""
+"""`edgeinfer plan`: what would run on this machine or a named device, and why."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from edgeinfer.cli.options import add_json_option, add_plan_options, count, plan
 from edgeinfer.cli.output import show, show_json
 from edgeinfer.errors import UsageError
 
-HELP = "say which model fits a device, why, and what was refused"
+HELP = "show which model fits a device, why, and what was refused"
 USAGE = "plan [MODEL] [--device SLUG] [--context N] [--all] [--sources] [--json] [...]"
 EXAMPLES = """\
   edgeinfer plan                                the choice for this machine
   edgeinfer plan --device iphone-15-pro --json  the choice for a phone, for a program
-  edgeinfer plan --all --sources                every reason and refusal, and where the figures come from
+  edgeinfer plan --all --sources                every reason and refusal, and the sources of the figures
   edgeinfer plan --devices                      the devices that are known by name
   edgeinfer plan --model llama-3.1-8b --context 8192
 """
@@ -22,13 +22,13 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="the same as --model")
     add_plan_options(parser)
-    parser.add_argument("--device", default="", metavar="SLUG", help="plan for this device in place of the one here")
+    parser.add_argument("--device", default="", metavar="SLUG", help="plan for this device instead of this machine")
     parser.add_argument("--devices", action="store_true", help="list the devices that are known by name")
-    parser.add_argument("--sources", action="store_true", help="also say where the figures come from")
+    parser.add_argument("--sources", action="store_true", help="also show the sources of the figures")
     parser.add_argument(
-        "--conversations", type=count, default=1, metavar="N", help="answers that `serve` is to run at once (1)"
+        "--conversations", type=count, default=1, metavar="N", help="answers that `serve` runs at once (1)"
     )
-    parser.add_argument("--all", action="store_true", help="also say more about why, and what was not chosen")
+    parser.add_argument("--all", action="store_true", help="also show every reason and every refusal")
     add_json_option(parser)
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if args.all:
             lines += ["", *(f"not chosen: {line}" for line in list_refusals(plan))]
         if not (args.all or args.sources):
-            lines += ["", "`--all` says more about why, and what was refused"]
+            lines += ["", "`--all` shows every reason and refusal"]
         show("\n".join(lines))
     return 0
 

@@ -8,7 +8,7 @@ import sys
 from edgeinfer.cli.options import model_name
 from edgeinfer.cli.output import show, whisper
 
-HELP = "download a model, after saying its size"
+HELP = "download a model, after showing its size"
 USAGE = "pull MODEL [--tier TIER] [--backend NAME] [--yes] [--offline]"
 EXAMPLES = """\
   edgeinfer pull qwen3-4b                       the tier that fits this machine best

@@ -1,4 +1,4 @@
-"""Text that comes in: arguments and stdin, as UTF-8 or UTF-16, or not at all."""
+"""Text input: arguments and stdin, in UTF-8 or UTF-16."""
 
 from __future__ import annotations
 

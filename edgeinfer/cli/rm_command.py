@@ -1,4 +1,4 @@
-"""`edgeinfer rm`: take a model out of the Hugging Face cache."""
+"""`edgeinfer rm`: remove a model from the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeinfer.cli.output import near, size, whisper
 HELP = "remove a model from this machine's cache"
 USAGE = "rm MODEL [--tier TIER]"
 EXAMPLES = """\
-  edgeinfer rm qwen3-4b                       every file of it that is here
+  edgeinfer rm qwen3-4b                       all its files on this machine
   edgeinfer rm unsloth/Qwen3-4B-GGUF:Q4_K_M   one file
 """
 

@@ -22,7 +22,7 @@ EXAMPLES = """\
   edgeinfer run "Why is the sky blue?"
   edgeinfer run demo "Hi"                       the model may come first
   edgeinfer run --model demo --temp 0 "Hi"      the most likely answer, the same every time
-  git diff | edgeinfer run "Sum this up:"       piped text follows the prompt; in a shell's loop, `-` asks for it
+  git diff | edgeinfer run "Sum this up:"       piped text follows the prompt; a shell loop needs `-`
   edgeinfer run --model demo - < question.txt   `-` is all of stdin
   edgeinfer run --raw demo "Once upon a time"   continue a text, without a chat template
 """

@@ -1,4 +1,4 @@
-"""`edgeinfer serve`: a local server for the clients that people have."""
+"""`edgeinfer serve`: a local server for OpenAI, Anthropic and Ollama clients."""
 
 from __future__ import annotations
 
@@ -38,14 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--queue", type=count, metavar="N", help="requests that may wait (4 for each conversation)")
     group.add_argument(
-        "--prefix-memory", type=count0, default=512, metavar="MB", help="memory for beginnings of prompts (512)"
+        "--prefix-memory", type=count0, default=512, metavar="MB", help="memory for cached prompt prefixes (512)"
     )
     group.add_argument(
-        "--prefix-disk", type=count0, default=4096, metavar="MB", help="disk for them, kept between runs (4096)"
+        "--prefix-disk", type=count0, default=4096, metavar="MB", help="disk space for them, kept between runs (4096)"
     )
     group.add_argument("--token-file", default="", metavar="FILE", help="a file with the token that requests must send")
-    group.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
-    group.add_argument("--origin", action="append", default=[], metavar="URL", help="a web page that may ask")
+    group.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another host name of this server"
+    )
+    group.add_argument(
+        "--origin", action="append", default=[], metavar="URL", help="a web origin that may send requests"
+    )
     add_open_options(parser)
 
 

@@ -14,7 +14,7 @@ from edgeinfer.text import shown
 if TYPE_CHECKING:
     from edgeinfer.catalog import Artifact, ModelEntry
 
-HELP = "show a model's true base, tier, shape, license, digest and template"
+HELP = "show a model's base model, tier, shape, license, digest and template"
 USAGE = "show MODEL [--tier TIER] [--verify] [--json]"
 EXAMPLES = """\
   edgeinfer show demo
@@ -89,7 +89,7 @@ def describe(entry: ModelEntry, files: list[list[Artifact]], *, verify_files: bo
 
 
 def describe_file(same: list[Artifact], *, verify_it: bool) -> dict[str, object]:
-    """What the catalog and, when it is here, the file itself say."""
+    """What the catalog says, and the file if it is on this machine."""
     from edgeinfer.runner.opening import local_path
 
     artifact = same[0]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end the program as an exception does: the terminal is put back, the conversation is kept."""
+"""SIGTERM and SIGHUP end the program like an exception: the terminal is restored and the conversation is kept."""
 
 from __future__ import annotations
 

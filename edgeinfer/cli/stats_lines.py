@@ -1,4 +1,4 @@
-"""What an answer cost and kept, in words."""
+"""The stats of an answer as text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def window_line(stats: AnswerStats) -> str:
 
 
 def stats_json(stats: AnswerStats) -> dict[str, object]:
-    """The counts as they are, and what follows from them."""
+    """The counts, and values computed from them."""
     return {
         **asdict(stats),
         "rounds": stats.rounds,

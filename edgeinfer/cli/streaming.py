@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeinfer.window import WindowPolicy
 
 
-PATIENCE_S = 3.0  # without a word
+PATIENCE_S = 3.0  # before the note appears
 
 
 class Interrupt:
@@ -104,7 +104,7 @@ def patience(stream: AnswerStream) -> Iterator[Callable[[], None]]:
     def begun() -> None:
         timer.cancel()
         if timer.is_alive():
-            timer.join()  # what it is saying comes before the answer
+            timer.join()  # the note is removed before the answer
 
     try:
         yield begun

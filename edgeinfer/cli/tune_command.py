@@ -24,7 +24,7 @@ USAGE = "tune NAME [--kind KIND] [--minutes N] [--out FILE]"
 EXAMPLES = """\
   edgeinfer tune ./model.gguf                      writes model.draft.safetensors beside it, in half an hour
   edgeinfer tune ./model.gguf --kind both          an exit draft and a feature draft
-  edgeinfer tune ./model.gguf --data chats.jsonl   on conversations of your own
+  edgeinfer tune ./model.gguf --data chats.jsonl   on your conversations
 """
 KINDS: dict[str, tuple[Kind, ...]] = {"feature": ("feature",), "exit": ("exit",), "both": ("feature", "exit")}
 DEVICES = ("cuda", "mps", "cpu")
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="feature",
         choices=tuple(KINDS),
         metavar="KIND",
-        help="feature: from what the model knew a token before; exit: from its first layers; both",
+        help="feature: from the model's hidden states; exit: from its first layers; both",
     )
     parser.add_argument("--exit-layer", type=int, default=2, metavar="N", help="layers before an exit draft (2)")
-    parser.add_argument("--minutes", type=positive, default=30.0, metavar="N", help="how long it may take (30)")
+    parser.add_argument("--minutes", type=positive, default=30.0, metavar="N", help="time limit (30)")
     parser.add_argument(
         "--data",
         type=Path,
@@ -104,7 +104,7 @@ def check_installed(plot: Path | None) -> None:
 
 
 class Said:
-    """What is shown while a draft is taught: a line that moves, or on a log a line every tenth."""
+    """Progress of teaching: one line that is redrawn, or in a log a line for each tenth."""
 
     def __init__(self) -> None:
         self.said: Forecast | None = None
@@ -159,14 +159,14 @@ def forecast_lines(forecast: Forecast) -> list[str]:
         f"time     about {duration(forecast.seconds)}: {forecast.n_text_tokens:,} tokens of text, "
         f"positions to teach: {positions}",
         f"memory   up to {size(forecast.memory_bytes)} of {size(forecast.budget_bytes)}",
-        f"rows     cost here, in plain tokens: {costs or 'only one row is exact'}",
+        f"rows     cost, in plain tokens: {costs or 'only one row is exact'}",
         *(f"expected {kind}: {expectation(one)}" for kind, one in forecast.expected.items()),
     ]
 
 
 def expectation(expected: Expected) -> str:
     if not expected.depth:
-        return "no speed-up is expected here, at the agreement that drafts reached on a GPU"
+        return "no speed-up is expected on this device, at the agreement that drafts reached on a GPU"
     return (
         f"{expected.speedup:.2f} times plain speed with {expected.depth} drafts a round, "
         "at the agreement that drafts reached on a GPU"
@@ -184,7 +184,7 @@ def lines_of(taught: Taught) -> list[str]:
         *(f"  at temperature {one.temperature:g}  {shares(one.by_depth)}" for one in taught.sampled),
         f"  its own text        {shares(taught.own_text[-1].by_depth)} by depth, on {taught.own_text[-1].n:,} tokens",
         *(
-            f"  head of {one.n_vocab:<6}      agrees {one.by_depth[0]:.3f}; expected here: "
+            f"  head of {one.n_vocab:<6}      agrees {one.by_depth[0]:.3f}; expected: "
             f"{taught.expected[one.n_vocab].speedup:.2f} times plain speed"
             for one in taught.answers
         ),

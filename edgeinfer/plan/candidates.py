@@ -18,7 +18,7 @@ from edgeinfer.window import WindowPolicy
 
 __all__ = ["BackendOnDevice", "Candidate", "candidates", "on_device", "wanted_context", "with_exports"]
 
-_LONG_CONTEXT = 32768  # what `--prefer context` asks for
+_LONG_CONTEXT = 32768  # tokens that `--prefer context` wants
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Candidate:
     model: ModelEntry
     artifact: Artifact
     facts: BackendFacts
-    exit_layer: int | None  # where it may stop for a draft; None: nowhere
-    no_early_exit: str  # why a model that could stop there may not; "" when it may
+    exit_layer: int | None  # layer of the early exit; None: no early exit
+    no_early_exit: str  # why an early exit of the file is not used; "" if it is
     tier_order: int
     kv_type: KvType
     window: WindowPolicy
@@ -49,7 +49,7 @@ class Candidate:
     n_conversations: int
     draft: Plan | None
     taught: TaughtDraft | None
-    no_taught: str  # why the draft that was taught to it is not used; "" when it is, or there is none
+    no_taught: str  # why the model's taught draft is not used; "" if it is, or if there is none
 
     @property
     def key(self) -> tuple[int, bool, int, float]:
@@ -137,7 +137,7 @@ def _judge(
 
     facts, found, tier = backend.facts, backend.capabilities, catalog.tiers.get(artifact.tier)
     if backend.unavailable:
-        return refuse("unavailable", f"{facts.name} cannot run here: {backend.unavailable}")
+        return refuse("unavailable", f"{facts.name} cannot run: {backend.unavailable}")
     if artifact.made_from and facts.exporting and (why := facts.exporting.cannot_export(model.shape)):
         return refuse("unavailable", why)
     if tier and artifact.tier not in found.tiers:  # a tier that is in no table is left to the engine
@@ -198,8 +198,8 @@ def _other_kv_type(
 
 
 def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -> tuple[int | None, str]:
-    """The layer where the model may stop for a draft, and why it may not if its file names a layer. Only this function
-    decides it: a backend gets a layer that the model has, or none.
+    """The layer of the early exit, or why the exit that the file names is not used. Only this function decides it: a
+    backend gets a layer that the model has, or none.
     """
     layer, n_layers = model.exit_layer, model.shape.n_layers
     if layer is None or request.speculation not in ("auto", "early-exit"):
@@ -221,7 +221,7 @@ def _taught(
     if draft is None or request.speculation not in ("auto", draft.kind):
         return None, model.no_draft
     if request.conversations > 1 and not facts.early_exit_in_batches:
-        return None, f"{facts.name} drafts by itself in one conversation only"
+        return None, f"{facts.name} uses it in one conversation only"
     times = device.row_times.get(draft.key(artifact))
     best = sized(draft, model.shape, times)
     if times is not None and request.speculation == "auto" and is_hopeless(best, model.shape, times):

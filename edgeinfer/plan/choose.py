@@ -98,7 +98,7 @@ def _checked(catalog: Catalog, facts: Sequence[BackendFacts], request: Request) 
     """`request` with the names as the catalog spells them. Raises UsageError, ModelNotFoundError."""
     if request.backend and request.backend not in {one.name for one in facts}:
         known = ", ".join(one.name for one in facts)
-        raise UsageError(f"unknown backend: {request.backend}", hint=f"backends here: {known}")
+        raise UsageError(f"unknown backend: {request.backend}", hint=f"the backends are {known}")
     if not 1 <= request.conversations <= _MAX_CONVERSATIONS:
         raise UsageError(
             f"conversations must be from 1 to {_MAX_CONVERSATIONS}; received {request.conversations}",
@@ -243,12 +243,12 @@ def _nothing_can_run(
     if not refused and (model := catalog.find(request.model)):
         has = ", ".join(dict.fromkeys(file.backend for file in model.artifacts))
         reason = f": its files are for {has}, not for {request.backend}"
-        return NoPlanError(f"nothing here can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
+        return NoPlanError(f"no backend can run {wanted}{reason}", hint=f"use --backend {model.artifacts[0].backend}")
     hint = next((backend.hint for backend in absent.values() if backend.hint), "") if not reason else ""
     if request.kv_type and not hint:
         hint = "without --kv-type each backend takes its own"
     return NoPlanError(
-        f"nothing here can run {wanted}{reason}",
+        f"no backend can run {wanted}{reason}",
         hint=hint or (_PLAN_WITHOUT_MODEL if device.named else "`edgeinfer doctor` says what each backend found"),
         rejected=tuple(map(rejection_to_json, refused)),
     )

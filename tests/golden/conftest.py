@@ -1,4 +1,4 @@
-"""Golden texts: `make golden` rewrites them; the diff is for reading."""
+"""Golden texts. `make golden` rewrites them, so that a reviewer can read the diff."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def check_golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
-    """`check_golden(path, text)`: `text` is what the golden file at `path` holds, or becomes it."""
+    """`check_golden(path, text)` compares `text` with the golden file at `path`, or rewrites the file."""
     rewrite = request.config.getoption("--rewrite-golden", default=False)
 
     def check(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Help pages and error texts, whole."""
+"""Complete help pages and error texts."""
 
 import contextlib
 import io
@@ -52,7 +52,7 @@ def test_the_page_of_each_command(name: str, check_golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_page_has_examples_that_begin_as_people_type(name: str) -> None:
+def test_every_page_has_examples_that_begin_with_edgeinfer(name: str) -> None:
     assert f"edgeinfer {name}" in load(name).EXAMPLES
     assert not load(name).HELP.endswith(".")
 
@@ -65,7 +65,7 @@ def test_every_measurement_has_a_page(measure: str, capsys: pytest.CaptureFixtur
 
 
 def test_the_text_of_each_error(check_golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a person sees for each mistake, with the exit code."""
+    """The output for each mistake, with the exit code."""
     monkeypatch.chdir(tmp_path)
     for variable in ("XDG_CONFIG_HOME", "HF_HUB_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))

@@ -1,4 +1,4 @@
-"""The plan of every named device as a person sees it; one of them also as a program sees it, with every refusal."""
+"""The printed plan of every named device; for one device also the JSON with every refusal."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`edgeinfer bench bundle`: a phone bundle beside what ExecuTorch's own exporter makes of the same model."""
+"""`edgeinfer bench bundle`: a phone bundle compared with the program of ExecuTorch's own exporter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="FOLDER", help="made by `edgeinfer export`")
-    parser.add_argument("--stock", type=Path, metavar="FILE.pte", help="the same model by ExecuTorch's `export_llm`")
+    parser.add_argument("--stock", type=Path, metavar="FILE.pte", help="the same model, exported by ExecuTorch's `export_llm`")
     parser.add_argument(
         "--runtime", type=Path, metavar="FILE", help="measure in the phone runtime: its program edgeinfer-run"
     )

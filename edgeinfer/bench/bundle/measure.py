@@ -1,4 +1,4 @@
-"""What is timed, in which order."""
+"""Times forwards of both programs in turn."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def ours(folder: Path, n_threads: int, kv_type: KvType = "f32") -> Forward:
 
 
 def stock(program: Path, n_threads: int) -> Forward:
-    """Gives the last row's logits whatever was wanted. Raises ImportError without torch."""
+    """Always gives the logits of the last row only. Raises ImportError without torch."""
     import executorch.extension.llm.custom_ops.custom_ops
     import executorch.kernels.quantized  # noqa: F401  # registers the embedding of 8-bit weights
     import torch

@@ -1,4 +1,4 @@
-"""A process that holds one program and times forwards of it: a request a line on stdin, an answer a line on stdout."""
+"""A process that times forwards of one program: one request per line on stdin, one answer per line on stdout."""
 
 from __future__ import annotations
 

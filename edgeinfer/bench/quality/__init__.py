@@ -31,18 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", metavar="NAME|PATH", help="repeatable: files of one model, the best first (demo)"
     )
-    parser.add_argument("--tier", action="append", metavar="TIER", help="repeatable: make this tier of the first file")
+    parser.add_argument(
+        "--tier", action="append", metavar="TIER", help="repeatable: quantize the first file to this tier"
+    )
     parser.add_argument("--kv-type", action="append", choices=KV_CHOICES, help="repeatable: also with this K/V type")
     parser.add_argument(
         "--template",
         default="",
         metavar="FILE",
-        help="a Jinja chat template for the text, or `chatml`; default: as it is",
+        help="a Jinja chat template for the text, or `chatml`; default: none",
     )
     parser.add_argument(
-        "--backend", action="append", metavar="NAME", help="repeatable; the others are compared with the first"
+        "--backend", action="append", metavar="NAME", help="repeatable; each is compared with the first"
     )
-    parser.add_argument("--layers", default="", metavar="TIER", help="put each layer of this tier back to Q8_0 in turn")
+    parser.add_argument("--layers", default="", metavar="TIER", help="restore each layer of this tier to Q8_0 in turn")
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text; default: an article of WikiText-2")
     parser.add_argument("--tokens", type=int, default=512, metavar="N", help="tokens of the text (512)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each setting on stdout")
@@ -94,7 +96,7 @@ def settings(models: Sequence[str], kv_types: Sequence[KvType], backends: Sequen
 
 
 def refusal(setting: Setting) -> str:
-    """Why this backend does not run this file here; "" where it does."""
+    """Why this backend does not run this file on this machine; "" if it does."""
     try:
         choose(setting.request(), offline=True)
     except (NoPlanError, BackendError) as error:
@@ -103,7 +105,7 @@ def refusal(setting: Setting) -> str:
 
 
 def sweep(source: Path, tier: str, folder: Path, reference: Reference) -> Iterator[Layer]:
-    """Every matrix in `tier`; then the same with one layer, or the embedding and head, put back to 8 bits."""
+    """Quantizes every matrix to `tier`, then restores one layer, or the embedding and head, to 8 bits."""
     for name, types in layer_types(source):
         file = quantized(source, tier, folder, name=f"{tier}-{name}", types=types)
         found = measure(Setting(str(file), LLAMA_CPP.name, "f16"), reference, quality_only=True)

@@ -24,7 +24,7 @@ def quantized(source: Path, tier: str, folder: Path, *, name: str = "", types: M
 
 
 def layer_types(source: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """What a sweep stores in 8 bits: nothing, then the embedding with the head, then each layer."""
+    """The tensors that a sweep stores in 8 bits: none, then the embedding with the head, then each layer."""
     yield "none", {}
     yield "embedding and head", {r"^(token_embd|output)\.weight$": "Q8_0"}
     for layer in range(shape_from_gguf(read_header(source)).n_layers):

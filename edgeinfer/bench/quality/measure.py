@@ -64,7 +64,7 @@ class Reference:
 
     text: str
     n_tokens: int
-    template: str = ""  # a Jinja file that puts the text into a chat
+    template: str = ""  # a Jinja file; the text then is the question of a chat
     expected: LogProbs | None = field(default=None)
 
 
@@ -109,7 +109,7 @@ def _tokens(subject: OpenedModel, reference: Reference) -> Tokens:
 
 
 def log_probs(subject: OpenedModel, tokens: Tokens) -> LogProbs:
-    """[len(tokens) - 1, V]: of the token after each but the last."""
+    """[len(tokens) - 1, V]: log probabilities of the next token, after each but the last."""
     cache = subject.model.new_cache(subject.plan.window)
     parts = []
     try:

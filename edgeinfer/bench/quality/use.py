@@ -1,4 +1,4 @@
-"""Speed and memory of one setting, in a process of its own: an earlier model leaves memory that a later one reuses."""
+"""Speed and memory of one setting, in a separate process, because a model may reuse memory that an earlier one left."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _measure_here(request: Request) -> Use:
 
 
 def _token_times(model: Model, window: WindowPolicy, *, by_processor: bool) -> list[float]:
-    """When the answer began, and when each of its tokens came, in seconds."""
+    """The times, in seconds, at which the answer began and each of its tokens arrived."""
     clock = time.process_time if by_processor else time.perf_counter
     tokens = model.tokenizer.encode(_TEXT.read_text(encoding="utf-8"), special=False)
     decoder = Decoder(model, window)

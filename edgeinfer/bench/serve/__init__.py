@@ -1,4 +1,4 @@
-"""`edgeinfer bench serve`: this server and llama.cpp's own, on one file, with the same clients in turn.
+"""`edgeinfer bench serve`: this server and llama.cpp's, on the same file and with the same clients in turn.
 
 `servers` starts them, `client` reads answers as they stream, `workloads` says what clients do, `measure` runs the
 workloads in pairs, `ceiling` finds what the engine alone allows, `report` and `plot` show it.

@@ -1,4 +1,4 @@
-"""What the engine alone allows: the time of one row of each of several conversations, without a server around it."""
+"""The speed of the engine alone: the time of one row for each of several conversations, without a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUNDS: Final = 48
 
 
 def ceilings(subject: OpenedModel, n_clients: Sequence[int]) -> Mapping[int, float]:
-    """Tokens per second of all together, by the number of conversations in a step."""
+    """Tokens per second of all conversations, by the number of conversations in a step."""
     model, policy = subject.model, subject.plan.window
     caches = [model.new_cache(policy) for _ in range(max(n_clients))]
     found = {}

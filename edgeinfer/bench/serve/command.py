@@ -1,4 +1,4 @@
-"""What the measurement takes, and how its parts are put together."""
+"""The arguments of the measurement, and how its parts are combined."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         found = measure(subjects, args.clients, sizes, args.runs, lambda text: print(text, file=sys.stderr))  # noqa: T201
     claims = verdicts(found)
     title = f"The server: {plan.model.title} {plan.artifact.tier}, K/V {plan.kv_type}, {n_threads} threads"
-    shown = [Path(part).name for part in sys.argv[3:]]  # where files lie on this machine is of no interest
+    shown = [Path(part).name for part in sys.argv[3:]]  # leave out the folders of this machine
     text = head(title, ("edgeinfer", "bench", "serve", *shown), plan.device, versions)
     text += f"\nLoad average at the end: {os.getloadavg()[0]:.1f}; both servers and the clients share the cores.\n"
     text += "\n" + text_of_report(found, found_ceilings) + "\n## Claims\n\n"

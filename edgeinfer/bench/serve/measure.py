@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Pairs(Generic[T]):
-    """What each run gave; `theirs` is empty where there is no other server."""
+    """The result of each run; `theirs` is empty without another server."""
 
     ours: list[T] = field(default_factory=list)
     theirs: list[T] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The two servers as processes of their own, on the same file, with the same context and threads."""
+"""The two servers as separate processes, on the same file, with the same context and threads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ours(plan: Plan, stops: tuple[int, ...] = (), template: str = "") -> Iterato
 def llama_server(
     binary: Path, plan: Plan, n_threads: int, stops: tuple[int, ...] = (), template: str = ""
 ) -> Iterator[Server]:
-    """Its own defaults, but for what makes the two alike: slots, context, K/V types, flash attention, threads."""
+    """The server's defaults, except slots, context, K/V types, flash attention and threads, which are made equal."""
     port, n = free_port(), plan.n_conversations
     k, v = of_k_and_v(plan.kv_type)
     size = ("--parallel", n, "--ctx-size", n * plan.window.slots, "--cache-type-k", k, "--cache-type-v", v)

@@ -1,4 +1,4 @@
-"""What the clients do, and what is measured of it. Prompts differ from run to run, so that none is in a cache."""
+"""What the clients do, and what is measured. Prompts differ in each run, so that none is in a cache."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Load:
 
 
 def text_of(n_words: int, seed: int) -> str:
-    """Words in an order of their own: nothing of two texts is the same but by chance."""
+    """Random words: two texts share parts only by chance."""
     return " ".join(random.Random(seed).choices(TEXT.split(), k=n_words))
 
 

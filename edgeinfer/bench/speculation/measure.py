@@ -1,7 +1,7 @@
 """`edgeinfer bench speculation`: the same prompts with speculation off and on, in one process, a few tokens in turn.
 
-Off is the whole model, nothing split. The order of the arms changes with every turn. What is compared is the time
-of the tokens after the first; the first token's time is reported apart.
+Off is the whole model without an exit. The order of the arms changes with every turn. The comparison is of the time
+of the tokens after the first; the time of the first token is reported separately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CONTROLLED: Final = frozenset({0, 1})  # of five prompts in a row; kinds come i
 _WARM: Final = (
     "Repeat this: one two three, one two three, one two three, one two three."  # so that every arm drafts once
 )
-_ANSWER: Final = 50  # tokens of a usual answer, to estimate how long the run takes
+_ANSWER: Final = 50  # tokens of a typical answer, to estimate how long the run takes
 _LOOKED_AT: Final = 12  # prompts whose lengths are averaged for that estimate
 
 
@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is run of one model."""
+    """How much of the bench is run on one model."""
 
     tasks: tuple[Task, ...]
     runs: int  # greedy ones
@@ -69,17 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=arms_to_measure(with_draft_model=True),
         help="repeatable; default: all but draft",
     )
-    parser.add_argument("--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and for auto then")
+    parser.add_argument(
+        "--draft-model", default="", metavar="NAME|PATH", help="for the arm draft, and then also for auto"
+    )
     parser.add_argument(
         "--draft",
         action="append",
         default=[],
         type=Path,
         metavar="FILE",
-        help="a taught draft; repeatable, one of each kind: auto takes the first",
+        help="a taught draft; repeatable, one per kind; auto takes the first",
     )
     add_format_arguments(parser)
-    parser.add_argument("--only", metavar="MODEL:TIER", help="of the models given, run this one now")
+    parser.add_argument("--only", metavar="MODEL:TIER", help="run only this one of the given models")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
     parser.add_argument("--minutes", type=float, help=f"time for all models together; default {FULL_MINUTES:g}")
@@ -88,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log",
         type=Path,
         metavar="FILE",
-        help="keep the figures of every answer; an interrupted run resumes from there",
+        help="save the figures of every answer, so that an interrupted run can resume",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object for each row and each prompt on stdout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the report there, not on stdout")
@@ -137,8 +139,8 @@ def show(report: str, out: Path | None) -> None:
 
 
 def shares(names: Sequence[str], runs: int | None) -> list[float]:
-    """Of the time, for each model: as the square root of what its runs read, so that a large one sees enough prompts
-    and a small one, which is quick, still sees more."""
+    """The share of the time for each model: the square root of the bytes that its runs read. So a large model gets
+    enough prompts, and a small, fast one still gets more."""
     plans = [plan_of(name, "off") for name in names]
     weights = [sqrt(plan.artifact.n_bytes * runs_of(subject_of(plan), runs)) for plan in plans]
     return [weight / sum(weights) for weight in weights]
@@ -278,7 +280,7 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
 
 
 def read_prompts(path: Path | None) -> list[Task]:
-    """None: those of the package. Raises UsageError for a file that is missing or holds something else."""
+    """The prompts of a file; None: those of the package. Raises UsageError for a missing or different file."""
     path = path or Path(__file__).parents[1] / "data" / "prompts.jsonl"
     text = read_text(path, title=f"the prompts `{path}`", most_bytes=MAX_PROMPTS_BYTES, waiting=say)
     try:

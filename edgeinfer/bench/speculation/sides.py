@@ -84,7 +84,7 @@ class Sides:
         kv_type: KvType | None = None,
         template: str = "",
     ) -> None:
-        """`drafts` are taught ones, at most one of each kind: `auto` takes the first, and the arm of a kind its own.
+        """`drafts` are taught drafts, at most one of each kind. `auto` takes the first, an arm of a kind its draft.
 
         `template` is a Jinja file in place of the model's own, or "chatml".
         """

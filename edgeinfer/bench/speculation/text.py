@@ -38,7 +38,7 @@ def _head(log: Log, command: Sequence[str]) -> Iterator[str]:
     yield "Off is the whole model, nothing split. Off and every arm answered each prompt in one process, side by side:"
     yield f"{SLICE} tokens in turn, in an order that changed with every turn. A speed-up is pooled tokens per second on"
     yield "over off, first tokens left out; brackets are 95 % intervals over prompts (jackknife, Student's t), of which"
-    yield "two or three alone leave very wide ones. The cells of each prompt by itself are in `--json`."
+    yield "two or three alone leave very wide ones. The cells of single prompts are in `--json`."
     yield ""
 
 
@@ -71,7 +71,7 @@ def _models(log: Log, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _noise(log: Log, subject: Subject) -> Iterator[str]:
-    """Plain decoding against itself: what a difference must exceed to mean something."""
+    """Plain decoding against itself: a difference must exceed this to mean anything."""
     by_key = {key: record for key, record in log.latest().items() if record.subject == subject}
     pairs = [(by_key.get((*key[:4], PLAIN)), record) for key, record in by_key.items() if key[4] == CONTROL]
     ratios = [per_token(plain) / per_token(again) for plain, again in pairs if plain and plain.tokens and again.tokens]
