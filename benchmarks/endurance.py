@@ -1,7 +1,7 @@
 """`python -m benchmarks endurance`: a chat that runs far past its window. Does it grow, does it get slower?
 
-The chat is a session, as people have it: its text is kept. What grows besides shows in one of tokens alone. Slower than
-an hour ago is mostly the machine. So at the end the long chat and a fresh one, both just past an eviction, answer in
+The chat keeps its text, like a real one. A second chat of tokens alone shows what else grows. A slower chat after an
+hour is mostly a slower machine. So at the end the long chat and a fresh one, both just past an eviction, answer in
 turn.
 """
 

@@ -1,4 +1,4 @@
-"""Chats that run far past their window: one as people have it, with its text, and one of tokens alone."""
+"""Chats that run far past their window: a real one that keeps its text, and one of tokens alone."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Of the estimate, relative to what was measured; above 0, the plan asked for too much."""
+        """Relative error of the estimate; above 0, the plan asked for too much."""
         return self.total_bytes / self.peak.alone - 1
 
 
@@ -85,7 +85,7 @@ def measure(model: str, context: int, backend: str, speculation: str, more: Sequ
 
 
 def look(pid: int) -> Peak:
-    """What `pid` and its children take now. Zero for a process that is gone."""
+    """What `pid` and its children take now. Zero for a process that has ended."""
     pss = anonymous = files = 0
     for process in _family(pid):
         kib = _rollup(process)

@@ -251,7 +251,7 @@ def markdown(
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Each result's perplexity over the first one's, by position: the text's own ups and downs cancel out.
+    """Each result's perplexity divided by the first one's, by position, so that differences within the text cancel out.
 
     Raises UsageError without matplotlib.
     """

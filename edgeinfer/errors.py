@@ -4,12 +4,12 @@
     ├── UsageError                     2   a flag, a value, a prompt that cannot be used
     │   └── ModelNotFoundError         2   no such model; near names in the hint
     ├── NoPlanError                    3   nothing fits this device; every rejection listed
-    ├── BackendError                   3   the engine is not installed or cannot run here
+    ├── BackendError                   3   the engine is not installed or cannot run
     ├── ArtifactError                  4   missing, truncated, wrong digest, refused format
     ├── DownloadError                  5   refused, gated, cut, disk full
-    ├── EngineError                   70   the engine gave up while loading or decoding
+    ├── EngineError                   70   the engine failed while loading or decoding
     │   └── RewindError               70   the keys for that length are gone
-    └── CanceledError                130   the person said stop
+    └── CanceledError                130   the user stopped it
 
 A message says what failed, with values and units, in one line. `hint` says what to do about it.
 """

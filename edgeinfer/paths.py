@@ -30,7 +30,7 @@ def cache_folder() -> Path | None:
 
 
 def config_folder() -> Path | None:
-    """The person's own `models.toml` and `devices.toml`."""
+    """The user's own `models.toml` and `devices.toml`."""
     return _of_program(_base("XDG_CONFIG_HOME", ".config"))
 
 

@@ -21,7 +21,7 @@ KvType: TypeAlias = ValueType | Literal["q8_0/f16"]
 MIXED: Final = "q8_0/f16"
 KV_CHOICES: Final[tuple[KvType, ...]] = ("f32", "f16", MIXED, "q8_0", "q4_0")
 DraftsWith: TypeAlias = Literal["", "early-exit", "exit", "feature"]
-"""How a model drafts by itself, by the name of the drafter; "": it does not."""
+"""The drafter of `Round.draft` by name; "": the model does not draft."""
 SpeculationMode: TypeAlias = str
 """"auto", "off" or the name of a drafter; `edgeinfer.decode.drafters` has the list."""
 

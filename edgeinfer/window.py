@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeinfer.errors import UsageError
 
-MIN_BLOCK = 64  # below it clipped rounds cost more than the finer window gives
+MIN_BLOCK = 64  # with smaller blocks, clipped rounds cost more than the finer window gains
 
 
 @dataclass(frozen=True, slots=True)

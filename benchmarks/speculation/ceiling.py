@@ -1,7 +1,7 @@
 """The most that drafting could have won, on the very tokens that were measured and with this machine's row costs.
 
-An all-knowing gate: it drafts exactly the tokens that will be accepted, and only where that is the quickest way to the
-end of the answer. Its time is found by dynamic programming from the last token back.
+A perfect gate drafts exactly the tokens that will be accepted, and only where that is the fastest way to the end of
+the answer. Its time is found by dynamic programming from the last token back.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def reach(prompt: Sequence[int], answer: Sequence[int], agreed: Sequence[bool]) 
 
 
 def best_seconds(reach: Reach, costs: RowCosts, *, lookup: bool, early_exit: bool, max_rows: int) -> float:
-    """Seconds for the answer's tokens but the first, with an all-knowing gate."""
+    """Seconds for the answer's tokens except the first, with a perfect gate."""
     n = len(reach.lookup)
     seconds = [0.0] * (n + 1)
     for at in range(n - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""What the speculation of this project is held to, and whether a run shows it."""
+"""The targets for speculation, and whether a run meets them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _parts(log: Log, row: Row) -> Iterator[str]:
 
 
 def ceilings(log: Log, rows: Sequence[Row], traces: Traces) -> Iterator[str]:
-    """What a gate that knows all would have won on the same tokens with these costs, against what was won."""
+    """What a perfect gate would have gained on the same tokens with these costs, compared with the actual gain."""
     yield "## The most that drafting could have won"
     yield ""
     for subject in subjects(log.records):

@@ -1,4 +1,4 @@
-"""What every backend checks before blocks of K and V are taken out of a cache, or put into one."""
+"""Checks that every backend makes before it copies blocks of K and V out of a cache or into one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def positions_in(blocks: Sequence[bytes], position_bytes: int, cache: Cache) -> 
 
 
 def is_held(span: range, length: int, evicted: range) -> bool:
-    """Whether a cache of `length` positions still has all of `span`, when others may have taken the `evicted` ones."""
+    """Whether a cache of `length` positions still holds all of `span`; slots of `evicted` positions may be reused."""
     before, after = span.stop <= evicted.start, span.start >= evicted.stop
     return span.stop <= length and (not evicted or before or after)

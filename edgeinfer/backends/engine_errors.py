@@ -14,7 +14,7 @@ _SEAM_VERBS: Final = (
     *("begin", "rewind", "snapshot", "restore", "draft", "verify", "commit", "rollback"),  # Cache and Round
     *("argmax", "numpy", "close"),
 )
-_OUT_OF_MEMORY: Final = ("OutOfMemory", "Insufficient Memory", "Unable to allocate")  # as Metal, MLX and NumPy word it
+_OUT_OF_MEMORY: Final = ("OutOfMemory", "Insufficient Memory", "Unable to allocate")  # words of Metal, MLX and NumPy
 _LESS_MEMORY: Final = "lower --context, choose a smaller --tier, or close other programs"
 
 AnyClass = TypeVar("AnyClass", bound=type)

@@ -1,4 +1,4 @@
-"""What every backend allows in a round: drafts, then one verify, then its end."""
+"""The rules of a round for every backend: drafts, then one verify, then its end."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class RoundGuard:
     __slots__ = ("_asked", "_max_drafts", "_max_rows", "_open", "n_verified")
 
     def __init__(self, max_rows: int, max_drafts: int | None = None) -> None:
-        self.n_verified = 0  # set by the round, once its engine has run that many tokens
+        self.n_verified = 0  # set by the round, after its engine has run these tokens
         self._max_rows = max_rows
         self._max_drafts = max_rows if max_drafts is None else min(max_rows, max_drafts)
         self._open = True
         self._asked = False
 
     def draft(self, n_before: int) -> None:
-        """Allow a draft after `n_before` others."""
+        """Checks that a draft may follow `n_before` others."""
         if not self._open or self._asked or n_before >= self._max_drafts:
             raise EngineError(
                 f"draft of row {n_before}: a round drafts before it verifies, {self._max_drafts} rows at most"
             )
 
     def verify(self, n: int, n_rows: int | None) -> int:
-        """Allow to run `n` tokens; how many of their rows are wanted."""
+        """Checks that `n` tokens may be run, and returns how many of their rows are wanted."""
         wanted = n if n_rows is None else n_rows
         if not self._open or self._asked or not 1 <= n <= self._max_rows:
             raise EngineError(f"verify of {n} rows: a round verifies once, 1 to {self._max_rows} rows")
@@ -74,12 +74,12 @@ class RoundGuard:
         return wanted
 
     def commit(self, n: int) -> None:
-        """Allow to keep `n` rows, and end the round."""
+        """Checks that `n` rows may be kept, and ends the round."""
         if not self._open or not 0 <= n <= self.n_verified:
             raise EngineError(f"commit of {n} rows in a round of {self.n_verified} verified ones")
         self._open = False
 
     def end(self) -> bool:
-        """End the round; whether it was open."""
+        """Ends the round, and returns whether it was open."""
         was_open, self._open = self._open, False
         return was_open

@@ -1,8 +1,8 @@
-"""A taught draft on one conversation: the inputs of its layer, and when they are run. The engine runs the layer; this
-module decides its inputs. The arrays are those of the engine; what NumPy needs in addition is at the end.
+"""A taught draft on one conversation. The engine runs the draft's layer; this module decides its inputs and when
+they are run. The arrays are those of the engine; what NumPy needs in addition is at the end.
 
-A feature draft's row at position p needs the token there and what the model knew at p - 1. So the rows of committed
-tokens, and that of the newest one, have true inputs; deeper drafts of a round take the layer's own state. Keys of true
+A feature draft's row at position p needs the token there and the model's states at p - 1. So committed tokens and
+the newest one have true inputs; deeper drafts of a round use the state of the draft layer instead. Keys of true
 rows stay; those of deeper drafts end with their round.
 
 An exit draft's layer runs on copies of the model's first layers, so its row needs tokens alone: the rows of all
@@ -199,7 +199,7 @@ class FeatureDrafts(Generic[Array]):
         self._inputs, self._layer, self._embed, self._row = inputs, layer, embed, row
         self._log = TapLog(table)
         self._state: Array | None = None  # of the layer at the newest draft of the round
-        layer.start_at(1)  # position 0 has nothing before it and is left out
+        layer.start_at(1)  # position 0 has no states before it and is left out
 
     def draft(self, token: TokenLike, position: int) -> Row:
         if self._state is not None:
@@ -214,7 +214,7 @@ class FeatureDrafts(Generic[Array]):
     def end(self, n_kept: int) -> None:
         self._state = None
         if self._layer.first:
-            true = self._log.stop + min(n_kept, 1)  # deeper drafts had states of the draft's own
+            true = self._log.stop + min(n_kept, 1)  # deeper drafts used states of the draft layer
             self._layer.rewind(min(self._layer.length, max(self._layer.first, true)))
         else:
             self._layer.start_at(1)
@@ -367,7 +367,7 @@ class TapTable:
 
 
 def _product(rows: Floats, matrix: Floats) -> Floats:
-    """rows @ matrix.T. For a few rows BLAS would copy the whole matrix first; one at a time it only reads it."""
+    """rows @ matrix.T, one row at a time: for a few rows together, BLAS would copy the whole matrix first."""
     if len(rows) > _FEW_ROWS:
         return rows @ matrix.T
     return np.array([matrix @ row for row in rows], np.float32).reshape(len(rows), len(matrix))

@@ -47,7 +47,7 @@ class Catalog:
         return list(dict.fromkeys(found))[:3]
 
     def explain_missing(self, name: str) -> str:
-        """Why a well-known name is not here ("Llama 3.2 has 1B and 3B ..."), or ""."""
+        """Why a well-known name is not in the catalog ("Llama 3.2 has 1B and 3B ..."), or ""."""
         wanted = _squeeze(name)
         return next((text for known, text in self.missing.items() if _squeeze(known) in wanted), "")
 

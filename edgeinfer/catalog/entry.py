@@ -18,15 +18,15 @@ class Artifact:
     backend: str  # its name, as in `backends.FACTS`
     tier: str  # "Q4_K_M", "Q8_0", "mlx-4bit-g64", "8da4w", ...
     n_bytes: int
-    repo: str  # "org/name" on the hub; "" for every other source
+    repo: str  # "org/name" on the hub; "" for any other source
     file: str  # in the repo or wheel; "" for a folder; a local file: its path; embedded: below the package folder
     revision: str = ""
     sha256: str = ""  # "sha256:<64 hex>"; "" where the source publishes none
     embedded: bool = False  # ships inside the package
-    exact: bool = True  # False: `n_bytes` is an estimate, so nothing may be refused for not having that length
+    exact: bool = True  # False: `n_bytes` is an estimate, so a file of another length is not refused
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
-    tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not seen
-    head: tuple[str, int] = ("", 0)  # of these, type and bytes of the matrix over the vocabulary; ("", 0): not seen
+    tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not read
+    head: tuple[str, int] = ("", 0)  # type and bytes of the matrix over the vocabulary, included above; ("", 0): not read
     kv_type: KvType | None = None  # the only type of K and V that it runs with; None: each that its backend has
     made_from: Artifact | None = None  # `edgeinfer export` makes it from this one; None: it is loaded as it is
 
@@ -42,7 +42,7 @@ class Artifact:
 
     @property
     def source(self) -> str:
-        """Where it is downloaded from, for people and as a key; "" for a local or embedded file."""
+        """Where it is downloaded from, for display and as a key; "" for a local or embedded file."""
         return self.repo or self.package
 
 
@@ -56,7 +56,7 @@ class TaughtDraft:
     base_model: str
     exit_layer: int  # layers of the model that it runs copies of; 0 for a feature draft
     n_taps: int  # states of the model that it needs at every position
-    n_ranked: int  # tokens that it can say
+    n_ranked: int  # tokens that it can propose
     agreement: tuple[float, ...]  # share of right drafts by depth, where those before were right; may be empty
     by_vocabulary: tuple[tuple[int, tuple[float, ...]], ...] = ()  # the same for fewer tokens; may be empty
 
@@ -79,10 +79,10 @@ class ModelEntry:
     exit_layer: int | None = None
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
-    draft_file: str = ""  # path of a taught draft, as the catalog names it
-    draft: TaughtDraft | None = None  # what that file says, or the one that was asked for, or the one beside the model
-    no_draft: str = ""  # why there is a file for that and it is not used
-    in_catalog: bool = True  # False: made from a file, and known by the path or repository of that only
+    draft_file: str = ""  # path of a taught draft, from the catalog
+    draft: TaughtDraft | None = None  # the header of the requested draft, of the catalog's, or of the one beside the model
+    no_draft: str = ""  # why such a file exists but is not used
+    in_catalog: bool = True  # False: made from a file, and known only by its path or repository
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A person's own `models.toml`: `models add` appends one entry, all or nothing."""
+"""The user's `models.toml`: `models add` appends one entry, all or nothing."""
 
 from __future__ import annotations
 

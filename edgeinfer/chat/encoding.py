@@ -13,7 +13,7 @@ from edgeinfer.protocols import Tokenizer
 
 __all__ = ["CONTEXT_CHARS", "MARK_LIKE", "Encoder", "encode_continuation", "unused_mark"]
 
-NONCHARACTERS = ("\ufdd0", "\ufdd1")  # Unicode promises that no text needs them
+NONCHARACTERS = ("\ufdd0", "\ufdd1")  # noncharacters of Unicode, which no text needs
 MARK_LIKE = re.compile(r"[<\[◁{][^\s<>\[\]◁▷{}'\"]{1,60}[>\]▷}]")  # how templates spell their tokens
 HTML_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]*>")  # one token in some vocabularies, but not a mark of a turn
 MOST_REMEMBERED = 4096

@@ -47,7 +47,10 @@ class Marks:
     """Pairs of offsets, in order, at which text and tokens are known to agree: n characters are m tokens."""
 
     def __init__(self) -> None:
-        self._chars, self._tokens = compact([0]), compact([0])  # 8 bytes for each, because a chat may have no end
+        self._chars, self._tokens = (
+            compact([0]),
+            compact([0]),
+        )  # 8 bytes for each, because a chat may grow without limit
 
     @property
     def last(self) -> tuple[int, int]:
@@ -68,10 +71,10 @@ class Marks:
 
 
 class PromptBuilder:
-    """Remembers the text and tokens of the last turn, so that what the model said is kept as the tokens it said.
+    """Remembers the text and tokens of the last turn, so that an answer keeps the tokens that the model emitted.
 
-    The tokens of an answer may differ from those of its encoded text. Encoding the text again would change the past,
-    and the cache would have to be filled again from there.
+    The tokens of an answer may differ from those of its encoded text. Encoding the text again would change earlier
+    tokens, and the cache would have to be filled again from there.
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer, *, tags: tuple[str, str] | None = None) -> None:
@@ -131,7 +134,7 @@ class PromptBuilder:
         self._set(written.text, {end for end in (*written.ends, lead) if end >= 0})
         self.opening = self._opening(written)
         form_of = self._writer.frames(variables), self.opening
-        if form_of != self._form_of:  # most turns open alike
+        if form_of != self._form_of:  # most turns have the same opening
             self.form, self._form_of = self._form(form_of[0]), form_of
         n_system = 0 if lead < 0 else self._marks.tokens_at(lead)
         if n_system is None:  # its last token also holds the first characters of the question
@@ -141,7 +144,7 @@ class PromptBuilder:
 
     @property
     def text(self) -> str:
-        """Of the newest prompt, and of the answer so far. What messages spell is hidden in it."""
+        """The text of the newest prompt and of the answer so far, with control tokens in messages hidden."""
         return self._text
 
     @property
@@ -150,7 +153,7 @@ class PromptBuilder:
         return self._encoder.always_parsed
 
     def hide(self, text: str) -> str:
-        """`text` of a message of the newest prompt, so that none of it becomes a control token."""
+        """`text` of a message of the newest prompt, with its control tokens hidden."""
         return self._encoder.hide(text, self._mark)
 
     def answered(self, tokens: Sequence[int], text: str) -> None:

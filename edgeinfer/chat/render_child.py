@@ -1,4 +1,4 @@
-"""Renders chat templates in a process of its own: a template is a program from a stranger.
+"""Renders chat templates in a separate process, because a template is a program from a stranger.
 
 Run as a script, it imports Jinja and nothing of edgeinfer. One JSON request a line on stdin, one JSON reply a line on
 stdout. The sandbox refuses what it knows. The system also limits processor time, memory and output, because a sandbox
@@ -112,12 +112,12 @@ def answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": "limit", "message": f"it writes more than {OUTPUT_CHARS:,} characters"}
     except MemoryError:
         return {"error": "limit", "message": f"it takes more than {MEMORY_BYTES // 1024**2} MB"}
-    except Exception as error:  # any failure that a template can cause is the template's own
+    except Exception as error:  # any failure here is a failure of the template
         return {"error": "failed", "message": f"{type(error).__name__}: {error}"}
 
 
 def limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has none; macOS does not take all of them
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has none; macOS does not accept all of them
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

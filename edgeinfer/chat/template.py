@@ -1,4 +1,4 @@
-"""The chat template: messages to the text that a model was trained on, rendered in a process of its own."""
+"""The chat template: messages to the text that a model was trained on, rendered in a separate process."""
 
 from __future__ import annotations
 

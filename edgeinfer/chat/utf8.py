@@ -1,5 +1,5 @@
-"""Turns the bytes of tokens into text. A token may hold part of a character, so text comes when a character is
-complete."""
+"""Turns the bytes of tokens into text. A token may hold part of a character, so text is returned when a character
+is complete."""
 
 from __future__ import annotations
 

@@ -63,5 +63,5 @@ class Target:
         return round if self.sampler.greedy else KeyedRound(round, self.sampler, self.first_index + emitted, context)
 
     def forced(self, limit: int) -> Sequence[int]:
-        """At most `limit` drafts that the constraint leaves hardly a choice about."""
+        """At most `limit` drafts where the constraint allows hardly any other token."""
         return self.constraint.forced()[:limit] if self.constraint is not None and limit > 0 else ()

@@ -106,7 +106,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         parts = [part for part in path.split("/") if part and part != ".."]
-        # in a container the path may be the host's while the mount shows only our part: what is missing is passed over
+        # in a container the path may be the host's, and the mount shows only our part: skip folders that are missing
         for depth in range(len(parts), -1, -1):
             folder = base.joinpath(*parts[:depth])
             if folder.exists():
@@ -145,7 +145,7 @@ def _n_cpus(root: Path) -> int:
 
 
 def _quota(group: Path) -> float:
-    """Cores' worth of time that the group may use."""
+    """The CPU time that the group may use, in cores."""
     quota, _, period = _read(group / "cpu.max").strip().partition(" ")
     if not quota:
         quota, period = _read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()

@@ -6,7 +6,7 @@ import os
 
 __all__ = ["is_busy"]
 
-_BUSY_SHARE = 0.5  # processes that want to run, for each CPU, over the last minute
+_BUSY_SHARE = 0.5  # runnable processes per CPU, averaged over the last minute
 
 
 def is_busy() -> bool:

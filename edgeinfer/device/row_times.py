@@ -1,4 +1,4 @@
-"""What rows and taught drafts took on this machine, by model and draft: kept between runs for the plans to come."""
+"""Times of rows and taught drafts on this machine, by model and draft, kept between runs for later plans."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RowTimes:
 
     verify_s: Mapping[int, float]  # by rows, from 1, which is a plain round
     draft_s: float
-    n_ranked: int  # tokens that the draft could say then
+    n_ranked: int  # size of the draft's vocabulary in that run
 
 
 def read_row_times(machine: str) -> Mapping[str, RowTimes]:
-    """By `Artifact.key` and the draft's file. What is damaged or old is left out."""
+    """By `Artifact.key` and the draft's file. Damaged and old records are left out."""
     folder = cache_folder()
     stored = read_kept(folder / _FILE if folder else None).get(machine)
     found = {key: _read(value) for key, value in stored.items()} if isinstance(stored, dict) else {}
@@ -36,7 +36,7 @@ def read_row_times(machine: str) -> Mapping[str, RowTimes]:
 
 
 def keep_row_times(machine: str, key: str, times: RowTimes) -> None:
-    """Keep the newest measurement of each key. Nothing is kept on a busy machine: its times are no one else's."""
+    """Keep the newest measurement of each key. Nothing is kept on a busy machine, where times are too long."""
     if is_busy():
         return
     folder = cache_folder()

@@ -1,4 +1,4 @@
-"""Windows, as far as the standard library and psutil go."""
+"""The profile on Windows, with the standard library and psutil."""
 
 from __future__ import annotations
 

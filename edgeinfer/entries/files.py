@@ -30,7 +30,7 @@ USUAL = Sampling(temperature=0.7, top_p=0.95, top_k=40)  # where a file recommen
 
 
 def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
-    """The entry of a local `.gguf` file, a folder or a zipped bundle. Raises ArtifactError for what it cannot be.
+    """The entry of a local `.gguf` file, a folder or a zipped bundle. Raises ArtifactError for anything else.
 
     `known` are the models of the catalog, among which the file may be recognized.
     """
@@ -51,7 +51,7 @@ def entry_of_path(path: Path, known: Sequence[ModelEntry] = ()) -> ModelEntry:
 def entry_of_repo(
     repo: str, tier: str, *, file: str = "", offline: bool, known: Sequence[ModelEntry] = ()
 ) -> ModelEntry:
-    """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`): if not here, what the hub says of it.
+    """The entry of one GGUF file of `org/repo` (`file`, or the one of `tier`), from the cache or else from the hub.
 
     Raises ModelNotFoundError and DownloadError as the hub does, and DownloadError if `offline` forbids a request.
     """
@@ -102,7 +102,7 @@ def for_readers_of_folders(entry: ModelEntry) -> ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Where a GGUF lies: in a repository, or at a path when `repo` is ""."""
+    """The location of a GGUF: in a repository, or at a path if `repo` is ""."""
 
     repo: str
     file: str

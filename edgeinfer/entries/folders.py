@@ -17,7 +17,7 @@ __all__ = ["entry_of_config", "read_config"]
 MAX_CONFIG_BYTES = 1 << 20
 MAX_NUMBER = 1 << 31
 MAX_LAYERS = 4096
-# What a family's configuration class takes for a key that is not written (transformers 4.52, configuration_*.py).
+# The defaults of each family's configuration class (transformers 4.52, configuration_*.py).
 _GEMMA2 = {
     "vocab_size": 256000,
     "hidden_size": 2304,
@@ -63,7 +63,7 @@ THINK = ("<think>", "</think>")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Raises ArtifactError for what is not a JSON object of a sensible size."""
+    """Raises ArtifactError unless the file is a JSON object of a sensible size."""
     try:
         data = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
         config = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None

@@ -46,7 +46,7 @@ def recognized(entry: ModelEntry, known: Iterable[ModelEntry], names: Sequence[s
 
 
 def _essence(shape: ModelShape) -> tuple[object, ...]:
-    """What all files of one model share, in every format and tier."""
+    """The parts of a shape that all files of one model share, in every format and tier."""
     kv = frozenset((group.n_kv_heads, group.head_dim) for group in shape.kv)
     return shape.n_layers, shape.hidden, shape.n_heads, shape.n_ffn, shape.n_vocab, kv
 

@@ -26,7 +26,7 @@ __all__ = [
     "token_ids",
 ]
 
-DATE_MARKS: Final = ("\ufdd2", "\ufdd3")  # noncharacters of Unicode: no text needs them
+DATE_MARKS: Final = ("\ufdd2", "\ufdd3")  # noncharacters of Unicode, which no text needs
 Strips: TypeAlias = Literal["nothing", "newlines", "space"]
 """What is taken from the start of a text."""
 EarlierTrace: TypeAlias = Literal["kept"] | Strips
@@ -128,7 +128,7 @@ def chat_fields(chat: ChatPieces) -> dict[str, Any]:
 
 
 def read_chat(table: Table) -> ChatPieces:
-    """Raises UsageError or ValueError for what is no ChatPieces."""
+    """Raises UsageError or ValueError for anything but ChatPieces."""
     chat = ChatPieces(
         words=tuple(table.texts("words")),
         thinking=_pieces(table.table("thinking")),

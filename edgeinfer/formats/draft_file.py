@@ -163,7 +163,7 @@ def read_draft_file(path: Path) -> DraftFile:
 
 
 class _Metadata:
-    """The header's texts as values of the right type."""
+    """The texts of the header, converted to the right types."""
 
     def __init__(self, path: Path, values: Mapping[str, str]) -> None:
         self._path, self._values = path, values

@@ -1,4 +1,4 @@
-"""Values that a sound GGUF header must have: the numbers that engines divide by, multiply and index with.
+"""Checks the values of a GGUF header: the numbers that engines divide by, multiply and index with.
 
 Each check is for a value that has made an engine divide by zero, read out of bounds, or abort.
 """
@@ -105,7 +105,7 @@ class _Facts:
 
 
 def _check_purpose(facts: _Facts) -> None:
-    """Refuse a file that is only a helper of a model, by what it says of itself."""
+    """Refuse a file that its header describes as an accessory of a model."""
     kind = facts.header.metadata.get("general.type", "model")
     helper = _HELPERS.get(facts.architecture) or (
         f"of the kind {_shown(kind)}" if kind in ("adapter", "mmproj") else ""

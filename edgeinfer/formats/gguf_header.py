@@ -186,7 +186,7 @@ class _Cursor:
         return int(_U64.unpack(self.take(8))[0])
 
     def text(self, limit: int, what: str, odd: Odd = Odd.DAMAGED) -> str:
-        """A short text in one printable line; `odd` is what one is that cannot be printed as it is."""
+        """A short text in one printable line; `odd` names the oddity of a text that cannot be printed as it is."""
         length = self.u64()
         if not 0 < length <= limit:
             raise self.bad(f"{what} has {length} bytes; 1 to {limit} are allowed")
@@ -207,7 +207,7 @@ class _Cursor:
 
 
 def _pass_strings(data: bytes, at: int, count: int) -> tuple[int, int]:
-    """Where the next string starts, and how many are left, after those at hand. The reader's one hot loop."""
+    """Where the next string starts, and how many are left, after those in memory. The reader's only hot loop."""
     unpack = _U64.unpack_from
     try:
         while count:

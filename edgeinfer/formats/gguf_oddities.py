@@ -73,7 +73,7 @@ ODDITIES = {
     Odd.BIG_ENDIAN: Oddity("explained", "`pip install gguf`, then `gguf-convert-endian FILE little`"),
     Odd.BEFORE_GGUF: Oddity("explained", "it is from before August 2023: take the model as .gguf"),
     Odd.EMPTY: Oddity("explained", "its download did not begin: remove it and download it again"),
-    Odd.POINTER: Oddity("explained", "the file itself is not here: run `git lfs pull` in its folder"),
+    Odd.POINTER: Oddity("explained", "run `git lfs pull` in its folder to fetch the file itself"),
     Odd.WEB_PAGE: Oddity("explained", "download the file itself; on the hub its address holds /resolve/, not /blob/"),
     Odd.NOT_GGUF: Oddity("explained", "choose a .gguf file"),
     Odd.NO_TOKENIZER: Oddity("explained", "take a file of this model that holds its tokenizer"),

@@ -38,7 +38,7 @@ class TensorRows:
         try:
             values = dequantize(raw, GGMLQuantizationType[self._type])
         except (KeyError, NotImplementedError) as error:
-            raise ArtifactError(f"rows of type {self._type} are not read here") from error
+            raise ArtifactError(f"rows of type {self._type} cannot be read") from error
         return np.asarray(values, np.float32)
 
 

@@ -142,10 +142,10 @@ def _splitting(model: object, pre: object) -> Splitting:
     known = ", ".join(sorted(SPLITTINGS))
     if model != "gpt2":
         raise ArtifactError(
-            f"the tokenizer kind {model!r} is not read here; byte-level BPE (gpt2) is", hint="use --backend gguf"
+            f"the tokenizer kind {model!r} cannot be read; byte-level BPE (gpt2) can", hint="use --backend gguf"
         )
     if pre not in SPLITTINGS:
-        raise ArtifactError(f"the pre-tokenizer {pre!r} is not known here; known: {known}", hint="use --backend gguf")
+        raise ArtifactError(f"the pre-tokenizer {pre!r} is unknown; known: {known}", hint="use --backend gguf")
     return SPLITTINGS[str(pre)]
 
 

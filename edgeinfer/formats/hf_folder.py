@@ -39,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def card_claims(folder: Path) -> tuple[str, str]:
-    """The license and the base model that the model card, README.md, states in its head; "" for what it does not."""
+    """The license and the base model that the head of the model card (README.md) states; "" for a missing one."""
     card = folder / "README.md"
     head = _CARD_HEAD.match(card.read_bytes()[:MAX_CARD_BYTES].decode("utf-8", "replace")) if card.is_file() else None
     if head is None:

@@ -58,7 +58,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A prompt and what the exported program said to it, greedily: [n] ids each.
+    """A prompt and the greedy answer of the exported program: [n] ids each.
 
     `logits` are those of the answer's ids, `second_logits` those of the next best ids.
     """
@@ -169,7 +169,7 @@ def checked_digest(digest: str) -> str:
 
 
 def strict_json(data: bytes) -> object:
-    """None for what is not UTF-8, has a key twice, or is not JSON as every reader takes it."""
+    """The value of strict UTF-8 JSON without duplicate keys; None for anything else."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(pairs)

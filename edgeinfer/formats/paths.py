@@ -61,7 +61,7 @@ def _is_plain(part: str) -> bool:
         0 < len(part) < 256
         and part.isprintable()
         and part == part.strip()
-        and not part.endswith(".")  # Windows drops it, and it takes `.` and `..` along
+        and not part.endswith(".")  # Windows drops a final dot; this also refuses `.` and `..`
         and not _FORBIDDEN & set(part)
         and not _DEVICE.fullmatch(part.split(".")[0].rstrip())
     )

@@ -58,7 +58,7 @@ def facts_from_gguf(header: GgufHeader) -> GgufFacts:
 
 
 def shape_from_gguf(header: GgufHeader) -> ModelShape:
-    """The shape that memory and speed follow from. Layers that share another layer's K/V are in no `kv` group."""
+    """The shape that determines memory and speed. Layers that share the K/V of another layer are in no `kv` group."""
     architecture = str(header.metadata["general.architecture"])
 
     def number(key: str, default: int = 0) -> int:
@@ -148,7 +148,7 @@ def _kv_groups(header: GgufHeader, architecture: str) -> tuple[LayerKv, ...]:
 
 
 def _sliding(pattern: object, architecture: str, n_layers: int) -> list[bool]:
-    """Which layers have a sliding window. Unknown patterns count as full attention, which takes more memory."""
+    """Which layers have a sliding window. An unknown pattern counts as full attention, which takes more memory."""
     if isinstance(pattern, GgufArray) and len(pattern) >= n_layers:
         return [bool(flag) for flag in pattern][:n_layers]
     every = _whole(pattern, _GLOBAL_EVERY.get(architecture, 1))

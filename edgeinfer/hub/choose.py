@@ -1,4 +1,4 @@
-"""Which file of a repository a name means."""
+"""Chooses the file of a repository for a name."""
 
 from __future__ import annotations
 

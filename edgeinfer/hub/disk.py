@@ -1,4 +1,4 @@
-"""The disk that holds the cache: is there room, and what its errors mean."""
+"""The disk of the cache: checks free space, and turns its errors into DownloadErrors."""
 
 from __future__ import annotations
 

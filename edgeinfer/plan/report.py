@@ -1,4 +1,4 @@
-"""A plan in words: what was chosen and why, as lines for people and as values for programs."""
+"""A plan as text and as JSON: what was chosen and why."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "too_slow",
 ]
 
-_FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection for what could have been chosen
+_FITS = frozenset({"rank", "tier", "backend"})  # kinds of rejection of candidates that could run
 
 
 def explain(plan: Plan) -> list[str]:
@@ -34,7 +34,7 @@ def explain(plan: Plan) -> list[str]:
     about = "" if plan.artifact.exact else "about "
     several = f" for each of {plan.n_conversations} conversations" if plan.n_conversations > 1 else ""
     draft = f", draft model {_mb(cost.draft_bytes)}" if plan.draft else ""
-    reached = f", {plan.reached_tokens_per_s:.0f} measured here" if plan.reached_tokens_per_s else ""
+    reached = f", {plan.reached_tokens_per_s:.0f} measured" if plan.reached_tokens_per_s else ""
     draft = f", taught draft {_mb(cost.draft_bytes)}" if plan.taught and not plan.draft else draft
     dirty = f" ({_mb(cost.dirty_bytes)} dirty)" if cost.packed_bytes else ""
     size = f"{about}{_mb(plan.artifact.n_bytes)}"
@@ -188,7 +188,7 @@ def _context_line(device: DeviceProfile, chosen: Candidate, request: Request) ->
     speed = f"about {full:.1f} tokens/s when it is full"
     if request.context is not None:
         rounded = f", rounded down from {request.context}" if slots != request.context else ""
-        return f"context of {slots} tokens as asked{rounded}; {speed}"
+        return f"context of {slots} tokens as requested{rounded}; {speed}"
     if slots == chosen.window.limit:
         return f"context of {slots} tokens, the most that the model allows; {speed}"
     return (
@@ -266,7 +266,7 @@ def rejection_to_json(rejection: Rejection) -> dict[str, object]:
 
 
 def to_json(plan: Plan) -> dict[str, object]:
-    """Everything that the plan decided and why, in plain values; bytes are whole bytes."""
+    """Everything that the plan decided and why, as plain values; sizes are in bytes."""
     artifact, window, cost = plan.artifact, plan.window, plan.estimate
     return {
         "device": device_to_json(plan.device) | {"named": plan.device.named},

@@ -27,7 +27,7 @@ class Target:
     exit_layer: int | None  # that this backend can use; None: no early exit
     draft_model: str = ""
     taught: TaughtDraft | None = None  # that this backend can run
-    taught_speedup: float = 0.0  # of drafting with it alone, by the rows measured here; 0: they were not measured
+    taught_speedup: float = 0.0  # expected speed-up with it alone, by row times of this machine; 0: not measured
     measured_types: frozenset[str] = (
         frozenset()
     )  # of the file's tensors, where docs/speculation.md measured such a device
@@ -52,7 +52,7 @@ class DrafterFacts:
     """What a plan needs to know about a drafter."""
 
     name: str  # the value of `--speculation`
-    note: Callable[[Target], str]  # when it drafts, for people
+    note: Callable[[Target], str]  # when it drafts, as text for users
     needs: Need | None = None  # without it the drafter is not possible; None: always possible
 
 

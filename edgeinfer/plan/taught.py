@@ -1,4 +1,4 @@
-"""What a taught draft is worth where rows were measured, and how many tokens it should choose among there."""
+"""The expected gain of a taught draft where row times were measured, and the vocabulary that it should use."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def sized(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> Tau
 
 
 def expected_speedup(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:
-    """Of the draft alone, at the best fixed depth, over plain decoding. A gate can only do better; 1.0 where no depth
-    pays."""
+    """Expected speed-up of the draft alone at the best fixed depth; 1.0 if no depth pays. A gate can only do better."""
     return max(1.0, _at_best_depth(taught, shape, times))
 
 

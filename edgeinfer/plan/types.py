@@ -53,7 +53,7 @@ class Estimate:
 
     @property
     def total_bytes(self) -> int:
-        """What is resident at most."""
+        """Upper bound of resident memory."""
         return self.weight_bytes + self.kv_bytes + self.workspace_bytes + self.draft_bytes
 
     @property
@@ -74,8 +74,8 @@ class SpeculationPlan:
     drafters: tuple[str, ...]  # names; empty: none
     exit_layer: int | None = None
     max_rows: int = 1  # rows of one verify, at most
-    exact: bool = True  # whether that many rows of this tier equal plain ones bit for bit
-    note: str = ""  # what it expects and why, for people
+    exact: bool = True  # whether `max_rows` rows of this tier equal plain ones bit for bit
+    note: str = ""  # what it expects and why, as text for users
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Rejection:
     tier: str
     backend: str
     kind: RejectionKind
-    reason: str  # for people; nothing reads it
+    reason: str  # text for users; no code reads it
     over_bytes: int = 0  # how far over the budget; 0 when memory is not the reason
     rank: int = 0  # of the model
 
@@ -113,7 +113,7 @@ class Plan:
     speculation: SpeculationPlan
     estimate: Estimate
     expected_tokens_per_s: float  # computed, for a short chat
-    min_tokens_per_s: float  # what a choice should reach
+    min_tokens_per_s: float  # the speed that a choice should reach
     reasons: tuple[str, ...]
     rejected: tuple[Rejection, ...]
     forced: bool = False
@@ -138,7 +138,7 @@ class Plan:
 
     @property
     def files(self) -> tuple[PlannedFile, ...]:
-        """Everything that is opened."""
+        """Every file that is opened."""
         files = [PlannedFile("weights", self.model, self.artifact)]
         if self.draft is not None:
             files.append(PlannedFile("draft model", self.draft.model, self.draft.artifact))

@@ -116,7 +116,7 @@ class AnswerStream:
 
     @property
     def answer(self) -> Answer:
-        """What was said so far; `finish_reason` is "" until the end."""
+        """The answer so far; `finish_reason` is "" until the end."""
         return self._writer.answer
 
 
@@ -230,7 +230,7 @@ class Writer:
         with closing(stream):  # type: ignore[type-var]  # a generator, which a protocol cannot say without its other types
             for token in stream:
                 if token in self._stop_tokens:
-                    continue  # the decoder ends by itself, and says why
+                    continue  # the decoder ends, and says why
                 yield from self._take(token)
                 if self._over_budget() or self._stopped:
                     return

@@ -1,4 +1,4 @@
-"""A Chat: what was said, and the conversation that answers."""
+"""A Chat: its messages, and the conversation that answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Chat:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the template does with the newest prompt, where a person would not expect it."""
+        """Unexpected things that the template does with the newest prompt."""
         return self._conversation.notices
 
     def ask(self, text: str, **options: Unpack[AnswerOptions]) -> Answer:
@@ -57,7 +57,7 @@ class Chat:
 
         `options` replace those of the chat for this answer. Each answer has a seed of its own: the sampling's seed
         plus the number of messages before. Raises UsageError for text or options that cannot be used, EngineError
-        when the engine gives up.
+        when the engine fails.
         """
         self._conversation.end_answer()
         settings = replace(self._settings, **options)

@@ -48,7 +48,7 @@ class Conversation:
         self._tokenizer = tokenizer
         self._writes_tools = confirmed(format_of(template.source), template).native
         self._builder = PromptBuilder(template, tokenizer, tags=plan.model.thinking)
-        self.notices: tuple[str, ...] = ()  # what a person should know of the newest prompt
+        self.notices: tuple[str, ...] = ()  # notes for the user about the newest prompt
         self._running: weakref.ref[AnswerStream] | None = None
 
     def answer(
@@ -87,7 +87,7 @@ class Conversation:
         return self._stream(writer, ready, settings, lambda: None)
 
     def end_answer(self) -> None:
-        """End the running answer. What it has said stays in the conversation. Raises UsageError if closed."""
+        """End the running answer. Its text so far stays in the conversation. Raises UsageError if closed."""
         if not self.close.alive:
             raise UsageError("this conversation is closed")
         self.used = True

@@ -27,7 +27,7 @@ def export(model: Path, out: Path, storage: Storage) -> Manifest:
 
 
 def claims_of(model: Path) -> Claims:
-    """What the file or the model card says, and the catalog where it knows the model better."""
+    """Name, base model and license as the file or model card states them, corrected by the catalog."""
     checked = check_artifact(model)
     if isinstance(checked, GgufHeader):
         facts = facts_from_gguf(checked)

@@ -70,7 +70,7 @@ class LoadedModel:
         """
         settings = AnswerSettings(**options)
         own, self._own = self._own, None
-        if own is not None and own.used:  # the cache of another conversation is of no use here
+        if own is not None and own.used:  # a chat cannot use the cache of another conversation
             own.close()
             own = None
         return Chat(own or self._new_conversation(), self.sampling, system, settings)

@@ -38,7 +38,7 @@ __all__ = ["Forecast", "Listener", "Taught", "TuneRequest", "tune"]
 N_RANKED: Final = 16_384  # tokens that a draft may guess; a backend takes as many of them as pay
 HEAD_SIZES: Final = (2048, 4096, 8192, 16_384)
 TEMPERATURES: Final = (0.7, 1.0)
-_CURVE_ROWS: Final = 8  # conversations that are judged on the way
+_CURVE_ROWS: Final = 8  # conversations that are judged during teaching
 SAVE_EVERY_S: Final = 60.0
 _SEED: Final = 20_260
 
@@ -222,7 +222,7 @@ def check_worth(plan: Plan, prepared: Prepared, expected: Mapping[str, Expected]
     raise NoPlanError(
         f"a draft would win nothing for {plan.model.title} on this device: {best.speedup:.2f} times plain speed is "
         f"expected at best (in plain tokens, {costs})",
-        hint="--force teaches it all the same",
+        hint="--force teaches it anyway",
     )
 
 

@@ -35,7 +35,7 @@ def torch_device(name: str = "") -> TorchDevice:
     """The named device, or the fastest one here. Raises BackendError for a device that is missing."""
     here = [one for one in NAMES if _is_here(one)]
     if name and name not in here:
-        raise BackendError(f"torch finds no {name} device here", hint=f"--device {' or '.join(here)}")
+        raise BackendError(f"torch finds no {name} device", hint=f"--device {' or '.join(here)}")
     name = name or here[0]
     if name == "cuda":
         return TorchDevice(name, str(torch.cuda.get_device_name()), torch.bfloat16)

@@ -12,8 +12,8 @@ from edgeinfer.types import Message
 
 __all__ = ["Turns", "find_turns"]
 
-_FIRST, _ANSWER, _SECOND = "marigold", "juniper", "hawthorn"  # words that occur in no template
-_HINT: Final = "`edgeinfer tune --data FILE` teaches on conversations of your own"
+_FIRST, _ANSWER, _SECOND = "marigold", "juniper", "hawthorn"  # texts that occur in no template
+_HINT: Final = "`edgeinfer tune --data FILE` teaches on your conversations"
 
 
 @dataclass(frozen=True, slots=True)

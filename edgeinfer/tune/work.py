@@ -88,7 +88,7 @@ def make_work(sizes: Sizes, pace: Pace, minutes: float, *, n_given_rows: int = 0
         needed = _LEAST_STEPS * max(pace.s_per_step.values()) * len(pace.s_per_step)
         needed = max(needed / (1 - _TEXT_SHARE), needed + 2 * pace.s_per_part)
         raise UsageError(
-            f"{minutes:g} minutes are {max(0, min(n_steps.values()))} steps here; at least {_LEAST_STEPS} are needed",
+            f"{minutes:g} minutes are {max(0, min(n_steps.values()))} steps; at least {_LEAST_STEPS} are needed",
             hint=f"--minutes {math.ceil(needed * 1.2 / 60)}",
         )
     return Work(sizes, n_parts, n_steps)

@@ -32,7 +32,7 @@ def draft_shape(model: TorchModel, architecture: str) -> DraftShape:
 
 
 def tensor_digest(path: Path, header: GgufHeader) -> str:
-    """sha256 of a GGUF's tensor data, which stays when its metadata is edited."""
+    """sha256 of a GGUF's tensor data, which does not change when metadata are edited."""
     start = min(tensor.offset for tensor in header.tensors)
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -81,7 +81,7 @@ class GgufCache:
         self.context = context
         self.n_bytes = n_bytes
         self._length = 0
-        self._evicted_to = policy.sink  # positions [sink, this) are out of the memory
+        self._evicted_to = policy.sink  # positions from `sink` up to this one were removed from the memory
         self._uncounted = False  # the memory may hold positions >= length
         self._round: Round | None = None
         self._open_round: Callable[[int], Round] = lambda max_rows: PlainRound(self, max_rows)
@@ -91,7 +91,7 @@ class GgufCache:
         self._closed = False
         self.chunk_rows = batch.capacity
         self._batch = batch
-        context.remove(0, stream=stream)  # of the conversation that had the stream before
+        context.remove(0, stream=stream)  # left by the previous conversation of the stream
 
     @property
     def length(self) -> int:
@@ -199,8 +199,8 @@ class GgufCache:
             self._uncounted = False
 
     def _layout_of_a_token(self) -> StateLayout:
-        """llama.cpp shows how it writes K and V only for a stream that holds some, so one token is run and removed
-        again."""
+        """llama.cpp shows how it writes K and V only for a stream that holds some. So one token is run and then
+        removed."""
         try:
             self._forward([0], self._length, n_wanted=0)
             return parsed(self.context.state(self.stream), self.stream).layout
@@ -225,14 +225,14 @@ class GgufCache:
 
 
 def cache_alone(model: LlamaModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> GgufCache:
-    """A cache with a context of its own."""
+    """A cache with a separate context."""
     context = Context(model, options)
     return GgufCache(context, Batch(options.n_batch), policy, n_bytes, context.close)
 
 
 @maps_engine_errors("llama.cpp")
 class PlainRound:
-    """A round that verifies only: this model does not draft by itself."""
+    """A round without drafts by the model: it only verifies."""
 
     __slots__ = ("_guard", "_n_run", "cache")
 

@@ -41,7 +41,7 @@ PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
 DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
 DRAFTED_ARCHITECTURES: Final[Mapping[str, frozenset[str]]] = {
-    "exit": frozenset({"llama"}),  # a taught layer has no norms of Q and K, and so cannot follow layers that do
+    "exit": frozenset({"llama"}),  # a taught layer has no Q and K norms, so it cannot follow layers that have them
     "feature": frozenset({"llama", "qwen3"}),  # whose graphs give the inputs of their layers
 }
 _KV_TYPES: Final[tuple[KvType, ...]] = (MIXED, "q8_0", "f16", "q4_0")
@@ -152,7 +152,7 @@ class LlamaCppFacts:
     def engine_version(self) -> str:
         return installed_version("llama-cpp-python")
 
-    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:  # noqa: ARG002  # it refuses as it loads
+    def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:  # noqa: ARG002  # loading refuses what it cannot use
         return True
 
     def reads_folder(self, architecture: str) -> bool:  # noqa: ARG002

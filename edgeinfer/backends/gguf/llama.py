@@ -136,7 +136,7 @@ class LlamaModel:
 
     @property
     def refusal(self) -> str:
-        """Why this model cannot be decoded with rollback; "" when it can."""
+        """Why this model cannot be decoded with rollback; "" if it can."""
         if C.llama_model_is_recurrent(self.handle) or C.llama_model_is_hybrid(self.handle):
             return "its recurrent state cannot be rolled back"
         if C.llama_model_is_diffusion(self.handle):

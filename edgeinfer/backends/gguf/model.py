@@ -89,7 +89,7 @@ class EngineSettings:
 
 @maps_engine_errors("llama.cpp")
 class GgufModel:
-    """See protocols.Model. Drafts after `draft_with`; `note` says why it does not when it was asked to, else "".
+    """See protocols.Model. It drafts after `draft_with`; if it cannot, `note` says why.
 
     With `n_caches` over 1, that many caches of `policy` share one context, whose memory is allocated with the model. A
     cache of another policy has a context of its own.
@@ -136,7 +136,7 @@ class GgufModel:
         return "early-exit" if self._exit is not None else ""
 
     def draft_by_file(self, draft: DraftFile, path: Path) -> None:
-        """Let new caches draft with a draft that was taught to the model of the file at `path`.
+        """Lets new caches draft with a draft that was taught to the model in `path`.
 
         `note` says why they do not: a draft must not keep its model from running.
         """
@@ -172,7 +172,7 @@ class GgufModel:
             if wrong is None:
                 wrong = self._self_test()
                 self_test_cache.store(tested, wrong)
-        except EngineError as error:  # perhaps for want of memory: tried again next time
+        except EngineError as error:  # perhaps memory was short: try again next time
             wrong = str(error)
         if wrong:
             self._exit = None
@@ -201,7 +201,7 @@ class GgufModel:
         if self._streams is not None and policy == self._policy:
             return self._streams.new_cache(policy, n_bytes)
         support = self._taught or self._exit
-        # with an early exit, several rows run in a context of their own
+        # with an early exit, several rows run in a separate context
         own = options if self._exit is None or self._taught else replace(options, n_outputs=1)
         cache = cache_alone(self.loaded, own, policy, n_bytes)
         if support is not None:

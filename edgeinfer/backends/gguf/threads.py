@@ -51,7 +51,7 @@ def _decode_s(context: Context, batch: Batch, n_threads: int) -> float:
 def _choose(candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
     """The most threads whose median is about that of the fastest.
 
-    A median shows what is usual here now: beside other programs, threads that are sometimes fast mostly wait for each
+    The median shows the usual time: beside other programs, threads that are sometimes fast mostly wait for each
     other. `candidates` go from few to many, and take turns, so that a busy moment slows all of them alike.
     """
     times: dict[int, list[float]] = {n_threads: [] for n_threads in candidates}

@@ -58,7 +58,7 @@ class ReferenceCache:
         self.drafts = drafts
         self._give_back = give_back
         self._length = 0
-        self._evicted = range(0)  # positions whose slots may hold other positions by now
+        self._evicted = range(0)  # positions whose slots may have been reused
         self._round: ReferenceRound | None = None
 
     @property
@@ -116,7 +116,7 @@ class ReferenceCache:
         self.layers = []
 
     def rows(self, states: Floats, start: int) -> PackedRows:
-        """`states` [T, hidden] at positions `start` and on, as a part of a forward."""
+        """`states` [T, hidden] from position `start`, as part of a forward."""
         self.be_open()
         return PackedRows(states, start, self.layers, self.policy)
 

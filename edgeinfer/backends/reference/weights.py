@@ -55,7 +55,7 @@ class Weights:
 
 
 def read_shape(header: GgufHeader, name: str) -> WeightsShape:
-    """Raises ArtifactError for what this backend does not compute."""
+    """Raises ArtifactError for a model that this backend does not compute."""
     metadata = header.metadata
     architecture = metadata["general.architecture"]
     if architecture not in ("llama", "qwen3"):
@@ -154,6 +154,6 @@ def _dequantized(data: npt.NDArray[np.uint8], info: TensorInfo, path: Path) -> F
         values = dequantize(rows, GGMLQuantizationType[info.type.name])
     except (KeyError, NotImplementedError) as error:
         raise ArtifactError(
-            f"{path}: tensor {info.name} is {info.type.name}, which is not read here", hint=_HINT
+            f"{path}: tensor {info.name} is {info.type.name}, which this backend does not read", hint=_HINT
         ) from error
     return np.ascontiguousarray(values, np.float32).reshape(info.shape[::-1])

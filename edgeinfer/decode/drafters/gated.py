@@ -102,7 +102,7 @@ class Gated:
         return self._drafts[: n_worth_verifying(self._acceptance, self.tokens_per_time, self._verify_time)]
 
     def _pays_to_go_on(self, state: int, reached: float, limit: int) -> bool:
-        """Whether to draft once more after drafts that are all right with the probability `reached`."""
+        """Whether to draft once more, if all earlier drafts are right with the probability `reached`."""
         n, draft_price = len(self._drafts), self.tokens_per_time * self._costs.ratio(self._source.draft_part)
         if not self._is_taught:
             row_price = self.tokens_per_time * marginal_row_time(self._short, n + 1, limit + 1)
@@ -180,7 +180,7 @@ class Gated:
 
 
 def _expected_tokens(rates: Sequence[float]) -> float:
-    """Of a verify of drafts that are right with these probabilities, each given that those before it are."""
+    """Expected tokens of a verify of drafts with these acceptance rates, each given that those before were accepted."""
     tokens, reached = 1.0, 1.0
     for rate in rates:
         reached *= rate
@@ -213,7 +213,7 @@ class GatedEstimator:
     PRIOR_ROUNDS: Final = 4.0
     MEMORY_ROUNDS: Final = 24.0
     # The confidence of a taught draft is calibrated: its loss is the distance to the model's own distribution. So its
-    # rounds count the tokens that their confidence promises, which is less noisy than what came. The prior is what its
+    # rounds count the tokens that their confidence predicts, which is less noisy than the result. The prior is what its
     # file says, and the memory is longer. docs/speculation-taught.md has what each of these gave.
     TAUGHT_PRIOR_ROUNDS: Final = 16.0
     TAUGHT_MEMORY_ROUNDS: Final = 64.0

@@ -27,7 +27,7 @@ def _worth(speedup: float) -> str:
     if not speedup:
         return ""
     gain = f"about {speedup:.2f}x alone" if speedup > MIN_SPEEDUP else "no gain is expected"
-    return f" ({gain}, by the rows measured here)"
+    return f" ({gain}, by row times of this machine)"
 
 
 def _build(name: str, inputs: DrafterInputs) -> Built:

@@ -84,7 +84,8 @@ def _tilted(rates: Sequence[float], mean: float) -> list[float]:
 
 
 def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time: Callable[[int], float]) -> int:
-    """How many of the drafts to verify: the most expected tokens, less `tokens_per_time` for the time of the verify."""
+    """How many of the drafts to verify: the number with the most expected tokens after paying `tokens_per_time` for the
+    time of the verify."""
     tokens, reached = 1.0, 1.0
     best, best_value = 0, 1.0 - tokens_per_time * time(0)
     for n, rate in enumerate(acceptance, start=1):

@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 __all__ = ["KnownDrafts", "KnowsDrafts", "expected_tokens", "share_rows"]
 
 DEPTHS: Final = (1, 3, 7)  # drafts, so that rows come in the tiles of kernels
-MIN_SPEEDUP: Final = 1.05  # estimates are noisy, and those that do not draft wait for those that do
+MIN_SPEEDUP: Final = 1.05  # estimates are noisy, and conversations without drafts wait for those with drafts
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class KnowsDrafts(Protocol):
 
 
 def expected_tokens(acceptance: Sequence[float], depth: int) -> float:
-    """Of a round with `depth` drafts; 1 where there are fewer."""
+    """Expected tokens of a round with `depth` drafts; 1 if there are fewer drafts."""
     if len(acceptance) < depth:
         return 1.0
     tokens = reached = 1.0
@@ -45,7 +45,7 @@ def expected_tokens(acceptance: Sequence[float], depth: int) -> float:
 
 
 def share_rows(acceptance: Sequence[Sequence[float]], forward_s: Callable[[int], float]) -> list[int]:
-    """How many drafts each conversation verifies in the next step, so that all together have the most tokens a second.
+    """How many drafts each conversation verifies in the next step, for the most tokens per second of all together.
 
     `acceptance` has the rates of the known drafts of each. `forward_s(n)` is the time of a forward of `n` rows in all.
     Conversations with equally many rows share a forward. So those that draft draft equally many, and the others take a

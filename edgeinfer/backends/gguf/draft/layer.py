@@ -1,4 +1,4 @@
-"""A draft's layer on one conversation: a context of its own under the conversation's window."""
+"""A draft's layer on one conversation: a separate context with the conversation's window."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ __all__ = ["TaughtRound"]
 
 @maps_engine_errors("llama.cpp")
 class TaughtRound:
-    """See protocols.Round. The drafts have a memory of their own: the model's holds verified rows alone."""
+    """See protocols.Round. Drafts have a separate K/V memory; the model's holds only verified rows."""
 
     __slots__ = ("_cache", "_drafted", "_drafts", "_guard", "_ids", "_n_run", "_tapped")
 

@@ -1,4 +1,4 @@
-"""A taught draft opened beside a model of llama.cpp, and how the model's caches draft with it."""
+"""Opens a taught draft with a llama.cpp model, and lets the model's caches draft with it."""
 
 from __future__ import annotations
 

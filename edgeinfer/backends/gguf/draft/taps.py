@@ -28,7 +28,7 @@ def _functions() -> tuple[Any, Any]:
 
 
 class Taps:
-    """Of one context. `decode` takes the place of the context's own; `take` gives what was seen since the last call."""
+    """The taps of one context. `decode` replaces the context's own; `take` returns the states since its last call."""
 
     def __init__(self, context: Context, layers: Sequence[int], n_layers: int, output_norm: Floats) -> None:
         """`layers` are numbers of layers run. Raises EngineError when this llama.cpp does not give their states."""

@@ -13,7 +13,7 @@ from edgeinfer.errors import EngineError
 from edgeinfer.types import Tokens
 
 MAX_ROWS: Final = 16  # rows of one verification
-_FEWEST_CELLS: Final = 256  # of a context's own memory, which is never used: llama.cpp makes no fewer
+_FEWEST_CELLS: Final = 256  # cells of a context's own memory, which is never used; llama.cpp allocates at least these
 _SCANNED_BYTES: Final = 512  # of llama_context; its memory pointer was found at 272 in llama-cpp-python 0.3.36
 
 
@@ -59,7 +59,7 @@ class SharedContext:
         return self.graph.run(self.context, self.batch, stage, row=row, n_rows=n)
 
     def close(self) -> None:
-        if self._slot:  # llama_free frees the memory it finds: give it its own
+        if self._slot:  # llama_free frees the memory it finds, so put its own back
             write_pointer(self._slot, self._memory)
             self._slot = 0
         self.context.close()

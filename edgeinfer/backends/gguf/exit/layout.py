@@ -1,4 +1,4 @@
-"""Where a ggml_tensor keeps its flags, sources and data: measured on tensors made for the purpose."""
+"""Where a ggml_tensor stores its flags, sources and data, measured on tensors made for this purpose."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_pointer(address: int, value: int) -> None:
 
 
 def find_layout() -> TensorLayout:
-    """Raises EngineError when this ggml does not answer as expected."""
+    """Raises EngineError when a field is not found in exactly one place."""
     init = base_function("ggml_init", ctypes.c_void_p, _InitParams)
     arena = init(_InitParams(_ARENA_BYTES, None, False))
     if not arena:
@@ -66,7 +66,9 @@ def _measure(arena: int) -> TensorLayout:
     sources = _only([at for at, pair in pairs.items() if pair == (left, right)])
     # a view names its parent twice: as its first source, and right after the sources
     parents = [at for at in _words(n_bytes) if read_pointer(view + at) == left and at > sources]
-    base_function("ggml_set_name", pointer, pointer, ctypes.c_char_p)(total, b"total")  # or the graph would name it
+    base_function("ggml_set_name", pointer, pointer, ctypes.c_char_p)(
+        total, b"total"
+    )  # otherwise the graph would name it
     before = ctypes.string_at(total, n_bytes)
     base_function("ggml_build_forward_expand", None, pointer, pointer)(graph, total)
     after = ctypes.string_at(total, n_bytes)

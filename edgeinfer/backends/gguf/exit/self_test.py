@@ -1,4 +1,4 @@
-"""Tries drafting on the user's model before it is used: are the rows those of the whole model?"""
+"""Tries drafting on the user's model before it is used, and compares the rows with plain ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def self_test(cache: Cache, n_vocab: int) -> str:
 def _compare(cache: Cache, tried: list[int], plain: Sequence[Logits], n_vocab: int, bound: float) -> str:
     wrong = [(token + _WRONG_BY) % n_vocab for token in tried]
     steps: tuple[tuple[str, list[int], list[int], int], ...] = (
-        # what, drafted, verified, rows that count
+        # name, drafted tokens, verified tokens, rows to keep
         ("rows after drafts", tried[:2], tried[:3], 2),
         ("rows after a stale draft", [tried[2], wrong[3]], tried[2:4], 1),
         ("rows after drafts that were all kept", tried[3:5], tried[3:5], 2),
