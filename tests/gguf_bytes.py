@@ -1,4 +1,4 @@
-"""GGUF files byte by byte, sound or not: what the reader must accept, and what it must refuse."""
+"""GGUF files built byte by byte, valid and invalid, for tests of the reader."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def value(kind: int, content: Any) -> bytes:
 
 
 def tensors(shapes: Mapping[str, Sequence[int]] = SHAPES) -> list[Tensor]:
-    """F32 tensors one after the other, on multiples of 32 bytes."""
+    """F32 tensors one after the other, aligned to 32 bytes."""
     listed, offset = [], 0
     for name, shape in shapes.items():
         listed.append((name, shape, 0, offset))
@@ -92,7 +92,7 @@ def header(
 def file(
     keys: Mapping[str, Typed] | Sequence[tuple[str, Typed]] = KEYS, listed: Sequence[Tensor] | None = None
 ) -> bytes:
-    """A whole file: the header, then zeros for every tensor of `SHAPES`."""
+    """A complete file: the header, then zeros for every tensor of `SHAPES`."""
     raw = header(keys, listed)
     n_data = sum(-(-4 * _product(shape) // 32) * 32 for shape in SHAPES.values())
     return raw + b"\0" * (-len(raw) % 32 + n_data)

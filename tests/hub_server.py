@@ -1,4 +1,4 @@
-"""A small hub on loopback: the requests that huggingface_hub makes, and every way in which they can go wrong."""
+"""A small local hub for the requests that huggingface_hub makes, with failures on request."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class FakeRepo:
 
 @dataclass
 class Faults:
-    """What goes wrong from now on; a test sets it while the server runs."""
+    """The failures to cause from now on; a test sets them while the server runs."""
 
-    cut_after: list[int] = field(default_factory=list)  # of each next download: bytes sent before the line goes dead
-    wrong_bytes: bool = False  # the length is right, the content is not
+    cut_after: list[int] = field(
+        default_factory=list
+    )  # for each next download: bytes sent before the connection is cut
+    wrong_bytes: bool = False  # right length, wrong content
     extra_bytes: int = 0
-    missing_bytes: int = 0  # the announced length is not there, and the end is clean
-    etag: str = ""  # in place of the digest
+    missing_bytes: int = 0  # shorter than announced, with a clean end
+    etag: str = ""  # sent in place of the digest
     status: int = 0
     ignore_range: bool = False
 
@@ -88,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound")
 
     def _repo(self, name: str, revision: str) -> FakeRepo | None:
-        """The repository, or None after the error was sent."""
+        """The repository, or None after an error was sent."""
         repo = self.hub.repos.get(name)
         if self.hub.faults.status:
             self._error(self.hub.faults.status, "")

@@ -1,4 +1,4 @@
-"""A package index on loopback (the simple API of PEP 503), with one project whose files a test chooses."""
+"""A local package index (the simple API of PEP 503) with one project, whose files a test chooses."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def _digest(raw: bytes) -> str:
 
 class Index:
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.files = dict(files)  # by name, as the project's page lists them
-        self.cut_after = 0  # of a file: bytes sent before the line goes dead
+        self.files = dict(files)  # by the names on the project's page
+        self.cut_after = 0  # for a file: bytes sent before the connection is cut
         self.stalled = threading.Event()  # set once a cut download hangs instead of ending
         self.hang = False
         self.downloads: list[str] = []
@@ -60,7 +60,7 @@ class Index:
             thread.join()
 
     def settings(self) -> dict[str, str]:
-        """pip's settings for this index alone, whatever the machine's own are."""
+        """Settings of pip for this index only, whatever the machine's are."""
         return {
             "PIP_INDEX_URL": self.url,
             "PIP_CONFIG_FILE": "/dev/null",

@@ -1,7 +1,7 @@
 """10,000 picks of the sampler, and the bits of exp and log, as a table that Python and C++ must both give.
 
 Rows, contexts and settings come from integers and IEEE arithmetic, so that they are the same everywhere.
-`python -m tests.picks` writes the table anew: every seeded answer of every user changes with it.
+`python -m tests.picks` rewrites the table. Every seeded answer of every user changes with it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Case:
 
 
 def row_of(number: int) -> npt.NDArray[np.float32]:
-    """Logits [V] in the shape of a bell; some rows are steps with many ties, some have logits of -inf."""
+    """Logits [V] with a bell-shaped distribution. Some rows are steps with many ties, some have logits of -inf."""
     ids = np.arange(_SIZES[number % len(_SIZES)])
     bell = np.sum([uniform(-1 - part, number, ids) for part in range(4)], axis=0) - 2.0
     row = (bell * (2.0 + 3.0 * (number % 4))).astype(np.float32)
@@ -97,7 +97,7 @@ def by_python(case: Case) -> int:
 def differing(
     pick: Callable[[Case], int] = by_python, exp: Function = arithmetic.exp, log: Function = arithmetic.log
 ) -> list[str]:
-    """What differs from the table: functions, or numbers of picks."""
+    """Differences from the table: names of functions, or numbers of picks."""
     table = json.loads(TABLE.read_text())
     functions = [name for name, found in _digests(exp, log).items() if found != table[name]]
     return functions or [str(number) for number, case in enumerate(cases()) if pick(case) != table["picks"][number]]
@@ -125,7 +125,7 @@ def as_bytes() -> bytes:
 
 
 def wrong_lines(lines: Sequence[str]) -> list[str]:
-    """Those that tests/runtime/picks_check.cpp should not have printed for `as_bytes`."""
+    """The differences in what tests/runtime/picks_check.cpp printed for `as_bytes`."""
     x = uniform(-9, 0, np.arange(20_000))
     bits = [values.view(np.uint64).tolist() for values in (arithmetic.exp((x - 0.5) * 1300), arithmetic.log(x))]
     expected = [
@@ -140,7 +140,7 @@ def _integers(*values: int) -> bytes:
 
 
 def _digests(exp: Function, log: Function) -> dict[str, str]:
-    """Of the bits of both functions, for numbers of all sizes."""
+    """A digest of the bits of both functions, for numbers of all sizes."""
     x = uniform(-9, 0, np.arange(20_000))
     wide = (x - 0.5) * 1300
     values = {"exp": exp(np.concatenate([wide, x - 0.5])), "log": log(np.concatenate([x, 1 + wide**2, 1 - x * 1e-12]))}

@@ -1,4 +1,4 @@
-"""Drafts for a tiny model, which are sometimes right: its first layer over the token and its taps, or its third layer
+"""Drafts for a tiny model that are sometimes right: its first layer over the token and its taps, or its third layer
 after an exit."""
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from edgeinfer.formats.draft_file import shape_of
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.formats.shape import shape_from_gguf
 
-N_RANKED = 224  # of the tiny model's 288 tokens
+N_RANKED = 224  # of the 288 tokens of the tiny model
 LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-FEATURE_GAIN = 0.7  # of the taps beside the token: a wrong tap shows
+FEATURE_GAIN = 0.7  # weight of the taps relative to the token; a wrong tap shows
 
 
 def write_safetensors(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> Path:

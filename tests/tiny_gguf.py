@@ -1,7 +1,7 @@
 """Tiny random models as GGUF files, written when a test needs them: the same seed gives the same bytes.
 
 A Llama of 4 layers by default, with a byte-level BPE tokenizer, ChatML and `edgeinfer.exit_layer = 2`. The late layers
-are damped (`late_gain`), so that the exit often, and not always, agrees with the last layer.
+are damped (`late_gain`), so that the exit agrees with the last layer often but not always.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Tiny:
     tied: bool = False
     exit_layer: int | None = 2
     late_gain: float = 0.5
-    positive_scales: bool = False  # of all Q4_0 blocks, the only ones that XNNPACK takes
+    positive_scales: bool = False  # of all Q4_0 blocks: XNNPACK takes no negative ones
     own_window: int = 0  # gemma3: of five layers in six
 
 
@@ -72,7 +72,7 @@ def write_tiny(path: Path, tiny: Tiny | None = None) -> Path:
 
 
 def _with_negative_extremes(values: Any) -> Any:
-    """Q4_0 gives the value of largest magnitude in a block of 32 the scale's sign, turned round."""
+    """Q4_0 gives the scale the opposite sign of the value of largest magnitude in a block of 32."""
     blocks = values.reshape(-1, 32)
     extremes = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1)
     return (blocks * -np.sign(extremes)).reshape(values.shape).astype(np.float32)
@@ -136,7 +136,7 @@ def _add_tokenizer(writer: Any, n_merges: int) -> int:
 
 
 def _train(n_merges: int) -> list[tuple[str, str]]:
-    """The most frequent pairs of a sentence, words kept apart as the tokenizer's splitting keeps them."""
+    """The most frequent pairs of a sentence, within words as the tokenizer splits them."""
     words = [list(word) for word in _TEXT.replace(",", " ,").replace(" ", " \u0120").split(" ") if word]
     merges: list[tuple[str, str]] = []
     while len(merges) < n_merges:

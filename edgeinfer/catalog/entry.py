@@ -26,7 +26,10 @@ class Artifact:
     exact: bool = True  # False: `n_bytes` is an estimate, so a file of another length is not refused
     package: str = ""  # "name==version": a wheel of the package index that holds `file`
     tensors: tuple[tuple[str, int], ...] = ()  # bytes that a token reads, by tensor type; (): the file was not read
-    head: tuple[str, int] = ("", 0)  # type and bytes of the matrix over the vocabulary, included above; ("", 0): not read
+    head: tuple[str, int] = (
+        "",
+        0,
+    )  # type and bytes of the matrix over the vocabulary, included above; ("", 0): not read
     kv_type: KvType | None = None  # the only type of K and V that it runs with; None: each that its backend has
     made_from: Artifact | None = None  # `edgeinfer export` makes it from this one; None: it is loaded as it is
 
@@ -80,7 +83,9 @@ class ModelEntry:
     thinking: tuple[str, str] | None = None  # tags around the trace: ("<think>", "</think>")
     notes: str = ""
     draft_file: str = ""  # path of a taught draft, from the catalog
-    draft: TaughtDraft | None = None  # the header of the requested draft, of the catalog's, or of the one beside the model
+    draft: TaughtDraft | None = (
+        None  # the header of the requested draft, of the catalog's, or of the one beside the model
+    )
     no_draft: str = ""  # why such a file exists but is not used
     in_catalog: bool = True  # False: made from a file, and known only by its path or repository
 

@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv-type", default="", choices=("", *KV_TYPES), metavar="TYPE", help=f"K and V: {', '.join(KV_TYPES)} (f32)"
     )
     parser.add_argument(
-        "--device", default="", metavar="NAME", help="show how the bundle fits this phone, and refuse it if it does not fit"
+        "--device",
+        default="",
+        metavar="NAME",
+        help="show how the bundle fits this phone, and refuse it if it does not fit",
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("-y", "--yes", action="store_true", help="download without asking")
@@ -69,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
         "for each position of context"
     )
     if args.target == "coreml":
-        say("note: the program was lowered for Core ML, but not run: no engine on this machine runs Core ML")
+        say("note: the program was lowered for Core ML, but not run")
     elif not manifest.golden:
-        say("note: no golden answers are recorded, because the engine cannot run on this machine; `edgeinfer verify` compares none")
+        say("note: the engine cannot run on this machine, so there are no golden answers for `edgeinfer verify`")
     return 0
 
 

@@ -17,7 +17,7 @@ from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
 
 
-def test_a_depth_counts_while_those_before_it_were_right() -> None:
+def test_a_depth_counts_only_after_right_guesses() -> None:
     counts = [[0, 0] for _ in range(3)]
     count([5, 6, 7], [5, 6, 8], counts)
     count([5, 6, 7], [4, 6, 7], counts)
@@ -26,8 +26,8 @@ def test_a_depth_counts_while_those_before_it_were_right() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_each_guess_is_held_against_the_token_that_came(tmp_path: Path, temperature: float) -> None:
-    """With noise that both sides share, a draft that is the model itself would always be right: this one often is."""
+def test_each_guess_is_compared_with_the_emitted_token(tmp_path: Path, temperature: float) -> None:
+    """With shared noise, a draft equal to the model would always be right. This one often is."""
     path = write_tiny(tmp_path / "tiny.gguf", Tiny(exit_layer=3, late_gain=0.05))
     write_tiny_draft(draft_beside(path), path, exit_layer=3)
     model = load_gguf(path, draft=draft_beside(path))

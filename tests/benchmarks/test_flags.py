@@ -1,4 +1,4 @@
-"""Every measurement of a model takes K/V type and chat template as the commands do."""
+"""Every measurement of a model takes the flags for K/V type and chat template, like the commands."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from tests.unit.chat_templates import Characters
 
 WITHOUT_A_MODEL = {"kernels", "predicted_speed", "traffic"}
 ALWAYS_ALIKE = {"mlx_drafts"}  # backends are compared in float32, with the model's own template
-WITHOUT_TEXT = {"bundle", "tensor_types", "window"}  # numbers as tokens, and every K/V type or none of the model's own
+WITHOUT_TEXT = {"bundle", "tensor_types", "window"}  # these use numbers as tokens, or try every K/V type
 ALL = [f"edgeinfer.bench.{name}" for name in MEASURES] + [f"benchmarks.{name}" for name in DEVELOPERS]
 
 
@@ -26,7 +26,7 @@ def test_a_measurement_takes_kv_type_and_template(module: str) -> None:
     assert {"--kv-type", "--template"} <= flags
 
 
-def test_a_text_is_the_question_of_a_chat_where_there_is_a_template() -> None:
+def test_with_a_template_the_text_is_asked_as_a_question() -> None:
     tokenizer = Characters("<s>", "<|im_start|>", "<|im_end|>")
     assert tokenizer.show(text_tokens(tokenizer, "Hi")) == "<s>Hi"
     opened = "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

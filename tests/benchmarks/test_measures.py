@@ -32,7 +32,7 @@ def run(module: ModuleType, *arguments: str) -> int:
     return code
 
 
-def test_the_window_on_llama_cpp_is_the_reference_s(path: Path, tmp_path: Path) -> None:
+def test_the_window_on_llama_cpp_equals_that_of_the_reference(path: Path, tmp_path: Path) -> None:
     results = list(window.sweep(path, [(4, 256, 64)], window.ENGINES))
     assert [result.engine for result in results] == ["f16, no FA", "f16", "q8_0/f16", "q8_0", "q4_0"]
     assert all(result.evictions >= 5 and result.passed for result in results)
@@ -53,7 +53,7 @@ def test_a_window_that_is_wrong_fails(path: Path) -> None:
     assert of_wrong > 10 * of_right
 
 
-def test_perplexity_is_that_of_the_reference_s_logits(path: Path) -> None:
+def test_perplexity_equals_that_of_the_logits_of_the_reference(path: Path) -> None:
     tokens = window._tokens(path, 100)
     policy = WindowPolicy(256, 0, 64, 256)
     with opened(Request(model=str(path), backend="gguf", kv_type="f16", speculation="off", force=True)) as subject:
@@ -95,8 +95,8 @@ def test_an_endurance_run_reports_evictions_and_speed(
         run(endurance, "--model", str(path), "--context", "384", "--tokens", "300")
 
 
-def test_a_folder_becomes_the_same_model(tmp_path: Path) -> None:
-    """Bit patterns that name their place: head, half and pair of each query row, spelled out for two heads of four."""
+def test_a_folder_is_converted_to_the_same_model(tmp_path: Path) -> None:
+    """Each row encodes its head, half and pair; the order is written out for two heads of four."""
     like = write_tiny(tmp_path / "like.gguf", Tiny(n_layers=1, hidden=8, n_heads=2, n_kv_heads=1, head_dim=4, n_ffn=8))
     n_vocab = read_header(like).by_name["token_embd.weight"].shape[1]
     shapes = {

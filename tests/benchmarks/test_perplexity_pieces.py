@@ -1,4 +1,4 @@
-"""Each piece of text begins as a prompt would."""
+"""Each piece of text begins like a prompt."""
 
 from argparse import Namespace
 from pathlib import Path

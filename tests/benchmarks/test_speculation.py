@@ -1,4 +1,4 @@
-"""The speculation report's targets and ceilings, by hand."""
+"""Targets and ceilings of the speculation report, by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeinfer.bench.speculation.report import ALL, Row, rows_of
 from tests.unit.test_bench_speculation import COSTS, TINY, record
 
 
-def test_the_chapter_on_ceilings() -> None:
+def test_the_ceilings_by_hand() -> None:
     """Plain takes 4 s for the four tokens after the first, the best lookup one round of 1.6 s: 4 / 1.6 = 2.5."""
     log = Log(costs={TINY: Measured(TINY, COSTS, 16)})
     log.add(record(0, PLAIN, 4.0, tokens=4, text=((9, 5, 6, 7, 1), (9, 5, 6, 7, 8))))
@@ -24,7 +24,7 @@ def test_the_chapter_on_ceilings() -> None:
     assert "| lookup | 2.00 of 2.50 | 2.00 of 2.50 | 67% |" in lines
 
 
-def test_a_missed_cell_says_what_its_parts_lost() -> None:
+def test_a_missed_target_is_explained_by_its_parts() -> None:
     """Plain: 1 s for 10 tokens. On: 6 plain rounds of .15 s, and 2 of lookup that gave 4 tokens for .7 s."""
     log = Log()
     for prompt in (0, 1):
@@ -42,7 +42,7 @@ def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
     assert found.exit == (2, 1, 0, 1)
 
 
-def test_a_gate_that_knows_all_by_hand() -> None:
+def test_the_gain_of_a_perfect_gate_by_hand() -> None:
     found = Reach((3, 2, 1, 0), (2, 1, 0, 1))
     # lookup: three drafts and the token after them in one round of four rows
     assert best_seconds(found, COSTS, lookup=True, early_exit=False, max_rows=16) == pytest.approx(1.6)
@@ -58,7 +58,7 @@ def a_row(**changes: object) -> Row:
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
-def test_targets_are_judged_by_their_weakest_cell() -> None:
+def test_a_target_is_judged_by_its_weakest_cell() -> None:
     rows = [
         a_row(),
         a_row(kind="story", speedup=0.9, speedup_low=0.8, speedup_high=0.97),
@@ -79,6 +79,6 @@ def test_targets_are_judged_by_their_weakest_cell() -> None:
     }
 
 
-def test_what_chance_alone_does_is_counted() -> None:
+def test_slower_cells_of_the_control_arm_are_counted() -> None:
     rows = [a_row(arm=CONTROL, speedup_high=0.97), a_row(arm=CONTROL, kind="chat", speedup_high=1.02)]
     assert slower([*rows, a_row(arm=CONTROL, n_prompts=1, speedup_high=0.5)], CONTROL) == (1, 2)

@@ -1,4 +1,4 @@
-"""The two states of prompt lookup are found again in matches that were drawn from known states."""
+"""The fit recovers the two states of prompt lookup from matches drawn from known states."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_a_fit_explains_other_answers_of_the_same_states_better() -> None:
     assert fitted < log_loss(unseen, START) - 0.02
 
 
-def test_a_fork_never_makes_a_match_more_likely_to_come_true() -> None:
-    """Of 40 matches at a fork, by chance all came true; of 40 elsewhere, half did."""
+def test_a_fork_never_makes_a_match_more_likely_to_be_right() -> None:
+    """By chance all 40 matches at forks were right, and half of 40 elsewhere."""
     answers = [[Seen(0, 0, at % 2 == 0), Seen(0, 1, hit=True)] for at in range(40)]
     found = fit(answers, TwoStates([[0.4, 0.3]], [[0.8, 0.7]]))
     for rates in (found.new_text[0], found.copying[0]):

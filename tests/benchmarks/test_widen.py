@@ -1,4 +1,4 @@
-"""The demo in a larger shape gives the demo's own logits."""
+"""The demo in a larger shape gives the logits of the demo."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ Rows = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def rows_of(path: Path, *, draft: bool = False) -> Rows:
-    """The rows after two tokens, or those of two drafts for them."""
+    """The rows after two tokens, or of two drafts after them."""
     model = load_gguf(path, draft=draft_beside(path) if draft else None)
     cache = model.new_cache(POLICY)
     prefill(cache, TOKENS)
@@ -46,18 +46,18 @@ def wide_shape(tiny: Tiny) -> WideShape:
     )
 
 
-def test_a_wide_model_is_the_narrow_one(tmp_path: Path) -> None:
+def test_a_wide_model_gives_the_logits_of_the_narrow_one(tmp_path: Path) -> None:
     tiny = Tiny(tier="F16", tied=True)
     narrow = write_tiny(tmp_path / "narrow.gguf", tiny)
     widen(narrow, tmp_path / "wide.gguf", wide_shape(tiny))
     assert (tmp_path / "wide.gguf").stat().st_size > 3 * narrow.stat().st_size
     before, after = rows_of(narrow), rows_of(tmp_path / "wide.gguf")
-    assert np.ptp(before) > 0.5  # logits that say something
+    assert np.ptp(before) > 0.5  # the logits are not all equal
     assert after == pytest.approx(before, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", [{"taps": (1, 4)}, {"exit_layer": 2}], ids=["feature", "exit"])
-def test_a_wide_draft_guesses_what_the_narrow_one_guesses(tmp_path: Path, kind: dict[str, Any]) -> None:
+def test_a_wide_draft_guesses_like_the_narrow_one(tmp_path: Path, kind: dict[str, Any]) -> None:
     tiny = Tiny(tier="F16", tied=True)
     narrow, wide = write_tiny(tmp_path / "narrow.gguf", tiny), tmp_path / "wide.gguf"
     widen(narrow, wide, wide_shape(tiny))
@@ -67,4 +67,4 @@ def test_a_wide_draft_guesses_what_the_narrow_one_guesses(tmp_path: Path, kind: 
     can_say = np.isfinite(before)
     assert np.ptp(before[can_say]) > 0.5
     assert np.array_equal(np.isfinite(after), can_say)
-    assert after[can_say] == pytest.approx(before[can_say], abs=0.1)  # TAP_EPS weighs more in the wide one
+    assert after[can_say] == pytest.approx(before[can_say], abs=0.1)  # TAP_EPS has more weight in the wide draft

@@ -1,8 +1,8 @@
 """How the suite loads the tiny model on each backend. A new backend adds one `Subject`.
 
-`tolerance` bounds |logit difference| between a row computed in one way and in another, where the backend does not
-promise equality (`Model.exact_rows`), and `oracle_tolerance` that to the float64 oracle. The tiny model's logits have a
-standard deviation of 3; one key too many or too few moves some of them by 5.
+`tolerance` bounds the difference between logits of one row computed in two ways, where the backend does not
+promise equality (`Model.exact_rows`). `oracle_tolerance` bounds the difference from the float64 oracle. The logits
+of the tiny model have a standard deviation of 3; one key too many or too few moves some of them by 5.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Subject:
     tolerance: float = 0.0
     pad_slots: int = 1  # the engine rounds the slots of a cache up to a multiple of this
     kv_group: tuple[int, int] = (32, 2)  # quantized K/V: values that share a scale, bytes of that scale
-    taps: tuple[int, ...] = ()  # of a feature draft beside the model; empty: it has none
-    exit_draft: int = 0  # layers before an exit draft beside the model; 0: it has none
-    draft_tolerance: float = 0.0  # of the draft's rows to the oracle
+    taps: tuple[int, ...] = ()  # layers tapped by a feature draft beside the model; empty: no such draft
+    exit_draft: int = 0  # layers before an exit draft beside the model; 0: no such draft
+    draft_tolerance: float = 0.0  # bounds the difference of the draft's rows from the oracle
 
     @property
     def has_draft(self) -> bool:
@@ -141,7 +141,7 @@ STREAMS = Subject("gguf-streams-q4_0", LLAMA_Q4, several_conversations, "q8_0/f1
 
 
 def toy(path: Path) -> Model:
-    """From a plan, by the line in the list of backends that conftest.py adds."""
+    """Loads from a plan. conftest.py adds the toy backend to the list of backends."""
     plan = edgeinfer.choose(Request(model=str(path), backend="toy", context=512, force=True), offline=True)
     return backends.get(plan.backend).load(plan, path)
 

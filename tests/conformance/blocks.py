@@ -28,7 +28,7 @@ def taken(cache: BlockCache, spans: Sequence[range]) -> list[bytes]:
 
 
 def check_blocks(case: Case) -> None:
-    """Every number of blocks, run in chunks or token by token, then on past evictions to the limit."""
+    """Restores every number of blocks, then runs chunks or single tokens past evictions to the limit."""
     policy, tokens = case.policy, tokens_of(case.policy.limit, 77)
     expected = plain_rows(case, tokens)
     spans = [range(start, start + policy.block) for start in range(0, policy.window, policy.block)]
@@ -50,7 +50,7 @@ def check_blocks(case: Case) -> None:
 
 
 def check_blocks_past_evictions(case: Case) -> None:
-    """The sinks and what is still in the window can be copied, what has left it cannot."""
+    """Sinks and positions in the window can be copied; evicted positions cannot."""
     policy, tokens = case.policy, tokens_of(90, 78)
     early, late = block_cache(case), block_cache(case)
     prefill(early, tokens[: policy.window])
@@ -68,7 +68,7 @@ def check_blocks_past_evictions(case: Case) -> None:
 
 
 def check_blocks_that_do_not_fit(case: Case) -> None:
-    """Refused, and the cache is as it was: empty, or with what it holds."""
+    """The blocks are refused, and the cache is unchanged, whether empty or filled."""
     policy, tokens = case.policy, tokens_of(policy_window := case.policy.window, 79)
     donor, cache = block_cache(case), block_cache(case)
     prefill(donor, tokens)

@@ -1,7 +1,7 @@
-"""What every backend must do, as functions: the suite calls them on backends, the mutants on broken ones.
+"""What every backend must do, one function per check. The suite runs them on backends, the mutants on broken ones.
 
-Each check compares with plain decoding (one row at a time, no rounds, no loop) or with the oracle, and holds its own
-guard: one that tests the wrap asserts that it wrapped.
+Each check compares with plain decoding (one row at a time, no rounds, no loop) or with the oracle. Each also asserts
+its precondition: a check of the wrap asserts that the window wrapped.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tests.conformance.plain import (
 
 
 def goes_past_evictions(policy: WindowPolicy) -> bool:
-    """Whether an answer that reached the limit, and was re-anchored, had three blocks evicted on its way."""
+    """Whether three blocks were evicted in an answer that reached the limit and was re-anchored."""
     return len(policy.evicted(policy.limit - 1)) >= 3 * policy.block
 
 
 def check_lossless_but_for_ties(case: Case, name: str) -> None:
-    """Greedy, where rows are only close: every token is the best of its plain row, or as good but for rounding."""
+    """Greedy, where rows are only close: every token is the best of its plain row, up to rounding."""
     prompt = a_prompt()
     expected = plain_answer(case, prompt, GREEDY, N_ANSWER)
     drafter = drafter_for(case, name, expected, len(prompt.tokens))
@@ -88,7 +88,7 @@ def check_plain(case: Case, how: Sampling) -> None:
 
 
 def check_oracle(case: Case) -> None:
-    """Rows of rounds of every size, some with a suffix that is thrown away, against float64 without a cache."""
+    """Rows of rounds of every size, some with a rejected suffix, against float64 without a cache."""
     policy, tokens = case.policy, tokens_of(case.policy.limit)
     expected = oracle_logits(case.path, tokens, visible(len(tokens), policy.window, policy.sink, policy.block))
     cache, rng, worst = case.model.new_cache(policy), np.random.default_rng(2), 0.0
@@ -109,7 +109,7 @@ def check_oracle(case: Case) -> None:
 
 
 def check_chunks(case: Case) -> None:
-    """Any chunking gives the same rows: by rounds, and by prefills of any length."""
+    """Rounds and prefills of any length give the same rows."""
     tokens = tokens_of(case.policy.limit)
     expected = plain_rows(case, tokens)
     for sizes in ([8], [1, 7, 16, 3], [64]):
@@ -132,7 +132,7 @@ def check_chunks(case: Case) -> None:
 
 
 def check_rounds(case: Case) -> None:
-    """Every number of rows, drafted before or not, and every number of them kept; the next round is exact."""
+    """Rounds of any number of rows, with and without drafts; any number of them is kept. The next round is exact."""
     policy, tokens = case.policy, tokens_of(case.policy.limit)
     expected = plain_rows(case, tokens)
     most_drafts = 4 if case.model.drafts_with else 0
@@ -161,7 +161,7 @@ def check_rounds(case: Case) -> None:
 
 
 def check_rollback(case: Case) -> None:
-    """A round that is given up at any point leaves nothing behind."""
+    """A round that is rolled back at any point leaves no trace."""
     tokens = tokens_of(120)
     expected = plain_rows(case, tokens)
     cache = case.model.new_cache(case.policy)
@@ -204,7 +204,7 @@ def check_other_than_drafted(case: Case) -> None:
 
 
 def check_rewind(case: Case) -> None:
-    """Back to anywhere before the first eviction, later inside the block, else refused and nothing changed."""
+    """A rewind reaches any position before the first eviction, later any in the block. Others change nothing."""
     tokens = tokens_of(120)
     expected = plain_rows(case, tokens)
     cache = case.model.new_cache(case.policy)
@@ -228,7 +228,7 @@ def check_rewind(case: Case) -> None:
 
 
 def check_bytes(case: Case) -> None:
-    """As by hand, and as the plan counts them."""
+    """The bytes equal a sum by hand and the estimate of the plan."""
     tiny, pad = case.subject.tiny, case.subject.pad_slots
     shape = shape_from_gguf(read_header(case.path))
     for policy in (case.policy, WindowPolicy(512, 128, 64, 2048)):
@@ -246,7 +246,7 @@ def check_bytes(case: Case) -> None:
 
 
 def check_misuse(case: Case) -> None:
-    """Refused with one of our errors, and the cache goes on as if nothing had been asked."""
+    """Misuse raises an EdgeInferError, and the cache continues unchanged."""
     tokens = tokens_of(160)
     expected = plain_rows(case, tokens[:61])
     cache = case.model.new_cache(case.policy)
@@ -268,8 +268,8 @@ def check_misuse(case: Case) -> None:
         lambda: cache.begin(1),  # one round at a time
         lambda: prefill(cache, [5]),
         lambda: cache.rewind(0),
-        lambda: step.verify(tokens[:3]),  # more than it was opened for
-        lambda: step.commit(1),  # nothing is verified
+        lambda: step.verify(tokens[:3]),  # more rows than it was opened for
+        lambda: step.commit(1),  # nothing was verified
     )
     for bad in opened:
         with pytest.raises(EdgeInferError):
@@ -292,7 +292,7 @@ def check_misuse(case: Case) -> None:
 
 
 def rounds_of_six(case: Case, how: Sampling) -> tuple[Prompt, list[int], Decoder]:
-    """A decoder whose drafts are all accepted: after the first token, rounds of six."""
+    """A decoder that accepts all its drafts: after the first token, rounds of six."""
     prompt = a_prompt(61)
     truth = plain_answer(case, prompt, how, 80)
     forced = Forced(truth, len(prompt.tokens), lambda index: False, early=bool(case.model.drafts_with))
@@ -301,7 +301,7 @@ def rounds_of_six(case: Case, how: Sampling) -> tuple[Prompt, list[int], Decoder
 
 
 def check_next_is_exact(case: Case, decoder: Decoder, prompt: Prompt, tokens: Sequence[int], how: Sampling) -> None:
-    """A follow-up on what was answered, against a decoder that starts afresh."""
+    """A follow-up question, compared with a new decoder."""
     following = Prompt((*prompt.tokens, *tokens, *tokens_of(12, 5)), prompt.n_system)
     fresh = Decoder(case.model, case.policy)
     assert answer(decoder, following, how, 40) == answer(fresh, following, how, 40)
@@ -309,7 +309,7 @@ def check_next_is_exact(case: Case, decoder: Decoder, prompt: Prompt, tokens: Se
 
 
 def check_stop(case: Case, how: Sampling) -> None:
-    """A stop token inside an accepted draft ends the answer there, and nothing behind it stays in the cache."""
+    """A stop token inside an accepted draft ends the answer there, and nothing after it stays in the cache."""
     prompt, truth, decoder = rounds_of_six(case, how)
     n = len(prompt.tokens)
     inside = [k for k in range(2, 60) if truth[k] not in truth[:k] and case.policy.room(n + k - 1) > 1]
@@ -337,7 +337,7 @@ def check_max_tokens(case: Case, how: Sampling) -> None:
 
 
 def check_walk_away(case: Case, how: Sampling) -> None:
-    """The reader leaves inside a round's tokens: the next answer is exact, whatever it goes on from."""
+    """The reader leaves between two tokens of a round. The next answer is exact, wherever it continues."""
     prompt, truth, decoder = rounds_of_six(case, how)
     for n, unread in ((1, 0), (2, 2), (7, 3), (10, 0)):  # the rounds emit 3 tokens, up to the block's end, then 6
         reader = decoder.stream(prompt, how, max_tokens=80, stop_tokens=NO_STOP)
@@ -350,7 +350,7 @@ def check_walk_away(case: Case, how: Sampling) -> None:
 
 
 def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
-    """The engine gives up inside a round: one error, and the next answer is exact."""
+    """The engine fails inside a round: one error, and the next answer is exact."""
     prompt, truth, unbroken = rounds_of_six(case, how)
     unbroken.close()
     forced = Forced(truth, len(prompt.tokens), lambda index: index % 5 == 0, early=bool(case.model.drafts_with))
@@ -368,7 +368,7 @@ def check_engine_error(case: Case, verb: str, how: Sampling) -> None:
 
 
 def check_close(case: Case) -> None:
-    """Twice each, in any order; what is used afterwards says so."""
+    """Cache and model are closed twice, in either order. Later use raises an error or does nothing."""
     model = case.subject.open(case.path)
     cache = model.new_cache(case.policy)
     prefill(cache, [5, 6])
@@ -378,7 +378,7 @@ def check_close(case: Case) -> None:
     cache.close()
     cache.close()
     for use in (lambda: step.verify([7, 8]), step.rollback, lambda: cache.rewind(0), lambda: prefill(cache, [5])):
-        with suppress(EdgeInferError):  # a line of words, or nothing to do: never freed memory
+        with suppress(EdgeInferError):  # an error or nothing, but no access to freed memory
             use()
     with pytest.raises(EdgeInferError):
         prefill(cache, [5])

@@ -1,4 +1,4 @@
-"""The toy backend is one of the list. What backends keep between runs goes to a folder of the tests' own."""
+"""Adds the toy backend to the list, and gives backends a cache folder of the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")  # not longer: other folders test the list as it is
+@pytest.fixture(autouse=True, scope="module")  # removed again: other folders test the real list
 def with_toy_backend() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backends, "FACTS", (*backends.FACTS, TOY))

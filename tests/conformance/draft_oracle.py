@@ -1,6 +1,6 @@
-"""Rows of a taught draft in float64, without a cache: what each row sees is spelled out.
+"""Rows of a taught draft in float64, without a cache: what each row sees is written out.
 
-Independent of the package but for reading the files.
+It shares only the file readers with the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a taught draft must do on every backend that runs it: its rows are those of the oracle, whatever went before."""
+"""Checks of taught drafts on every backend that runs them: rows equal the oracle's after any history."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny_gguf import Tiny, write_tiny
 
 
 def check_draft_rows(case: Case) -> None:
-    """Rounds in which drafts are all, partly or not accepted, without drafts, rolled back; chunks; past evictions."""
+    """Rounds with all, some or no drafts accepted, without drafts, or rolled back; and chunks; past evictions."""
     tokens = tokens_of(case.policy.limit)
     cache = case.model.new_cache(case.policy)
     prefill(cache, tokens[:30])
@@ -49,7 +49,7 @@ def check_draft_rows(case: Case) -> None:
 
 
 def check_draft_rows_after_rewind(case: Case) -> None:
-    """Back inside the kept states, back to the start, and on from there with other tokens."""
+    """Rewinds within the kept states and to the start, then continues with other tokens."""
     tokens, others = tokens_of(60), tokens_of(60, 7)
     cache = case.model.new_cache(case.policy)
     prefill(cache, tokens[:40])
@@ -97,7 +97,7 @@ def draft_once(case: Case, cache: Cache, before: Sequence[int], token: int) -> N
 
 
 def check_draft_of_another_model(case: Case) -> None:
-    """It is refused, and the message names the model that it was taught to."""
+    """The draft is refused, and the message names the model that it was taught to."""
     other = write_tiny(case.path.with_name("other.gguf"), Tiny(n_layers=5))
     draft = write_tiny_draft(draft_beside(other), other, (1, 2))
     with pytest.raises(ArtifactError, match=r"another model: it was taught to org/tiny: .*n_layers 5, the model has 4"):

@@ -1,4 +1,4 @@
-"""Drafters and an engine that do on purpose what chance does seldom."""
+"""Drafters and an engine that force rare events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeinfer.window import WindowPolicy
 
 
 class Forced:
-    """Proposes the `truth` that follows a prompt of `n_prompt` tokens, but a wrong token at the indices of `wrong`.
+    """Proposes the `truth` that follows a prompt of `n_prompt` tokens, but a wrong token where `wrong` is true.
 
     `early`: the early layers run for what is proposed, as a drafter of that kind would have it.
     """
@@ -46,7 +46,7 @@ class Forced:
 
 
 class Primed:
-    """A lookup that also finds its drafts in `truth`: a random model says nothing twice."""
+    """A lookup that also finds its drafts in `truth`, because a random model repeats nothing."""
 
     def __init__(self, inner: Drafter, truth: Tokens) -> None:
         self.name = inner.name
@@ -64,7 +64,7 @@ class Primed:
 
 
 class Breaking:
-    """`model`, but the engine gives up at the `at`-th call of `verb` in all rounds together."""
+    """`model`, but the engine fails at the `at`-th call of `verb`, counted over all rounds."""
 
     def __init__(self, model: Model, verb: str, at: int) -> None:
         self.tokenizer, self.drafts_with, self.exact_rows = model.tokenizer, model.drafts_with, model.exact_rows
@@ -106,7 +106,7 @@ class Breaking:
                 return call(*arguments)
             self._left -= 1
             if verb == "verify" and self._left == 0:
-                call(*arguments)  # what the engine wrote before it gave up must not stay
+                call(*arguments)  # what the engine wrote before it failed must not stay
             if self._left == 0:
                 raise EngineError("the engine gave up")
             return call(*arguments)
@@ -115,7 +115,7 @@ class Breaking:
 
 
 class Piecewise:
-    """`model`, whose prompts go to the engine in chunks of `n`: rows that it rounds as it rounds single ones."""
+    """`model`, with prompts in chunks of `n` rows, which the engine rounds like single rows."""
 
     def __init__(self, model: Model, n: int) -> None:
         self.tokenizer, self.drafts_with, self.exact_rows = model.tokenizer, model.drafts_with, model.exact_rows

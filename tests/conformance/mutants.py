@@ -1,4 +1,4 @@
-"""Mistakes that a window, a round or the loop can have, each as a patch. The suite must notice every one."""
+"""Seeded mistakes in the window, the round and the loop, one patch each. The suite must catch every one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 class Mutant:
     name: str
     patch: Patch
-    check: Check  # the one that must notice
+    check: Check  # the check that must catch it
     subject: Subject = SUBJECTS[0]
 
 
@@ -101,9 +101,9 @@ def rollback_keeps_what_was_verified(patch: pytest.MonkeyPatch) -> None:
 
 
 def early_layers_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
-    """The early layers keep the keys of drafts that were rejected: what is written once stays."""
+    """The early layers keep the keys of rejected drafts: a key that was written is not overwritten."""
     true_forward, true_rewind = ReferenceModel.forward, ReferenceCache.rewind
-    ahead: dict[int, int] = {}  # by the identity of a cache's rings
+    ahead: dict[int, int] = {}  # keyed by the identity of a cache's rings
 
     def forward(self: Any, packed: Any, layers: range) -> Any:
         early = layers.start == 0 and layers.stop == self.exit_layer
@@ -133,7 +133,7 @@ def written_before(rows: Any, ahead: dict[int, int], layers: range) -> list[tupl
 
 
 def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
-    """After drafting, the verification forgets to run the early layers for the last draft."""
+    """After drafting, verification does not run the early layers for the last draft."""
     true = ReferenceModel.run
 
     def run(self: Any, asks: Sequence[Ask]) -> Any:
@@ -152,7 +152,7 @@ def early_layers_one_short(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_exit_state(patch: pytest.MonkeyPatch) -> None:
-    """The states of drafted tokens are used whatever is verified in their place."""
+    """The states of drafted tokens are used even if other tokens are verified."""
     patch.setattr(reference_cache, "common_prefix", lambda drafted, tokens: min(len(drafted), len(tokens)))
 
 
@@ -222,13 +222,13 @@ def commit_before_the_stop_cut(patch: pytest.MonkeyPatch) -> None:
 
 
 def noise_by_time(patch: pytest.MonkeyPatch) -> None:
-    """A generator with a state, as most samplers have: drafts move the noise of what follows."""
+    """A stateful generator, as in most samplers: drafts shift the noise of later tokens."""
     random = np.random.default_rng(0)
     patch.setattr(sampler, "uniform", lambda seed, index, tokens: random.uniform(size=len(tokens)))
 
 
 def noise_by_round(patch: pytest.MonkeyPatch) -> None:
-    """The key is the number of the pick, not the index in the answer."""
+    """The noise is keyed by the number of the pick, not by the index in the answer."""
     true, calls = noise.uniform, count()
     patch.setattr(sampler, "uniform", lambda seed, index, tokens: true(seed, next(calls), tokens))
 
@@ -239,7 +239,7 @@ def index_stands_still_in_a_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def penalty_forgets_the_round(patch: pytest.MonkeyPatch) -> None:
-    """Tokens that the round itself emitted are not penalized yet."""
+    """Tokens emitted in the current round are not penalized."""
 
     def pick(self: Any, row: Any, context: Any, emitted: int, ahead: int = 0) -> int:
         before: Any = context[: len(context) - ahead]
@@ -249,7 +249,7 @@ def penalty_forgets_the_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def reanchor_early(patch: pytest.MonkeyPatch) -> None:
-    """Re-anchored for want of room for a whole round, instead of exactly at the limit."""
+    """Re-anchors when a whole round no longer fits, instead of exactly at the limit."""
     true = Decoder._begin_round
 
     def begin_round(self: Any, answer: Any, began: float, **how: Any) -> Any:
@@ -272,7 +272,7 @@ def reanchor_drops_one_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def reuse_one_too_many(patch: pytest.MonkeyPatch) -> None:
-    """A follow-up believes that one more of its tokens is in the cache."""
+    """A follow-up assumes that one token too many is in the cache."""
     patch.setattr(timeline, "common_prefix", lambda a, b: min(len(a), len(b), true_prefix(a, b) + 1))
 
 
@@ -281,18 +281,18 @@ def pending_token_believed_cached(patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_another_ask(patch: pytest.MonkeyPatch) -> None:
-    """The rows of a step are handed out in the order of another sort."""
+    """The rows of a step are handed out in the wrong order."""
     true = ReferenceModel.run
     patch.setattr(ReferenceModel, "run", lambda self, asks: list(true(self, asks))[::-1])
 
 
 def keys_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
-    """All rows of a block attend to the rings of its first conversation."""
+    """All rows of a batch attend to the rings of the first conversation."""
     patch.setattr(reference_model, "_conversations", lambda queries: [(0, len(queries))])
 
 
 def eviction_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
-    """What one conversation evicts is removed from the streams of all."""
+    """An eviction of one conversation removes keys from the streams of all."""
     from edgeinfer.backends.gguf.llama import Context
 
     true = Context.remove
@@ -337,14 +337,14 @@ def values_of_another_layer(patch: pytest.MonkeyPatch) -> None:
 
 
 def moved_without_its_keys(patch: pytest.MonkeyPatch) -> None:
-    """A conversation that moves into another stream leaves its keys in the old one."""
+    """A conversation that moves to another stream leaves its keys in the old one."""
     from edgeinfer.backends.gguf import llama
 
     patch.setattr(llama, "_seq_cp", lambda *arguments: None)
 
 
 def taps_one_position_late(patch: pytest.MonkeyPatch) -> None:
-    """The newest row is fed with what the model knew two positions before, and so on."""
+    """Each row is fed with the taps of one position earlier."""
     true = TapLog.tapped
     patch.setattr(
         TapLog, "tapped", lambda self, start, stop: true(self, max(0, start - 1), max(0, start - 1) + stop - start)
@@ -352,7 +352,7 @@ def taps_one_position_late(patch: pytest.MonkeyPatch) -> None:
 
 
 def true_states_not_fed(patch: pytest.MonkeyPatch) -> None:
-    """Accepted drafts keep the keys that the draft made of its own states."""
+    """Accepted drafts keep the keys that the draft layer computed from its own states."""
     true_saw = FeatureDrafts.saw
 
     def end(self: Any, n_kept: int) -> None:
@@ -369,7 +369,7 @@ def true_states_not_fed(patch: pytest.MonkeyPatch) -> None:
 
 
 def draft_keys_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
-    """A round that is given up leaves the draft's keys: the next one goes on after them."""
+    """After a rollback the draft's keys stay, and the next round continues after them."""
 
     def end(self: Any, n_kept: int) -> None:
         del n_kept
@@ -383,7 +383,7 @@ def keys_of_exit_drafts_not_rolled_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_accepted_draft_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """The row of the last accepted draft is forgotten, and its token never fed."""
+    """The last accepted draft is never fed to the draft layer."""
     true = ExitDrafts.end
 
     def end(self: Any, n_kept: int) -> None:
@@ -396,7 +396,7 @@ def an_accepted_draft_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def plain_rounds_not_fed(patch: pytest.MonkeyPatch) -> None:
-    """Tokens of rounds without drafts never reach the layer."""
+    """Tokens of rounds without drafts are never fed to the draft layer."""
     true = ExitDrafts.saw
 
     def saw(self: Any, tokens: Any, tapped: Any) -> None:

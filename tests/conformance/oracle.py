@@ -1,6 +1,6 @@
-"""Logits of every position at once, in float64, without a cache: each query sees a set that is spelled out.
+"""Logits of every position at once, in float64, without a cache: the set that each query sees is written out.
 
-Independent of the package but for reading the file: nothing here knows slots, rounds or rooms.
+It shares only the file reader with the package, and knows nothing of slots or rounds.
 """
 
 from __future__ import annotations

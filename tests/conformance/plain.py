@@ -1,4 +1,4 @@
-"""A case of the suite, and plain decoding: what every check compares with."""
+"""A case of the suite, and plain decoding, which the checks compare with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tests.conformance.forced import Forced, Primed
 
 SAMPLED = Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.02, repeat_penalty=1.1, seed=11)
 DRAFT_POLICY = WindowPolicy(window=32, sink=0, block=8, limit=96)
-ROWS_FREE = RowCosts({1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6)  # drafting always pays
+ROWS_FREE = RowCosts(
+    {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, {1: 1e-3, 2: 1e-3}, 1e-6, 1e-6
+)  # costs at which drafting always pays
 NO_STOP: frozenset[int] = frozenset()
 N_ANSWER = 190  # from a prompt of 40: past two re-anchorings at 128
 
@@ -39,7 +41,7 @@ class Case:
     model: Model
     path: Path
     policy: WindowPolicy = POLICY
-    answers: dict[Any, list[int]] = field(default_factory=dict)  # plain ones, made once
+    answers: dict[Any, list[int]] = field(default_factory=dict)  # plain rows, computed once
 
 
 Check = Callable[[Case], None]
@@ -54,7 +56,7 @@ def a_prompt(n: int = 40, seed: int = 1) -> Prompt:
 
 
 def plain_rows(case: Case, tokens: Sequence[int]) -> list[Any]:
-    """The row after each token, one at a time."""
+    """The row after each token, computed one at a time."""
     cache = case.model.new_cache(case.policy)
     rows = [prefill(cache, [token]).numpy().copy() for token in tokens]
     cache.close()
@@ -74,7 +76,7 @@ def decode_plainly(case: Case, prompt: Prompt, how: Sampling, n: int) -> list[in
 
 
 def rows_short_of_best(case: Case, prompt: Prompt, said: Sequence[int]) -> list[float]:
-    """For each token said, how far its logit lies below the best of the plain row after all that was said before."""
+    """For each emitted token, how far its logit lies below the best of the plain row at its position."""
     short: list[float] = []
 
     def say(row: Row, tokens: Sequence[int]) -> int:
@@ -87,7 +89,7 @@ def rows_short_of_best(case: Case, prompt: Prompt, said: Sequence[int]) -> list[
 
 
 def told_plainly(case: Case, prompt: Prompt, n: int, say: Callable[[Row, Sequence[int]], int]) -> list[int]:
-    """Decoding as one would write it for one row and no drafts; the re-anchoring spelled out."""
+    """The simplest decoder: one row at a time, no drafts, with re-anchoring written out."""
     policy, tokens = case.policy, list(prompt.tokens)
     cache = case.model.new_cache(policy)
     row = prefill(cache, tokens)
@@ -103,7 +105,7 @@ def told_plainly(case: Case, prompt: Prompt, n: int, say: Callable[[Row, Sequenc
 
 
 def assert_rows(case: Case, got: Any, expected: Any, n_rows: int) -> None:
-    """Equal bit for bit where the backend promises that for so many rows, else close."""
+    """Asserts that rows are equal bit for bit where the backend promises it for this number of rows, else close."""
     if case.model.exact_rows is not None and n_rows <= case.model.exact_rows:
         assert np.array_equal(got, expected)
     else:
@@ -120,7 +122,7 @@ def drafter_for(case: Case, name: str, truth: Sequence[int], n_prompt: int) -> D
         return EarlyExit()
     if name == "gated-early":
         return Gated(ExitSource(), Costs(ROWS_FREE, 16))
-    if name == "draft":  # the model itself with another window: it agrees until that one wraps
+    if name == "draft":  # the same model with another window: it agrees until that window wraps
         return Gated(DraftModel(case.model, DRAFT_POLICY), Costs(ROWS_FREE, 16))
     return Forced(truth, n_prompt, wrong, early=name == "forced-early")
 

@@ -1,4 +1,4 @@
-"""One suite for every backend that can run here. The checks say what is asked; the mutants, that they ask it."""
+"""One suite for every backend that can run on this machine. The mutants prove that its checks can fail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def exact(case: Case) -> Case:
-    """Where rows are only close, tokens may part at a tie: those backends are held to rows."""
+    """Skips backends whose rows are only close: their tokens may differ at a tie, so only rows are compared."""
     if case.model.exact_rows is None:
         pytest.skip("rows of this backend are close, not equal")
     return replace(case, model=Piecewise(case.model, case.model.exact_rows))

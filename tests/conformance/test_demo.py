@@ -37,7 +37,7 @@ def prompt_for(model: Model) -> Prompt:
     return Prompt(tuple(encode(TEXT, special=True)), n_system=len(encode(SYSTEM, special=True)))
 
 
-def test_lossless_with_its_own_exit(demo: Model) -> None:
+def test_the_trained_exit_is_lossless(demo: Model) -> None:
     prompt, n, how = prompt_for(demo), 50, Sampling(temperature=0.7, top_p=0.95, seed=2)
     arm, drafters = Fixed(Arm("early-exit", 3)), {"early-exit": EarlyExit()}
     decoder = Decoder(demo, POLICY, controller=arm, drafters=drafters)
@@ -48,8 +48,8 @@ def test_lossless_with_its_own_exit(demo: Model) -> None:
     decoder.close()
 
 
-def test_english_is_likely(demo: Model) -> None:
-    """That the weights of the real file are read right: 9.7 nats a token would be chance."""
+def test_english_text_is_likely(demo: Model) -> None:
+    """The weights of the real file are read correctly: chance would be 9.7 nats per token."""
     tokens = demo.tokenizer.encode("The little dog ran to the door and looked out of the window.", special=False)
     cache = demo.new_cache(POLICY)
     rows = cache.begin(len(tokens)).verify(tokens)
@@ -60,7 +60,7 @@ def test_english_is_likely(demo: Model) -> None:
 
 @pytest.mark.skipif(bool(missing_gguf()), reason="llama.cpp is not here")
 def test_llama_cpp_agrees_with_the_reference(demo: Model) -> None:
-    """llama.cpp rounds activations to 8 bits for Q4_0 weights, so distributions are close, not equal."""
+    """llama.cpp rounds activations to 8 bits for Q4_0 weights, so the distributions are close but not equal."""
     told = "Once upon a time there was a dog. He lived in a small house with a garden and a tree."
     tokens = demo.tokenizer.encode(TEXT + told, special=True)[: POLICY.limit - 1]
     ours = [log_softmax(row) for row in rows_in_blocks(demo, tokens)]
@@ -78,7 +78,7 @@ def case_of(model: Model) -> plain.Case:
 
 
 def rows_in_blocks(model: Model, tokens: list[int]) -> list[np.ndarray]:
-    """Those of single rows, by rounds of up to eight."""
+    """The rows of single tokens, computed in rounds of up to eight."""
     cache, rows = model.new_cache(POLICY), []
     while cache.length < len(tokens):
         n = min(8, POLICY.room(cache.length), len(tokens) - cache.length)

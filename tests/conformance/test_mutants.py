@@ -1,4 +1,4 @@
-"""The suite broken on purpose: every seeded mistake is caught by the check that names it in the table of the README."""
+"""Every seeded mistake is caught by the check that the table in tests/README.md names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def case(mutant: Mutant, tmp_path: Path) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_mutant_is_caught(case: Case, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seeded_mistake_is_caught(case: Case, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.patch(monkeypatch)
     with pytest.raises((AssertionError, EdgeInferError, pytest.fail.Exception)):
         mutant.check(case)

@@ -1,4 +1,4 @@
-"""What `Model.run` must do with the asks of several conversations: each gets the rows that it would get alone."""
+"""Checks of `Model.run` with asks of several conversations: each gets the rows that it would get alone."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ N_TOGETHER = 3
 
 @dataclass
 class Conversation:
-    """A cache, the tokens that it is given, and the plain rows after each of them."""
+    """A cache, its tokens, and the plain row after each of them."""
 
     cache: Cache
     tokens: Sequence[int]
     expected: Sequence[Any]
-    kinds: set[str] = field(default_factory=set)  # of the asks that it has made
+    kinds: set[str] = field(default_factory=set)  # rows of the asks that it has made
 
     @property
     def done(self) -> bool:
@@ -47,7 +47,7 @@ class Conversation:
 
 @dataclass
 class Planned:
-    """One ask, and what becomes of it: the first `keep` of its tokens are those of the conversation."""
+    """One ask, of which the first `keep` tokens are kept."""
 
     of: Conversation
     ask: Ask
@@ -55,7 +55,7 @@ class Planned:
 
 
 def conversations(case: Case, n: int = N_TOGETHER) -> list[Conversation]:
-    """Up to the limit of the policy: past evictions."""
+    """Tokens up to the limit of the policy, past evictions."""
     tokens = [tokens_of(case.policy.limit, seed) for seed in range(40, 40 + n)]
     expected = [plain_rows(case, told) for told in tokens]
     return [
@@ -64,7 +64,7 @@ def conversations(case: Case, n: int = N_TOGETHER) -> list[Conversation]:
 
 
 def plan_ask(case: Case, of: Conversation, rng: np.random.Generator) -> Planned:
-    """A verify (some of it wrong, drafted before or not) or a chunk of a prompt."""
+    """A verify (partly wrong, with or without drafting) or a chunk of a prompt."""
     at = of.cache.length
     room = min(case.policy.room(at), len(of.tokens) - at)
     if rng.random() < 0.3:
@@ -98,7 +98,7 @@ def finish(case: Case, plan: Planned, rows: Sequence[Any], n_rows: int) -> None:
 
 
 def check_together(case: Case) -> None:
-    """Any mixture, order and raggedness, with rollbacks of some, to the limit."""
+    """Asks of any kind, order and length, some rolled back, up to the limit."""
     rng, together, sizes = np.random.default_rng(6), conversations(case), set()
     while running := [one for one in together if not one.done]:
         n = int(rng.integers(1, len(running) + 1))
@@ -115,7 +115,7 @@ def check_together(case: Case) -> None:
 
 
 def check_rows_in_step(case: Case) -> None:
-    """Plain rounds of all conversations, step by step to the limit; each is at another position."""
+    """Plain rounds of all conversations, step by step to the limit, each at another position."""
     together = conversations(case)
     for index, one in enumerate(together):
         if index:
@@ -137,7 +137,7 @@ def prefill_exactly(case: Case, one: Conversation, n: int) -> None:
 
 
 def check_bad_token(case: Case) -> None:
-    """A token outside the vocabulary is refused before any ask begins: the neighbors of that ask can still be run."""
+    """A token outside the vocabulary is refused before any ask begins, so the other asks can still run."""
     first, second, last = together = conversations(case)
     for bad in (-1, case.model.tokenizer.n_vocab):
         for one in together:
@@ -191,7 +191,7 @@ def prefill_exactly_from(one: Conversation, case: Case | None = None) -> None:
 
 
 def check_closing_neighbor(case: Case) -> None:
-    """One conversation closes in the middle of its round; another takes its place. Nobody else notices."""
+    """One conversation closes in the middle of its round and another takes its place. The others are unaffected."""
     stays, leaves, last = conversations(case)
     for _ in range(2):
         for one in (stays, leaves, last):
@@ -228,7 +228,7 @@ def check_neighbor_that_left(case: Case) -> None:
 
 
 def check_decoders(case: Case, how: Sampling) -> None:
-    """Decoders in step, each at another place of its answer, give the tokens of each alone."""
+    """Decoders in step, each at another point of its answer, give the tokens that each gives alone."""
     prompts = [a_prompt(40 + 17 * index, 30 + index) for index in range(N_TOGETHER)]
     exact, n = case.model.exact_rows is not None, 150
     expected = [plain_answer(case, prompt, how, n) for prompt in prompts]
@@ -264,7 +264,7 @@ def in_step(
 
 
 def check_a_decoder_that_stops(case: Case) -> None:
-    """One leaves between `run` and `end`: the other's answer, and its own next one, are exact."""
+    """One decoder stops between `run` and `end`. The other's answer and its own next answer are exact."""
     prompts = [a_prompt(40, 30), a_prompt(57, 31)]
     expected = [plain_answer(case, prompt, GREEDY, 60) for prompt in prompts]
     stays, leaves = decoders = [Decoder(case.model, case.policy) for _ in prompts]

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: a process of its own, with a home of its own and no network."""
+"""The command line in a separate process, with an empty home folder and no network."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ Cli = Callable[..., Ran]
 
 
 def environment(home: Path) -> dict[str, str]:
-    """As little as a program needs. A hub and a package index that nobody listens at stand in for the network."""
+    """A minimal environment. The hub and the package index are addresses where no server listens."""
     return {
         "HOME": str(home),
         "PATH": os.environ.get("PATH", ""),
@@ -42,7 +42,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def one_core() -> None:
-    """Engine threads that spin for each other are slow where tests share cores; the program uses what it may."""
+    """Limits the process to one core: spinning engine threads are slow where tests share cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
@@ -74,7 +74,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def on_tiny(tiny: Path) -> list[str]:
-    """Flags for a model that needs no engine and answers the same everywhere."""
+    """Flags for a model that needs no engine and gives the same answer on every machine."""
     return [
         *("--model", str(tiny), "--backend", "reference", "--min-speed", SLOW_MACHINE),
         *("--context", "512", "--sink", "64", "--temp", "0", "--max-tokens", "12", "--speculation", "off"),

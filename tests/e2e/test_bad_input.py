@@ -1,4 +1,4 @@
-"""Whatever comes in: one clear line, a hint, the exit code of the tree, no traceback, nothing half-written."""
+"""Bad input gives one error line, a hint and an exit code: no traceback, no partial file."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_a_model_too_large_is_refused_with_the_megabytes_missing(cli: Cli) -> No
     refused(cli("plan", "--device", "iphone-15", "--model", "llama-3.3-70b"), 3, "MB more than", "--force")
 
 
-def test_invalid_utf8_in(cli: Cli, on_tiny: list[str]) -> None:
+def test_invalid_utf8_on_stdin_is_refused_per_line(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "-", stdin=b"caf\xe9"), 2, "byte 0xe9 at offset 3", "iconv")
     refused(cli("run", *on_tiny, b"caf\xe9"), 2, "an argument is not UTF-8", "iconv")
     ran = cli("chat", *on_tiny, stdin=b"caf\xe9\nthe rain\n")
@@ -91,16 +91,18 @@ def test_invalid_utf8_in(cli: Cli, on_tiny: list[str]) -> None:
         ("pickle.gguf", b"\x80\x04\x95" + b"\0" * 100, "pickle"),
     ],
 )
-def test_a_file_that_is_not_what_it_says(cli: Cli, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_model_is_refused(
+    cli: Cli, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     refused(cli("run", "--model", f"./{name}", "Hi"), 4, message)
 
 
-def test_a_tier_that_the_file_does_not_have(cli: Cli, on_tiny: list[str]) -> None:
+def test_a_tier_that_the_file_does_not_have_is_refused(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "--tier", "Q8_0", "Hi"), 2, "tier Q8_0", "F32")
 
 
-def test_a_folder_without_a_configuration(cli: Cli, tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_is_refused(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "fold").mkdir()
     refused(cli("run", "--model", "./fold", "Hi"), 4, "fold/config.json cannot be read", "config.json")
 
@@ -111,11 +113,11 @@ def test_an_unwritable_user_catalog_is_refused(cli: Cli, tiny: Path, tmp_path: P
     refused(ran, 2, "cannot write", "XDG_CONFIG_HOME")
 
 
-def test_an_empty_stop_text(cli: Cli, on_tiny: list[str]) -> None:
+def test_an_empty_stop_text_is_refused(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "--stop", "", "Hi"), 2, "a stop string must not be empty", "without it")
 
 
-def test_a_truncated_model(cli: Cli, on_tiny: list[str], tiny: Path, tmp_path: Path) -> None:
+def test_a_truncated_model_is_refused(cli: Cli, on_tiny: list[str], tiny: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.read_bytes()[:-1000])
     refused(cli("run", *on_tiny[2:], "--model", str(cut), "Hi"), 4, "cut.gguf")
@@ -129,7 +131,7 @@ def test_a_truncated_model(cli: Cli, on_tiny: list[str], tiny: Path, tmp_path: P
         ("{% if %}", "Expected"),
     ],
 )
-def test_a_hostile_template_in_the_file(
+def test_a_hostile_template_in_the_file_is_refused(
     cli: Cli, on_tiny: list[str], tmp_path: Path, template: str, message: str
 ) -> None:
     import gguf
@@ -161,12 +163,12 @@ def test_a_template_file_with_a_mistake_is_refused(
     refused(ran, 2, "the template `mine.jinja` refuses this conversation: no")
 
 
-def test_a_system_prompt_that_the_sinks_cannot_hold(cli: Cli, on_tiny: list[str]) -> None:
+def test_a_system_prompt_larger_than_the_sink_is_refused(cli: Cli, on_tiny: list[str]) -> None:
     refused(cli("run", *on_tiny, "--system", "the rain " * 40, "Hi"), 2, "the system prompt has", "--sink")
 
 
 def test_an_unwritable_home_does_not_stop_an_answer(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
-    """Caches and histories cost something when they cannot be kept; they stop nothing."""
+    """Caches and histories that cannot be written stop nothing."""
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     where = str(nowhere / "below")
@@ -174,7 +176,7 @@ def test_an_unwritable_home_does_not_stop_an_answer(cli: Cli, on_tiny: list[str]
     assert ran.code == 0, ran.err
 
 
-def test_a_download_into_an_unwritable_cache(cli: Cli, tmp_path: Path) -> None:
+def test_a_download_into_an_unwritable_cache_is_refused(cli: Cli, tmp_path: Path) -> None:
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     ran = cli("pull", "smollm2-135m", "--tier", "Q8_0", HF_HUB_CACHE=str(nowhere / "below"))
@@ -184,7 +186,7 @@ def test_a_download_into_an_unwritable_cache(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_missing_engine_names_what_installs_it(cli: Cli, tmp_path: Path) -> None:
-    """A package of that name without the library in it stands in for one that is not there."""
+    """An empty package of that name stands in for a missing engine."""
     fake = tmp_path / "llama_cpp"
     fake.mkdir()
     (fake / "__init__.py").write_text("raise ImportError('not built')")

@@ -21,7 +21,7 @@ def test_the_answer_is_on_stdout_and_nothing_else_is(cli: Cli, on_tiny: list[str
     assert "window: " in talkative.err
 
 
-def test_a_prompt_may_come_in_many_ways(cli: Cli, on_tiny: list[str], tiny: Path) -> None:
+def test_a_prompt_may_come_from_arguments_or_stdin(cli: Cli, on_tiny: list[str], tiny: Path) -> None:
     flags = on_tiny[2:]
     answer = cli("run", *on_tiny, "the rain").out
     assert cli("run", *flags, str(tiny), "the rain").out == answer
@@ -68,7 +68,7 @@ def test_a_piped_chat_is_a_message_a_line(cli: Cli, on_tiny: list[str]) -> None:
     assert " 0 reused" not in reused[1]
 
 
-def test_save_and_load(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+def test_a_saved_chat_is_loaded(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     first = cli("chat", *on_tiny, stdin=b"the rain\n/save talk.json\n")
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
@@ -80,11 +80,11 @@ def test_save_and_load(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     assert [message["role"] for message in more["messages"][2:]] == ["user", "assistant"]
 
 
-def test_chat_commands_say_what_is_wrong_and_go_on(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+def test_a_wrong_chat_command_is_explained_and_the_chat_continues(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("[1")
     lines = ["/hlep", "/set tmep 1", "/set temp hot", "/load bad.json", "/load none.json", "/save", "/show nothing"]
     ran = cli("chat", *on_tiny, stdin="\n".join([*lines, "the rain"]).encode())
-    assert ran.code == 2  # a script sees that something was refused
+    assert ran.code == 2  # the exit code tells a script that something was refused
     assert ran.err.count("error: ") == len(lines)
     assert "there is no command `/hlep`\nhint: did you mean `/help`?" in ran.err
     assert "there is no setting `tmep`\nhint: did you mean `temp`?" in ran.err
@@ -92,10 +92,10 @@ def test_chat_commands_say_what_is_wrong_and_go_on(cli: Cli, on_tiny: list[str],
         "temp must be a number from 0 to 100; received `hot`\nhint: `/set` without a name shows all values" in ran.err
     )
     assert "No such file or directory\nhint: /save writes one" in ran.err
-    assert ran.out  # the question was answered all the same
+    assert ran.out  # the question was answered anyway
 
 
-def test_settings_and_clear(cli: Cli, on_tiny: list[str]) -> None:
+def test_settings_apply_and_clear_starts_again(cli: Cli, on_tiny: list[str]) -> None:
     talk = b"/set max-tokens 3\n/set system Be brief.\nthe rain\n/show\n/clear\n/set\nthe rain\n/help\n"
     ran = cli("chat", *on_tiny, "--stats", stdin=talk)
     assert ran.code == 0
@@ -107,8 +107,8 @@ def test_settings_and_clear(cli: Cli, on_tiny: list[str]) -> None:
     assert ran.out[:half] == ran.out[half:]  # after /clear the same question has the same answer
 
 
-def test_an_eviction_is_said_once(cli: Cli, on_tiny: list[str]) -> None:
-    """Nothing is dropped in silence: a window of 256 tokens and messages that fill it."""
+def test_an_eviction_is_announced_once(cli: Cli, on_tiny: list[str]) -> None:
+    """A window of 256 tokens, and messages that fill it."""
     flags = [*on_tiny, "--context", "320", "--stats"]
     ran = cli("chat", *flags, stdin=(b"the rain in the train station " * 6 + b"\n") * 7)
     assert ran.code == 0
@@ -136,7 +136,7 @@ def test_an_answer_ends_before_a_stop_string(cli: Cli, on_tiny: list[str]) -> No
     assert "stopped at" not in cut.err
 
 
-def test_plan_and_what_is_refused(cli: Cli) -> None:
+def test_plan_shows_the_choice_and_the_refusals(cli: Cli) -> None:
     ran = cli("plan", "--device", "iphone-15-pro", "--json")
     plan = json.loads(ran.out)
     assert ran.code == 0
@@ -162,14 +162,14 @@ def test_a_refusal_is_an_object_under_json(cli: Cli) -> None:
         assert said["hint"]
 
 
-def test_devices_and_device_are_not_both_taken(cli: Cli) -> None:
+def test_devices_and_device_exclude_each_other(cli: Cli) -> None:
     ran = cli("plan", "--devices", "--device", "iphone-15-pro")
     assert (ran.code, ran.out) == (2, "")
     assert "--devices" in ran.err
 
 
-def test_room_is_kept_for_a_draft_model_at_a_path(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
-    """One of the target's own name is another file all the same."""
+def test_memory_is_reserved_for_a_draft_model_at_a_path(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+    """Its file may have the same name as the target's."""
     alone = ("--model", "demo", "--device", "macbook-air-m1-8gb", "--json")
     draft = write_tiny(tmp_path / "demo.gguf", Tiny())
     plain = json.loads(cli("plan", *alone).out)
@@ -204,7 +204,7 @@ def test_list_shows_local_models_and_the_catalog(cli: Cli) -> None:
     assert cli("ls").out == cli("list").out
 
 
-def test_show_says_what_a_model_is(cli: Cli, tiny: Path) -> None:
+def test_show_describes_a_model(cli: Cli, tiny: Path) -> None:
     facts = json.loads(cli("show", "demo", "--verify", "--json").out)
     (file,) = facts["files"]
     assert facts["exit_layer"] == 3
@@ -216,7 +216,7 @@ def test_show_says_what_a_model_is(cli: Cli, tiny: Path) -> None:
     assert "ChatML" not in text
 
 
-def test_a_prompt_that_passes_the_window_is_not_cut_in_silence(cli: Cli, on_tiny: list[str]) -> None:
+def test_a_note_says_when_a_prompt_exceeds_the_window(cli: Cli, on_tiny: list[str]) -> None:
     ran = cli("run", *on_tiny, "the rain " * 400)
     assert ran.err.count("(the window of 512 tokens is full: ") == 1
     assert "is full" not in cli("run", *on_tiny, "the rain").err
@@ -230,7 +230,7 @@ def test_a_file_is_only_verified_against_something(cli: Cli, tiny: Path) -> None
     assert f"{file['sha256']}, read whole; no digest is published to compare it with" in text
 
 
-def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_a_local_file_can_be_added_to_the_catalog(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     added = cli("models", "add", str(tiny), "--name", "mine")
     assert (added.code, added.out) == (0, "mine\n")
     mine = tmp_path / ".config" / "edgeinfer" / "models.toml"
@@ -243,7 +243,7 @@ def test_a_model_of_my_own(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "there is a model called mine already" in again.err
 
 
-def test_a_model_below_the_wanted_speed_is_said_to_be_slow(cli: Cli, on_tiny: list[str]) -> None:
+def test_a_note_says_when_a_model_is_below_the_wanted_speed(cli: Cli, on_tiny: list[str]) -> None:
     ran = cli("run", *on_tiny, "--min-speed", "1000000", "the rain")
     assert ran.code == 0
     assert ran.err.count("slow: about ") == 1

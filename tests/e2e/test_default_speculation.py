@@ -1,4 +1,4 @@
-"""What a reader gets who gives no flag: drafts, the tokens of plain decoding, and a word where drafting is off."""
+"""Speculation without any flag: drafts, the tokens of plain decoding, and a note where drafting is off."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def answer(request: edgeinfer.Request) -> edgeinfer.Answer:
         return model.chat(sampling=GREEDY, max_tokens=60).ask(ASK)
 
 
-def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_drafts_by_default_and_gives_the_tokens_of_plain_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafting, "calibrate", lambda *_, **__: ROWS_FREE)
     args = parser_of("chat").parse_args(["--model", "demo"])
     take_name(args)
@@ -46,7 +46,7 @@ def test_chat_drafts_by_default_and_says_what_plain_decoding_says(monkeypatch: p
     assert drafted.tokens == plain.tokens
 
 
-def test_a_failed_self_test_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_self_test_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GgufModel, "_self_test", lambda _: "the rows are upside down")
     with edgeinfer.load("demo") as model:
         assert model.notes == ("no drafts from early layers: the self-test failed, the rows are upside down",)
@@ -73,7 +73,7 @@ def test_costs_are_measured_once_for_each_engine_and_number_of_threads(monkeypat
 
 
 def test_a_draft_model_drafts_and_changes_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is said to cost nothing, as two tiny models cost the same."""
+    """The costs say that its drafts are free, because two tiny models cost the same."""
 
     def calibrate(*_: object, max_rows: int, **__: object) -> RowCosts:
         return RowCosts({1: 1e-5}) if max_rows == 1 else ROWS_FREE

@@ -1,4 +1,4 @@
-"""From a name on the hub to an answer and back to nothing, over a hub on loopback."""
+"""Pull, run and remove a model, over a local hub."""
 
 import json
 from collections.abc import Iterator
@@ -30,14 +30,16 @@ def test_pull_list_run_show_rm(cli: Cli, hub: Hub, tmp_path: Path) -> None:
     (_, row) = json.loads(cli("list", "--json").out)
     assert row["name"] == "some/tiny-GGUF"
 
-    # From here on there is no network: nobody listens at the hub of the test environment.
+    # From here on there is no network: no server listens at the hub address of the test environment.
     ran = cli("run", *FLAGS, "--model", "some/tiny-GGUF:F32", "the rain")
     assert ran.code == 0, ran.err
     assert ran.out
     (file,) = json.loads(cli("show", "some/tiny-GGUF", "--verify", "--json").out)["files"]
     assert file["verified"]
 
-    kept = tmp_path / ".cache" / "edgeinfer" / "self-tests" / "some.json"  # as its self-test would be kept
+    kept = (
+        tmp_path / ".cache" / "edgeinfer" / "self-tests" / "some.json"
+    )  # in place of the stored outcome of its self-test
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps({"path": str(Path(pulled.out.strip()).resolve())}), encoding="utf-8")
     assert "files, which may be deleted" in cli("doctor").out
@@ -48,7 +50,7 @@ def test_pull_list_run_show_rm(cli: Cli, hub: Hub, tmp_path: Path) -> None:
     assert len(json.loads(cli("list", "--json").out)) == 1
 
 
-def test_run_downloads_when_it_may(cli: Cli, hub: Hub) -> None:
+def test_run_downloads_with_consent(cli: Cli, hub: Hub) -> None:
     asked = cli("run", *FLAGS, "--model", "some/tiny-GGUF", "the rain", HF_ENDPOINT=hub.url)
     assert asked.code == 2
     assert "so I cannot ask" in asked.err
@@ -64,7 +66,7 @@ def test_a_gated_model_says_what_to_do(cli: Cli, hub: Hub) -> None:
     assert "HF_TOKEN" in ran.err
 
 
-def test_a_name_that_the_hub_does_not_know(cli: Cli, hub: Hub) -> None:
+def test_a_name_that_the_hub_does_not_know_is_refused(cli: Cli, hub: Hub) -> None:
     ran = cli("pull", "some/nothing", HF_ENDPOINT=hub.url)
     assert ran.code == 2
     assert "there is no repository some/nothing" in ran.err
@@ -80,7 +82,7 @@ def test_models_add_reads_the_header_alone(cli: Cli, hub: Hub, tmp_path: Path) -
     assert plan["artifact"]["sha256"].startswith("sha256:")
 
 
-def test_a_wrong_digest_leaves_nothing(cli: Cli, hub: Hub, tmp_path: Path) -> None:
+def test_a_wrong_digest_leaves_no_file(cli: Cli, hub: Hub, tmp_path: Path) -> None:
     hub.faults.wrong_bytes = True
     ran = cli("pull", "some/tiny-GGUF", HF_ENDPOINT=hub.url)
     assert ran.code == 4
@@ -88,7 +90,7 @@ def test_a_wrong_digest_leaves_nothing(cli: Cli, hub: Hub, tmp_path: Path) -> No
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
 
 
-def test_chat_falls_back_where_no_index_answers(cli: Cli) -> None:
+def test_chat_uses_the_fallback_where_no_index_answers(cli: Cli) -> None:
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "0"}
     flags = ("--temp", "0", "-n", "2", "--speculation", "off", "--min-speed", "0.001")
     alone = cli("chat", "--model", "smollm2-135m", "--yes", *flags, stdin=b"hi\n", **nowhere)

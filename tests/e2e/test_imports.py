@@ -1,4 +1,4 @@
-"""What a command does not need, it does not import: the answer to `--help` and to `plan` comes at once."""
+"""Commands import only what they need, so that `--help` and `plan` answer at once."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ def test_a_command_imports_no_heavy_library(tmp_path: Path, argv: list[str]) -> 
 
 
 def keep_a_bandwidth(home: Path) -> None:
-    """As after a few runs on a quiet machine: until the memory's speed has settled it is measured, with NumPy."""
+    """A settled memory bandwidth, as after a few runs. Until then a command measures it, with NumPy."""
     program = (
         "from edgeinfer.cli.main import main\n"
         "from edgeinfer.device import bandwidth\n"
@@ -53,7 +53,7 @@ def test_doctor_starts_no_engine(tmp_path: Path) -> None:
     assert imported(tmp_path, "doctor") & set(ENGINES) == set()
 
 
-def test_the_look_can_see_a_heavy_import(tmp_path: Path) -> None:
+def test_the_check_finds_a_heavy_import(tmp_path: Path) -> None:
     assert "huggingface_hub" in imported_after(tmp_path, "import huggingface_hub")
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, a reader who goes away, and drafts from a second model."""
+"""Ctrl-C, a reader that closes the pipe, and drafts from a second model."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ from tests.tiny_gguf import Tiny, write_tiny
 
 
 def interruptible() -> None:
-    """A shell starts what runs in the background deaf to Ctrl-C, and its children inherit that."""
+    """A shell makes background jobs ignore Ctrl-C, and child processes inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     one_core()
 
@@ -44,7 +44,7 @@ def test_ctrl_c_ends_run_with_130(tmp_path: Path, on_tiny: list[str]) -> None:
 
 
 def test_ctrl_c_before_the_answer(tmp_path: Path) -> None:
-    """While it waits for a prompt."""
+    """While the command waits for a prompt."""
     with subprocess.Popen(
         [sys.executable, "-m", "edgeinfer", "run", "--model", "demo", "-"],
         stdin=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_a_draft_model_changes_no_token(cli: Cli, on_tiny: list[str], tmp_path: 
     assert drafted.out == plain.out
 
 
-def test_a_draft_model_with_other_tokens_is_refused(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
+def test_a_draft_model_with_another_vocabulary_is_refused(cli: Cli, on_tiny: list[str], tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other.gguf", Tiny(n_merges=10))
     ran = cli("run", *on_tiny, "--speculation", "draft", "--draft-model", str(other), "the rain")
     assert ran.code == 2

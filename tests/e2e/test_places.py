@@ -1,4 +1,4 @@
-"""Where the program may run: little memory, no home, a terminal that can do nothing."""
+"""Unusual surroundings: little memory, no home folder."""
 
 import os
 import resource
@@ -35,7 +35,7 @@ def test_the_plan_counts_a_limit_of_the_address_space(tmp_path: Path) -> None:
 
 
 @linux
-def test_too_little_memory_to_begin_is_said(tmp_path: Path) -> None:
+def test_too_little_memory_to_start_is_reported(tmp_path: Path) -> None:
     ran = limited(150 << 20, "run", "--model", "demo", "-n", "1", "Hi", home=tmp_path)
     assert ran.returncode == 3, ran.stderr
     assert b"error: there is not enough memory to begin\nhint: " in ran.stderr

@@ -1,4 +1,4 @@
-"""The README shows what the program does: its plan is a real one, its Python runs, its commands exist."""
+"""README.md is true: its plan is what the program prints, its Python runs, its commands exist."""
 
 import re
 import subprocess

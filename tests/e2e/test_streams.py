@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, shared or never closed, and text with a byte order mark."""
+"""Standard streams that are closed, full or shared, pipes that stay open, and byte order marks."""
 
 import json
 import os
@@ -18,7 +18,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/ful
 
 
 def in_shell(folder: Path, script: str, args: Sequence[str] = ()) -> Ran:
-    """Run a script of bash in which `edgeinfer` is this program; `args` are its "$@"."""
+    """Runs a bash script in which `edgeinfer` is this program; `args` become "$@"."""
     program = folder / "bin" / "edgeinfer"
     program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -X utf8 -m edgeinfer "$@"\n')
@@ -75,7 +75,7 @@ def test_a_stdin_that_cannot_be_read_ends_the_chat_once(tmp_path: Path, on_tiny:
 @pytest.mark.parametrize(
     "command", ['run "$@" "the rain"', 'run "$@" --json "the rain"', "list", "--help", "chat --help", "bench speed -h"]
 )
-def test_a_full_disk_is_said(tmp_path: Path, on_tiny: list[str], command: str) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, on_tiny: list[str], command: str) -> None:
     ran = in_shell(tmp_path, f"edgeinfer {command} > /dev/full", on_tiny)
     assert ran.code == 2
     assert "error: stdout cannot be written: No space left on device\nhint: " in ran.err
@@ -112,7 +112,9 @@ QUESTIONS = "the rain\nin the train\n"
     ],
     ids=["file", "pipe"],
 )
-def test_a_loop_keeps_its_stdin(tmp_path: Path, on_tiny: list[str], cli: Cli, loop: str) -> None:
+def test_the_program_does_not_read_the_stdin_of_a_shell_loop(
+    tmp_path: Path, on_tiny: list[str], cli: Cli, loop: str
+) -> None:
     if "cat" in loop and not Path("/proc/self").exists():
         pytest.skip("only /proc tells who else reads a pipe")
     (tmp_path / "questions.txt").write_text(QUESTIONS)

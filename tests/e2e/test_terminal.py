@@ -1,4 +1,4 @@
-"""The chat in a real terminal, driven through tmux: what a person sees, types and interrupts."""
+"""The chat in a real terminal, driven through tmux."""
 
 import json
 import os
@@ -22,7 +22,7 @@ WAIT_S = 60.0  # a loaded machine with two cores; nothing here measures speed
 
 
 class Terminal:
-    """A tmux server of its own with one window."""
+    """A separate tmux server with one window."""
 
     def __init__(self, folder: Path, command: str) -> None:
         self.tmux = [str(TMUX), "-S", str(folder / "tmux.sock"), "-f", "/dev/null"]
@@ -50,7 +50,7 @@ class Terminal:
         return shown.stdout
 
     def wait_for(self, text: str, times: int = 1) -> str:
-        """The screen, once `text` is on it so often."""
+        """The screen, once `text` appears on it this many times."""
         until = time.monotonic() + WAIT_S
         while time.monotonic() < until:
             screen = self.screen()
@@ -72,7 +72,7 @@ class Terminal:
 
 
 def one_core() -> str:
-    """One engine thread: threads that spin for each other are slow where tests share cores."""
+    """One engine thread, because spinning threads are slow where tests share cores."""
     return "taskset -c 0 " if shutil.which("taskset") else ""
 
 
@@ -227,7 +227,7 @@ def test_a_signal_puts_the_terminal_back_and_keeps_the_conversation(tmp_path: Pa
 
 
 def kept_in(chats: Path) -> list[Path]:
-    """The files of the chats. Beside that of a chat that is still ending, there is a lock or an unfinished file."""
+    """The files of chats. A chat that is still ending also has a lock or an unfinished file."""
     return list(chats.iterdir()) if chats.exists() else []
 
 
@@ -269,5 +269,5 @@ def test_ctrl_z_gives_the_shell_the_whole_terminal(tmp_path: Path) -> None:
         terminal.type("fg")
         terminal.wait_for("tokens/s, arm: none")
         screen = terminal.wait_for(f"w{WORDS - 1:03d}")
-        after = re.findall(r"w\d+", screen)[-200:]  # the kernel drops what it had not yet passed on at Ctrl-Z
+        after = re.findall(r"w\d+", screen)[-200:]  # at Ctrl-Z the kernel drops input that was not read yet
         assert after == [f"w{n:03d}" for n in range(WORDS - 200, WORDS)]

@@ -1,4 +1,4 @@
-"""The wheel carries all that it needs: installed into an empty environment, it chats with the embedded model."""
+"""The wheel is complete: installed into an empty environment, it chats with the embedded model."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WHEELS = ROOT / ".venv" / "wheels"  # made by `make`; holds every dependency, so that no index is asked
+WHEELS = ROOT / ".venv" / "wheels"  # filled by `make` with every dependency, so no package index is needed
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A bundle that is whole by its manifest, made in a moment: its program is no program."""
+"""Bundles with a valid manifest but without a real program, for tests that run none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache folder of the tests' own, with the compiled engine of earlier runs."""
+"""A separate cache folder that holds the compiled engine of earlier runs."""
 
 from __future__ import annotations
 

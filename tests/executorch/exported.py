@@ -1,4 +1,4 @@
-"""Bundles for tests, exported once: kept in pytest's cache folder by what they are made of."""
+"""Bundles for tests, exported once and kept in pytest's cache folder under a digest of their inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEPT = ROOT / ".pytest_cache/executorch"
 
 @cache
 def missing() -> str:
-    """Why bundles cannot be exported and run here; "" when they can."""
+    """Why bundles cannot be exported and run on this machine; "" if they can."""
     absent = [name for name in ("torch", "torchao", "executorch") if importlib.util.find_spec(name) is None]
     if absent:
         return f"{', '.join(absent)} not installed: pip install 'edgeinfer[export]'"
@@ -49,7 +49,7 @@ def bundle_of(model: Path, tier: str) -> Path:
     keep_compiled_engine()
     out = KEPT / f"{model.stem}-{tier}-{_digest(model)}"
     if not out.exists():
-        # a process of its own: importing torch warns, and warnings fail tests
+        # in a separate process, because importing torch warns and warnings fail tests
         subprocess.run([sys.executable, "-c", _EXPORT, str(model), str(out), tier], check=True, cwd=ROOT)
     return out
 

@@ -1,4 +1,4 @@
-"""The engine's attention by itself: compiled without ExecuTorch, held to float64 and to equal bits."""
+"""The attention of the engine, compiled without ExecuTorch, against float64 and for equal bits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_query_is_exact(tmp_path: Path, check: str) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(tmp_path: Path, mistake: str, check: str) -> None:
+def test_a_seeded_mistake_is_found(tmp_path: Path, mistake: str, check: str) -> None:
     before, after = MISTAKES[mistake]
     sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
     changed = [path for path in sources.glob("[asv]*.*") if before in path.read_text(encoding="utf-8")]

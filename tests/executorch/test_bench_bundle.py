@@ -1,4 +1,4 @@
-"""`edgeinfer bench bundle`: pairs in turn, and what is reported. No speed is asserted."""
+"""`edgeinfer bench bundle`: interleaved pairs and the report. No speed is asserted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles from strangers: what does not fit its manifest is refused before an engine sees it, with the cause."""
+"""Bundles from strangers: one that differs from its manifest is refused with the cause, before any engine reads it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / MANIFEST).write_text(sealed(json.dumps(fields)))
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
     bundle = check_bundle(write_bundle(tmp_path / "b"))
     check_files(bundle)
     manifest = bundle.manifest
@@ -85,7 +85,7 @@ def test_show_and_export_know_a_bundle(tmp_path: Path, capsys: pytest.CaptureFix
         (lambda f: f["golden"][0].update(logits=[1e31, 0.0]), "finite"),
     ],
 )
-def test_a_manifest_that_cannot_be(tmp_path: Path, change: Callable[[dict[str, Any]], None], cause: str) -> None:
+def test_an_invalid_manifest_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], None], cause: str) -> None:
     folder = write_bundle(tmp_path / "b")
     edit(folder, change)
     with pytest.raises(ArtifactError) as caught:
@@ -94,7 +94,7 @@ def test_a_manifest_that_cannot_be(tmp_path: Path, change: Callable[[dict[str, A
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_the_manifest_does_not_name(tmp_path: Path) -> None:
+def test_a_file_that_the_manifest_does_not_name_is_refused(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
     (folder / "weights.bin").write_bytes(b"x")
     with pytest.raises(ArtifactError, match=r"holds 'weights\.bin'"):
@@ -108,7 +108,7 @@ def test_an_archive_of_a_bundle_is_refused_with_what_to_do(tmp_path: Path) -> No
     assert caught.value.hint == "unpack an archive first"
 
 
-def test_a_link_is_refused_though_its_content_is_right(tmp_path: Path) -> None:
+def test_a_link_is_refused_even_if_its_content_is_right(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
     shutil.move(folder / PROGRAM, tmp_path / "elsewhere")
     (folder / PROGRAM).symlink_to(tmp_path / "elsewhere")
@@ -141,7 +141,9 @@ def append(path: Path, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("mutate", [cut, flip, replace_by_another, remove, append], ids=lambda mutate: mutate.__name__)
-def test_forty_mutations_of_the_files(tmp_path: Path, mutate: Callable[[Path, random.Random], None]) -> None:
+def test_forty_mutations_of_the_files_are_refused(
+    tmp_path: Path, mutate: Callable[[Path, random.Random], None]
+) -> None:
     rng = random.Random(mutate.__name__)
     whole = write_bundle(tmp_path / "whole")
     check(whole)

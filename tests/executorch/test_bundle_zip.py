@@ -1,4 +1,4 @@
-"""A bundle as a zip: unpacked where every file is what the manifest says, else refused with the cause."""
+"""A zipped bundle is unpacked if every file matches the manifest, else refused with the cause."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_a_zip_is_unpacked_once_and_is_a_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "b/model.pte", "..\\evil", "model.pte/", "x" * 300, "NUL"])
-def test_a_name_that_is_no_file_of_a_bundle(folder: Path, name: str) -> None:
+def test_names_that_no_bundle_has_are_refused(folder: Path, name: str) -> None:
     assert "which does not belong in a bundle" in cause(zipped(folder, lambda made: made.writestr(name, b"x")))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_entries_that_no_bundle_has(folder: Path) -> None:
+def test_entries_that_no_bundle_has_are_refused(folder: Path) -> None:
     link, pipe = (kind << 16 for kind in (stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o666))
     assert "holds a file twice" in cause(zipped(folder, lambda made: made.write(folder / PROGRAM, PROGRAM)))
     assert "holds no manifest.json" in cause(zipped(folder, without=MANIFEST))
@@ -83,14 +83,14 @@ def test_entries_that_no_bundle_has(folder: Path) -> None:
 
 
 def patched(archive: Path, old: bytes, new: bytes) -> Path:
-    """Every place of `old`, in the local headers and in the directory."""
+    """Replaces `old` in the local headers and in the directory."""
     data = archive.read_bytes()
     assert data.count(old) >= 2
     archive.write_bytes(data.replace(old, new))
     return archive
 
 
-def test_headers_that_lie(folder: Path) -> None:
+def test_false_headers_are_refused(folder: Path) -> None:
     n_bytes = (folder / PROGRAM).stat().st_size
     archive = zipped(folder)
     with zipfile.ZipFile(archive) as opened:
@@ -120,12 +120,12 @@ def test_a_bomb_stops_at_the_size_that_the_manifest_states(folder: Path) -> None
     assert "holds a damaged model.pte" in cause(archive)
 
 
-def test_a_manifest_that_never_ends(folder: Path) -> None:
+def test_an_endless_manifest_is_refused(folder: Path) -> None:
     bomb = zipped(folder, lambda made: made.writestr(MANIFEST, b" " * 50_000_000), without=MANIFEST)
     assert "unpacks to more than 1048576 bytes" in cause(bomb)
 
 
-def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
     assert "of the disk are free" in cause(zipped(folder))
@@ -143,8 +143,8 @@ def test_verify_unpacks_what_it_is_given_and_not_what_was_unpacked_before(
     assert "holds a damaged model.pte" in capsys.readouterr().err
 
 
-def test_two_hundred_damaged_archives(folder: Path) -> None:
-    """Cut, flipped, or with other bytes: refused, or the files are as they were."""
+def test_two_hundred_damaged_archives_are_refused_or_harmless(folder: Path) -> None:
+    """Truncated, with flipped bits or with random bytes: refused, or the files are unchanged."""
     rng = random.Random(1)
     whole = zipped(folder).read_bytes()
     archive, into = folder.with_suffix(".zip"), folder.with_name("into")

@@ -20,7 +20,7 @@ TOKENS = [(11 * index) % 250 + 3 for index in range(20)]
 @pytest.mark.skipif(bool(missing()), reason=missing())
 @pytest.mark.filterwarnings("ignore")  # torch and ExecuTorch warn when they are imported
 def test_steps_over_keys_that_the_host_keeps_give_the_reference_s_logits(tmp_path: Path) -> None:
-    """8 tokens, 8 of which 5 are kept, then one at a time; the host stores positions in slots from the last down."""
+    """8 tokens, then 8 of which 5 are kept, then single tokens. The host fills slots from the last to the first."""
     import torch
 
     from edgeinfer.backends.executorch.export.coreml import CoreMlForward
@@ -68,7 +68,7 @@ def test_a_bundle_says_that_it_is_for_core_ml_and_is_not_run(
     command = [sys.executable, "-m", "edgeinfer", "export", str(model), "--target", "coreml", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # torch warns, and warnings fail tests
     assert done.returncode == 0, done.stderr
-    assert "the program was lowered, and not run" in done.stderr
+    assert "lowered for Core ML, but not run" in done.stderr
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["target"], manifest["tier"], manifest["exact_rows"]) == ("coreml", "fp16", 0)
     assert set(manifest["methods"]) == {"forward_1", "forward_8", "forward_128"}

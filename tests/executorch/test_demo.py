@@ -1,4 +1,4 @@
-"""The model that ships with the package, exported: it speaks as its file does, and a whole bundle proves itself."""
+"""The embedded model, exported: it agrees with its file, and `verify` proves the bundle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def log_softmax(row: np.ndarray) -> np.ndarray:
 
 
 def test_it_agrees_with_the_reference_past_the_wrap(demo: Path) -> None:
-    """8-bit activations and positive scales move it by 0.04 nats a token; wrong weights or windows, by more than 1."""
+    """8-bit activations and positive scales cost 0.04 nats per token; wrong weights or windows, more than 1."""
     from edgeinfer.backends.executorch.bundle import load_bundle
     from edgeinfer.backends.reference import load_gguf
     from edgeinfer.prefill import prefill
@@ -56,7 +56,7 @@ def test_it_agrees_with_the_reference_past_the_wrap(demo: Path) -> None:
     assert np.mean([a.argmax() == b.argmax() for a, b in zip(*told, strict=True)]) > 0.8
 
 
-def test_both_tokenizers_are_one(demo: Path) -> None:
+def test_both_tokenizers_agree(demo: Path) -> None:
     from edgeinfer.backends.executorch.bundle import BundleTokenizer
     from edgeinfer.formats import GgufTokenizer, read_header
     from edgeinfer.formats.bundle import check_bundle
@@ -71,7 +71,7 @@ def test_both_tokenizers_are_one(demo: Path) -> None:
     assert all(ours.piece(token) == theirs.piece(token) for token in range(theirs.n_vocab))
 
 
-def test_chat_speaks_with_its_own_exit(demo: Path) -> None:
+def test_chat_drafts_with_its_trained_exit(demo: Path) -> None:
     done = edgeinfer("run", "--model", str(demo), "--temp", "0", "--max-tokens", "40", "--json", "Tell me a story.")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def test_chat_speaks_with_its_own_exit(demo: Path) -> None:
     assert said["text"] == json.loads(plain.stdout)["text"] != ""
 
 
-def test_verify_proves_it_and_finds_another_answer(demo: Path, tmp_path: Path) -> None:
+def test_verify_accepts_the_bundle_and_finds_a_changed_answer(demo: Path, tmp_path: Path) -> None:
     done = edgeinfer("verify", str(demo), "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

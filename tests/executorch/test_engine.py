@@ -1,4 +1,4 @@
-"""The C++ engine by its C interface: what it refuses, and that it says why."""
+"""The C++ engine through its C interface, and what it refuses with a reason."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def program(program_path: Path) -> Iterator[Program]:
     program.close()
 
 
-def test_what_a_program_says_of_itself(program: Program) -> None:
+def test_the_description_of_a_program(program: Program) -> None:
     info = program.info
     assert (info.n_layers, info.n_kv_heads, info.head_dim, info.hidden) == (4, 2, 32, 128)
     assert (info.n_vocab, info.limit, info.exit_layer, info.n_threads) == (288, 2048, 2, 1)
 
 
-def test_forwards_that_are_refused(program: Program) -> None:
+def test_invalid_forwards_are_refused(program: Program) -> None:
     rings = program.new_rings(POLICY)
     tokens = list(range(3, 60))
     for ids, start, n_rows, cause in (
@@ -62,19 +62,19 @@ def test_forwards_that_are_refused(program: Program) -> None:
             rings.forward(ids, start, n_rows)
         assert cause in str(caught.value)
     expected = program.new_rings(POLICY).forward([5], 0, 1)
-    np.testing.assert_array_equal(rings.forward([5], 0, 1), expected)  # what was refused left nothing
+    np.testing.assert_array_equal(rings.forward([5], 0, 1), expected)  # the refused calls changed nothing
     rings.close()
     with pytest.raises(EngineError, match="closed"):
         rings.forward([5], 0, 1)
 
 
-def test_a_window_beyond_the_positions_of_the_model(program: Program) -> None:
+def test_a_window_beyond_the_positions_of_the_model_is_refused(program: Program) -> None:
     with pytest.raises(UsageError, match="the limit is 4096; it must be 1 to 2048"):
         program.new_rings(WindowPolicy(window=64, sink=8, block=16, limit=4096))
 
 
 def test_conversations_do_not_see_each_other(program: Program) -> None:
-    """Two windows on one program, step by step in turn, against each alone."""
+    """Two conversations on one program in alternating steps, compared with each alone."""
     policies = (POLICY, WindowPolicy(window=32, sink=0, block=8, limit=96))
     tokens = [[(7 * index + 3 * which) % 280 + 3 for index in range(90)] for which in range(2)]
 
@@ -149,7 +149,7 @@ def test_opening_and_closing_gives_all_memory_back(program_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 5000, 400_000, -1])
 def test_a_cut_program_is_refused_in_one_line(program_path: Path, tmp_path: Path, keep: int) -> None:
-    """In a process of its own: an engine that crashes must fail the test, not the suite."""
+    """In a separate process, so that a crash fails only this test."""
     cut = tmp_path / "cut.pte"
     cut.write_bytes(program_path.read_bytes()[:keep])
     code = (
@@ -159,12 +159,12 @@ def test_a_cut_program_is_refused_in_one_line(program_path: Path, tmp_path: Path
         "except EdgeInferError as error: print(type(error).__name__, error)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(cut)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")  # the engine's own log is caught
+    assert (done.returncode, done.stderr) == (0, "")  # the log of the engine is captured
     assert done.stdout.startswith(("ArtifactError", "EngineError")) and done.stdout.count("\n") == 1, done.stdout
     assert str(cut) in done.stdout
 
 
-def test_no_program_at_all(tmp_path: Path) -> None:
+def test_a_missing_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not a sound program"):
         Program(tmp_path / "missing.pte")
 

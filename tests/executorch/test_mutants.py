@@ -64,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(mutant: Mutant, model: Path, sources: Path) -> subprocess.CompletedProcess[str]:
-    """The checks on an engine with the mistake, in a process of its own."""
+    """Runs the checks on an engine with the mistake, in a separate process."""
     shutil.copytree(ENGINE, sources)
     path = sources / mutant.file
     text = path.read_text(encoding="utf-8")
@@ -74,12 +74,12 @@ def run(mutant: Mutant, model: Path, sources: Path) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_the_engine_passes(model: Path, tmp_path: Path) -> None:
+def test_the_engine_without_mistakes_passes(model: Path, tmp_path: Path) -> None:
     done = run(WHOLE, model, tmp_path / "engine")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mistake_is_found(mutant: Mutant, model: Path, tmp_path: Path) -> None:
+def test_a_seeded_mistake_is_found(mutant: Mutant, model: Path, tmp_path: Path) -> None:
     done = run(mutant, model, tmp_path / "engine")
     assert done.returncode == 3, done.stderr

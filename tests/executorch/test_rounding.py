@@ -1,4 +1,4 @@
-"""Four-bit matrices that are rounded for their inputs: against rounding alone, and against the reference's layers."""
+"""Four-bit matrices rounded with regard to their inputs, compared with plain rounding and the reference's layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def correlated_inputs() -> np.ndarray:
     return noise.normal(size=(400, 12)) @ noise.normal(size=(12, N_IN)) + 0.1 * noise.normal(size=(400, N_IN))
 
 
-def test_a_matrix_that_four_bits_hold_stays_as_it_is() -> None:
+def test_a_matrix_that_four_bits_represent_exactly_is_unchanged() -> None:
     import torch
 
     from edgeinfer.backends.executorch.export.rounding import rounded, spreads_of
@@ -38,7 +38,7 @@ def test_a_matrix_that_four_bits_hold_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("span", "least_gain"), [(2048, 2.0), (64, 1.5)])
-def test_products_lose_less_than_by_rounding_alone(
+def test_products_lose_less_than_with_plain_rounding(
     span: int, least_gain: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -56,7 +56,7 @@ def test_products_lose_less_than_by_rounding_alone(
         return float(np.square(inputs @ (kept - weight).T).mean())
 
     for_inputs, alone = rounded(torch.from_numpy(weight), spreads_of(torch.from_numpy(inputs))), q4_0_of(weight)
-    unrelated = rounded(torch.from_numpy(weight), spreads_of(torch.eye(N_IN)))  # only the scales are searched
+    unrelated = rounded(torch.from_numpy(weight), spreads_of(torch.eye(N_IN)))  # only the scales are optimized
     assert lost(for_inputs) < lost(unrelated) / least_gain
     assert lost(unrelated) < lost(with_positive_scales(alone))
 
@@ -74,7 +74,7 @@ def test_a_matrix_of_zeros_and_inputs_of_zeros() -> None:
 def test_the_sample_runs_through_the_layers_of_the_model(
     architecture: Literal["llama", "qwen3"], tmp_path: Path
 ) -> None:
-    """In fp32 nothing is rounded, and the states after the last layer give the reference's logits."""
+    """In fp32 nothing is rounded, so the last states give the reference's logits."""
     import torch
 
     from edgeinfer.backends.executorch.export.calibrate import through

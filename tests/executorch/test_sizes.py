@@ -1,4 +1,4 @@
-"""What an export takes and gives, known before it begins."""
+"""The memory and file size of an export, known before it begins."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_too_little_memory_is_refused_before_torch_is_imported(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_bundle_says_of_its_model(tmp_path: Path, smollm2: Path) -> None:
+def test_the_model_name_in_a_bundle(tmp_path: Path, smollm2: Path) -> None:
     stranger = write_tiny(tmp_path / "t.gguf", Tiny())
     assert claims_of(stranger) == Claims("tiny llama 0", "", "")
     named = Claims("SmolLM2 135M Instruct", "SmolLM2 135M Instruct", "apache-2.0")

@@ -1,4 +1,4 @@
-"""Weights that the exporter reads, without the packages that it needs to export."""
+"""Reading weights for an export, without the packages for exporting."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_q4_0_is_unpacked_as_the_gguf_package_dequantizes_it() -> None:
     np.testing.assert_array_equal(values.reshape(6, 96), gguf.dequantize(blocks, Q4_0))
 
 
-def test_positive_scales_change_only_the_value_that_has_no_place() -> None:
+def test_positive_scales_change_only_values_out_of_range() -> None:
     weight = q4_0_of(matrix(6, 96))
     positive = with_positive_scales(weight)
     before = weight.values.reshape(6, 3, 32) * weight.scales[:, :, None]
@@ -51,8 +51,8 @@ def test_a_block_of_zeros_has_a_scale_that_xnnpack_takes() -> None:
     assert (positive.scales > 0).all() and np.abs(positive.values * positive.scales).max() < 1e-20
 
 
-def test_rows_of_a_llama_head_lie_in_two_halves(tmp_path: Path) -> None:
-    """GGUF has them in pairs (0, n/2), (1, n/2 + 1), ...: rows 0, 2, 4, ... of a head are its first half."""
+def test_rows_of_a_llama_head_are_reordered_into_two_halves(tmp_path: Path) -> None:
+    """GGUF stores pairs (0, n/2), (1, n/2 + 1), ...: rows 0, 2, 4, ... of a head are its first half."""
     path = write_tiny(tmp_path / "llama.gguf", Tiny(head_dim=32, n_heads=4, n_kv_heads=2))
     source = open_source(path)
     assert isinstance(source, GgufSource)
@@ -140,7 +140,7 @@ def test_a_folder_is_read_in_float32(tmp_path: Path) -> None:
     ],
     ids=["architecture", "yarn", "quantized", "negative", "text"],
 )
-def test_a_folder_that_is_not_exported(tmp_path: Path, changes: dict[str, object], what: str) -> None:
+def test_an_unsupported_folder_is_refused(tmp_path: Path, changes: dict[str, object], what: str) -> None:
     with pytest.raises(ArtifactError, match=what):
         open_source(folder_of(tmp_path / "m", **changes))
 
@@ -154,5 +154,7 @@ def test_a_folder_that_is_not_exported(tmp_path: Path, changes: dict[str, object
     ],
     ids=["mistral", "mistral-without", "qwen2-unused"],
 )
-def test_a_window_of_the_model_limits_the_positions(tmp_path: Path, changes: dict[str, object], limit: int) -> None:
+def test_a_sliding_window_of_the_model_limits_the_positions(
+    tmp_path: Path, changes: dict[str, object], limit: int
+) -> None:
     assert open_source(folder_of(tmp_path / "m", **changes)).shape.limit == limit

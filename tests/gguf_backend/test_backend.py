@@ -1,4 +1,4 @@
-"""The llama.cpp backend on tiny random models: what conformance does not see."""
+"""The llama.cpp backend on tiny random models: what the conformance suite does not cover."""
 
 import platform
 import re
@@ -57,9 +57,7 @@ def step(cache: GgufCache, token: int) -> np.ndarray:
     return row
 
 
-def test_an_engine_that_fails_in_a_round_leaves_the_cache_exact(
-    model: GgufModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_failure_in_a_round_leaves_the_cache_exact(model: GgufModel, monkeypatch: pytest.MonkeyPatch) -> None:
     given = tokens(90)  # past the first eviction
     cache, plain = model.new_cache(POLICY), model.new_cache(POLICY)
     for one in (cache, plain):
@@ -80,7 +78,7 @@ def test_an_engine_that_fails_in_a_round_leaves_the_cache_exact(
     assert np.array_equal(step(cache, 9), step(plain, 9))
 
 
-def test_an_engine_that_fails_in_a_prefill_keeps_what_length_says(
+def test_after_an_engine_failure_in_a_prefill_length_is_correct(
     model: GgufModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = tokens(100)
@@ -100,7 +98,7 @@ def test_an_engine_that_fails_in_a_prefill_keeps_what_length_says(
     assert np.array_equal(rest, prefill(plain, given).numpy())
 
 
-def test_more_rows_than_give_logits_at_once(model: GgufModel) -> None:
+def test_more_rows_than_llama_cpp_gives_logits_for_at_once(model: GgufModel) -> None:
     cache, plain = model.new_cache(POLICY), model.new_cache(POLICY)
     given = tokens(40)
     round_ = cache.begin(40)
@@ -110,7 +108,7 @@ def test_more_rows_than_give_logits_at_once(model: GgufModel) -> None:
         assert np.array_equal(row, step(plain, token))
 
 
-def test_rounds_refuse_what_would_break_them(model: GgufModel) -> None:
+def test_rounds_refuse_misuse(model: GgufModel) -> None:
     cache = model.new_cache(POLICY)
     prefill(cache, tokens(62))
     with pytest.raises(UsageError, match="room for 2"):
@@ -146,7 +144,7 @@ def test_a_closed_model_does_not_crash(path: Path) -> None:
     ("kv_type", "slots"), [("f16", 72), ("q8_0/f16", 72), ("q8_0", 300), ("q4_0", 600), ("f32", 256)]
 )
 @pytest.mark.parametrize("tiny", [Tiny(), Tiny(architecture="gemma3", n_layers=6, own_window=64)], ids=["llama", "own"])
-def test_bytes_are_those_that_llama_cpp_allocates(
+def test_bytes_equal_those_that_llama_cpp_allocates(
     tmp_path: Path, tiny: Tiny, kv_type: KvType, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", tiny)
@@ -164,7 +162,7 @@ def test_bytes_are_those_that_llama_cpp_allocates(
         model.close()
 
 
-def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tmp_path: Path) -> None:
+def test_sliding_layers_roll_back_or_refuse(tmp_path: Path) -> None:
     tiny = Tiny(architecture="gemma3", n_layers=6, own_window=32, tier="Q8_0")
     model = opened(write_tiny(tmp_path / "own.gguf", tiny))
     policy = WindowPolicy(1024, 0, 64, 2048)
@@ -172,7 +170,7 @@ def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tm
     try:
         cache, plain = model.new_cache(policy), model.new_cache(policy)
         prefill(cache, given), prefill(plain, given)
-        for kept in (1, 3, 0, 7):  # the cells of the layers' own windows have long been used again
+        for kept in (1, 3, 0, 7):  # the cells of the sliding layers have been reused
             round_ = cache.begin(8)
             round_.verify([*given[:kept], *[4] * (8 - kept)])
             round_.commit(kept)
@@ -189,7 +187,7 @@ def test_layers_with_a_window_of_their_own_roll_back_and_say_when_they_cannot(tm
 
 @pytest.mark.parametrize("kv_type", ["q8_0/f16", "q8_0", "f16"])
 def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_type: KvType) -> None:
-    """f16 keys of a single row are split among threads from 512 cells on: the model must not promise equality."""
+    """llama.cpp splits the f16 keys of a single row among threads from 512 cells: equality must not be promised."""
     model = opened(write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0")), kv_type, n_threads=2)
     try:
         assert model.exact_rows == (None if kv_type == "f16" else 16)
@@ -205,13 +203,13 @@ def test_exact_rows_are_exact_with_two_threads_and_many_keys(tmp_path: Path, kv_
         model.close()
 
 
-def test_that_drafts_may_change_a_token_is_said_where_the_tensors_are_the_reason(tmp_path: Path) -> None:
+def test_a_note_says_when_tensor_types_let_drafts_change_a_token(tmp_path: Path) -> None:
     q8 = read_header(write_tiny(tmp_path / "q8.gguf", Tiny(tier="Q8_0")))
     f16 = read_header(write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16")))
     x86 = platform.machine() == "x86_64"
     assert ("(F16)" in rounding_note(f16, EngineSettings(2, "q8_0/f16"))) == x86
     assert rounding_note(q8, EngineSettings(2, "q8_0/f16")) == ""
-    assert rounding_note(f16, EngineSettings(2, "f16")) == ""  # K and V are the reason, which the plan knew
+    assert rounding_note(f16, EngineSettings(2, "f16")) == ""  # here K and V are the reason, and the plan says so
 
 
 def test_the_tokenizer_encodes_and_decodes_the_same_text(model: GgufModel) -> None:
@@ -219,7 +217,7 @@ def test_the_tokenizer_encodes_and_decodes_the_same_text(model: GgufModel) -> No
     text = "the rain in Spain, naïve café 日本 \U0001f98a\n"
     ids = tokenizer.encode(text, special=False)
     assert b"".join(map(tokenizer.piece, ids)).decode() == text
-    assert len(ids) < len(text.encode())  # merges were used
+    assert len(ids) < len(text.encode())  # merges were applied
     assert tokenizer.encode("<|im_end|>", special=True) == [END]
     assert len(tokenizer.encode("<|im_end|>", special=False)) > 1
     assert tokenizer.piece(END) == b""
@@ -231,7 +229,7 @@ def test_the_tokenizer_encodes_and_decodes_the_same_text(model: GgufModel) -> No
     assert "im_start" in tokenizer.chat_template
 
 
-def test_a_file_that_llama_cpp_refuses_is_bad_in_its_words(
+def test_the_reason_of_llama_cpp_for_refusing_a_file_is_passed_on(
     tmp_path: Path, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cut = tmp_path / "cut.gguf"
@@ -241,7 +239,7 @@ def test_a_file_that_llama_cpp_refuses_is_bad_in_its_words(
     assert capfd.readouterr() == ("", "")
 
 
-def test_quantize_gives_pure_files_and_nothing_half_written(tmp_path: Path) -> None:
+def test_quantize_writes_pure_files_completely_or_not_at_all(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "tiny.F16.gguf", Tiny(tier="F16", hidden=256, n_heads=8))
     for search in (False, True):
         out = tmp_path / f"tiny.{search}.gguf"
@@ -256,7 +254,7 @@ def test_quantize_gives_pure_files_and_nothing_half_written(tmp_path: Path) -> N
     assert not list(tmp_path.glob("never*"))
 
 
-def test_threads_are_measured_within_the_bound(path: Path) -> None:
+def test_the_chosen_number_of_threads_is_within_the_bound(path: Path) -> None:
     loaded = llama.load(path)
     try:
         assert fastest_threads(loaded, 1) == 1
@@ -275,7 +273,7 @@ def test_probe_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "edgeinfer[gguf]" in gone.hint
 
 
-def test_the_log_keeps_warnings_whole_and_forgets_the_rest() -> None:
+def test_the_log_keeps_whole_warnings_and_drops_the_rest() -> None:
     log = EngineLog(n_lines=3)
     log.write(2, "information\n")
     log.write(5, "more of it\n")

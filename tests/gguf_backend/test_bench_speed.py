@@ -19,7 +19,7 @@ def run(*arguments: str) -> int:
     return speed.run(parser.parse_args(arguments))
 
 
-def test_bench_speed_reports_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_reports_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tiny(tmp_path / "tiny.Q8_0.gguf", Tiny(tier="Q8_0", n_layers=2, exit_layer=1))
     arguments = ("--model", str(path), "--runs", "2", "--prompt-tokens", "20", "--tokens", "8", "--context", "512")
     assert run(*arguments, "--json", "--out", str(tmp_path / "speed.md")) == 0

@@ -1,4 +1,4 @@
-"""The layer of a taught draft as a GGUF: written once, kept, written again when damaged, removed with its model."""
+"""The layer of a taught draft as a GGUF file: written once, written again when damaged, removed with its model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kept(model: Path) -> list[Path]:
     return sorted((model.parent / "cache" / "edgeinfer" / "draft-layers").iterdir())
 
 
-def test_it_is_written_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_is_written_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft, header = draft_for(model)
     kept_layers.load_layer(draft, header, model).close()
     [file] = kept(model)
@@ -47,7 +47,7 @@ def test_it_is_written_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     kept_layers.load_layer(draft, header, model).close()
 
 
-def test_another_draft_or_another_model_has_a_file_of_its_own(model: Path) -> None:
+def test_another_draft_or_model_gets_another_file(model: Path) -> None:
     for exit_layer in (1, 2):
         draft, header = draft_for(model, exit_layer)
         kept_layers.load_layer(draft, header, model).close()
@@ -69,17 +69,17 @@ def test_a_damaged_file_is_written_again(model: Path, damage: bytes | None) -> N
     assert file.read_bytes() == whole
 
 
-def test_the_oldest_files_go(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_files_are_removed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_layers, "_MAX_KEPT", 1)
     for exit_layer in (1, 2):
         draft, header = draft_for(model, exit_layer)
         kept_layers.load_layer(draft, header, model).close()
     assert len(kept(model)) == 1
     monkeypatch.setattr(kept_layers, "write_layer", None)
-    kept_layers.load_layer(draft, header, model).close()  # the newest is there
+    kept_layers.load_layer(draft, header, model).close()  # the newest is kept
 
 
-def test_without_a_cache_folder_it_is_loaded_all_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache_folder_the_layer_is_still_loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (model.parent / "cache").write_text("a file where the folder would be")
     draft, header = draft_for(model)
     kept_layers.load_layer(draft, header, model).close()

@@ -1,4 +1,4 @@
-"""Early exit on llama.cpp: what is drafted and verified in place equals what the whole model gives, bit for bit."""
+"""Early exit on llama.cpp: drafts and verified rows equal those of separate models, bit for bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model_file(name: str, folder: Path) -> Path:
 
 
 def open_model(path: Path, kv_type: KvType = "f16", *, exit_layer: int | None = None) -> GgufModel:
-    """Drafts by the layer that the file names, or by `exit_layer`. One thread: attention then rounds rows alike."""
+    """Drafts by the layer that the file names, or by `exit_layer`. With one thread, attention rounds all rows alike."""
     header = read_header(path)
     model = GgufModel(llama.load(path), header, EngineSettings(1, kv_type))
     model.draft_with(exit_layer or int(str(header.metadata["edgeinfer.exit_layer"])), path)
@@ -82,7 +82,7 @@ def step(cache: Any, tokens: Sequence[int], drafted: Sequence[int] = (), *, keep
 
 
 def plain_rows(model: GgufModel, tokens: Sequence[int], policy: WindowPolicy = POLICY) -> list[Any]:
-    """The row of each token after the first N_PROMPT, one at a time, nothing drafted."""
+    """The row after each token from N_PROMPT on, one at a time without drafts."""
     cache = model.new_cache(policy)
     prefill(cache, tokens[:N_PROMPT])
     rows = [step(cache, [token], keep=1)[0] for token in tokens[N_PROMPT:]]
@@ -109,7 +109,7 @@ def test_verified_rows_are_plain_rows_however_many_were_drafted(model: GgufModel
     cache.close()
 
 
-def test_stale_drafts_are_not_used(model: GgufModel) -> None:
+def test_states_of_other_drafts_are_not_used(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 5)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
@@ -123,7 +123,7 @@ def test_stale_drafts_are_not_used(model: GgufModel) -> None:
 
 
 @pytest.mark.parametrize("n_kept", range(5))
-def test_every_commit_leaves_every_layer_equally_long(model: GgufModel, n_kept: int) -> None:
+def test_after_a_commit_every_layer_has_the_same_length(model: GgufModel, n_kept: int) -> None:
     tokens = tokens_of(N_PROMPT + 9)
     expected = plain_rows(model, tokens)
     late = tokens[N_PROMPT:]
@@ -139,7 +139,7 @@ def test_every_commit_leaves_every_layer_equally_long(model: GgufModel, n_kept: 
         cache.close()
 
 
-def test_wrong_drafts_past_many_evictions(model: GgufModel) -> None:
+def test_wrong_drafts_are_harmless_past_many_evictions(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 170)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
@@ -161,14 +161,14 @@ def test_wrong_drafts_past_many_evictions(model: GgufModel) -> None:
     cache.close()
 
 
-def test_a_chat_grows_past_what_the_graphs_reserved(folder: Path) -> None:
-    """llama.cpp builds new graphs every 256 cells, and larger ones than a sharing context reserved."""
+def test_a_chat_may_grow_past_the_reserved_graphs(folder: Path) -> None:
+    """llama.cpp builds new graphs every 256 cells, and they outgrow those that a sharing context reserved."""
     policy = WindowPolicy(window=640, sink=64, block=64, limit=2048)
     model = open_model(model_file("llama", folder))
     tokens = tokens_of(N_PROMPT + 560)
     expected = plain_rows(model, tokens, policy)
     cache = model.new_cache(policy)
-    for start in range(0, 244, 61):  # in pieces that round as single rows do
+    for start in range(0, 244, 61):  # in pieces that round like single rows
         prefill(cache, tokens[start : start + 61])
     while (at := cache.length) < len(tokens) - 4:
         four = tokens[at : at + 4]
@@ -177,7 +177,7 @@ def test_a_chat_grows_past_what_the_graphs_reserved(folder: Path) -> None:
     model.close()
 
 
-def test_rollback_and_rewind_leave_nothing(model: GgufModel) -> None:
+def test_rollback_and_rewind_leave_no_trace(model: GgufModel) -> None:
     tokens = tokens_of(N_PROMPT + 8)
     expected = plain_rows(model, tokens)
     cache = model.new_cache(POLICY)
@@ -216,7 +216,7 @@ def test_early_exit_drafts_with_every_kv_type(folder: Path, kv_type: KvType) -> 
 
 
 def test_a_draft_is_the_row_of_a_model_cut_at_the_exit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oracle is a file that has the early layers, the norm and the head, and nothing else."""
+    """The oracle is a model file with only the early layers, the norm and the head."""
     path, whole, tensors = model_file("llama", folder), TINY["llama"], tiny_gguf._tensors
     kept = (tensor for tensor in tensors(whole, 288) if not tensor[0].startswith(("blk.2.", "blk.3.")))
     monkeypatch.setattr(tiny_gguf, "_tensors", lambda tiny, n_vocab: kept)
@@ -229,7 +229,7 @@ def test_a_draft_is_the_row_of_a_model_cut_at_the_exit(folder: Path, monkeypatch
     prefill(cache, tokens[:N_PROMPT])
     round_ = cache.begin(4)
     rows = [round_.draft(token) for token in tokens[N_PROMPT:]]
-    assert_same([row.numpy() for row in rows], expected)  # each outlives the drafts after it
+    assert_same([row.numpy() for row in rows], expected)  # each stays valid after later drafts
     round_.rollback()
     cut.close()
     model.close()
@@ -248,7 +248,7 @@ def test_a_row_stands_for_its_best_token(folder: Path) -> None:
     model.close()
 
 
-def test_rows_that_landed_in_other_cells_are_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_written_to_unexpected_cells_are_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_model(model_file("llama", folder))
     tokens = tokens_of(N_PROMPT + 4)
     expected = plain_rows(model, tokens)
@@ -290,7 +290,7 @@ def test_the_first_round_builds_no_graph(folder: Path, monkeypatch: pytest.Monke
     model.close()
 
 
-def test_without_the_schedulers_address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafting_works_without_the_address_of_the_scheduler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExitGraph, "attach", lambda self, context: None)
     model = open_model(model_file("qwen3", folder))
     assert model.note == ""

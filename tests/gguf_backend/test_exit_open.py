@@ -1,4 +1,4 @@
-"""Whether a model drafts with its early layers: the self-test, its kept outcome, and what is refused with a reason."""
+"""Whether a model drafts with its early layers: the self-test, its stored outcome, and refusals with reasons."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_model(path: Path, exit_layer: int = 2, **settings: Any) -> GgufModel:
 
 
 def assert_plain(model: GgufModel, reason: str) -> None:
-    """It decodes, does not draft, and says why."""
+    """The model decodes, does not draft, and says why."""
     assert model.exit_layer is None
     assert model.note.startswith("no drafts from early layers: ")
     assert reason in model.note
@@ -62,7 +62,7 @@ def assert_plain(model: GgufModel, reason: str) -> None:
 
 
 def broken_early(contexts: ExitContexts, tokens: Sequence[int], position: int, row: int) -> None:
-    """Early layers one short: the newest token's are not run."""
+    """The early layers are not run for the newest token."""
     contexts._verify.run(tokens, position, Stage.WHOLE)
 
 
@@ -73,7 +73,7 @@ def stale_states(self: ExitStates, n_rows: int, hidden: int) -> None:
 
 
 def no_removal(self: ExitContexts, tokens: Sequence[int], position: int) -> llama.Context:
-    """Rows verified after the drafted ones instead of in their place."""
+    """Verified rows follow the drafted ones instead of replacing them."""
     self._verify.run(tokens, position + len(tokens), Stage.LATE)
     return self._verify.context
 
@@ -105,7 +105,7 @@ def test_the_self_test_turns_drafting_off(mistake: str, path: Path, monkeypatch:
     assert_plain(model, "the self-test failed, ")
 
 
-def test_the_outcome_is_kept_for_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outcome_is_stored_for_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tested: list[int] = []
     test = GgufModel._self_test
     monkeypatch.setattr(GgufModel, "_self_test", lambda self: (tested.append(1), test(self))[1])
@@ -114,9 +114,9 @@ def test_the_outcome_is_kept_for_the_file(path: Path, monkeypatch: pytest.Monkey
         assert (model.exit_layer, model.note) == (2, "")
         model.close()
     assert len(tested) == 1
-    open_model(path, 1).close()  # another exit is another subject
+    open_model(path, 1).close()  # another exit layer is tested again
     assert len(tested) == 2
-    os.utime(path, ns=(1, 1))  # so is another file in its place
+    os.utime(path, ns=(1, 1))  # so is another file at the path
     open_model(path).close()
     assert len(tested) == 3
     monkeypatch.setattr(model_module, "library_versions", lambda: {"llama.cpp": "newer"})
@@ -124,7 +124,7 @@ def test_the_outcome_is_kept_for_the_file(path: Path, monkeypatch: pytest.Monkey
     assert len(tested) == 4
 
 
-def test_a_failure_is_kept_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_stored_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GgufModel, "_self_test", lambda self: "the rows are upside down")
     assert_plain(open_model(path), "upside down")
     monkeypatch.setattr(GgufModel, "_self_test", lambda self: "")
@@ -132,7 +132,7 @@ def test_a_failure_is_kept_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "null", '{"about": []}'])
-def test_a_damaged_outcome_is_tested_again(damage: str, path: Path) -> None:
+def test_after_a_damaged_outcome_the_test_runs_again(damage: str, path: Path) -> None:
     open_model(path).close()
     (file,) = self_test_cache.written(path)
     file.write_text(damage, encoding="utf-8")
@@ -145,7 +145,7 @@ def kept_outcomes(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "edgeinfer" / "self-tests").glob("*.json"))
 
 
-def test_what_is_written_is_listed_and_removed(path: Path, tmp_path: Path) -> None:
+def test_stored_outcomes_are_listed_and_removed(path: Path, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other.gguf", Tiny(tier="Q8_0", seed=2))
     assert kept_outcomes(tmp_path) == []
     open_model(path).close()
@@ -154,13 +154,13 @@ def test_what_is_written_is_listed_and_removed(path: Path, tmp_path: Path) -> No
     assert len(kept_outcomes(tmp_path)) == 2
     size = file.stat().st_size
     assert 0 < size < 4096
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "other.gguf", "tiny.gguf"]  # nothing beside it
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["cache", "other.gguf", "tiny.gguf"]  # no other file
     assert self_test_cache.remove(path) == size
     assert self_test_cache.written(path) == []
     assert kept_outcomes(tmp_path) == self_test_cache.written(other)
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_test(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_an_unwritable_folder_the_test_runs_every_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file, not a folder
     model = open_model(path)
     assert model.exit_layer == 2
@@ -168,16 +168,16 @@ def test_a_folder_that_cannot_be_written_costs_only_the_test(path: Path, monkeyp
 
 
 @pytest.mark.parametrize("exit_layer", [-1, 4, 5])
-def test_an_exit_that_the_model_does_not_have(exit_layer: int, path: Path) -> None:
+def test_an_exit_layer_that_the_model_does_not_have_is_refused(exit_layer: int, path: Path) -> None:
     assert_plain(open_model(path, exit_layer), f"names exit layer {exit_layer}; the model has 4 layers")
 
 
-def test_other_architectures_are_named(tmp_path: Path) -> None:
+def test_unsupported_architectures_are_named(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "gemma.gguf", Tiny(architecture="gemma3", tier="Q8_0", n_layers=6, own_window=32))
     assert_plain(open_model(path), "early exit on llama.cpp supports llama and qwen3 models, not gemma3")
 
 
-def test_a_gpu_is_named(path: Path) -> None:
+def test_a_model_on_a_gpu_is_refused(path: Path) -> None:
     assert_plain(open_model(path, n_gpu_layers=1), "the model is on a GPU")
 
 
@@ -201,5 +201,5 @@ def test_an_engine_with_another_layout_is_refused(path: Path, monkeypatch: pytes
     assert_plain(open_model(path), "cannot measure the tensors of this ggml (0 candidates for a field)")
 
 
-def test_the_layout_does_not_depend_on_what_was_in_memory_before() -> None:
+def test_the_measured_layout_does_not_depend_on_earlier_memory_contents() -> None:
     assert len({layout_module.find_layout() for _ in range(200)}) == 1

@@ -1,4 +1,4 @@
-"""The first start of a model also tries its drafts and times its rounds: its memory stays below the plan, too."""
+"""The first start of a model runs the self-test and calibration. Its memory, too, stays below the plan."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""gemma-3-270m: sliding layers of its own, a SentencePiece vocabulary of 262,144, and no chat template. Optional."""
+"""gemma-3-270m: sliding layers, a SentencePiece vocabulary of 262,144 tokens, and no chat template. Optional."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgeinfer.types import GREEDY
 PROSE = "The lighthouse keeper wrote down what the sea had brought that day, and what it had taken away again. "
 
 
-COSTS = RowCosts({1: 0.02, 4: 0.04, 8: 0.06, 16: 0.1})  # what rows take is not measured: tests share the machine
+COSTS = RowCosts({1: 0.02, 4: 0.04, 8: 0.06, 16: 0.1})  # row times are not measured, because tests share the machine
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def test_the_facts_of_gemma_3_270m(gemma3: Path) -> None:
     assert facts.head == ("Q8_0", 178_257_920), "the name says Q4_K_M, the rows of 640 values do not fit its blocks"
 
 
-def test_its_chat_is_a_guess_that_is_said_and_ends(model: LoadedModel) -> None:
-    """The vocabulary has no `<|im_end|>`: the text of it ends an answer."""
+def test_its_chat_format_is_a_guess_which_is_noted(model: LoadedModel) -> None:
+    """The vocabulary has no `<|im_end|>`, so that text ends an answer."""
     assert NO_TEMPLATE in model.notes
     answer = model.chat(sampling=GREEDY, max_tokens=200).ask("What is the capital of France?")
     assert "<|im_" not in answer.text
@@ -73,7 +73,7 @@ def test_an_answer_does_not_depend_on_what_the_cache_held(model: LoadedModel) ->
 
 
 def test_text_that_repeats_is_drafted(model: LoadedModel) -> None:
-    """Its rows are allowed, though they round otherwise than single ones: the plan says so."""
+    """Drafting is allowed although its batches round differently from single rows; the plan says so."""
     assert model.plan.speculation.max_rows == 16
     assert "same tokens up to rounding" in model.plan.speculation.note
     answer = model.generate(PROSE * 6, max_tokens=60, sampling=GREEDY)

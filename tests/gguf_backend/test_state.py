@@ -1,4 +1,4 @@
-"""K and V taken out of llama.cpp: what is not of the known layout never comes near it again."""
+"""K and V copied out of llama.cpp and back: a state of unknown layout is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_state_comes_back_byte_for_byte(state: bytes) -> None:
 
 
 @pytest.mark.parametrize("n_caches", [1, 2, 5])
-def test_blocks_fit_another_number_of_streams(path: Path, state: bytes, n_caches: int) -> None:
+def test_blocks_fit_a_context_with_another_number_of_streams(path: Path, state: bytes, n_caches: int) -> None:
     block = parsed(as_array(state), 1).cut(range(48))
     assert block is not None
     model = opened(path, "q8_0/f16", n_caches)
@@ -77,7 +77,7 @@ def test_a_truncated_state_is_refused(state: bytes, cut: int) -> None:
         parsed(as_array(state[:cut]), 1)
 
 
-def test_other_states_are_refused(path: Path, state: bytes) -> None:
+def test_states_of_another_layout_are_refused(path: Path, state: bytes) -> None:
     for data, stream in ((state, 0), (state, 2), (state, 3), (state + b"\0", 1), (state[4:], 1)):
         with pytest.raises(EngineError, match="not of the known layout"):
             parsed(as_array(data), stream)
@@ -87,7 +87,7 @@ def test_other_states_are_refused(path: Path, state: bytes) -> None:
         parsed(as_array(cells), 1)
 
 
-def test_what_k_and_v_depend_on_is_in_the_format(path: Path) -> None:
+def test_the_format_names_everything_that_k_and_v_depend_on(path: Path) -> None:
     formats = set()
     for kv_type in ("f16", "q8_0", "q8_0/f16"):
         model = opened(path, kv_type, 1)

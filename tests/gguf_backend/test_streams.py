@@ -1,4 +1,4 @@
-"""Several conversations in the streams of one llama.cpp context: how many decodes a step takes, and who is where."""
+"""Several conversations in the streams of one llama.cpp context: decodes per step, and which stream each uses."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_context_of_all_conversations_is_allocated_with_the_model(
         model.new_cache(POLICY)
 
 
-def test_a_conversation_moves_into_a_free_stream_between_those_that_run(model: GgufModel) -> None:
+def test_a_running_conversation_moves_into_a_free_stream_between_others(model: GgufModel) -> None:
     first, left, other, last = open_caches(model, 4)
     alone = step(model, first, other, last)
     left.close()
@@ -89,7 +89,7 @@ def test_a_conversation_moves_into_a_free_stream_between_those_that_run(model: G
     assert model.new_cache(POLICY).stream == 3
 
 
-def test_a_conversation_that_rests_between_those_that_run_moves_out(model: GgufModel) -> None:
+def test_an_idle_conversation_between_running_ones_moves_out(model: GgufModel) -> None:
     first, resting, last, left = open_caches(model, 4)
     alone, rested = step(model, first, last), step(model, resting)
     left.close()
@@ -102,7 +102,7 @@ def test_a_conversation_that_rests_between_those_that_run_moves_out(model: GgufM
     assert model.new_cache(POLICY).stream == 2
 
 
-def test_a_conversation_that_rests_keeps_its_stream_where_none_is_free(model: GgufModel) -> None:
+def test_an_idle_conversation_keeps_its_stream_where_none_is_free(model: GgufModel) -> None:
     first, resting, last, _ = open_caches(model, 4)
     step(model, first, last)
     assert [cache.stream for cache in (first, resting, last)] == [0, 1, 2]

@@ -40,28 +40,28 @@ def choose(times: dict[int, list[float]]) -> tuple[int, Counter[int]]:
     return _choose(sorted(times), seconds), asked
 
 
-def test_more_threads_where_they_help() -> None:
+def test_more_threads_are_chosen_where_they_help() -> None:
     assert choose({2: [0.004], 3: [0.003], 4: [0.002]})[0] == 4
 
 
-def test_fewer_where_they_pay() -> None:
+def test_fewer_threads_are_chosen_where_they_are_faster() -> None:
     assert choose({2: [0.0020], 3: [0.0022], 4: [0.0024]})[0] == 2
 
 
-def test_the_most_of_those_that_are_about_equal() -> None:
+def test_of_about_equal_numbers_the_largest_is_chosen() -> None:
     assert choose({2: [0.0100], 3: [0.0101], 4: [0.0104]})[0] == 4
 
 
-def test_one_hiccup_does_not_decide() -> None:
+def test_one_outlier_does_not_decide() -> None:
     assert choose({1: [0.004], 2: [0.002, 0.002, 0.009, 0.002]})[0] == 2
 
 
-def test_the_first_try_may_be_slow_as_it_starts_the_threads() -> None:
+def test_a_slow_first_try_does_not_decide() -> None:
     assert choose({1: [0.004], 2: [0.02, 0.002]})[0] == 2
 
 
-def test_threads_that_are_fast_only_now_and_then_are_not_chosen() -> None:
-    """Beside another program: the second thread mostly waits for a core."""
+def test_a_number_of_threads_that_is_rarely_fast_is_not_chosen() -> None:
+    """Beside another program, the second thread mostly waits for a core."""
     assert choose({1: [0.004], 2: [0.007, 0.0025, 0.007, 0.007, 0.0025, 0.007, 0.007]})[0] == 1
 
 

@@ -1,7 +1,7 @@
-"""Syntax and address spaces: clang reads the generated Metal source with real address spaces, which g++ cannot know.
+"""Checks syntax and address spaces: clang reads the generated Metal source with real address spaces, which g++ lacks.
 
-A pointer without an address space is a thread's own (in Metal it would be an error; here any use of it with device,
-constant or threadgroup memory is one). The functions of the Metal library are declared, not defined.
+A pointer without an address space is thread-private (an error in Metal; here an error once it meets device,
+constant or threadgroup memory). The functions of the Metal library are declared, not defined.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ def libclang() -> Any:
         from clang import cindex
 
         cindex.Index.create()
-    except Exception:  # the package without its library, or another one of that name
+    except Exception:  # the package without its library, or another package of that name
         return None
     return cindex
 
 
 def clang_text(source: MetalSource) -> str:
     body = re.sub(r"\[\[[a-z][^\]]*\]\]", "", source.text)
-    # In a C++ function only a static variable may have an address space.
+    # In a C++ function, only a static variable may have an address space.
     body = re.sub(r"(?m)^(\s*)threadgroup (\w+ \w+\[)", r"\1static threadgroup \2", body)
     explicit = f"template decltype({source.instance}) {source.instance};" if "<" in source.instance else ""
     return f"{PRELUDE}\n{body}\n{explicit}\n"
 
 
 def complaints(source: MetalSource) -> list[str]:
-    """Errors of clang, an empty list when it has none. C++14, the language of Metal 3."""
+    """The errors of clang, or an empty list. C++14 is the language of Metal 3."""
     cindex = libclang()
     arguments = ["-x", "c++", "-std=c++14", "-target", "x86_64-linux-gnu", "-nostdinc", "-Wno-everything"]
     unit = cindex.Index.create().parse("kernel.cpp", arguments, unsaved_files=[("kernel.cpp", clang_text(source))])

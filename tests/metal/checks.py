@@ -47,11 +47,11 @@ class AttendCase:
     n_kv_heads: int = 2
     group: int = 2
     n_rows: int = 1
-    starts: tuple[int, ...] = (0, 56, 133)  # nothing before; up to the wrap; past it, in the middle of a block
+    starts: tuple[int, ...] = (0, 56, 133)  # empty; up to the wrap; past the wrap, in the middle of a block
     sliding: int = 0
     first: int = 0  # no key lies before it
     policy: WindowPolicy = POLICY
-    stored: WindowPolicy | None = None  # None: as the policy
+    stored: WindowPolicy | None = None  # None: the policy's
     logits: bool = False
     shape: LaunchShape | None = None
     seed: int = 0
@@ -159,7 +159,7 @@ def check_pack(case: PackCase, launch: Launcher) -> None:
             f"pack {case}: biases of {name}"
         )
         back = reference.unpack(packed, case.head_dim, case.bits).reshape(groups.shape)
-        # Half a step, and what rounding scale and bias to half costs at the ends of the range.
+        # Half a step, plus the error of scale and bias in half precision at the ends of the range.
         allowed = scale * (0.501 + levels * 2.0**-11) + np.abs(bias) * 2.0**-11
         assert (np.abs(back - groups) <= allowed).all(), f"pack {case}: codes of {name}"
 
@@ -174,7 +174,7 @@ class HeadCase:
     norm: bool = True
     softcap: float = 0.0
     group: int = 64
-    ties: tuple[int, ...] = ()  # ids whose rows are made equal, and the best
+    ties: tuple[int, ...] = ()  # ids whose rows are equal and the best
     max_parts: int = 512
 
     def __str__(self) -> str:
@@ -183,7 +183,7 @@ class HeadCase:
 
 
 def head_inputs(case: HeadCase) -> tuple[mx.array, Head, np.ndarray]:
-    """x [N, D], the head, and its table in float64."""
+    """States x [N, D], the head, and its table in float64."""
     rng = np.random.default_rng(case.bits + case.n_ids)
     x = mx.array(rng.normal(0, 1, (case.n_rows, case.width)), mx.float32).astype(case.dtype)
     weight = mx.array(rng.normal(1, 0.3, case.width), mx.float32).astype(case.dtype) if case.norm else None
@@ -206,9 +206,7 @@ def check_head(case: HeadCase, launch: Launcher) -> None:
     hidden = doubles(x)
     if head.norm_weight is not None:
         normed = reference.rms_norm(hidden, doubles(head.norm_weight), head.eps)
-        hidden = doubles(
-            mx.array(normed, mx.float32).astype(case.dtype)
-        )  # the state that a head sees has the model's dtype
+        hidden = doubles(mx.array(normed, mx.float32).astype(case.dtype))  # the head gets states in the model's dtype
     logits = reference.head_logits(hidden, table, softcap=case.softcap)
     top = logits.max(axis=-1)
     # Two roundings of the normed state may differ in the last bit of a few values.

@@ -1,4 +1,4 @@
-"""The launcher of this machine: Metal where there is a GPU, the simulator elsewhere."""
+"""The launcher: Metal where there is a GPU, the simulator elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
 
 @pytest.fixture(scope="session")
 def ahead(simulator: Simulator) -> Callable[[Callable[[Launcher], None]], None]:
-    """Starts to compile what a check will launch, so that two compilers run while the tests do."""
+    """Compiles what a check will launch in the background, with two compilers."""
 
     def start(check: Callable[[Launcher], None]) -> None:
         with contextlib.suppress(AssertionError):

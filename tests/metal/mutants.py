@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table
-"""Mistakes seeded into the kernels, and what has to catch each. `python -m tests.metal.mutants` prints the table of README.md.
+"""Mistakes seeded into the kernels, and what must catch each. `python -m tests.metal.mutants` prints the table of README.md.
 
 Caught by: `value`, a comparison with float64 NumPy; `race`, `unwritten`, `bounds` and `diverge`, rules of the simulator; `address`,
 AddressSanitizer; `undefined`, UndefinedBehaviorSanitizer; `clang`, the check of address spaces.
@@ -53,7 +53,7 @@ class Mutant:
     check: str  # a key of CHECKS
 
     def texts(self) -> dict[str, tuple[str, str]]:
-        """The kernel's (header, body) with the mistake. The text to replace must be there."""
+        """The kernel's (header, body) with the mistake. The text to replace must exist."""
         name = self.kernel.split(":")[-1]  # "ring:attend" is ring.h as attend includes it
         header, body = source(name)
         assert (header + body).count(self.old) >= 1, f"nothing to break: {self.old}"

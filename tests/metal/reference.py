@@ -1,5 +1,5 @@
-"""What the kernels should give, in float64 NumPy, from the definitions: the window policy position by position, the
-packed row value by value. Shares nothing with the kernels or their twins."""
+"""The correct results of the kernels, in float64 NumPy from the definitions: the window policy position by position,
+the packed row value by value. It shares no code with the kernels or their twins."""
 
 from __future__ import annotations
 

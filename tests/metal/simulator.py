@@ -67,7 +67,7 @@ class MetalSource:
 
 @contextlib.contextmanager
 def _captured_stdout() -> Iterator[Any]:
-    """What C++ prints; file descriptor 1, because MLX writes there."""
+    """Captures what C++ prints to file descriptor 1, where MLX writes."""
     libc = ctypes.CDLL(None)
     libc.fflush(None)
     with tempfile.TemporaryFile() as file:
@@ -132,7 +132,7 @@ def _arguments(source: MetalSource) -> tuple[str, int]:
 
 
 def cpp_text(source: MetalSource, constants: dict[str, str] | None = None) -> str:
-    """The C++ program. Three things in the kernel's text change: threadgroup arrays, attributes, function constants."""
+    """The C++ program. Only threadgroup arrays, attributes and function constants change in the kernel's text."""
     expressions, n_buffers = _arguments(source)
     text = re.sub(r"\bthreadgroup\s+(\w+)\s+(\w+)\[([^\[\];]+)\]\s*;", r"static sim::Shared<\1, (\3)> \2;", source.text)
     text = re.sub(
@@ -170,16 +170,16 @@ class Simulator:
 
     def __init__(self, folder: Path, sanitize: str = "address") -> None:
         self.folder = folder
-        self.texts: dict[str, tuple[str, str]] = {}  # (header, body) in place of a kernel's own, for seeded mistakes
+        self.texts: dict[str, tuple[str, str]] = {}  # (header, body) that replace a kernel's, for seeded mistakes
         self.sanitize = sanitize
-        self.order = ""  # of threads; "" takes each in turn
+        self.order = ""  # the order of threads; "" alternates between all
         self.launches = 0
         self.lock = threading.Lock()
         self.pool = ThreadPoolExecutor(max_workers=2)
         self.building: dict[str, Future[Path]] = {}
 
     def with_texts(self, texts: dict[str, tuple[str, str]]) -> Simulator:
-        """The same programs and compilers, with other kernel texts."""
+        """The same programs and compilers with other kernel texts."""
         other = copy.copy(self)
         other.texts = texts
         return other
@@ -204,7 +204,7 @@ class Simulator:
         return program
 
     def _precompile(self, flags: list[str]) -> None:
-        """The shim's header once, so that a variant compiles in half the time."""
+        """Precompiles the shim's header, so that a variant compiles in half the time."""
         with self.lock:
             header = self.folder / "driver.h.gch"
             if not header.exists():
@@ -264,7 +264,7 @@ class Simulator:
         return outputs
 
     def launch(self, launch: Launch) -> list[mx.array]:
-        """A drop-in for `on_metal`: the same Launch, run here."""
+        """Replaces `on_metal`: runs the same Launch in the simulator."""
         generated = generate_launch(launch, self.texts.get(launch.kernel))
         buffers: list[np.ndarray | int] = [numpy_bits(array) for array in launch.inputs]
         outputs = list(zip(launch.output_shapes, launch.output_dtypes, strict=True))
@@ -281,7 +281,7 @@ _generated: dict[tuple[Any, ...], MetalSource] = {}
 
 
 def generate_launch(launch: Launch, text: tuple[str, str] | None = None) -> MetalSource:
-    """`text`: (header, body) in place of the kernel's own."""
+    """`text`: (header, body) that replace the kernel's."""
     header, body = text or source(launch.kernel)
     small = tuple((str(a.dtype), min(a.size, 8), a.ndim) for a in launch.inputs)
     key = (launch.kernel, header, body, str(launch.template), small, str(launch.output_dtypes))

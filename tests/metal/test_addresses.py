@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def launches() -> list[Launch]:
-    """Every launch of the value tests, none of them run."""
+    """Every launch of the value tests, without running it."""
     seen: list[Launch] = []
 
     def record(launch: Launch) -> list[Any]:
@@ -63,5 +63,5 @@ def test_clang_accepts_every_variant(kernel: str, launches: list[Launch]) -> Non
         "void f(const device float* x) { y[0] = x[0]; }",
     ],
 )
-def test_it_rejects_a_mistake(text: str) -> None:
+def test_clang_rejects_a_wrong_address_space(text: str) -> None:
     assert complaints(MetalSource(text, "f"))

@@ -1,4 +1,4 @@
-"""The chooser, what declines, and the twins in their own right."""
+"""Which kernels are chosen, which calls they decline, and the twins alone."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_kernel_wins_where_it_is_clearly_quicker(kernel_s: float, wins: bool) 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("head_dim", [64, 80])
 def test_the_twins_serve_every_call(bits: int, head_dim: int) -> None:
-    """With no kernel: 12 rows, more than a kernel takes, against float64."""
+    """Without kernels: 12 rows, more than a kernel takes, against float64."""
     case = AttendCase(head_dim, bits, mx.float16, n_rows=12)  # type: ignore[arg-type]
     q, ring, rows, layout, step = attend_inputs(case, 100)
     ring = mx.where(mx.isnan(ring), 0, ring) if bits == 16 else ring
@@ -162,7 +162,7 @@ def test_the_twins_serve_every_call(bits: int, head_dim: int) -> None:
 
 
 def test_packed_rows_have_the_documented_layout() -> None:
-    """Codes 0..15 of values 0..15 twice, scale 1, bias 0, spelled out."""
+    """Codes 0..15 of values 0..15 twice, scale 1, bias 0, written out."""
     k = mx.array([float(i % 16) for i in range(64)]).reshape(1, 1, 1, 64)
     rows = Kernels().pack_rows(k, k + 1, RingLayout(64, 4, mx.float32))
     one, zero = 0x3C00, 0x0000

@@ -26,7 +26,7 @@ from tests.metal.conftest import FULL  # noqa: E402
 from tests.metal.simulator import compiler  # noqa: E402
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
-SHORT = WindowPolicy(window=64, sink=0, block=16, limit=4096)  # what a layer with a sliding window of 24 keeps
+SHORT = WindowPolicy(window=64, sink=0, block=16, limit=4096)  # what a layer with a sliding window of 24 stores
 
 ATTEND = [
     AttendCase(64, 16, F16, group=4),

@@ -1,5 +1,5 @@
-"""The simulator on kernels that are known to be right on Metal: those of mlx-lm and MLX's own attention, read from the
-installed packages. It must compute what NumPy does, and none of its stricter rules may fire.
+"""The simulator on kernels that are known to be correct on Metal: those of mlx-lm and the attention of MLX, read from
+the installed packages. It must agree with NumPy, and none of its stricter rules may fire.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rms(x: Any, eps: float) -> Any:
     return x * mx.rsqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 
 
-def test_mlx_lm_qk_norm(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_qk_norm_of_mlx_lm_is_computed(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     module = simulated(simulator, monkeypatch, "qk_norm")
     qkvg = normal(3, 2 * (4 + 2) * 48)
     q, k = module.qk_norm(qkvg, n_heads=4, n_kv_heads=2, head_dim=48, eps=1e-5, query_scale=0.25)
@@ -68,7 +68,7 @@ def test_mlx_lm_qk_norm(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -
     assert_close(k, rms(heads[:, 4:], 1e-5))
 
 
-def test_mlx_lm_expert_routing(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expert_routing_of_mlx_lm_is_computed(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     module = simulated(simulator, monkeypatch, "expert_routing")
     logits, bias = normal(5, 40), normal(40) * 0.1
     chosen, weights = module.expert_routing(logits, bias, top_k=4, multiplier=1.5, score_eps=1e-6, route_scale=2.0)
@@ -79,7 +79,7 @@ def test_mlx_lm_expert_routing(simulator: Simulator, monkeypatch: pytest.MonkeyP
     assert_close(weights, picked / (picked.sum(axis=-1, keepdims=True) + 1e-6) * 2.0)
 
 
-def test_mlx_lm_norm_add_norm(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_norm_add_norm_of_mlx_lm_is_computed(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Barriers, a two-dimensional threadgroup array, and sums across SIMD groups."""
     from mlx import nn
 
@@ -105,7 +105,7 @@ def sdpa_program(dtype: str, *, causal: bool, sinks: bool) -> str:
 
 @pytest.mark.skipif(not SDPA.is_file(), reason="this wheel has no kernel headers")
 @pytest.mark.parametrize("causal", [False, True], ids=["one-row", "causal"])
-def test_mlx_attention(simulator: Simulator, causal: bool) -> None:
+def test_the_attention_of_mlx_is_computed(simulator: Simulator, causal: bool) -> None:
     """1024 threads in 32 SIMD groups, learned sinks, exchange through threadgroup memory."""
     n_heads, n_kv_heads, n_keys, n_rows = 4, 2, 75, 3 if causal else 1
     q, k, v, sinks = (

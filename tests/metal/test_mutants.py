@@ -1,4 +1,4 @@
-"""The checks can fail: every mistake of mutants.py is caught, by the check that is named for it."""
+"""Every seeded mistake of mutants.py is caught by the check named for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISTYPED = [m for m in MUTANTS if m.caught_by == "clang"]
 
 @pytest.fixture(scope="module")
 def broken(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Simulator]:
-    """A simulator per mistake, all of them already compiling."""
+    """One simulator per mistake, all compiling in the background."""
     simulators = {}
     for mutant in SEEDED:
         simulators[mutant.what] = one = simulator.with_texts(mutant.texts())

@@ -1,4 +1,4 @@
-"""On demand: the kernels under ThreadSanitizer, which also sees device memory and threadgroups that race each other."""
+"""On demand: the kernels under ThreadSanitizer, which also finds races between threadgroups in device memory."""
 
 from __future__ import annotations
 

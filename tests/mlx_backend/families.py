@@ -1,4 +1,4 @@
-"""Tiny random models of every mlx-lm family that the adapter is promised to serve."""
+"""Tiny random models of every mlx-lm family that the adapter supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early exit over stock mlx-lm models: front and back are the whole, and verify rows are plain rows."""
+"""Early exit with stock mlx-lm models: early plus late layers equal the model, and verified rows equal plain rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.mlx_backend.families import FAMILIES, N_LAYERS, N_VOCAB, RECURRENT, b
 POLICY = WindowPolicy(window=32, sink=4, block=8, limit=4096)
 EXITS = range(1, N_LAYERS)
 TOKENS = np.random.default_rng(0).integers(0, N_VOCAB, 68).tolist()
-TOLERANCE = 2e-4  # float32, relative to the largest logit; slots are read in another order than positions
+TOLERANCE = 2e-4  # float32, relative to the largest logit; slots are not read in the order of positions
 
 
 @cache
@@ -62,7 +62,7 @@ def test_window_equals_stock_model_before_it_evicts(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("exit_layer", EXITS)
-def test_front_and_back_are_the_whole(family: str, exit_layer: int) -> None:
+def test_early_and_late_layers_make_the_whole_model(family: str, exit_layer: int) -> None:
     model = model_of(family)
     if reason := refusal(model, exit_layer):
         assert family == "gemma4-shared-kv" and "share K/V" in reason
@@ -78,7 +78,7 @@ def test_front_and_back_are_the_whole(family: str, exit_layer: int) -> None:
 @pytest.mark.parametrize("exit_layer", EXITS)
 def test_verify_rows_are_plain_rows_past_the_wrap(family: str, exit_layer: int) -> None:
     if refusal(model_of(family), exit_layer):
-        pytest.skip("refused: test_front_and_back_are_the_whole shows why")
+        pytest.skip("refused: test_early_and_late_layers_make_the_whole_model shows why")
     want = plain_rows(family)
     ring = new_cache(family, exit_layer)
     assert close(prefill(ring, TOKENS[:9]).numpy(), want[0])

@@ -1,4 +1,4 @@
-"""What a person reads when MLX or Metal gives up, and what MLX is never asked to do."""
+"""The errors shown when MLX or Metal fails, and requests that are refused before MLX."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_metal_out_of_memory_says_what_to_lower() -> None:
     assert "--context" in error.hint
 
 
-def test_other_errors_keep_their_first_line() -> None:
+def test_other_errors_are_cut_to_their_first_line() -> None:
     assert str(engine_error(ValueError("shapes differ\nand more"))) == "MLX: shapes differ"
 
 
@@ -52,7 +52,7 @@ def test_a_plan_over_its_budget_is_never_loaded(tmp_path: object) -> None:
         BACKEND.load(over, tmp_path)  # type: ignore[arg-type]
 
 
-def test_misuse_is_refused_and_leaves_the_cache_usable(ring: MlxCache) -> None:
+def test_misuse_is_refused_and_the_cache_stays_usable(ring: MlxCache) -> None:
     row = prefill(ring, [1, 2, 3, 4, 5]).numpy()
     step = ring.begin(2)
     with pytest.raises(EngineError, match="round is open"):

@@ -1,4 +1,4 @@
-"""Joined projections give what the separate ones gave."""
+"""Joined projections give the results of separate ones."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_joined_equals_separate(family: str, bits: int) -> None:
     assert np.allclose(np.array(model(TOKENS)), before, rtol=0, atol=1e-5 * np.abs(before).max())
 
 
-def test_what_cannot_be_joined_is_left_alone() -> None:
-    model = build(FAMILIES["phi3"])  # its projections are joined in the file
+def test_projections_that_cannot_be_joined_are_left_alone() -> None:
+    model = build(FAMILIES["phi3"])  # its projections are already joined in the file
     assert join_projections(list(find_inner(model)[2]["layers"])) == 0
 
 
@@ -38,5 +38,5 @@ def test_mixed_quantization_is_left_alone() -> None:
     model = build(FAMILIES["llama"])
     nn.quantize(model, group_size=32, bits=4, class_predicate=lambda name, _: name.endswith("q_proj"))
     before = np.array(model(TOKENS))
-    assert join_projections(list(find_inner(model)[2]["layers"])) == N_LAYERS  # gate and up only
+    assert join_projections(list(find_inner(model)[2]["layers"])) == N_LAYERS  # only gate and up are joined
     assert np.allclose(np.array(model(TOKENS)), before, rtol=0, atol=1e-5 * np.abs(before).max())

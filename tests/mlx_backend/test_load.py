@@ -1,4 +1,4 @@
-"""GGUF files and mlx-community style folders, loaded without a detour, against llama.cpp's layout and stock MLX."""
+"""GGUF files and mlx-community folders, loaded directly, against the layout of llama.cpp and stock MLX."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_folder(folder: Path, bits: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("bits", [0, 4, 6, 8])
-def test_folder_equals_the_model_that_was_saved(tmp_path: Path, bits: int) -> None:
+def test_a_loaded_folder_equals_the_saved_model(tmp_path: Path, bits: int) -> None:
     saved = write_folder(tmp_path, bits)
     model, _ = load_folder(tmp_path)
     tokens = mx.array([[token % N_VOCAB for token in TOKENS]])
@@ -97,7 +97,7 @@ def test_held_positions_by_hand() -> None:
     assert [Step(end - 1, 1, policy, policy).used for end in (1, 2, 3, 4, 5)] == [1, 2, 5, 6, 6]
 
 
-def test_a_layer_with_its_own_window_keeps_less_and_gives_the_same() -> None:
+def test_a_sliding_layer_keeps_less_and_gives_the_same_rows() -> None:
     model = open_model(build(FAMILIES["llama-sliding"]))
     policy = WindowPolicy(window=2048, sink=64, block=256, limit=8192)
     tokens = np.random.default_rng(2).integers(0, N_VOCAB, 3000).tolist()
@@ -133,7 +133,7 @@ def test_quantized_rows_come_back_within_their_step(kv_bits: int, error: float) 
     assert ring.n_bytes == 2 * 2 * policy.slots * (64 * kv_bits // 8 + 4)
 
 
-def test_storage_is_the_whole_window_unless_the_own_window_is_smaller() -> None:
+def test_storage_covers_the_window_unless_the_sliding_window_is_smaller() -> None:
     policy = WindowPolicy(window=1024, sink=64, block=128, limit=8192)
     assert storage_of(policy, 0) is policy
     assert storage_of(policy, 4096) is policy

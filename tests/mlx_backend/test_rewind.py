@@ -1,4 +1,4 @@
-"""Going back where a layer keeps less than the window: what it has overwritten is refused, what it holds is exact."""
+"""Rewinds where a sliding layer keeps less than the window: exact while it holds the keys, refused after."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOKENS = np.random.default_rng(3).integers(0, N_VOCAB, 1800).tolist()
 
 @pytest.fixture(scope="module")
 def cache() -> MlxCache:
-    """Its sliding layers see 8 positions and keep 1024, its full ones 2048."""
+    """Its sliding layers see 8 positions and keep 1024; its full layers keep 2048."""
     return open_model(build(FAMILIES["llama-sliding"])).new_cache(POLICY)
 
 
-def test_what_is_still_held_is_exact_and_what_was_overwritten_is_refused(cache: MlxCache) -> None:
+def test_a_rewind_to_held_keys_is_exact_and_one_to_overwritten_keys_is_refused(cache: MlxCache) -> None:
     for target, held in ((1700, True), (1800 - 1024 + 8, True), (1800 - 1024 + 7, False), (100, False)):
         cache.rewind(0)
         want = prefill(cache, TOKENS[: target + 1]).numpy()
@@ -44,7 +44,7 @@ def test_what_is_still_held_is_exact_and_what_was_overwritten_is_refused(cache: 
 
 
 class Held:
-    """A model whose one cache is given."""
+    """A model with one given cache."""
 
     def __init__(self, cache: MlxCache) -> None:
         self.new_cache = lambda policy: cache
@@ -52,7 +52,7 @@ class Held:
         self.exact_rows = None
 
 
-def test_a_conversation_that_goes_far_back_is_run_again_and_exact(cache: MlxCache) -> None:
+def test_a_conversation_that_goes_back_too_far_is_run_again(cache: MlxCache) -> None:
     def answer(tokens: list[int]) -> list[int]:
         return list(decoder.stream(Prompt(tuple(tokens)), GREEDY, max_tokens=4, stop_tokens=frozenset()))
 

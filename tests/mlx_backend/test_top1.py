@@ -1,4 +1,4 @@
-"""Greedy tokens without logits: only where the head that was read off the modules is the stock head."""
+"""Greedy tokens without logits, only where the head read from the modules equals the stock head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOP1 = Kernels(frozenset({"head_top1"}))
 
 @pytest.fixture(autouse=True)
 def twin_for_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no Metal here: the twin answers in the kernel's place."""
+    """Without Metal, the twin stands in for the kernel."""
     monkeypatch.setattr(kernels_module, "head_top1_kernel", lambda x, head, launch: head_top1_twin(x, head))
 
 
@@ -44,13 +44,13 @@ def test_tokens_are_the_stock_argmax(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["granite", "cohere2", "gemma3_text"])
-def test_a_head_that_scales_its_logits_or_bends_its_norm_is_left_alone(family: str) -> None:
+def test_a_head_with_scaled_logits_or_a_changed_norm_is_left_alone(family: str) -> None:
     model = build(FAMILIES[family])
     nn.quantize(model, group_size=32, bits=4)
     assert find_head(model, Stages(model, 3), TOP1) is None
 
 
-def test_the_trial_sees_a_wrong_softcap() -> None:
+def test_the_trial_finds_a_wrong_softcap() -> None:
     model = build(FAMILIES["llama"])
     nn.quantize(model, group_size=32, bits=4)
     stages = Stages(model, 3)

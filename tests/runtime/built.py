@@ -1,4 +1,4 @@
-"""The phone runtime, compiled once for its sources and options, and kept in pytest's cache folder."""
+"""The phone runtime, compiled once per state of sources and options, and kept in pytest's cache folder."""
 
 from __future__ import annotations
 

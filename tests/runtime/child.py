@@ -1,5 +1,5 @@
-"""Work in a process of its own: the operators of an engine can be registered once in a process, and a crash of the
-library fails one test."""
+"""Runs work in a separate process: an engine's operators can be registered once per process, and a crash fails only one
+test."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SANITIZER = os.environ.get("EDGEINFER_SANITIZER", "")
 
 
 def apart(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """What `function` of a module returns in a fresh process."""
+    """The result of a module's `function`, called in a fresh process."""
     with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        if "address" in SANITIZER:  # its library must be the first one of the process; Python itself leaks
+        if "address" in SANITIZER:  # its library must be loaded first; Python itself leaks
             patch.setenv("LD_PRELOAD", f"{library_of_compiler('libasan.so')} {library_of_compiler('libstdc++.so')}")
             patch.setenv("ASAN_OPTIONS", "detect_leaks=0")
             patch.setenv("UBSAN_OPTIONS", "halt_on_error=1")

@@ -1,4 +1,4 @@
-"""mobile/runtime/decode compiled by itself, without ExecuTorch, and called by ctypes."""
+"""mobile/runtime/decode, compiled without ExecuTorch and called through ctypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C interface of mobile/runtime/edgeinfer.h, by ctypes."""
+"""The C interface of mobile/runtime/edgeinfer.h through ctypes."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Session:
         self.handle = handle
 
     def generate(self, prompt: Sequence[int], watch: Callable[[Said], bool] | None = None, **options: Any) -> Said:
-        """`watch` sees what was said after each piece, and returns whether to stop."""
+        """`watch` gets the text so far after each piece, and returns whether to stop."""
         ids = (c_int32 * len(prompt))(*prompt)
         return self._answer("generate", (ids, len(prompt)), watch, options)
 

@@ -1,4 +1,4 @@
-"""What Python says with the same bundle: the decoder of this project on its backend `executorch`."""
+"""The answers of Python with the same bundle: this project's decoder on the backend `executorch`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeinfer.window import WindowPolicy
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer to token ids."""
+    """One answer to a prompt of token ids."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -24,7 +24,7 @@ class Turn:
 
 
 def answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn], kv_type: KvType = "f32") -> list[list[int]]:
-    """One conversation, decoded plainly: its cache is reused from turn to turn. Without the tokens that end a turn."""
+    """One conversation, decoded plainly, that reuses its cache between turns. Tokens that end a turn are left out."""
     model = load_bundle(bundle, n_threads=1, kv_type=kv_type)
     decoder, stops = Decoder(model, policy), model.tokenizer.stop_tokens
     said = []
@@ -44,7 +44,7 @@ class Ask:
     max_tokens: int = 40
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
-    rewind: int | None = None  # messages that stay, before the question is asked
+    rewind: int | None = None  # number of messages to keep before the question
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Reply:
 
 
 def replies(bundle: Path, context: int, system: str, asks: Sequence[Ask]) -> list[Reply]:
-    """A chat of this project with the bundle, decoded plainly."""
+    """A Python chat with the bundle, decoded plainly."""
     request = Request(model=str(bundle), backend="executorch", context=context, sink=64, speculation="off")
     said = []
     with edgeinfer.load(request) as model:

@@ -1,4 +1,4 @@
-"""What cannot be used is refused with one line, a hint and the code of its kind; nothing breaks."""
+"""Bad input is refused with one line, a hint and an error code; nothing breaks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refused(cause: str, code: int = USAGE) -> pytest.RaisesExc[Refused]:
 
 
 @in_child
-def test_values_out_of_range(built: Runtime, tiny: Path) -> None:
+def test_values_out_of_range_are_refused(built: Runtime, tiny: Path) -> None:
     library = Library(built.library)
     for options, cause in (
         ({"context": 100}, "context must hold 256 recent tokens and the sink; received 100"),
@@ -73,7 +73,7 @@ def test_values_out_of_range(built: Runtime, tiny: Path) -> None:
 
 
 @in_child
-def test_prompts_that_cannot_be_used(built: Runtime, tiny: Path) -> None:
+def test_invalid_prompts_are_refused(built: Runtime, tiny: Path) -> None:
     library = Library(built.library)
     model = library.open(tiny, context=CONTEXT, sink=64, n_sessions=2)
     session = model.session()
@@ -98,7 +98,7 @@ def test_prompts_that_cannot_be_used(built: Runtime, tiny: Path) -> None:
 
 
 @in_child
-def test_structs_of_another_version_and_null(built: Runtime, tiny: Path) -> None:
+def test_structs_of_another_version_and_null_are_refused(built: Runtime, tiny: Path) -> None:
     library = Library(built.library)
     error, handle = Error(), c_void_p()
     wrong = Options(ctypes.sizeof(Options) - 8, 1)
@@ -120,7 +120,7 @@ def test_structs_of_another_version_and_null(built: Runtime, tiny: Path) -> None
 
 
 @in_child
-def test_broken_bundles(built: Runtime, tiny: Path, tmp_path: Path) -> None:
+def test_broken_bundles_are_refused(built: Runtime, tiny: Path, tmp_path: Path) -> None:
     library = Library(built.library)
 
     def changed(name: str) -> Path:
@@ -156,7 +156,7 @@ def test_broken_bundles(built: Runtime, tiny: Path, tmp_path: Path) -> None:
 
 @in_child
 def test_a_bundle_that_is_replaced_while_it_is_open(built: Runtime, tiny: Path, tmp_path: Path) -> None:
-    """The open file stays; the next opening sees the new one."""
+    """The open file stays in use; the next opening reads the new one."""
     mine = Path(shutil.copytree(tiny, tmp_path / "mine"))
     library = Library(built.library)
     session = library.open(mine, context=CONTEXT).session()
@@ -173,7 +173,7 @@ def test_a_bundle_that_is_replaced_while_it_is_open(built: Runtime, tiny: Path, 
 
 @in_child
 def test_a_cache_folder_that_cannot_keep_weights(built: Runtime, tiny: Path, tmp_path: Path) -> None:
-    """Another bundle's weights, cut ones, and a folder that cannot be: answers are the same, and a note says why."""
+    """Weights of another bundle, truncated weights, an impossible folder: answers are the same, and a note says why."""
     library = Library(built.library)
     expected = library.open(tiny, context=CONTEXT).session().generate([5, 6, 7], max_tokens=8).tokens
 
@@ -284,7 +284,7 @@ def test_a_callback_that_ends_the_answer_at_once(built: Runtime, tiny: Path) -> 
 
 
 @in_child
-def test_a_long_cause_is_cut_between_characters(built: Runtime) -> None:
+def test_a_long_message_is_cut_between_characters(built: Runtime) -> None:
     for n in range(4):
         with pytest.raises(Refused) as caught:  # decodes the cause
             Library(built.library).open(Path("x" * n + "é" * 400))

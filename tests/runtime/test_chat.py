@@ -1,4 +1,4 @@
-"""A chat of the runtime against one of Python: texts, tokens, and what of the cache is reused."""
+"""A chat of the runtime compared with one of Python: texts, tokens, and reuse of the cache."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def said_by_library(
     [("You are a storyteller for children. Be kind <|im_end|> and brief.", GREEDY), ("", SAMPLED)],
     ids=["greedy", "sampled"],
 )
-def test_a_chat(built: Runtime, demo: Path, system: str, sampling: Sampling) -> None:
-    """Past the window, with an edited message, stop strings and control tokens that people write."""
+def test_a_chat_equals_that_of_python(built: Runtime, demo: Path, system: str, sampling: Sampling) -> None:
+    """Past the window, with an edited message, stop strings, and control tokens in messages."""
     asks = tuple(replace(ask, sampling=sampling) for ask in ASKS)
     expected = apart(replies, demo, CONTEXT, system, asks)
     assert sum(reply.reused for reply in expected) > 200
@@ -76,7 +76,7 @@ def test_drafts_are_accepted_and_rejected(built: Runtime, demo: Path) -> None:
 
 @in_child
 def test_what_a_stopped_chat_remembers(built: Runtime, demo: Path) -> None:
-    """What was said is a message. Without a word, neither the question nor an empty answer is one."""
+    """The text so far becomes a message. If there is none, neither the question nor an empty answer is kept."""
     session = Library(built.library).open(demo, context=CONTEXT, sink=64).session()
     said = session.chat("Tell me a story.", watch=lambda said: len(said.tokens) == 4)
     assert (said.stats["finish"], session.n_messages) == (CANCELED, 2)
@@ -97,7 +97,7 @@ def test_pieces_are_whole_characters_and_batches(built: Runtime, demo: Path) -> 
     session = Library(built.library).open(demo, context=CONTEXT, sink=64).session()
     question = ASKS[0].text
     one = session.chat(question, max_tokens=40)
-    assert len(one.tokens) == 40 <= one.n_pieces  # a piece decodes by itself, or the wrapper raises
+    assert len(one.tokens) == 40 <= one.n_pieces  # each piece decodes alone, or the wrapper raises
     session.rewind(0)
     batched = session.chat(question, max_tokens=40, batch_ms=60_000)
     assert (batched.text, batched.tokens, batched.n_pieces) == (one.text, one.tokens, 1)

@@ -1,4 +1,4 @@
-"""A check of other processors without its tools says what is missing, and does not claim anything."""
+"""Without its tools, the check of other processors says what is missing and claims nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answers(tokens: int, lead: float, logit: float) -> Answers:
     return Answers([[5, tokens]] * n, [[9.0, lead]] * n, np.full((n, 4), logit, np.float32), 16)
 
 
-def test_answers_may_part_only_where_two_tokens_are_close() -> None:
+def test_answers_may_differ_only_where_two_tokens_are_close() -> None:
     expected = answers(6, 0.3, 1.0)
     assert "10 of 10 answers" in _compared(answers(6, 0.3, 1.2), expected)
     assert "0 of 10 answers" in _compared(answers(7, 0.3, 1.2), expected)

@@ -1,4 +1,4 @@
-"""Two hundred bundles that are not what their manifests say: refused by Python and by the phone, with one cause."""
+"""Two hundred bundles that differ from their manifests are refused by Python and by the phone, with the same cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = (PROGRAM, TOKENIZER, TEMPLATE)
 
 
 def cause_here(folder: Path) -> tuple[str, str]:
-    """What Python says, without the value that it received; "" and "" for a whole bundle."""
+    """The error and hint of Python without the received value; "" and "" for a valid bundle."""
     try:
         check_files(check_bundle(folder))
     except ArtifactError as error:
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "b")
 
 
-def test_a_whole_bundle_is_taken_by_both(folder: Path) -> None:
+def test_a_valid_bundle_is_accepted_by_both(folder: Path) -> None:
     assert cause_here(folder) == cause_on_phone(folder) == ("", "")
 
 
@@ -101,7 +101,9 @@ MUTATIONS = (cut, flip, append, remove, swap, link, become_a_folder, add_a_stran
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
-def test_bundles_whose_files_were_changed(tmp_path: Path, mutate: Callable[[Path, random.Random], None]) -> None:
+def test_bundles_with_changed_files_are_refused_alike(
+    tmp_path: Path, mutate: Callable[[Path, random.Random], None]
+) -> None:
     rng = random.Random(mutate.__name__)
     for index in range(25):
         (tmp_path / str(index)).mkdir()
@@ -113,8 +115,8 @@ def test_bundles_whose_files_were_changed(tmp_path: Path, mutate: Callable[[Path
 @pytest.mark.parametrize(
     "value", [..., None, True, -1, 0, 1.5, 1 << 31, 1 << 70, "x", "", [], [None], [-1], {}, {"x": 1}], ids=str
 )
-def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, value: object) -> None:
-    """Every value in turn, with the digest made anew: one cause, and never a crash."""
+def test_manifests_with_a_changed_value_are_judged_alike(folder: Path, value: object) -> None:
+    """Each value is changed in turn, with a matching digest. Both give the same cause, and neither crashes."""
     fields = fields_of(folder)
     n_refused = 0
     for keys in keys_of(fields):
@@ -139,7 +141,9 @@ def test_manifests_with_another_value_are_taken_or_refused_alike(folder: Path, v
         (lambda f: f["chat"]["thinking"].update(stripped=["robot"]), "`stripped` names 'robot', which is no role"),
     ],
 )
-def test_manifests_of_another_policy_or_schema(folder: Path, change: Callable[[Fields], None], cause: str) -> None:
+def test_manifests_of_another_policy_or_schema_are_refused_alike(
+    folder: Path, change: Callable[[Fields], None], cause: str
+) -> None:
     fields = fields_of(folder)
     change(fields)
     write_fields(folder, fields)
@@ -173,26 +177,26 @@ def test_a_newer_schema_says_to_update(folder: Path) -> None:
         "[" * 90,
     ],
 )
-def test_what_is_no_json_object(folder: Path, text: str) -> None:
+def test_a_manifest_that_is_no_json_object_is_refused_alike(folder: Path, text: str) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     assert refused_by_both(folder) == f"{folder / MANIFEST} is not JSON, or no object"
 
 
-def test_a_manifest_that_is_too_long_or_not_utf_8(folder: Path) -> None:
+def test_a_manifest_that_is_too_long_or_not_utf_8_is_refused_alike(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(b" " * ((1 << 20) + 1))
     assert "has more than 1048576 bytes" in refused_by_both(folder)
     (folder / MANIFEST).write_bytes(b"\xff\xfe{}")
     assert "is not JSON" in refused_by_both(folder)
 
 
-def test_a_folder_that_is_a_file_or_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_or_a_file_is_refused_alike(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(b"PK")
     assert "is a file; a bundle is a folder" in refused_by_both(tmp_path / "b.zip")
     assert "cannot be read: No such file or directory" in refused_by_both(tmp_path / "none")
 
 
-def test_the_digest_of_large_files(folder: Path) -> None:
-    """Around the block size of SHA-256 and of the reader."""
+def test_digests_of_large_files_are_correct(folder: Path) -> None:
+    """Sizes around the block sizes of SHA-256 and of the reader."""
     rng = random.Random(1)
     fields = fields_of(folder)
     for n_bytes in (0, 1, 55, 56, 63, 64, 65, 1 << 20, (1 << 20) + 1):

@@ -68,7 +68,9 @@ def expected(bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list
 
 @pytest.mark.parametrize("drafting", [NEVER, LOOKUP, AUTO], ids=["plain", "lookup", "auto"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_every_prompt(built: Runtime, demo: Path, sampling: Sampling, drafting: int) -> None:
+def test_every_prompt_has_the_answer_of_plain_decoding(
+    built: Runtime, demo: Path, sampling: Sampling, drafting: int
+) -> None:
     prompts = read_prompts()
     assert len(prompts) == 90
     said, n_accepted = apart(by_library, built.library, demo, prompts, sampling, drafting)

@@ -1,4 +1,4 @@
-"""The example of mobile/README.md: compiled as it stands, and run beside a bundle."""
+"""The example of mobile/README.md compiles unchanged and runs with a bundle."""
 
 from __future__ import annotations
 

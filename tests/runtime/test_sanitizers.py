@@ -1,4 +1,4 @@
-"""Another compiler, and the sanitizers: a C99 program cancels, closes and runs sessions at once."""
+"""Clang and the sanitizers: a C99 program runs, cancels and closes sessions concurrently."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_clang_compiles_it_without_a_warning(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("sanitizer", ["", "thread", "address,undefined"])
-def test_threads_of_a_c_program(tiny: Path, tmp_path: Path, sanitizer: str) -> None:
+def test_sessions_in_threads_of_a_c_program_are_clean(tiny: Path, tmp_path: Path, sanitizer: str) -> None:
     flags = (f"-fsanitize={sanitizer}", "-g", "-O1") if sanitizer else ()
     library = runtime(*flags).library
     program = tmp_path / "threads"

@@ -1,4 +1,4 @@
-"""Sessions and their threads: cancel, close, two at once, and memory that comes back."""
+"""Sessions and their threads: cancel, close, two at once, and freed memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def random_ids(n: int, seed: int) -> list[int]:
 
 
 def answered_at_length(session: Session, n_tokens: int) -> tuple[list[int], list[int]]:
-    """A prompt whose answer has `n_tokens` tokens without an end of turn among them, and that answer."""
+    """A prompt and its answer of `n_tokens` tokens, none of which ends a turn."""
     for seed in range(100):
         prompt = random_ids(40, seed)
         said = session.generate(prompt, max_tokens=n_tokens)
@@ -36,7 +36,7 @@ def answered_at_length(session: Session, n_tokens: int) -> tuple[list[int], list
 
 
 def after(n_tokens: int, action: Callable[[], object]) -> Callable[[Said], bool]:
-    """Calls `action` once, when `n_tokens` were said."""
+    """Calls `action` once, after `n_tokens` tokens."""
     done = threading.Event()
 
     def watch(said: Said) -> bool:
@@ -72,7 +72,7 @@ def test_a_callback_ends_the_answer_at_its_token(built: Runtime, tiny: Path) -> 
 
 @in_child
 def test_cancel_in_a_callback_and_in_another_thread(built: Runtime, tiny: Path) -> None:
-    """The next answer reuses the cache, and is the one that it would have been."""
+    """The next answer reuses the cache and is unchanged."""
     model = opened(built, tiny)
     session = model.session()
     prompt, whole = answered_at_length(session, 120)
@@ -142,7 +142,7 @@ def test_sessions_take_turns(built: Runtime, tiny: Path) -> None:
 
 @in_child
 def test_cancel_inside_a_prompt(built: Runtime, tiny: Path) -> None:
-    """Between two chunks: what was run of the prompt is reused."""
+    """Between two chunks. The part of the prompt that was run is reused."""
     model = opened(built, tiny)
     session = model.session()
     prompt = random_ids(1500, 3)
@@ -159,8 +159,8 @@ def test_cancel_inside_a_prompt(built: Runtime, tiny: Path) -> None:
 
 
 @in_child
-def test_two_sessions_at_once_and_two_models(built: Runtime, tiny: Path) -> None:
-    """Each says what it says alone."""
+def test_sessions_and_models_run_at_once(built: Runtime, tiny: Path) -> None:
+    """Each gives the answer that it gives alone."""
     prompts = [random_ids(200, seed) for seed in (4, 5, 6)]
     alone = [opened(built, tiny).session().generate(prompt, max_tokens=150).tokens for prompt in prompts]
     one, other = opened(built, tiny, n_sessions=2), opened(built, tiny)
@@ -197,7 +197,7 @@ def test_closing_ends_the_answer_first(built: Runtime, tiny: Path) -> None:
 
 @in_child
 def test_closing_and_freeing_in_a_callback(built: Runtime, tiny: Path) -> None:
-    """Against what the header asks for: it works once the callback has returned."""
+    """The header forbids it; it takes effect after the callback has returned."""
     model = opened(built, tiny)
     session = model.session()
     prompt, _ = answered_at_length(session, 60)
@@ -236,7 +236,7 @@ def test_a_second_answer_of_a_session_is_refused(built: Runtime, tiny: Path) -> 
 
 @pytest.mark.skipif(bool(SANITIZER), reason="a sanitizer keeps what is freed")
 @in_child
-def test_memory_is_back_after_closing(built: Runtime, tiny: Path) -> None:
+def test_closing_frees_memory(built: Runtime, tiny: Path) -> None:
     def cycle() -> None:
         model = opened(built, tiny)
         session = model.session()
@@ -249,15 +249,15 @@ def test_memory_is_back_after_closing(built: Runtime, tiny: Path) -> None:
 
 @pytest.mark.skipif(bool(SANITIZER), reason="a sanitizer keeps what is freed")
 @in_child
-def test_answers_leave_no_memory_behind(built: Runtime, tiny: Path) -> None:
+def test_answers_do_not_leak_memory(built: Runtime, tiny: Path) -> None:
     session = opened(built, tiny).session()
     assert growth(lambda: session.generate(random_ids(20, 11), max_tokens=5), 200) < 2_000_000
 
 
 @pytest.mark.skipif(bool(SANITIZER), reason="a sanitizer takes memory of its own")
 @in_child
-def test_memory_is_what_the_manifest_says(built: Runtime, demo: Path, tmp_path: Path) -> None:
-    """Within a tenth, with weights in memory and as pages of a file; and it comes back."""
+def test_memory_is_that_of_the_manifest(built: Runtime, demo: Path, tmp_path: Path) -> None:
+    """Within a tenth, with weights in memory and as pages of a file; and it is freed."""
     library = Library(built.library)
     for folder in ({}, {"cache_folder": str(tmp_path).encode()}):
         expected = library.estimate(demo, context=2048, **folder)
@@ -270,7 +270,7 @@ def test_memory_is_what_the_manifest_says(built: Runtime, demo: Path, tmp_path: 
         assert (expected.dirty_bytes < expected.total_bytes) == bool(folder)
         session.free()
         model.close()
-        assert psutil.Process().memory_info().rss - before.rss < 8_000_000  # pages of libraries, the first time
+        assert psutil.Process().memory_info().rss - before.rss < 8_000_000  # pages of libraries, which are touched once
 
 
 def growth(action: Callable[[], object], n: int) -> int:

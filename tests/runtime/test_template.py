@@ -65,7 +65,7 @@ def case(
 
 
 def with_look_alikes(tokenizer: HfTokenizer) -> Iterator[list[Message]]:
-    """Conversations whose contents spell control tokens and words of the vocabulary, whole and in parts."""
+    """Conversations that contain control tokens and words of the vocabulary, whole and in parts."""
     words = sorted({*tokenizer.control_texts, "<think>", "[i]", "<div>", "{x}", "[INST]"})
     contents = iter(list(texts(800, 3, words)))
     for index in range(100):
@@ -74,7 +74,9 @@ def with_look_alikes(tokenizer: HfTokenizer) -> Iterator[list[Message]]:
         yield [*lead, *turns[2 * (index % 3 == 0) :]]
 
 
-def test_the_tokens_of_every_conversation(case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer) -> None:
+def test_every_conversation_has_the_same_tokens(
+    case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer
+) -> None:
     template, tokenizer, chat = case
     renderer.compile(template.source)
     fresh = PromptBuilder(template, tokenizer)
@@ -89,7 +91,7 @@ def test_the_tokens_of_every_conversation(case: tuple[Template, HfTokenizer, Pho
     assert n_checked == 600
 
 
-def test_where_messages_end(case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer) -> None:
+def test_messages_end_at_the_same_bytes(case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer) -> None:
     template, _, chat = case
     renderer.compile(template.source)
     talk = [Message("user", "öne"), Message("assistant", " twö"), Message("user", "three"), Message("assistant", "x")]
@@ -107,8 +109,10 @@ def test_where_messages_end(case: tuple[Template, HfTokenizer, PhoneChat], rende
         assert text.encode()[last:].decode() == text[written.ends[-1] :]
 
 
-def test_what_was_said_keeps_its_tokens(case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer) -> None:
-    """Twenty conversations of five turns, whose answers are other tokens than their text encodes to; one is edited."""
+def test_an_answer_keeps_the_tokens_that_were_emitted(
+    case: tuple[Template, HfTokenizer, PhoneChat], renderer: Renderer
+) -> None:
+    """Twenty conversations of five turns, with answers that their text would encode differently; one is edited."""
     template, tokenizer, chat = case
     renderer.compile(template.source)
     words = sorted({*tokenizer.control_texts, "<think>", "[i]"})

@@ -1,4 +1,4 @@
-"""Reasoning, its budget, and what of it is shown: against Python, with a template that begins a trace."""
+"""Reasoning, its budget and its display, compared with Python, with a template that opens a trace."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Said:
 
 @pytest.fixture(scope="module")
 def reasoner(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, made to think first."""
+    """The demo with a template that opens a trace."""
     folder = Path(shutil.copytree(demo, tmp_path_factory.mktemp("thinking") / "bundle"))
     template = folder / TEMPLATE
     written = template.read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def by_library(library: Path, bundle: Path, how: How) -> list[Said]:
 
 
 @pytest.mark.parametrize("how", [How(budget=8), How(), How(thinking=False), How(budget=0), How(budget=29)], ids=str)
-def test_a_chat_that_reasons(built: Runtime, reasoner: Path, how: How) -> None:
+def test_a_chat_with_reasoning_equals_that_of_python(built: Runtime, reasoner: Path, how: How) -> None:
     expected = apart(by_python, reasoner, how)
     assert any(said.thinking for said in expected) == (how.thinking and how.budget != 0)
     assert apart(by_library, built.library, reasoner, how) == expected

@@ -1,4 +1,4 @@
-"""The phone's tokenizer gives the tokens of the `tokenizers` library."""
+"""The tokenizer of the phone gives the tokens of the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def byte_level(folder: Path, *steps: Any, whole_words: bool = False) -> Path:
 
 
 def qwen2_folder(folder: Path) -> Path:
-    """As Qwen's repositories have it: with a normalizer."""
+    """As in Qwen's repositories, with a normalizer."""
     by_pattern("qwen2")(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     fields = json.loads(tokenizer.to_str())
@@ -123,7 +123,9 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder / "tokenizer.json", HfTokenizer(folder)
 
 
-def test_it_gives_the_tokens_of_the_library(kind: tuple[Path, HfTokenizer], request: pytest.FixtureRequest) -> None:
+def test_every_text_has_the_tokens_of_the_library(
+    kind: tuple[Path, HfTokenizer], request: pytest.FixtureRequest
+) -> None:
     path, theirs = kind
     ours = PhoneTokenizer(path)
     controls = sorted({*CONTROLS, *theirs.control_texts, "<think>", "<|im_"})
@@ -134,7 +136,7 @@ def test_it_gives_the_tokens_of_the_library(kind: tuple[Path, HfTokenizer], requ
         assert ours.encode(text, special=special) == theirs.encode(text, special=special), ascii(text)
 
 
-def test_it_gives_the_bytes_of_every_token(kind: tuple[Path, HfTokenizer]) -> None:
+def test_every_token_has_the_bytes_of_the_library(kind: tuple[Path, HfTokenizer]) -> None:
     path, theirs = kind
     ours = PhoneTokenizer(path)
     for token in (*range(theirs.n_vocab), theirs.n_vocab, 1 << 30, -1):
@@ -142,15 +144,17 @@ def test_it_gives_the_bytes_of_every_token(kind: tuple[Path, HfTokenizer]) -> No
         assert ours.piece(token) == expected, token
 
 
-def test_long_words_and_long_texts(kind: tuple[Path, HfTokenizer]) -> None:
+def test_long_words_and_texts_have_the_tokens_of_the_library(kind: tuple[Path, HfTokenizer]) -> None:
     path, theirs = kind
     ours = PhoneTokenizer(path)
     for text in ("a" * 20_000, "ab " * 20_000, " " * 20_000, "\n" * 5_000 + "x", "é" * 9_000, "<|im_end|>" * 3_000, ""):
         assert ours.encode(text, special=False) == theirs.encode(text, special=False)
 
 
-def test_every_character_alone_and_between_letters(kind: tuple[Path, HfTokenizer]) -> None:
-    """All of Unicode, 64 characters at a time: what a class of the table has wrong shows in the cuts."""
+def test_every_character_has_the_tokens_of_the_library_alone_and_between_letters(
+    kind: tuple[Path, HfTokenizer],
+) -> None:
+    """All of Unicode, 64 characters at a time: a wrong class in the table changes where words are split."""
     path, theirs = kind
     ours = PhoneTokenizer(path)
     for start in range(0, 0x30000, 64):
@@ -167,7 +171,7 @@ def small() -> dict[str, Any]:
     return {"added_tokens": [added], "normalizer": None, "pre_tokenizer": None, "model": model}
 
 
-def test_a_small_one_by_hand(tmp_path: Path) -> None:
+def test_a_small_tokenizer_by_hand(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(small()))
     tokenizer = PhoneTokenizer(tmp_path / "t.json")
     assert tokenizer.encode("abba<|end|>", special=True) == [2, 1, 0, 3]
@@ -245,7 +249,7 @@ def test_an_export_refuses_what_the_phone_would_refuse(
         PhoneTokenizer(tmp_path / "t.json")
 
 
-def test_a_file_that_is_no_json(tmp_path: Path) -> None:
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     with pytest.raises(Refused, match="cannot be read: No such file"):
         PhoneTokenizer(path)

@@ -26,7 +26,7 @@ def random_ids(n: int, seed: int) -> tuple[int, ...]:
 
 
 def conversation(sampling: Sampling) -> list[Turn]:
-    """Past the wrap, an edited end, the same again, and another beginning."""
+    """Past the wrap, with an edited end, the same prompt again, and another beginning."""
     first = random_ids(420, 1)
     return [
         Turn(first, 120, sampling),
@@ -59,7 +59,9 @@ def said_by_library(library: Path, bundle: Path, turns: list[Turn], drafting: in
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
-def test_a_conversation_past_the_window(built: Runtime, tiny: Path, sampling: Sampling) -> None:
+def test_a_conversation_past_the_window_has_the_tokens_of_python(
+    built: Runtime, tiny: Path, sampling: Sampling
+) -> None:
     turns = conversation(sampling)
     expected = apart(answers, tiny, POLICY, turns)
     assert len(POLICY.evicted(len(turns[0].prompt))) > POLICY.block
@@ -90,8 +92,8 @@ def test_keys_and_values_are_kept_as_the_manifest_says(
         assert apart(said_by_library, built.library, bundle, turns, drafting) == expected
 
 
-def test_past_the_limit(built: Runtime, tiny: Path) -> None:
-    """An answer that begins below the 2,048 positions of the model and goes on beyond, re-anchored."""
+def test_an_answer_past_the_limit_has_the_tokens_of_python(built: Runtime, tiny: Path) -> None:
+    """An answer that begins below the model's limit of 2,048 positions and continues past it, re-anchored."""
     turns = [Turn(random_ids(2035, seed), 60) for seed in range(4)]
     expected = apart(answers, tiny, POLICY, turns)
     assert max(map(len, expected)) > 20

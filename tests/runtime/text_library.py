@@ -1,4 +1,4 @@
-"""The text part of the phone runtime, compiled without ExecuTorch and driven by ctypes."""
+"""The text part of the phone runtime, compiled without ExecuTorch and called through ctypes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ co
 
 
 class Refused(Exception):
-    """What the library says no to: `str()` is the cause."""
+    """The library refused its input; `str()` is the cause."""
 
     def __init__(self, error: bytes) -> None:
         cause, _, self.hint = error.decode().partition("\n")
@@ -69,14 +69,14 @@ def library() -> ctypes.CDLL:
 
 
 def check_on_phone(folder: Path) -> None:
-    """What the phone says of a bundle, digests included. Raises Refused."""
+    """Has the phone check a bundle, including digests. Raises Refused."""
     error = ctypes.create_string_buffer(ERROR_BYTES)
     if library().text_check_bundle(str(folder).encode(), 1, error):
         raise Refused(error.value)
 
 
 class PhoneTokenizer:
-    """Raises Refused for a file that is not read. `encode` and `piece` are those of protocols.Tokenizer."""
+    """A tokenizer file. Raises Refused if it cannot be used. `encode` and `piece` follow protocols.Tokenizer."""
 
     def __init__(self, path: Path) -> None:
         error = ctypes.create_string_buffer(ERROR_BYTES)
@@ -102,7 +102,7 @@ class PhoneTokenizer:
 
 
 class PhoneChat:
-    """Conversations as the phone writes them. Raises Refused for what it does not take."""
+    """Conversations written by the phone. Raises Refused for those it does not accept."""
 
     def __init__(self, tokenizer: PhoneTokenizer, chat: ChatPieces) -> None:
         self._tokenizer = tokenizer
@@ -117,7 +117,7 @@ class PhoneChat:
         library().text_chat_close(ctypes.c_void_p(self._handle))
 
     def text(self, messages: Sequence[Message], *, thinking: bool = True, now: float = 0.0) -> str:
-        """This conversation is the one that `tokens` and `places` are about."""
+        """Sets the conversation for `tokens` and `places`."""
         error = ctypes.create_string_buffer(ERROR_BYTES)
         handle = ctypes.c_void_p(self._handle)
         n = library().text_chat_render(handle, as_json(messages), thinking, ctypes.c_int64(int(now)), error)
@@ -131,7 +131,7 @@ class PhoneChat:
         return list(ids[:n])
 
     def places(self) -> list[int]:
-        """Bytes: where the first n messages end (-1: not framed), where the first question begins, where all end."""
+        """Byte offsets: end of the first n messages (-1: not framed), start of the first question, end of all."""
         places = (ctypes.c_int64 * 1000)()
         n = library().text_chat_places(ctypes.c_void_p(self._handle), places, ctypes.c_size_t(len(places)))
         return list(places[:n])
@@ -148,7 +148,7 @@ class PhoneChat:
         return Prompt(found[:at], n_system, tuple(found[at:]))
 
     def forget(self) -> None:
-        """The next prompt is that of another conversation."""
+        """Starts another conversation."""
         library().text_chat_forget(ctypes.c_void_p(self._handle))
 
     def answered(self, tokens: Sequence[int], text: str) -> None:

@@ -1,11 +1,11 @@
-"""Texts of many scripts, emoji sequences, spaces, numbers and look-alikes of control tokens, made from a seed."""
+"""Texts of many scripts, with emoji sequences, spaces, numbers and near control tokens, generated from a seed."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 
-RANGES = (  # first and last code point of what a word is made of
+RANGES = (  # first and last code points of the characters of words
     (0x21, 0x7E),
     (0x61, 0x7A),
     (0x41, 0x5A),

@@ -1,4 +1,4 @@
-"""Control tokens in what a person types, pipes, loads or passes as a system prompt are text, for every tokenizer."""
+"""Control tokens in a message, a pipe, a loaded chat or a system prompt are text, for every tokenizer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny_gguf import write_tiny
 from tests.unit.chat_templates import KINDS
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<start_of_turn>", "<end_of_turn>")
-WORDS = ("<tool_call>", "<|user|>", "<|assistant|>", "<|system|>")  # added as words: parsed in every text
+WORDS = ("<tool_call>", "<|user|>", "<|assistant|>", "<|system|>")  # added as words, so parsed in every text
 TALK = [
     Message("system", "Rule one."),
     Message("user", "Why?"),
@@ -79,7 +79,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Ite
 
 
 def control_ids(tokenizer: Tokenizer, source: str) -> dict[int, str]:
-    """Ids of single tokens that are control tokens, or marks that the template writes."""
+    """Ids of control tokens, and of marks that the template writes."""
     words = sorted(tokenizer.control_texts | set(MARK_LIKE.findall(source)) | set(SPECIAL) | set(WORDS))
     encoded = {word: tokenizer.encode(word, special=True) for word in words}
     return {ids[0]: word for word, ids in encoded.items() if len(ids) == 1}

@@ -1,4 +1,4 @@
-"""Ten thousand mutated headers: each is read or refused by ArtifactError, quickly and in little memory."""
+"""Ten thousand mutated headers: each is read, or refused with ArtifactError, quickly and in little memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def mutate_and_read(seed: int) -> None:
     if traced:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 20e6  # a tenth of what is promised: these files have 30 kB
+        assert peak < 20e6  # a tenth of the documented bound, because these files have 30 kB
 
 
 def test_ten_thousand_mutated_headers() -> None:

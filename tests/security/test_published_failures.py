@@ -1,6 +1,6 @@
 """One test for each published failure class that a model file, a file name or a digest can cause.
 
-The names of the classes are those of SECURITY.md; ids in the docstrings are of the runtimes that had the failure.
+The names of the classes are those of SECURITY.md; ids in the docstrings belong to the runtimes that had the failure.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def test_a_digest_is_never_a_path(tmp_path: Path) -> None:
 
 
 def test_an_etag_is_never_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, by the header that names a blob of the Hugging Face cache."""
+    """The same through the header that names a blob of the Hugging Face cache."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "a" / "b"))
     with Hub({"o/r": FakeRepo({"m.gguf": g.file()})}).running() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
@@ -171,7 +171,7 @@ def test_python_in_a_repository_is_neither_fetched_nor_named(tmp_path: Path, mon
 
 
 def test_no_line_of_the_package_trusts_remote_code() -> None:
-    """CVE-2026-5817 and others: the flag is False wherever it is written, and nothing here unpickles or evaluates."""
+    """CVE-2026-5817 and others: wherever the flag is written it is False, and no module unpickles or evaluates data."""
     forbidden_calls = {"eval", "exec", "__import__"}
     forbidden_modules = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
     for path in sorted(PACKAGE.rglob("*.py")):

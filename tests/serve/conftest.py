@@ -34,7 +34,7 @@ class Reply:
 
     @property
     def events(self) -> list[Any]:
-        """The data of server-sent events, without [DONE]."""
+        """The data of the server-sent events, without [DONE]."""
         lines = [line[6:] for line in self.body.decode().splitlines() if line.startswith("data: ")]
         return [json.loads(line) for line in lines if line != "[DONE]"]
 

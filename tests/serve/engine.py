@@ -1,4 +1,4 @@
-"""A scheduler over the model without weights, driven step by step in the test's own thread."""
+"""A scheduler over a model without weights, driven step by step in the thread of the test."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Letters:
 
 @dataclass
 class Engine:
-    """The engine gives up on a conversation that begins with `poison`, once it has run `after` tokens of it."""
+    """An engine that fails on a conversation that begins with `poison`, after `after` of its tokens."""
 
     n_slots: int = 4
     poison: tuple[int, ...] = ()
     after: int = 0
     max_waiting: int | None = None
-    asked: list[list[int]] = field(default_factory=list)  # rows of each ask of each run
+    asked: list[list[int]] = field(default_factory=list)  # number of rows of each ask, per run
 
     def __post_init__(self) -> None:
         self.model = FakeModel()
@@ -76,7 +76,7 @@ class Engine:
         self.scheduler.submit([one.job for one in heard])
 
     def until_idle(self, limit: int = 10_000) -> int:
-        """Steps that it took."""
+        """Runs steps until no job is left, and returns their number."""
         for step in range(limit):
             if not self.scheduler.n_running and not self.scheduler.n_waiting:
                 return step
@@ -91,7 +91,7 @@ class Engine:
 
 @dataclass
 class Heard:
-    """A job and what it has reported."""
+    """A job and what it reported."""
 
     events: list[Event] = field(default_factory=list)
     job: Any = None

@@ -27,7 +27,7 @@ from tests.serve.conftest import Reply, Server, running
 
 N_CLIENTS = 8
 PATIENCE_S = 600  # of a client: on a busy machine a request may wait for its place as long as the server lets it
-WARM_UP = 0.3  # of the time, before memory is compared
+WARM_UP = 0.3  # share of the time before memory is compared
 MAX_GROWTH = 0.01
 EVERY_S = 60.0  # memory is noted
 TEXTS = ("Hi", "Who are you?", "Tell me a story. ", "List three colors. ")

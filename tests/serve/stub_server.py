@@ -1,4 +1,4 @@
-"""A server that answers the chat page as it was told to, and remembers what it was asked."""
+"""A server that gives the chat page scripted answers and records its requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def said(*pieces: str) -> list[str]:
 
 @dataclass
 class Script:
-    """What the next requests get. Without events: an endless answer."""
+    """The answers to the next requests. Without events, an answer never ends."""
 
     events: Sequence[str] = ()
     status: int = 200

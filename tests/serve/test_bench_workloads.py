@@ -1,4 +1,4 @@
-"""The bench's clients on the real server."""
+"""The clients of `bench serve` on the real server."""
 
 from __future__ import annotations
 

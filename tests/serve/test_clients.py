@@ -1,4 +1,4 @@
-"""The Python clients of OpenAI, Anthropic and Ollama: they read what the server sends into their own types."""
+"""The Python clients of OpenAI, Anthropic and Ollama parse what the server sends."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ COMPLAINTS = {
     "the engine is dead, and the server says that it is healthy": (
         "test_an_engine_that_hangs_is_unhealthy",
         "test_the_watchdog_sees_a_step_that_does_not_end",
-        "test_an_engine_that_gives_up_fails_one_answer_with_a_status",
+        "test_an_engine_failure_ends_one_answer_with_a_status",
     ),
     "a client that leaves is answered on, or ends the answer of another": (
         "test_a_client_that_leaves_ends_its_answer_and_no_other",
@@ -106,7 +106,7 @@ def test_tools_that_do_not_fit_are_refused(server: Server) -> None:
 
 
 def post(server: Server, body: dict[str, object]) -> socket.socket:
-    """A connection that has asked for a chat, and has read nothing."""
+    """A connection that has requested an answer and read nothing."""
     data = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}], **body}).encode()
     opened = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -131,10 +131,10 @@ def test_health_answers_while_a_long_prompt_is_read(server: Server) -> None:
         assert server.ask("/health").status == 200
         slowest = max(slowest, time.perf_counter() - began)
     asked.join()
-    assert slowest < 5  # not a speed: it does not wait for the prompt's end
+    assert slowest < 5  # no speed: only that it does not wait for the end of the prompt
 
 
-def test_a_full_server_refuses_with_a_time_and_serves_the_others(server: Server) -> None:
+def test_a_full_server_refuses_with_a_retry_time_and_serves_the_others(server: Server) -> None:
     server.until_idle()
     forever = {"max_tokens": 100_000, "logit_bias": endless(server)}
     most = server.served.scheduler.n_slots * 5
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_the_queue_or_a_prompt_frees_its_place(server: Serv
     server.until_idle()
 
 
-def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "SLOW_READER_S", 0.05)
     sent: list[Any] = []
 
@@ -201,7 +201,7 @@ def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) 
     assert held.canceled and [one.get("body") for one in sent] == [None, b"0", b"1", b"2"]
 
 
-def test_headers_that_do_not_end_are_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_headers_time_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADERS_S", 0.2)
     for head in (b"", b"GET /health HTTP/1.1\r\nHost: local"):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
@@ -221,9 +221,7 @@ def test_an_engine_that_hangs_is_unhealthy(server: Server, monkeypatch: pytest.M
     assert server.ask("/health").status == 200
 
 
-def test_an_engine_that_gives_up_fails_one_answer_with_a_status(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_failure_ends_one_answer_with_a_status(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = server.served.scheduler
     engine = scheduler._engine
     true = engine.run
@@ -249,7 +247,7 @@ def test_an_engine_that_gives_up_fails_one_answer_with_a_status(
     assert server.chat(LONG).status == 200
 
 
-def test_no_request_reaches_the_files_of_the_machine(server: Server, tmp_path: Path) -> None:
+def test_no_request_reads_a_file_of_the_machine(server: Server, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hidden")
     for name in (str(secret), f"file://{secret}", "../../etc/passwd", "https://example.com/model"):
@@ -259,7 +257,7 @@ def test_no_request_reaches_the_files_of_the_machine(server: Server, tmp_path: P
         assert server.chat(messages=[{"role": "user", "content": [part]}]).status == 400
 
 
-def test_a_page_that_is_listed_may_ask_from_a_browser() -> None:
+def test_a_listed_origin_may_send_requests() -> None:
     for server in running(Access("127.0.0.1", "a-token-of-this-test", origins=frozenset({"http://localhost:3000"}))):
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as browser:
             browser.sendall(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.serve.conftest import Server
 
-SEED = 1  # its answers end by themselves, within the tokens that the tests allow
+SEED = 1  # its answers end within the tokens that the tests allow
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ SEED = 1  # its answers end by themselves, within the tokens that the tests allo
         ("anthropic", "anth-image-input", 7),
     ],
 )
-def test_every_test_but_that_of_images_passes(
+def test_every_test_except_the_one_with_images_passes(
     server: Server, monkeypatch: pytest.MonkeyPatch, form: str, of_images: str, n_passed: int
 ) -> None:
     """The models of the catalog read no images, and say so."""

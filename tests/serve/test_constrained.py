@@ -46,7 +46,7 @@ def form(schema: Any) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0}, {"temperature": 1.2, "seed": 3}], ids=["greedy", "seeded"])
-def test_an_answer_of_a_schema_is_compact_json_of_it(server: Server, how: dict[str, object]) -> None:
+def test_an_answer_with_a_schema_is_compact_json(server: Server, how: dict[str, object]) -> None:
     choice = server.chat("Name a person.", response_format=form(PERSON), max_tokens=200, **how).json["choices"][0]
     text = choice["message"]["content"]
     value = json.loads(text)
@@ -55,7 +55,7 @@ def test_an_answer_of_a_schema_is_compact_json_of_it(server: Server, how: dict[s
     assert choice["finish_reason"] == "stop"
 
 
-def test_any_object(server: Server) -> None:
+def test_a_json_object_without_a_schema(server: Server) -> None:
     choice = server.chat("Hi", response_format={"type": "json_object"}, temperature=0, max_tokens=300).json["choices"][
         0
     ]
@@ -88,7 +88,7 @@ def test_forced_tokens_are_drafted_and_accepted(server: Server) -> None:
     [{"type": "nope"}, {"$ref": "#/nope"}, {"type": "string", "pattern": "(?=a)b"}, {"not": {}}],
     ids=["type", "reference", "look-around", "not"],
 )
-def test_a_schema_that_cannot_be_held_to_is_refused(server: Server, schema: dict[str, object]) -> None:
+def test_an_unsupported_schema_is_refused(server: Server, schema: dict[str, object]) -> None:
     reply = server.chat(response_format=form(schema))
     assert reply.status == 400 and reply.json["error"]["param"] == "response_format"
     tool = {
@@ -99,7 +99,7 @@ def test_a_schema_that_cannot_be_held_to_is_refused(server: Server, schema: dict
     assert reply.status == 400 and reply.json["error"]["param"] == "tools"
 
 
-def test_a_tool_that_must_be_called_is_called_by_its_schema(server: Server) -> None:
+def test_a_required_tool_is_called_according_to_its_schema(server: Server) -> None:
     named = {"type": "function", "function": {"name": "get_weather"}}
     for choice in ("required", named):
         tools = [WEATHER] if choice == "required" else [CLOCK, WEATHER]
@@ -111,7 +111,7 @@ def test_a_tool_that_must_be_called_is_called_by_its_schema(server: Server) -> N
         assert set(json.loads(call["function"]["arguments"])) == {"city"}
 
 
-def test_a_stream_holds_the_call_that_the_whole_answer_holds(server: Server) -> None:
+def test_a_stream_has_the_same_call_as_the_whole_answer(server: Server) -> None:
     asked: dict[str, Any] = {"tools": [WEATHER, CLOCK], "tool_choice": "required", "temperature": 0, "max_tokens": 100}
     whole = server.chat("Weather in Paris?", **asked).json["choices"][0]["message"]["tool_calls"]
     chunks = server.chat("Weather in Paris?", stream=True, **asked).events
@@ -147,21 +147,21 @@ def test_a_result_is_part_of_the_conversation(server: Server) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(server: Server, change: dict[str, object], parameter: str) -> None:
+def test_contradictory_requests_are_refused(server: Server, change: dict[str, object], parameter: str) -> None:
     reply = server.chat(**change)  # type: ignore[arg-type]
     assert reply.status == 400, reply.json
     assert reply.json["error"]["param"] in (parameter, parameter.partition(".")[0] + ".type")
 
 
 def likes(tokenizer: Tokenizer, text: str) -> Any:
-    """A row that would write `text`."""
+    """A row whose best tokens write `text`."""
     row = np.zeros(tokenizer.n_vocab, np.float32)
     row[tokenizer.encode(text, special=False)[0]] = 5.0
     return row
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["marked", "bare"])
-def test_text_is_free_until_a_call_opens_and_the_call_is_held_to_its_schema(server: Server, bare: bool) -> None:
+def test_text_is_free_until_a_call_opens_and_the_call_follows_its_schema(server: Server, bare: bool) -> None:
     tokenizer = server.served.tokenizer
     written = ToolFormat("", arguments="parameters") if bare else GENERIC
     tools = [Tool("get_weather", "", json.dumps(WEATHER["function"]["parameters"]))]  # type: ignore[index]
@@ -190,7 +190,7 @@ def test_text_is_free_until_a_call_opens_and_the_call_is_held_to_its_schema(serv
     assert constraint.masked(row) is row  # free again
 
 
-def test_an_answer_that_only_begins_like_an_object_is_no_call(server: Server) -> None:
+def test_an_incomplete_object_is_not_a_call(server: Server) -> None:
     tokenizer = server.served.tokenizer
     written = ToolFormat("", arguments="parameters")
     call = Grammars(tokenizer).json(calls_schema([Tool("f")], written), parameter="tools")
@@ -201,6 +201,6 @@ def test_an_answer_that_only_begins_like_an_object_is_no_call(server: Server) ->
         assert constraint.masked(row) is row
 
 
-def test_a_request_with_tools_that_may_answer_in_words(server: Server) -> None:
+def test_a_request_with_tools_may_be_answered_in_words(server: Server) -> None:
     reply = server.chat("Hi", tools=[WEATHER, CLOCK], temperature=0)
     assert reply.status == 200 and reply.json["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")

@@ -1,4 +1,4 @@
-"""Events on their way from the engine's thread to the reader of an answer."""
+"""The mailbox: events from the engine's thread to the reader of an answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def said(text: str, *, thinking: bool = False) -> Written:
 
 
 def read(*rounds: list[Letter], frame_s: float, monkeypatch: pytest.MonkeyPatch) -> list[list[Letter] | None]:
-    """What a reader takes after each round of letters; None where it waits for the next frame."""
+    """What the reader gets after each round of events; None while it waits for the next frame."""
     monkeypatch.setattr(mailbox, "FRAME_S", frame_s)
 
     async def taken() -> list[list[Letter] | None]:
@@ -53,7 +53,7 @@ def test_the_end_comes_at_once_with_the_text_before_it(monkeypatch: pytest.Monke
     assert read([one], [two], [end], frame_s=ENDLESS_S, monkeypatch=monkeypatch) == [[one], None, [two, end]]
 
 
-def test_texts_that_follow_each_other_are_one() -> None:
+def test_consecutive_texts_are_joined() -> None:
     letters: list[Letter] = [(0, said("a")), (0, said("b")), (0, said("c", thinking=True)), (0, said("d")), (0, ENDED)]
     parts = (Segment("ab", thinking=False), Segment("c", thinking=True), Segment("d", thinking=False))
     assert joined(letters) == [(0, Written(parts)), (0, ENDED)]

@@ -36,7 +36,7 @@ def test_a_request_has_the_same_answer_alone_and_beside_three_others(server: Ser
     assert len(set(alone)) == 4 and all(alone)
 
 
-def test_a_stream_says_what_the_whole_answer_says(server: Server) -> None:
+def test_a_stream_has_the_text_of_the_whole_answer(server: Server) -> None:
     whole = server.chat(LONG, temperature=0).json
     reply = server.chat(LONG, temperature=0, stream=True, stream_options={"include_usage": True})
     assert reply.headers["content-type"].startswith("text/event-stream")
@@ -52,7 +52,7 @@ def test_a_stream_says_what_the_whole_answer_says(server: Server) -> None:
     assert all(chunk["choices"] and "usage" not in chunk for chunk in without)
 
 
-def test_a_prompt_that_was_run_is_not_run_again(server: Server) -> None:
+def test_a_repeated_prompt_is_reused(server: Server) -> None:
     text = "A prompt of this test alone: " + LONG
     server.chat(text, temperature=0)
     again = server.chat(text, temperature=0).json
@@ -61,7 +61,7 @@ def test_a_prompt_that_was_run_is_not_run_again(server: Server) -> None:
     assert again["edgeinfer"]["exact"] is True and again["edgeinfer"]["reused"] == n_cached
 
 
-def test_a_client_that_leaves_ends_its_answer_and_no_other(server: Server) -> None:
+def test_a_client_that_leaves_ends_only_its_answer(server: Server) -> None:
     server.until_idle()
     canceled = server.served.scheduler.counts.canceled
     for stream in (True, False):
@@ -97,7 +97,7 @@ def test_a_client_that_leaves_ends_its_answer_and_no_other(server: Server) -> No
         ({"stop": ""}, "stop", "must not be empty"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_its_name(
+def test_unsupported_parameters_are_refused_by_name(
     server: Server, change: dict[str, object], parameter: str, said: str
 ) -> None:
     reply = server.chat(**change)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_what_cannot_be_used_is_refused_by_its_name(
     assert error["param"] == parameter and said in error["message"]
 
 
-def test_a_prompt_that_does_not_fit_is_refused_before_it_runs(server: Server) -> None:
+def test_a_prompt_that_is_too_long_is_refused_before_it_runs(server: Server) -> None:
     system = [{"role": "system", "content": "Be kind. " * 300}, {"role": "user", "content": "Hi"}]
     reply = server.chat(messages=system)
     assert reply.status == 400 and "--sink" in reply.json["error"]["message"]
@@ -119,7 +119,7 @@ def test_another_model_is_not_found(server: Server) -> None:
     assert "`demo`" in reply.json["error"]["message"]
 
 
-def test_several_answers_have_seeds_of_their_own(server: Server) -> None:
+def test_several_answers_to_one_request_have_different_seeds(server: Server) -> None:
     three = server.chat(LONG, n=3, temperature=1, seed=7).json["choices"]
     single = [content(server, LONG, temperature=1, seed=seed) for seed in (7, 8, 9)]
     assert [choice["message"]["content"] for choice in three] == single

@@ -1,4 +1,4 @@
-"""The chat page in a real Chromium, over a server that answers as it is told."""
+"""The chat page in a real Chromium, over a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 WORSE = ("error", "warning")
 
 
-def test_it_asks_no_other_host_and_runs_only_its_own_script() -> None:
+def test_the_page_contacts_no_other_host_and_runs_only_its_script() -> None:
     text = page_body().decode()
     assert re.findall(r"(?:https?:)?//[a-z0-9]", text, re.IGNORECASE) == []
     assert re.findall(r"\son[a-z]+=\"|\sstyle=\"|innerHTML|insertAdjacentHTML|document\.write|eval\(", text) == []
@@ -43,7 +43,7 @@ def script() -> Script:
 
 @pytest.fixture
 def page(browser: Browser, script: Script) -> Iterator[Page]:
-    """The page, opened. An error or a warning on its console is a fault, but for a server that refuses."""
+    """The open page. Errors and warnings on its console fail the test, except when the server refuses a request."""
     with stub_server(script) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -70,7 +70,7 @@ def answered(page: Page) -> None:
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
 
-def test_an_answer_with_its_figures(page: Page, script: Script) -> None:
+def test_an_answer_is_shown_with_its_figures(page: Page, script: Script) -> None:
     ask(page, "Hi")
     answered(page)
     expect(page.locator("article.assistant .body")).to_have_text("Hello, there")
@@ -116,7 +116,7 @@ def test_an_answer_streams_and_stops(page: Page, script: Script) -> None:
     assert script.asked[1]["messages"][1] == {"role": "assistant", "content": text}
 
 
-def test_edit_and_resend(page: Page, script: Script) -> None:
+def test_a_message_can_be_edited_and_sent_again(page: Page, script: Script) -> None:
     for text in ("one", "two"):
         ask(page, text)
         answered(page)
@@ -154,7 +154,7 @@ def test_settings_are_sent_and_kept(page: Page, script: Script) -> None:
     expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
 
 
-def test_a_refusal_is_shown_and_the_question_is_not_lost(page: Page, script: Script) -> None:
+def test_a_refusal_is_shown_and_the_question_is_kept(page: Page, script: Script) -> None:
     script.status, script.headers = 429, {"Retry-After": "3"}
     ask(page, "Hi")
     answered(page)
@@ -168,7 +168,7 @@ def test_a_refusal_is_shown_and_the_question_is_not_lost(page: Page, script: Scr
 
 
 @pytest.mark.parametrize("ending", ['{"error": {"message": "the engine gave up"}}', ""])
-def test_an_answer_that_breaks_off_keeps_what_was_read(page: Page, script: Script, ending: str) -> None:
+def test_an_answer_that_breaks_off_keeps_its_text(page: Page, script: Script, ending: str) -> None:
     script.events = [chunk({"content": "Half"}), *([ending] if ending else [])]
     ask(page, "Hi")
     answered(page)
@@ -177,7 +177,7 @@ def test_an_answer_that_breaks_off_keeps_what_was_read(page: Page, script: Scrip
     expect(page.get_by_role("alert")).to_have_text(wanted)
 
 
-def test_dark_and_light(page: Page) -> None:
+def test_the_page_has_dark_and_light_colors(page: Page) -> None:
     def background() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
@@ -205,7 +205,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert page.evaluate("document.activeElement.matches('button, input, select, textarea, pre, summary')")
 
 
-def test_a_token_is_asked_for(browser: Browser) -> None:
+def test_the_page_asks_for_a_token(browser: Browser) -> None:
     script = Script(said("ok"), token="secret")
     with stub_server(script) as address:
         page = browser.new_page()
@@ -220,8 +220,8 @@ def test_a_token_is_asked_for(browser: Browser) -> None:
         page.close()
 
 
-def test_over_the_real_server(browser: Browser, server: Server) -> None:
-    """The same words as for any other client, and the content policy as it is really sent."""
+def test_the_page_works_over_the_real_server(browser: Browser, server: Server) -> None:
+    """The same text as for any other client, under the content policy that the server sends."""
     expected = server.chat("Tell me a story.", temperature=0, max_tokens=24).json["choices"][0]["message"]["content"]
     page = browser.new_page()
     page.goto(server.url)

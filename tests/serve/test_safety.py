@@ -1,4 +1,4 @@
-"""Who may ask, and how much."""
+"""Access to the server, and limits of requests."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_loopback_needs_none(address: str) -> None:
+def test_loopback_needs_no_token(address: str) -> None:
     assert Access(address).token == ""
 
 
-def test_any_origin_is_not_to_be_had() -> None:
+def test_allowing_every_origin_is_refused() -> None:
     with pytest.raises(UsageError, match="named in full"):
         Access("127.0.0.1", origins=frozenset({"*"}))
 
@@ -84,7 +84,7 @@ def nested(depth: int) -> bytes:
     ],
     ids=["cut", "not utf-8", "array", "nan", "twice", "surrogate", "nested", "nested far", "array size", "size"],
 )
-def test_a_body_that_cannot_be_used_is_refused(server: Server, body: bytes, status: int, said: str) -> None:
+def test_an_invalid_body_is_refused(server: Server, body: bytes, status: int, said: str) -> None:
     reply = server.ask("/v1/chat/completions", body)
     assert reply.status == status, reply.body
     assert said in reply.json["error"]["message"]
@@ -95,7 +95,7 @@ def test_an_unknown_path_and_another_method_are_refused_in_the_envelope(server: 
     assert server.ask("/v1/chat/completions").status == 405
 
 
-def test_a_fingerprint_says_nothing_of_where_a_file_lies() -> None:
+def test_a_fingerprint_does_not_reveal_the_path_of_the_file() -> None:
     own = Artifact("gguf", "Q4_0", 1234, "", "/home/someone/models/own.gguf")
     assert fingerprint_of(own) == "own.gguf:1234"
     assert fingerprint_of(replace(own, sha256="sha256:0123456789abcdef")) == "0123456789ab"

@@ -1,4 +1,4 @@
-"""The scheduler on the model without weights: every step is taken by the test."""
+"""The scheduler on a model without weights; the test runs every step."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_beside_others_an_answer_has_the_tokens_that_it_has_alone(how: Sampling)
     for index, (one, prompt) in enumerate(zip(heard, PROMPTS, strict=True)):
         assert one.tokens == engine.alone(prompt, 40 + 10 * index, how)
         assert one.job.state == "finished"
-    assert max(map(len, engine.asked)) == 4  # they did run together
+    assert max(map(len, engine.asked)) == 4  # they ran together
 
 
-def test_an_answer_goes_through_its_states() -> None:
+def test_an_answer_passes_through_its_states() -> None:
     engine = Engine(n_slots=1)
     one, two = engine.job([1, 2, 3], 3), engine.job([4, 5, 6], 3)
     engine.submit(one, two)
@@ -62,14 +62,14 @@ def test_a_neighbor_that_stops_or_fails_changes_nothing() -> None:
     assert [one.tokens for one in heard] == [engine.alone(prompt, 50) for prompt in PROMPTS[:2]]
     assert stops.job.state == "canceled" and fails.error == "the engine gave up"
     assert not any(isinstance(event, Ended | Failed) for event in stops.events)
-    again = engine.job(PROMPTS[3], 20)  # and the slots of both are of use again
+    again = engine.job(PROMPTS[3], 20)  # and both slots are free again
     engine.submit(again, engine.job([7, 7], 5), engine.job([1], 5), engine.job([2], 5))
     engine.until_idle()
     assert again.tokens == engine.alone(PROMPTS[3], 20)
     assert engine.scheduler.counts.failed == 1 and engine.scheduler.counts.canceled == 1
 
 
-def test_cancel_while_waiting_while_prefilling_and_while_writing() -> None:
+def test_an_answer_can_be_canceled_while_waiting_prefilling_or_writing() -> None:
     engine = Engine(n_slots=1)
     engine.model.chunk_rows = 8
     engine.slots[0].decoder.cache.chunk_rows = 8
@@ -90,7 +90,7 @@ def test_cancel_while_waiting_while_prefilling_and_while_writing() -> None:
     assert first.tokens == engine.alone([1, 2], 100)[: len(first.tokens)]
 
 
-def test_jobs_are_served_in_order_and_too_many_are_refused_with_a_time() -> None:
+def test_jobs_run_in_order_and_too_many_are_refused_with_a_retry_time() -> None:
     engine = Engine(n_slots=2, max_waiting=3)
     heard = [engine.job([index], 4) for index in range(5)]
     engine.submit(*heard)
@@ -130,7 +130,7 @@ def test_a_thousand_conversations_over_four_slots_end_in_bounded_order() -> None
     assert all(abs(place - at) <= 8 for place, at in enumerate(ended))  # answers of 2 to 4 tokens in 4 slots
 
 
-def test_a_long_prompt_leaves_a_row_to_the_others_in_every_step() -> None:
+def test_beside_a_long_prompt_others_get_a_row_in_every_step() -> None:
     engine = Engine()
     writer, reader = engine.job([1, 2], 60), engine.job([5] * 60, 5)
     engine.submit(writer)
@@ -194,7 +194,7 @@ def test_known_drafts_beside_others_change_no_token(monkeypatch: pytest.MonkeyPa
     answers = [engine.alone(prompt, 40) for prompt in PROMPTS]
     for slot, answer in zip(engine.slots, answers[:2], strict=False):
         slot.decoder = Decoder(engine.model, POLICY, drafters={"lookup": Foresees(answer)})
-    monkeypatch.setattr(engine.scheduler.pace, "forward_s", lambda rows: 1.0)  # rows cost nothing
+    monkeypatch.setattr(engine.scheduler.pace, "forward_s", lambda rows: 1.0)  # rows are free
     heard = [engine.job(prompt, 40) for prompt in PROMPTS]
     engine.submit(*heard)
     engine.until_idle()
@@ -242,11 +242,11 @@ def test_an_engine_without_work_rests_on_its_own_thread(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("most", "block", "chunk"), [(256, 192, 192), (256, 64, 256), (250, 64, 192), (128, 192, 96), (7, 8, 4), (5, 7, 1)]
 )
-def test_chunks_beside_others_end_at_the_boundaries_of_blocks(most: int, block: int, chunk: int) -> None:
+def test_chunks_beside_others_end_at_block_boundaries(most: int, block: int, chunk: int) -> None:
     assert within_blocks(most, block) == chunk
 
 
-def test_a_short_prompt_goes_first_but_not_for_ever() -> None:
+def test_short_prompts_go_first_but_do_not_starve_a_long_one() -> None:
     engine = Engine(n_slots=3)
     for slot in engine.slots:
         slot.decoder.cache.chunk_rows = 1
@@ -284,7 +284,7 @@ def test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone()
     assert choose_slot(slots, continued) is slots[0]
 
 
-def test_a_broken_engine_is_said_and_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_engine_failure_requests_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(n_slots=1, poison=(23,))
 
     def cannot(length: int) -> None:
@@ -299,7 +299,7 @@ def test_a_broken_engine_is_said_and_refuses_at_once(monkeypatch: pytest.MonkeyP
     assert second.error == "every conversation of the engine has failed"
 
 
-def test_the_watchdog_sees_a_step_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_finds_a_step_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(n_slots=1)
     engine.scheduler.start()
     assert engine.scheduler.stalled == ""
@@ -323,7 +323,7 @@ def test_a_stop_string_ends_the_answer_and_is_not_in_it() -> None:
 
 
 @pytest.mark.parametrize("how", [GREEDY, SEEDED])
-def test_reasoning_that_has_had_its_tokens_is_ended_and_the_answer_follows(how: Sampling) -> None:
+def test_reasoning_past_its_budget_is_closed_and_the_answer_follows(how: Sampling) -> None:
     trace = TraceFormat("<", (">",))
     engine = Engine()
     heard = engine.job([1, 2, 3], 20, how, traces=[trace], inside=trace, think_budget=5)

@@ -1,4 +1,4 @@
-"""The prefix cache on the reference backend: what is found, compared, kept, lost and said."""
+"""The prefix cache on the reference backend: lookup, comparison, storage, loss and messages."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def answer(cache: ReferenceCache, tokens: Sequence[int]) -> list[float]:
 
 
 @pytest.mark.parametrize(("n_same", "n_restored"), [(7, 0), (15, 15), (16, 16), (20, 20), (47, 47), (60, 48), (90, 64)])
-def test_the_longest_beginning(model: ReferenceModel, said: list[str], n_same: int, n_restored: int) -> None:
+def test_the_longest_stored_prefix_is_found(
+    model: ReferenceModel, said: list[str], n_same: int, n_restored: int
+) -> None:
     store, first = in_memory(said), tokens_of(60, 2)
     ran_all = ran(model, first)
     store.keep(ran_all, first)
@@ -91,22 +93,22 @@ def test_the_longest_beginning(model: ReferenceModel, said: list[str], n_same: i
     assert store.figures.restored_tokens == n_restored and said == []
 
 
-def test_the_last_token_is_left_to_run(model: ReferenceModel, said: list[str]) -> None:
+def test_the_last_token_is_always_run(model: ReferenceModel, said: list[str]) -> None:
     store, prompt = in_memory(said), tokens_of(32)
     store.keep(ran(model, prompt), prompt)
     assert store.restore(model.new_cache(POLICY), prompt, 0) == 31
 
 
-def test_a_cache_that_holds_as_much_is_left_alone(model: ReferenceModel, said: list[str]) -> None:
+def test_a_cache_that_already_holds_the_prefix_is_left_alone(model: ReferenceModel, said: list[str]) -> None:
     store, prompt = in_memory(said), tokens_of(50)
     cache = ran(model, prompt)
     store.keep(cache, prompt)
     assert store.restore(cache, prompt, 48) == 0 and cache.length == 50
-    assert store.restore(cache, prompt, 41) == 0 and cache.length == 50  # 7 tokens are run in less time
+    assert store.restore(cache, prompt, 41) == 0 and cache.length == 50  # running 7 tokens takes less time
     assert store.restore(cache, prompt, 40) == 48 == cache.length
 
 
-def test_of_several_blocks_the_nearest_is_cut(model: ReferenceModel, said: list[str]) -> None:
+def test_of_several_blocks_the_one_with_the_longest_match_is_cut(model: ReferenceModel, said: list[str]) -> None:
     store, system = in_memory(said), tokens_of(20, 5)
     for seed, n_more in ((6, 2), (7, 9), (8, 5)):  # the second shares most with the prompt
         first = [*system, *tokens_of(9, 99)[:n_more], *tokens_of(30, seed)]
@@ -117,7 +119,7 @@ def test_of_several_blocks_the_nearest_is_cut(model: ReferenceModel, said: list[
     assert answer(cache, prompt) == answer(model.new_cache(POLICY), prompt)
 
 
-def test_a_block_that_went_is_not_cut(model: ReferenceModel, said: list[str]) -> None:
+def test_an_evicted_block_is_not_cut(model: ReferenceModel, said: list[str]) -> None:
     first, other = tokens_of(16, 2), tokens_of(16, 3)
     store = in_memory(said, block_bytes(model) + 1)
     store.keep(ran(model, first), first)
@@ -127,14 +129,14 @@ def test_a_block_that_went_is_not_cut(model: ReferenceModel, said: list[str]) ->
     assert store.restore(model.new_cache(POLICY), [*other[:12], 7, 8], 0) == 12
 
 
-def test_blocks_that_left_the_window_are_not_kept(model: ReferenceModel, said: list[str]) -> None:
+def test_blocks_outside_the_window_are_not_stored(model: ReferenceModel, said: list[str]) -> None:
     store, prompt = in_memory(said), tokens_of(120)
     store.keep(ran(model, prompt), prompt)
     assert store.figures.memory_blocks == 0
     assert store.restore(model.new_cache(POLICY), prompt, 0) == 0
 
 
-def test_a_chat_keeps_what_it_adds_to_what_is_kept(model: ReferenceModel, said: list[str]) -> None:
+def test_a_chat_stores_only_new_blocks(model: ReferenceModel, said: list[str]) -> None:
     store, prompt = in_memory(said), tokens_of(66)
     cache = ran(model, prompt[:40])
     store.keep(cache, prompt[:40])
@@ -144,7 +146,7 @@ def test_a_chat_keeps_what_it_adds_to_what_is_kept(model: ReferenceModel, said: 
     assert store.figures.memory_blocks == 4
 
 
-def test_the_tokens_are_compared_and_not_their_digest_alone() -> None:
+def test_tokens_are_compared_as_well_as_digests() -> None:
     (one,) = chain(ROOT, tokens_of(16, 1), 16)
     (other,) = chain(ROOT, tokens_of(16, 2), 16)
     forged = type(one)(other.start, other.tokens, other.parent, one.digest)
@@ -153,7 +155,7 @@ def test_the_tokens_are_compared_and_not_their_digest_alone() -> None:
     assert memory.read(one) == b"payload" and memory.read(forged) is None
 
 
-def test_a_block_is_found_only_after_its_own_beginning() -> None:
+def test_a_block_is_found_only_after_its_prefix() -> None:
     same = tokens_of(16, 3)
     after_one = list(chain(ROOT, [*tokens_of(16, 1), *same], 16))[1]
     after_other = list(chain(ROOT, [*tokens_of(16, 2), *same], 16))[1]
@@ -161,7 +163,7 @@ def test_a_block_is_found_only_after_its_own_beginning() -> None:
     assert len({after_one.digest, after_other.digest, other_model.digest, next(chain(ROOT, same, 16)).digest}) == 4
 
 
-def test_a_restart_finds_what_is_on_the_disk(model: ReferenceModel, tmp_path: Path, said: list[str]) -> None:
+def test_blocks_on_disk_are_found_after_a_restart(model: ReferenceModel, tmp_path: Path, said: list[str]) -> None:
     prompt = tokens_of(60)
     first = in_memory(said, disk=DiskBlocks(tmp_path / "p", IDENTITY, 1 << 24, said.append))
     first.keep(ran(model, prompt), prompt)
@@ -184,7 +186,7 @@ def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
+def test_every_flipped_bit_and_truncation_is_detected() -> None:
     (block,) = chain(ROOT, tokens_of(16), 16)
     data = record.encode(IDENTITY, block, b"payload of K and V")
     assert record.decode(data, IDENTITY, block) == b"payload of K and V"
@@ -197,7 +199,9 @@ def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
         record.decode(record.encode("an engine, A model", block, b"payload of K and V"), IDENTITY, block)
 
 
-def test_a_damaged_file_is_deleted_and_run_again(model: ReferenceModel, tmp_path: Path, said: list[str]) -> None:
+def test_a_damaged_file_is_deleted_and_its_tokens_run_again(
+    model: ReferenceModel, tmp_path: Path, said: list[str]
+) -> None:
     prompt = tokens_of(60)
     first = in_memory(said, disk=DiskBlocks(tmp_path, IDENTITY, 1 << 24, said.append))
     first.keep(ran(model, prompt), prompt)
@@ -229,8 +233,8 @@ def test_the_budget_of_the_disk_holds_over_restarts(tmp_path: Path, said: list[s
         disk.close()
 
 
-def test_the_order_of_use_is_kept_over_restarts(tmp_path: Path, said: list[str]) -> None:
-    """The leaf of the older chat goes first, although both were written together."""
+def test_the_order_of_use_survives_restarts(tmp_path: Path, said: list[str]) -> None:
+    """The leaf of the older chat is evicted first, although both were written together."""
     disk = DiskBlocks(tmp_path, IDENTITY, 10_000, said.append)
     chats = [list(chain(ROOT, tokens_of(32, seed), 16)) for seed in (1, 2)]
     for blocks in chats:
@@ -247,7 +251,7 @@ def test_the_order_of_use_is_kept_over_restarts(tmp_path: Path, said: list[str])
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_full_or_read_only_disk_is_said_once(
+def test_a_full_or_read_only_disk_is_reported_once(
     model: ReferenceModel, disk: DiskBlocks, said: list[str], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     store, prompt = in_memory(said, disk=disk), tokens_of(60)
@@ -264,7 +268,7 @@ def test_a_full_or_read_only_disk_is_said_once(
     assert store.figures.unwritten_blocks > 0 and store.figures.disk_blocks == 0
 
 
-def test_a_folder_that_cannot_be_made_is_said_once(model: ReferenceModel, tmp_path: Path, said: list[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_once(model: ReferenceModel, tmp_path: Path, said: list[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     store = in_memory(said, disk=DiskBlocks(tmp_path / "file" / "prefixes", IDENTITY, 1 << 20, said.append))
     prompt = tokens_of(60)
@@ -299,7 +303,7 @@ for seed in range(4):
 """
 
 
-def test_a_process_killed_while_writing_loses_that_block_only(tmp_path: Path, said: list[str]) -> None:
+def test_a_process_killed_while_writing_loses_only_that_block(tmp_path: Path, said: list[str]) -> None:
     writer = subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], check=False)
     assert writer.returncode == -signal.SIGKILL
     disk = DiskBlocks(tmp_path, "killed", 1 << 30, said.append)
@@ -310,7 +314,7 @@ def test_a_process_killed_while_writing_loses_that_block_only(tmp_path: Path, sa
     disk.close()
 
 
-def test_what_a_killed_process_left_unfinished_is_cleared(tmp_path: Path, said: list[str]) -> None:
+def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path, said: list[str]) -> None:
     old, new = tmp_path / "old.part", tmp_path / "new.part"
     for path in (old, new):
         path.write_bytes(b"half")
@@ -357,7 +361,7 @@ def test_an_engine_that_fails_to_restore_switches_the_store_off(
     assert said == ["the prefix cache is off: no"]
 
 
-def test_a_cache_that_is_too_small_says_so_once(model: ReferenceModel, said: list[str]) -> None:
+def test_a_cache_that_is_too_small_is_reported_once(model: ReferenceModel, said: list[str]) -> None:
     store = in_memory(said, 4 * block_bytes(model))
     prompts = [tokens_of(60, seed) for seed in range(3)]
     for _ in range(60):
@@ -375,7 +379,7 @@ def test_the_self_test_passes_and_leaves_the_cache_empty(model: ReferenceModel) 
     assert self_test(cache, 259) == "" and cache.length == 0
 
 
-def test_the_self_test_sees_one_flipped_bit(model: ReferenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_finds_one_flipped_bit(model: ReferenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     true = ReferenceCache.restore
     monkeypatch.setattr(
         ReferenceCache, "restore", lambda self, blocks: true(self, [flipped(blocks[0], 102), *blocks[1:]])
@@ -383,7 +387,9 @@ def test_the_self_test_sees_one_flipped_bit(model: ReferenceModel, monkeypatch: 
     assert "differ by" in self_test(model.new_cache(POLICY), 259)
 
 
-def test_opening(model: ReferenceModel, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_opens_where_it_can_and_says_why_not(
+    model: ReferenceModel, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(opening, "cache_folder", lambda: tmp_path)
     prompt = tokens_of(50)
     for restored in (0, 48):

@@ -1,4 +1,4 @@
-"""Which block goes first, against a tree that is walked."""
+"""Which block is evicted first, compared with a walk of the tree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ USES = st.lists(st.tuples(st.booleans(), PATHS, st.integers(1, 9)), max_size=60)
 
 @given(uses=USES, budget=st.integers(10, 60))
 @settings(max_examples=300, deadline=None)
-def test_only_leaves_go_and_the_budget_holds(uses: list[tuple[bool, tuple[int, ...], int]], budget: int) -> None:
+def test_only_leaves_are_evicted_and_the_budget_holds(
+    uses: list[tuple[bool, tuple[int, ...], int]], budget: int
+) -> None:
     lru, here = LeafLru(budget), dict[bytes, int]()
     for again, path, n_bytes in uses:
         chain = chain_of(path)
@@ -43,7 +45,7 @@ def test_only_leaves_go_and_the_budget_holds(uses: list[tuple[bool, tuple[int, .
         assert all(digest in lru for digest in here) and len(lru) == len(here)
 
 
-def test_what_comes_once_does_not_push_out_what_comes_again() -> None:
+def test_a_block_used_once_does_not_evict_one_used_again() -> None:
     lru = LeafLru(10)
     for chat in (b"a", b"a/1", b"a/1/2"):
         lru.add([digest for digest in (b"a", b"a/1", b"a/1/2") if digest <= chat], 1)
@@ -53,7 +55,7 @@ def test_what_comes_once_does_not_push_out_what_comes_again() -> None:
     assert all(digest in lru for digest in (b"a", b"a/1", b"a/1/2"))
 
 
-def test_a_chat_that_is_not_continued_makes_room_in_the_end() -> None:
+def test_a_chat_that_is_not_continued_is_evicted_eventually() -> None:
     lru = LeafLru(10)
     lru.add([b"old"], 3)
     lru.found([b"old"])
@@ -63,7 +65,7 @@ def test_a_chat_that_is_not_continued_makes_room_in_the_end() -> None:
     assert b"old" not in lru
 
 
-def test_one_that_is_larger_than_the_budget_changes_nothing() -> None:
+def test_a_block_larger_than_the_budget_changes_nothing() -> None:
     lru = LeafLru(10)
     lru.add([b"a"], 9)
     assert lru.add([b"b"], 11) is None

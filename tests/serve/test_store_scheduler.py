@@ -1,4 +1,4 @@
-"""The prefix cache under the scheduler: the same tokens as alone, and less to run."""
+"""The prefix cache under the scheduler: the same tokens as without it, with fewer to run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokens_of(n: int, seed: int) -> tuple[int, ...]:
 
 
 class Served:
-    """A scheduler that is driven by hand. `run` gives the tokens of each answer."""
+    """A scheduler driven by the test. `run` returns the tokens of each answer."""
 
     def __init__(self, model: ReferenceModel, n_slots: int, disk: DiskBlocks | None = None) -> None:
         self.said: list[str] = []
@@ -67,7 +67,7 @@ def alone(model: ReferenceModel, prompt: Sequence[int], n: int = 20, how: Sampli
 
 
 @pytest.mark.parametrize("how", [GREEDY, SEEDED], ids=["greedy", "seeded"])
-def test_the_same_tokens_after_a_hit(model: ReferenceModel, how: Sampling) -> None:
+def test_an_answer_after_a_hit_has_the_same_tokens(model: ReferenceModel, how: Sampling) -> None:
     served, system = Served(model, 2), tokens_of(40, 1)
     prompts = [(*system, *tokens_of(9, seed)) for seed in range(2, 7)]
     for prompt in prompts:
@@ -77,7 +77,7 @@ def test_the_same_tokens_after_a_hit(model: ReferenceModel, how: Sampling) -> No
     assert together == [alone(model, prompt, how=how) for prompt in prompts]
 
 
-def test_the_same_tokens_from_the_disk_of_another_server(model: ReferenceModel, tmp_path: Path) -> None:
+def test_an_answer_from_the_disk_of_another_server_has_the_same_tokens(model: ReferenceModel, tmp_path: Path) -> None:
     prompt = tokens_of(60, 1)
     for restored in (0, 48):
         served = Served(model, 1, DiskBlocks(tmp_path, "a test", 1 << 24, print))
@@ -86,7 +86,7 @@ def test_the_same_tokens_from_the_disk_of_another_server(model: ReferenceModel, 
         served.store.close()
 
 
-def test_a_second_turn_finds_its_answer_too(model: ReferenceModel) -> None:
+def test_a_second_turn_finds_the_first_answer_too(model: ReferenceModel) -> None:
     served, prompt = Served(model, 1), tokens_of(30, 1)
     (answer,) = served.run(prompt, n=25)
     served.run(tokens_of(30, 2))  # takes the slot
@@ -96,7 +96,7 @@ def test_a_second_turn_finds_its_answer_too(model: ReferenceModel) -> None:
 
 
 def test_a_conversation_that_was_re_anchored_leaves_no_wrong_block(model: ReferenceModel) -> None:
-    """After the limit its keys stand at other positions than its tokens."""
+    """Past the limit, its keys are at other positions than its tokens."""
     served, prompt = Served(model, 1), tokens_of(40, 1)
     (answer,) = served.run(prompt, n=100)
     assert answer == alone(model, prompt, 100)
@@ -106,8 +106,8 @@ def test_a_conversation_that_was_re_anchored_leaves_no_wrong_block(model: Refere
     assert served.store.figures.restored_tokens > 0
 
 
-def test_a_cache_whose_beginning_is_evicted_is_filled_from_the_store(model: ReferenceModel) -> None:
-    """The slot holds the tokens, but not the keys any more."""
+def test_a_cache_with_an_evicted_beginning_is_filled_from_the_store(model: ReferenceModel) -> None:
+    """The slot still holds the tokens, but no longer the keys."""
     served, prompt = Served(model, 1), tokens_of(62, 1)
     served.run(prompt, n=40)
     again = (*prompt[:60], *tokens_of(5, 9))

@@ -52,7 +52,7 @@ def text(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("temperature", [0, 0.9])
-def test_the_same_words_after_a_restart_and_less_to_run(
+def test_the_answer_after_a_restart_is_the_same_with_fewer_tokens_to_run(
     plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     questions = ["Who are you?", "What do you see?", "Tell me a story."]
@@ -78,7 +78,7 @@ def test_another_file_of_weights_finds_nothing(
             assert cached(ask(server, "Who are you?")) == 0
 
 
-def test_a_request_for_a_title_does_not_cost_the_chat_its_place(
+def test_a_request_for_a_title_does_not_evict_the_chat(
     plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat: list[dict[str, str]] = []

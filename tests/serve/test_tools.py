@@ -62,11 +62,11 @@ def test_calls_are_found_and_no_text_is_lost(
     assert read(written, text, size) == expected
 
 
-def test_a_call_that_the_prompt_has_opened() -> None:
+def test_a_call_may_be_opened_by_the_prompt() -> None:
     assert read(GENERIC, '{"name": "weather", "arguments": {}}', 3, inside=True) == [ToolCall("weather", "{}")]
 
 
-def test_a_template_without_tools_gets_a_format_of_ours() -> None:
+def test_a_template_without_tools_gets_a_default_format() -> None:
     assert format_of("{{ messages }}") == GENERIC and not GENERIC.native
     assert (QWEN.native, MISTRAL.opening, PHI.closing, LLAMA.arguments) == (
         True, "[TOOL_CALLS]", "<|/tool_call|>", "parameters",

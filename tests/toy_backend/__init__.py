@@ -11,7 +11,7 @@ __all__ = ["BACKEND"]
 
 
 class ToyBackend:
-    """See protocols.Backend. It computes with the reference."""
+    """A `protocols.Backend` that computes with the reference."""
 
     name = FACTS.name
 

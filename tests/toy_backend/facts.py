@@ -1,4 +1,4 @@
-"""What is known of the toy backend: the reference's facts under another name."""
+"""Facts of the toy backend: those of the reference under another name."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The parts of teaching on scripted models: every token and every share written out by hand."""
+"""The parts of teaching, on scripted models with every token and share written out."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_answer_follows_a_given_question() -> None:
     assert text.greedy.tolist() == [True]
 
 
-def test_every_second_part_answers_messages_of_use(tmp_path: Path) -> None:
+def test_every_second_part_answers_given_messages(tmp_path: Path) -> None:
     first = [(1, 2, WORD, END, 3, 4), (1, 2, WORD, WORD, END, 3, 4), (1, 2, 8, END, 3, 4)]
     prepared = Prepared((1.0,), TURNS, tuple(first), (first[0],), None)
     work = Work(Sizes(n_tokens=80, part_rows=2, step_rows=1), 4, {"exit": 1})
@@ -69,11 +69,11 @@ def test_every_second_part_answers_messages_of_use(tmp_path: Path) -> None:
     assert begins[0][:6] == first[0]  # part 1
     assert begins[1] == first[1]
     assert begins[2][:3] == (1, 2, WORD)  # part 2: the model wrote both sides
-    assert begins[4][:6] == first[2]  # part 3 begins where part 1 ended, and starts over
+    assert begins[4][:6] == first[2]  # part 3 begins where part 1 ended, then starts over
     assert begins[5][:6] == first[0]
 
 
-def test_no_message_of_use_is_a_prompt_that_judges() -> None:
+def test_given_messages_are_never_evaluation_prompts() -> None:
     judged = {message.content for messages in read_conversations(JUDGED_PROMPTS) for message in messages}
     messages = openings(seed=0)
     assert len(set(messages)) == len(messages) > 4000
@@ -82,7 +82,7 @@ def test_no_message_of_use_is_a_prompt_that_judges() -> None:
 
 
 class Judged:
-    """States are one-hot: the model's next token is given by `says`."""
+    """States are one-hot, and `says` gives the model's next token."""
 
     shape = SimpleNamespace(n_layers=1)
     dtype = torch.float32
@@ -125,7 +125,7 @@ def test_agreement_by_hand() -> None:
     assert found[0].n == 4
 
 
-def test_a_small_head_cannot_guess_what_is_not_in_it() -> None:
+def test_a_small_head_guesses_only_its_tokens() -> None:
     draft = drafts(SAYS)
     found = judge(Judged(SAYS), draft, DATA, torch.tensor([4, 3, 1, 2, 0, 5]), head_sizes=[1, 2, 6])
     assert [one.by_depth for one in found] == [(0.25,), (0.5,), (1.0,)]
@@ -137,7 +137,7 @@ def test_text_that_is_not_greedy_is_not_judged() -> None:
     assert (found[0].by_depth, found[0].n) == ((1.0,), 4)
 
 
-def test_tokens_are_ranked_by_what_the_assistant_wrote() -> None:
+def test_tokens_are_ranked_by_their_frequency_in_answers() -> None:
     tokens = torch.tensor([[0, 3, 3, 3, 2, 2, 1]], dtype=torch.int32)
     own = torch.tensor([[False, False, False, True, True, False, False]])  # it wrote 2 twice
     assert rank_tokens(Conversations(tokens, own, torch.tensor([True])), 5).tolist() == [2, 3, 1, 0, 4]

@@ -1,4 +1,4 @@
-"""`edgeinfer tune` whole, on a tiny model: from nothing to a file that says how often it agrees."""
+"""`edgeinfer tune` from start to finish on a tiny model: the file states how often the draft agrees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgeinfer.tune.turns import Turns  # noqa: E402
 from edgeinfer.tune.work import Pace, Sizes  # noqa: E402
 from tests.tiny_gguf import Tiny, write_tiny  # noqa: E402
 
-OFTEN = 227  # a token that the random model says often, so that turns end
+OFTEN = 227  # a token that the random model often emits, so that turns end
 TURNS = Turns((1, 100, 13), (13, 1, 101, 13), (13, 1, 100, 13), OFTEN)
 OPENINGS = tuple((1, 100, 13, word, 2, 13, 1, 101, 13) for word in (70, 71, 72))
 PREPARED = Prepared(
@@ -33,7 +33,7 @@ PACE = Pace(1.0, {"exit": 0.25, "feature": 0.25})
 
 
 class Quiet:
-    """Remembers what it was told; `stop_at` interrupts teaching as Ctrl-C would."""
+    """Records progress; `stop_at` interrupts teaching like Ctrl-C."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.said: list[Forecast] = []
@@ -58,7 +58,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def on_a_machine_where_rows_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured is given: this machine's own costs and pace are not what these tests are about."""
+    """Fixed measurements in place of this machine's costs and pace."""
     monkeypatch.setattr(job, "prepare", lambda plan, path, *, data, waiting: PREPARED)
     monkeypatch.setattr(job, "measure_pace", lambda *args, **_: replace(PACE, s_per_step=dict.fromkeys(args[2], 0.25)))
 
@@ -98,7 +98,7 @@ def test_drafts_are_taught_from_nothing(model: Path, tmp_path: Path) -> None:
 
 
 def contents(path: Path) -> tuple[dict[str, str], bytes]:
-    """Metadata and tensor data; safetensors writes the metadata in any order."""
+    """Metadata and tensor data. safetensors writes metadata in any order."""
     header = read_draft_file(path).header
     return dict(header.metadata), path.read_bytes()[min(tensor.offset for tensor in header.tensors.values()) :]
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_gives_the_same_draft(model: Path, tmp_path: Path, mo
     assert not stopped.exists()
     again = Quiet()
     (resumed,) = run(request(model, stopped), again)
-    assert again.steps[0].step > 10  # it did not begin anew
+    assert again.steps[0].step > 10  # it did not start over
     assert resumed.curve == through.curve
     assert contents(stopped) == contents(whole)
 
@@ -136,7 +136,9 @@ def test_work_is_not_continued_with_less_memory(model: Path, tmp_path: Path, mon
         run(request(model, out))
 
 
-def test_nothing_is_taught_where_nothing_is_won(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_taught_where_no_gain_is_expected(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dear = replace(PREPARED, row_costs=(1.0, 2.0, 3.0))
     monkeypatch.setattr(job, "prepare", lambda plan, path, *, data: dear)
     with pytest.raises(NoPlanError, match=r"would win nothing .* 2 rows 2\.00, 3 rows 3\.00") as refused:
@@ -145,7 +147,7 @@ def test_nothing_is_taught_where_nothing_is_won(model: Path, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_taught_is_refused(model: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_be_taught_are_refused(model: Path, tmp_path: Path) -> None:
     gemma = write_tiny(tmp_path / "gemma.gguf", Tiny("gemma3", own_window=64))
     with pytest.raises(ArtifactError, match="computes llama and qwen3, not gemma3"):
         run(request(gemma, tmp_path / "a.draft.safetensors"))

@@ -1,4 +1,4 @@
-"""Small templates, one of each kind that models ship, and a tokenizer for any of them."""
+"""Small chat templates, one of each kind that models ship, and a tokenizer that fits all of them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ KINDS = {
 
 
 class Characters:
-    """A token for each character and each control text. Control tokens have ids below 1000 and no piece."""
+    """One token per character and per control text. Control tokens have ids below 1000 and no text."""
 
     n_vocab = 1_200_000
     stop_tokens: frozenset[int] = frozenset()

@@ -1,4 +1,4 @@
-"""A model without weights: a row is a hash of what its query sees. One wrong key, and the next token is another."""
+"""A model without weights. A row is a hash of the keys that its query sees, so one wrong key changes the next token."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FakeRow:
 
 @dataclass
 class FakeModel:
-    """`exit_differs`: one row in so many of the early exit's is another than the whole model's; 0 for none."""
+    """`exit_differs`: one in this many rows of the early exit differs from the whole model's; 0: none does."""
 
     exit_differs: int = 3
     tokenizer: Any = None
@@ -41,7 +41,7 @@ class FakeModel:
     note: str = ""
     n_caches: int = 1000
     chunk_rows: int = 1000
-    fails_at: int = -1  # the engine gives up after so many asks; -1: never
+    fails_at: int = -1  # the engine fails after this many asks; -1: never
     caches: list[FakeCache] = field(default_factory=list)
 
     def new_cache(self, policy: WindowPolicy) -> FakeCache:
@@ -64,7 +64,7 @@ class FakeModel:
 
 
 class FakeCache:
-    """`tokens` are those at positions 0 and on; `log` says what the engine was asked to run."""
+    """`tokens` holds the token at each position; `log` records what the engine was asked to run."""
 
     n_bytes = 0
 

@@ -20,7 +20,7 @@ TIERS = {
 
 @dataclass(frozen=True)
 class MlxAnywhere(MlxFacts):
-    """MLX as on a Mac, also on the machine below."""
+    """The facts of MLX on a Mac, whatever machine runs the test."""
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
         return replace(MlxFacts.capabilities(self, device), unavailable="", hint="")

@@ -1,4 +1,4 @@
-"""A device and a text for controllers: costs are given, the clock is ours, and what each drafter guesses is known."""
+"""A simulated device and text for controllers: given costs, a simulated clock, and drafters with known guesses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_ROWS = 16
 
 @dataclass(frozen=True)
 class Device:
-    """Costs in plain rounds. `row` is what one more row costs, `draft` one draft by the exit."""
+    """Costs in units of one plain round: `row` for each further row, `draft` for one draft by the exit."""
 
     row: float
     draft: float
-    noise: float = 0.05  # of the logarithm
-    hiccup: int = 0  # every so many rounds one takes ten times as long; 0: never
-    unit_s: float = 0.004  # seconds of a plain round
-    head: float = 0.0  # of a draft, what the verification has to do again
+    noise: float = 0.05  # standard deviation of the logarithm
+    hiccup: int = 0  # one in this many rounds takes ten times as long; 0: none
+    unit_s: float = 0.004  # seconds per plain round
+    head: float = 0.0  # share of a draft's time that verification repeats
 
     def verify(self, rows: int) -> float:
         return 1.0 + self.row * (rows - 1)
@@ -56,7 +56,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, and for each of them how sure the exit is of its guess and whether the guess is right."""
+    """Tokens, with the exit's confidence in its guess for each, and whether that guess is right."""
 
     tokens: tuple[int, ...]
     sure: tuple[float, ...]
@@ -126,7 +126,7 @@ class Played:
 
 
 def play(text: Text, device: Device, controller: Controller, drafters: dict[str, Drafter], clock: Clock) -> Played:
-    """Decode `text` from its 80th token on as the loop would, in the device's time."""
+    """Decode `text` from its 80th token as the loop would, in simulated time."""
     rng = random.Random(7)
     context = list(text.tokens[:80])
     began, played = clock.now, Played(0.0)

@@ -1,4 +1,4 @@
-"""A backend that is added to the list appears wherever backends do, and nothing else knows backends by name."""
+"""A backend added to the list appears everywhere, and no other module names a backend."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_no_two_backends_have_one_name() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_it_is_a_choice_of_the_flag() -> None:
+def test_a_toy_backend_is_a_choice_of_the_backend_flag() -> None:
     assert parser_of("plan").parse_args(["--backend", "toy"]).backend == "toy"
     assert "reference, toy" in parser_of("plan").format_help()
 
@@ -46,7 +46,7 @@ def test_plan_names_the_toy_backend(path: Path, capsys: pytest.CaptureFixture[st
     assert ", with toy on " in capsys.readouterr().out
 
 
-def test_it_competes_with_the_others(path: Path) -> None:
+def test_the_plan_compares_the_toy_backend_with_the_others(path: Path) -> None:
     plan = edgeinfer.choose(Request(model=str(path), context=512, force=True))
     assert "toy" in {plan.backend, *(one.backend for one in plan.rejected)}
     assert "reference" not in {plan.backend, *(one.backend for one in plan.rejected)}  # on request only
@@ -78,7 +78,7 @@ def test_bench_speed_measures_it(path: Path, capsys: pytest.CaptureFixture[str])
     assert report["backend"] == "toy" and report["bare_decode"] is None
 
 
-def test_rm_lets_it_forget(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rm_tells_the_toy_backend_which_file_went(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = SimpleNamespace(repo="org/repo", file="m-Q8_0.gguf", path=path)
     monkeypatch.setattr(cache, "installed", lambda: [here])
     monkeypatch.setattr(cache, "remove", lambda repo, file: 0)

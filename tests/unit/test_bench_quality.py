@@ -34,7 +34,7 @@ def subject(tiny: Path) -> Request:
     return Request(model=str(tiny), backend="reference", context=512, speculation="off", force=True)
 
 
-def test_what_nothing_beats_is_on_the_frontier() -> None:
+def test_a_file_that_no_other_beats_is_on_the_frontier() -> None:
     small = replace(RESULT, tier="Q8_0", kl=0.01, memory_bytes=120, tokens_per_s=70.0)
     worse = replace(RESULT, tier="Q5_0", kl=0.02, memory_bytes=130, tokens_per_s=60.0)
     fast = replace(RESULT, tier="Q4_0", kl=0.3, memory_bytes=90, tokens_per_s=65.0)
@@ -44,7 +44,7 @@ def test_what_nothing_beats_is_on_the_frontier() -> None:
     assert on_frontier([RESULT, RESULT], "memory_bytes") == [RESULT, RESULT]
 
 
-def test_each_row_is_the_distribution_of_the_token_after_it(tiny: Path) -> None:
+def test_each_row_is_the_distribution_of_the_next_token(tiny: Path) -> None:
     with opened(subject(tiny)) as model:
         tokens = [5, 6, 7, 8, 9, 10] * 6  # more rows than one round
         rows = log_probs(model, tokens)
@@ -59,7 +59,7 @@ def test_each_row_is_the_distribution_of_the_token_after_it(tiny: Path) -> None:
 
 
 class Words:
-    """A tokenizer of whole words, whose model has a BOS."""
+    """A tokenizer of whole words for a model with a BOS token."""
 
     bos_text = "<s>"
 
@@ -74,7 +74,7 @@ def test_a_text_begins_with_a_bos_where_the_model_has_one() -> None:
         _tokens(subject, Reference("a text of words", 6))
 
 
-def test_a_choice_scores_what_its_tokens_have_after_the_prompt(tiny: Path) -> None:
+def test_a_choice_scores_the_log_probability_of_its_tokens_after_the_prompt(tiny: Path) -> None:
     prompt, choice = [5, 6, 7, 8], [9, 10]
     with opened(subject(tiny)) as model:
         rows = log_probs(model, [*prompt, *choice])
@@ -84,7 +84,7 @@ def test_a_choice_scores_what_its_tokens_have_after_the_prompt(tiny: Path) -> No
         cache.close()
 
 
-def test_a_task_is_right_where_its_first_choice_scores_best(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_solved_when_its_first_choice_scores_best(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = tasks.load_tasks()
     assert len(known) == 30
     assert all(len(set(task.choices)) == 4 for task in known)
@@ -109,10 +109,11 @@ def test_a_whole_run_with_tiers_and_a_sweep(tiny: Path, tmp_path: Path, capsys: 
     assert str(tmp_path) not in report and str(tiny.parent) not in report
     figures = json.loads(out.with_suffix(".json").read_text())
     assert [one["tier"] for one in figures["results"]] == ["F16", "Q8_0", "Q4_0", "F16"]
-    assert len(figures["layers"]) == 6  # nothing put back, embedding and head, four layers
+    # nothing restored, then the embedding with the head, then each of four layers
+    assert len(figures["layers"]) == 6
 
 
-def test_backends_are_compared_and_what_cannot_run_is_named(
+def test_backends_are_compared_and_one_that_cannot_run_is_named(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("llama_cpp")
@@ -138,7 +139,7 @@ def test_backends_are_compared_and_what_cannot_run_is_named(
         assert "\nLeft out: tiny.F16.gguf on mlx: " in out.read_text()
 
 
-def test_the_order_of_tiers_is_that_of_the_measured_losses() -> None:
+def test_tiers_are_ordered_by_their_measured_losses() -> None:
     """docs/quality-demo.json, made by `bench quality`: a tier that loses less has a higher order in models.toml."""
     figures = json.loads((Path(__file__).parents[2] / "docs" / "quality-demo.json").read_text())
     tiers = load_catalog().tiers

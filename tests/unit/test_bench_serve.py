@@ -1,4 +1,4 @@
-"""The bench of the server, without a server of a model: what it reads, counts and concludes."""
+"""`bench serve` without a server: what it reads, counts and concludes."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_the_times_of_a_streamed_answer() -> None:
 
 
 @pytest.mark.parametrize("script", [Script(status=429), Script([chunk({"content": "cut"})]), Script(said())])
-def test_an_answer_that_is_not_whole_is_no_measurement(script: Script) -> None:
+def test_an_incomplete_answer_is_not_counted(script: Script) -> None:
     with stub_server(script) as address, pytest.raises(EngineError):
         stream(port_of(address), "demo", [("user", "Hi")], 7)
 
 
-def test_gaps_are_those_that_overlap_the_wait() -> None:
+def test_gaps_count_when_they_overlap_the_wait() -> None:
     pieces = [0.0, 1.0, 1.5, 4.0, 4.25]
     assert gaps_within(pieces, 1.6, 3.0) == [2.5]
     assert gaps_within(pieces, 0.5, 1.25) == [1.0, 0.5]
@@ -93,7 +93,7 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found.loads[4].ours) == len(found.loads[4].theirs) == len(found.gaps.ours) == 2
 
 
-def test_the_report_and_its_claims() -> None:
+def test_the_report_states_its_claims() -> None:
     slow, fast = Load(10, 2.0, (0.2,), (0.1, 0.1), (0.9,)), Load(10, 1.0, (0.1,), (0.05, 0.05), (0.9,))
     found = Measured(
         {1: Pairs([slow], [fast]), 2: Pairs([fast], [slow])},
@@ -116,7 +116,7 @@ def test_percentiles_by_hand() -> None:
     assert [percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.95)] == [1.0, 3.0, 4.0]
 
 
-def test_together_raises_what_a_client_met() -> None:
+def test_an_error_of_one_client_is_raised() -> None:
     def fails() -> int:
         raise EngineError("no")
 

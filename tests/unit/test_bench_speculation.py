@@ -38,7 +38,7 @@ def test_speedup_is_the_ratio_of_sums_and_its_interval_by_hand() -> None:
     pairs = [Pair(10, 2.0, 10, 1.0), Pair(10, 4.0, 10, 3.0)]
     result = speedup(pairs)
     assert result.ratio == pytest.approx(6.0 / 4.0)
-    # without the one it is 4/3, without the other 2: their logarithms lie log(1.5) apart, the error is half of that
+    # leaving out one prompt gives 4/3, leaving out the other gives 2: the error is half of log(1.5)
     assert result.high / result.ratio == pytest.approx(exp(12.706 * log(1.5) / 2))
     assert result.ratio / result.low == pytest.approx(exp(12.706 * log(1.5) / 2))
     with pytest.raises(ValueError, match="no measurement"):
@@ -60,7 +60,7 @@ def test_an_interval_holds_the_truth_in_95_runs_of_100(n: int) -> None:
     assert 0.925 < held / 2000 < 0.98
 
 
-def test_where_answers_differ_speeds_are_compared_not_times() -> None:
+def test_where_answers_differ_tokens_per_second_are_compared_instead_of_times() -> None:
     assert speedup([Pair(10, 2.0, 20, 2.0)]).ratio == pytest.approx(2.0)
 
 
@@ -83,7 +83,10 @@ def test_rows_pool_runs_of_a_prompt_and_leave_out_answers_of_one_token() -> None
     assert (row.plain_tokens_per_s, row.tokens_per_s) == pytest.approx((20 / 6, 5.0))
     assert row.acceptance == pytest.approx(0.75)
     assert (row.identical, row.answers) == (2, 2)
-    assert (rows[ALL, "auto"].identical, rows[ALL, "auto"].answers) == (2, 3)  # a difference is not forgotten
+    assert (rows[ALL, "auto"].identical, rows[ALL, "auto"].answers) == (
+        2,
+        3,
+    )  # a prompt whose tokens once differed stays marked
     assert as_json(rows[ALL, "auto"])["identical"] is False
     (alone,) = rows_by_prompt(log.log)
     assert (alone.kind, alone.prompt) == ("chat", 0)
@@ -121,7 +124,7 @@ def test_a_log_resumes_after_an_incomplete_line(tmp_path: Path) -> None:
         LogFile(path)
 
 
-def test_every_arm_begins_as_often_and_goes_both_ways() -> None:
+def test_every_arm_starts_equally_often_and_both_orders_occur() -> None:
     orders = [turned("abc", turn) for turn in range(6)]
     assert orders == [[*"abc"], [*"bca"], [*"cab"], [*"cba"], [*"acb"], [*"bac"]]
 
@@ -134,7 +137,7 @@ def test_a_large_model_gets_more_of_the_time_and_a_small_one_more_prompts(tmp_pa
     assert 1.0 < of_large / of_small < ratio
 
 
-def test_the_time_is_shared_out_over_all_kinds() -> None:
+def test_the_time_is_divided_among_all_kinds_of_prompt() -> None:
     tasks = [Task(i, kind, (), 10) for i, kind in enumerate(["chat", "copy"] * 5)]
     assert [task.index for task in first_of_each(tasks, 2)] == [0, 1, 2, 3]
     large = Subject("m", "F16", 10**9)
@@ -169,7 +172,7 @@ def arguments(*flags: str) -> argparse.Namespace:
 def test_a_small_run_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tokens with every arm are those of plain decoding; a second run measures nothing again."""
+    """Every arm gives the tokens of plain decoding; a second run repeats no measurement."""
     pytest.importorskip("llama_cpp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))

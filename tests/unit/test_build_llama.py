@@ -1,4 +1,4 @@
-"""What `make chat` shows while llama.cpp is built, and when it builds nothing."""
+"""What `make chat` shows while it builds llama.cpp, and when there is nothing to build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tools import build_llama
 
 
-def test_away_from_a_terminal_each_tenth_of_the_build_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_tenth_of_the_build_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     log = io.StringIO()
     steps = [f"  [{n}/20] Building CXX object a.o\n" for n in range(1, 21)]
     build_llama.show_progress(["  *** CMake build\n", *steps], log)

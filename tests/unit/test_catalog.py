@@ -1,4 +1,4 @@
-"""models.toml: what it holds, what it refuses, and a person's own entries."""
+"""models.toml: its entries, what it refuses, and the user's own catalog."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.unit.plan_things import artifact, model
 NOTHING = Path("/nonexistent/models.toml")
 
 
-def test_the_table_by_memory() -> None:
+def test_recommendations_by_memory_size() -> None:
     table = {pick.gb: (pick.models, pick.tiers) for pick in load_catalog(NOTHING).picks}
     assert table == {
         4: (("gemma-4-e2b", "phi-4-mini"), ("Q4_K_M",)),
@@ -24,7 +24,7 @@ def test_the_table_by_memory() -> None:
     }
 
 
-def test_every_pick_has_its_files() -> None:
+def test_every_recommended_model_has_files() -> None:
     catalog = load_catalog(NOTHING)
     for pick in catalog.picks:
         for name in pick.models:
@@ -33,7 +33,7 @@ def test_every_pick_has_its_files() -> None:
             assert set(pick.tiers) <= {file.tier for file in found.artifacts if file.backend == "gguf"}
 
 
-def test_the_models_that_are_promised() -> None:
+def test_the_catalog_has_the_promised_models() -> None:
     names = {one.name for one in load_catalog(NOTHING).models}
     assert names >= {"demo", "llama-3.2-1b", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "smollm2-135m"}
 
@@ -61,7 +61,7 @@ def test_the_demo_is_the_file_in_the_package() -> None:
     assert file.stat().st_size == demo.artifacts[0].n_bytes
 
 
-def test_finding_and_near_names() -> None:
+def test_a_model_is_found_by_name_and_a_wrong_name_gets_suggestions() -> None:
     catalog = load_catalog(NOTHING)
     assert catalog.find("Llama-3.1-8B") is catalog.find("llama-3.1-8b") is not None
     assert catalog.find("llama-3.2-8b") is None
@@ -74,7 +74,7 @@ def test_finding_and_near_names() -> None:
     assert catalog.near("") == [] and catalog.near("zzzzzzzzz") == []
 
 
-def test_a_file_of_the_package_index() -> None:
+def test_a_file_may_come_from_a_wheel_on_the_package_index() -> None:
     entry = load_catalog(NOTHING).find("smollm2-135m")
     assert entry is not None
     file = next(file for file in entry.artifacts if file.package)
@@ -142,7 +142,7 @@ tiers = [{ tier = "Q8_0", file = "mine.gguf", bytes = 1100000 }]
         ("[[model]]", "[[model]", "is not valid TOML"),
     ],
 )
-def test_a_wrong_entry_is_one_clear_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+def test_a_wrong_entry_is_refused_in_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
     file = tmp_path / "models.toml"
     file.write_text(GOOD)
     mine = load_catalog(file).find("mine")
@@ -154,13 +154,13 @@ def test_a_wrong_entry_is_one_clear_line(tmp_path: Path, old: str, new: str, say
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_own_entry_takes_the_place_of_a_built_in_one(tmp_path: Path) -> None:
+def test_a_users_entry_replaces_a_built_in_one(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
     file.write_text(GOOD.replace('"mine"', '"qwen3-4b"'))
     assert getattr(load_catalog(file).find("qwen3-4b"), "title", "") == "Mine"
 
 
-def test_an_added_entry_comes_back_whole(tmp_path: Path) -> None:
+def test_an_added_entry_is_read_back_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "new" / "models.toml"
     entry = replace(
         model("mine-7b", 0, replace(artifact(4), sha256="sha256:" + "a" * 64, revision="b" * 40)),
@@ -193,7 +193,7 @@ def test_adding_keeps_comments_and_refuses_a_taken_name(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["models.toml"]
 
 
-def test_adding_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_a_catalog_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(UsageError, match="cannot write"):
         append_user_entry(model("m", 0, artifact(1)), tmp_path / "folder" / "models.toml")

@@ -1,4 +1,4 @@
-"""Control tokens that a person spells are text; what follows a text is encoded as a continuation."""
+"""Control tokens in a message are plain text, and what follows a text is encoded as its continuation."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ def test_the_templates_own_tokens_are_text_in_a_message(renderer: Renderer, kind
         assert content.strip() in tokenizer.show(prompt.tokens)
 
 
-def test_what_the_model_spelled_stays_as_it_was(renderer: Renderer) -> None:
+def test_an_answer_keeps_the_control_tokens_that_the_model_emitted(renderer: Renderer) -> None:
     tokenizer = Characters("<|im_start|>", "<|im_end|>")
     build = PromptBuilder(Template(renderer, KINDS["chatml"]), tokenizer)
     first = build.build(TALK[1:2])
@@ -59,8 +59,8 @@ def test_what_the_model_spelled_stays_as_it_was(renderer: Renderer) -> None:
     assert list(second.tokens[: len(first.tokens) + len(said)]) == [*first.tokens, *said]
 
 
-def test_the_same_words_as_text_after_they_were_control(renderer: Renderer) -> None:
-    """One message that spells a whole conversation is not taken for the conversation that the cache holds."""
+def test_words_that_were_control_tokens_may_follow_as_text(renderer: Renderer) -> None:
+    """A message that spells out a conversation is not mistaken for the cached conversation."""
     tokenizer = Characters("<|im_start|>", "<|im_end|>")
     build = PromptBuilder(Template(renderer, KINDS["chatml"]), tokenizer)
     build.build(TALK[1:])
@@ -71,7 +71,7 @@ def test_the_same_words_as_text_after_they_were_control(renderer: Renderer) -> N
 
 
 class AddedWords(Characters):
-    """`<think>` is parsed in every text, as tokens are that a model's author added as words."""
+    """`<think>` is parsed in every text, like all tokens that a model's author added as words."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         before, word, after = text.partition("<think>")
@@ -89,7 +89,7 @@ def test_added_words_of_the_template_are_text_too() -> None:
     assert [token for token in tokens if token < 1000] == [0, 999]
 
 
-def test_a_mark_is_in_no_content() -> None:
+def test_the_mark_of_a_content_never_occurs_in_the_content() -> None:
     hostile = "\ufdd0\ufdd0\ufdd1\ufdd0\ufdd1\ufdd1"
     mark = unused_mark([hostile])
     assert mark not in hostile
@@ -100,7 +100,7 @@ def test_a_mark_is_in_no_content() -> None:
 
 
 class SentencePiece(Characters):
-    """Puts a space before a text, and before text after a control token."""
+    """Adds a space before a text, and before text that follows a control token."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         encoded: list[int] = []
@@ -111,7 +111,7 @@ class SentencePiece(Characters):
         return encoded
 
 
-def test_a_tail_is_encoded_as_in_the_whole_text(renderer: Renderer) -> None:
+def test_a_tail_has_the_tokens_of_its_part_of_the_whole_text(renderer: Renderer) -> None:
     tokenizer = SentencePiece("<s>")
     build = PromptBuilder(Template(renderer, KINDS["plain turns"], bos="<s>"), tokenizer)
     build.build([TALK[1]])

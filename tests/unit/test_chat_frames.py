@@ -37,7 +37,7 @@ def template(renderer: Renderer, source: str) -> Template:
         ("system in last question", ("[INST]", ""), ("[/INST]", "</s>")),
     ],
 )
-def test_the_frames_of_each_kind_of_template(
+def test_each_kind_of_template_has_its_frames(
     renderer: Renderer, kind: str, user: tuple[str, str], assistant: tuple[str, str]
 ) -> None:
     frames = learn_frames(template(renderer, KINDS[kind]))
@@ -69,7 +69,7 @@ def test_the_system_prompt_that_the_window_keeps(renderer: Renderer, kind: str, 
 
 
 def test_a_system_prompt_that_cannot_be_found_is_refused(renderer: Renderer) -> None:
-    """Reversed words, say: nothing of the conversation is found again in the text."""
+    """The template reverses words, for example, so no message can be found in the text."""
     source = "{% for m in messages %}{{ m.content | reverse }}{% endfor %}"
     with pytest.raises(UsageError, match="system prompt") as caught:
         PromptBuilder(template(renderer, source), Characters()).build([RULE, ASK])
@@ -97,7 +97,7 @@ def test_a_date_without_a_system_prompt_is_kept(renderer: Renderer) -> None:
     ],
 )  # fmt: skip
 def test_every_message_begins_where_it_says(renderer: Renderer, kind: str, parts: list[str]) -> None:
-    """Also when a content spells what the template writes."""
+    """Also when a message contains text that the template writes."""
     tokenizer = Characters("<s>", "</s>", "<|im_end|>")
     talk = [Message("user", "user"), Message("assistant", "user user"), Message("user", "<|im_end|>")]
     prompt = PromptBuilder(template(renderer, KINDS[kind]), tokenizer).build(talk)
@@ -117,11 +117,11 @@ def test_every_message_begins_where_it_says(renderer: Renderer, kind: str, parts
         ("[/INST]", "[/INFO]", ""),
     ],
 )
-def test_half_a_mark_is_not_shared(one: str, other: str, shared: str) -> None:
+def test_a_common_prefix_never_ends_inside_a_mark(one: str, other: str, shared: str) -> None:
     assert shared_start(one, other) == shared_start(other, one) == shared
 
 
-def test_a_system_prompt_that_moves_is_in_the_last_question(renderer: Renderer) -> None:
+def test_a_template_may_move_the_system_prompt_into_the_last_question(renderer: Renderer) -> None:
     tokenizer = Characters()
     prompt = PromptBuilder(template(renderer, SYSTEM_IN_LAST_QUESTION), tokenizer).build([RULE, ASK, REPLY, ASK])
     assert tokenizer.show(prompt.tokens) == "[INST]Why?[/INST]So.</s>[INST]Rule one.\n\nWhy?[/INST]"

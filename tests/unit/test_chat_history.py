@@ -1,4 +1,4 @@
-"""A conversation's file: written whole or not at all, and checked before it is believed."""
+"""A saved conversation is written completely or not at all, and checked when it is loaded."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def good(**changes: object) -> dict[str, object]:
     return {"edgeinfer_conversation": 1, "model": "demo", "messages": rows} | changes
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_conversation_is_loaded_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     save(file, SAVED)
     assert load(file) == SAVED
@@ -74,7 +74,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write .*No such file"):
         save(tmp_path / "none" / "talk.json", SAVED)
 
@@ -128,14 +128,14 @@ def test_a_folder_is_not_a_conversation(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_a_file_without_settings_is_one_too(tmp_path: Path) -> None:
+def test_a_file_without_settings_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     file.write_text(json.dumps(good()))
     assert load(file) == SavedChat([Message("user", "Hi")], "demo", {})
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_give_anything_but_a_refusal(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_random_bytes_are_always_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "fuzz.json"
     file.write_bytes(content)
     with pytest.raises(UsageError):

@@ -1,4 +1,4 @@
-"""What a template writes around messages, learned for a phone and proved on conversations that it renders."""
+"""The pieces that a template writes around messages, learned for phones and proven on rendered conversations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_kind_of_template_is_written_from_pieces(renderer: Renderer, kind:
     assert text_of(chat.thinking, messages) == Template(renderer, KINDS[kind], bos="<s>", eos="</s>").render(messages)
 
 
-def test_the_conversations_are_of_all_sorts() -> None:
+def test_the_test_conversations_cover_every_kind() -> None:
     all_of_them = list(conversations())
     assert len(all_of_them) == N_CONVERSATIONS
     assert {len(messages) for messages in all_of_them} >= {1, 2, 3, 4, 13, 14}
@@ -59,7 +59,7 @@ def test_the_conversations_are_of_all_sorts() -> None:
     assert all(messages[-1].role == "user" for messages in all_of_them)
 
 
-def test_a_system_prompt_of_the_template_itself(renderer: Renderer) -> None:
+def test_a_templates_default_system_prompt_is_learned(renderer: Renderer) -> None:
     pieces = pieces_of(renderer, SMOLLM2).thinking
     assert pieces.plain == Lead("<s><|im_start|>system\nBe smol.<|im_end|>\n", "", "<|im_start|>user\n")
     assert pieces.system == Lead("<s><|im_start|>system\n", "<|im_end|>\n", "<|im_start|>user\n")
@@ -81,7 +81,7 @@ def test_reasoning_of_earlier_answers_is_left_out(renderer: Renderer) -> None:
 
 
 def test_marks_that_are_tokens_are_left_out_only_where_an_answer_begins_with_them(renderer: Renderer) -> None:
-    """Elsewhere they are hidden from the template, and stay text."""
+    """Otherwise they are hidden from the template, and stay text."""
     pieces = pieces_of(renderer, QWEN3, *CONTROL, "<think>", "</think>").thinking
     assert (pieces.cut, pieces.earlier_trace) == (None, "newlines")
     assert pieces_of(renderer, CHATML).thinking.earlier_trace == "kept"
@@ -91,7 +91,7 @@ def test_contents_that_are_written_without_space_at_their_ends(renderer: Rendere
     assert pieces_of(renderer, TRIMMED).thinking.stripped == ("system", "user", "assistant")
 
 
-def test_a_date_is_kept_as_its_form(renderer: Renderer) -> None:
+def test_a_date_is_kept_as_a_format(renderer: Renderer) -> None:
     assert pieces_of(renderer, DATED).thinking.plain.before == "<s>Today is \ufdd2%d %b %Y\ufdd3.\n"
     with pytest.raises(ArtifactError, match="it writes the date as `%c`"):
         pieces_of(renderer, DATED.replace("%d %b %Y", "%c"))
@@ -109,6 +109,6 @@ def test_a_template_that_cannot_be_written_from_pieces_is_refused(renderer: Rend
 
 
 @pytest.mark.parametrize("source", [CHATML, QWEN3, SYSTEM_IN_QUESTION, DATED])
-def test_pieces_are_read_from_json_as_they_were_written(renderer: Renderer, source: str) -> None:
+def test_pieces_survive_a_round_trip_through_json(renderer: Renderer, source: str) -> None:
     chat = pieces_of(renderer, source)
     assert read_chat(Table(json.loads(json.dumps(chat_fields(chat))), "x")) == chat

@@ -1,4 +1,4 @@
-"""Prompts whose tokens agree with what the cache holds, and message starts that are true."""
+"""Prompts reuse the tokens that the cache holds, and message starts are exact."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ SYSTEM, FIRST, SECOND = Message("system", "S"), Message("user", "a"), Message("u
 
 
 class Letters:
-    """A token for each letter and each control word; `ab` and `ba` are one token, so that texts have two spellings."""
+    """One token per letter and control word. `ab` and `ba` are also tokens, so a text has several tokenizations."""
 
     n_vocab = 1000
     stop_tokens = frozenset({1})
@@ -49,7 +49,7 @@ def starts_with(tokens: Tokens, place: int, text: str) -> bool:
     return list(tokens[place : place + len(wanted)]) == wanted
 
 
-def test_the_system_prompt_and_the_starts(renderer: Renderer) -> None:
+def test_the_system_prompt_and_message_starts_by_hand(renderer: Renderer) -> None:
     prompt = builder(renderer).build([SYSTEM, FIRST])
     assert list(prompt.tokens) == Letters().encode(
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", special=True
@@ -60,7 +60,7 @@ def test_the_system_prompt_and_the_starts(renderer: Renderer) -> None:
     assert starts_with(prompt.tokens, answer, "<|im_start|>assistant")
 
 
-def test_what_the_template_writes_first_is_kept_like_a_system_prompt(renderer: Renderer) -> None:
+def test_text_that_the_template_writes_first_is_kept_like_a_system_prompt(renderer: Renderer) -> None:
     build = builder(renderer, "BOS" + CHATML)
     for talk in ([FIRST], [FIRST, Message("assistant", "x"), SECOND]):
         prompt = build.build(talk)
@@ -68,8 +68,8 @@ def test_what_the_template_writes_first_is_kept_like_a_system_prompt(renderer: R
         assert starts_with(prompt.tokens, 3, "<|im_start|>user")
 
 
-def test_an_answer_keeps_the_tokens_that_were_said(renderer: Renderer) -> None:
-    """ "ab" was said as two tokens; encoding the text again would give one."""
+def test_an_answer_keeps_the_tokens_that_were_emitted(renderer: Renderer) -> None:
+    """ "ab" was emitted as two tokens; encoding the text again would give one."""
     build = builder(renderer)
     first = build.build([SYSTEM, FIRST])
     said = [ord("a"), ord("b")]
@@ -81,7 +81,7 @@ def test_an_answer_keeps_the_tokens_that_were_said(renderer: Renderer) -> None:
     assert len(second.starts) == 4
 
 
-def test_a_later_turn_still_keeps_them(renderer: Renderer) -> None:
+def test_emitted_tokens_are_kept_in_later_turns(renderer: Renderer) -> None:
     build = builder(renderer)
     talk = [FIRST]
     for _ in range(5):
@@ -93,8 +93,8 @@ def test_a_later_turn_still_keeps_them(renderer: Renderer) -> None:
     assert len(prompt.starts) == len(talk)
 
 
-def test_a_changed_answer_is_encoded_again_from_its_own_place(renderer: Renderer) -> None:
-    """As when a stop string cut the text, or a person edited the conversation."""
+def test_a_changed_answer_is_encoded_again_from_where_it_starts(renderer: Renderer) -> None:
+    """For example after a stop string cut the text, or an edit of the conversation."""
     build = builder(renderer)
     first = build.build([SYSTEM, FIRST])
     build.answered([ord("a"), ord("b")], "ab")
@@ -102,7 +102,7 @@ def test_a_changed_answer_is_encoded_again_from_its_own_place(renderer: Renderer
     assert list(second.tokens[: len(first.tokens) + 2]) == [*first.tokens, ord("a"), 1]
 
 
-def test_a_changed_past_shares_only_what_is_the_same(renderer: Renderer) -> None:
+def test_an_edited_conversation_shares_its_unchanged_beginning(renderer: Renderer) -> None:
     build = builder(renderer)
     first = build.build([SYSTEM, FIRST])
     build.answered([ord("x")], "x")
@@ -112,8 +112,8 @@ def test_a_changed_past_shares_only_what_is_the_same(renderer: Renderer) -> None
     assert second.starts == builder(renderer).build([SYSTEM, SECOND]).starts
 
 
-def test_no_starts_where_tokens_do_not_end_with_the_messages(renderer: Renderer) -> None:
-    """Messages run into each other ("a" + "b" is one token), so a message start is no token start."""
+def test_a_message_start_inside_a_token_is_not_listed(renderer: Renderer) -> None:
+    """A token spans two messages ("a" + "b"), so the second message starts inside it."""
     prompt = builder(renderer, "{% for m in messages %}{{ m.content }}{% endfor %}").build(
         [FIRST, Message("assistant", "b"), Message("user", "c")]
     )
@@ -121,7 +121,7 @@ def test_no_starts_where_tokens_do_not_end_with_the_messages(renderer: Renderer)
     assert prompt.starts == (2,)  # where the answer begins
 
 
-def test_a_template_that_moves_the_system_prompt_has_none(renderer: Renderer) -> None:
+def test_a_template_that_moves_the_system_prompt_has_no_message_starts(renderer: Renderer) -> None:
     source = (
         "{% for m in messages[1:] %}{% if loop.last %}{{ messages[0].content }}{% endif %}{{ m.content }}{% endfor %}"
     )
@@ -134,8 +134,8 @@ def test_the_opening_is_what_follows_the_last_message(renderer: Renderer) -> Non
     assert build.opening == "<|im_start|>assistant\n<think>\n"
 
 
-def test_a_system_prompt_that_ends_within_a_token(renderer: Renderer) -> None:
-    """`a` and `b` are one token here, so the question's `b` leaves with what can leave."""
+def test_a_system_prompt_may_end_inside_a_token(renderer: Renderer) -> None:
+    """`a` and `b` form one token, so that token counts as part of the question and may be evicted."""
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     build = PromptBuilder(Template(renderer, source), Letters())
     prompt = build.build([Message("system", "Rule a"), Message("user", "b then")])

@@ -1,4 +1,4 @@
-"""What is learned about a template: the marks of its traces, where its answers begin and end, what history it keeps."""
+"""What is learned from a template: reasoning marks, where answers begin and end, and which reasoning it keeps."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from edgeinfer.chat.trace_formats import THINK, pair
 from edgeinfer.types import Message
 from tests.unit.chat_templates import LOOP, NO_SYSTEM, SYSTEM_IN_LAST_QUESTION, Characters
 
-CHANNELS = (  # reasoning goes to another reader, under a name that no table has
+CHANNELS = (  # reasoning is addressed to another recipient, whose name is in no table
     "{% for m in messages %}{% if m.role == 'assistant' %}{% if m.reasoning_content and loop.last %}"
     "<|go|>assistant for=me<|body|>{{ m.reasoning_content }}<|over|>{% endif %}"
     "<|go|>assistant for=you<|body|>{{ m.content }}<|out|>{% else %}<|go|>{{ m.role }}<|body|>{{ m.content }}<|out|>"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|go|>assistant{% endif %}"
 )
-COMPOSED = (  # the tags are made of a variable, so the source does not show them
+COMPOSED = (  # the tags are built from a variable, so they do not appear in the source
     "{% set tag = 'muse:' ~ 'think' %}{% for m in messages %}<|{{ m.role }}|>"
     "{% if m.role == 'assistant' %}<{{ tag }}>{{ m.reasoning_content or '' }}</{{ tag }}>{% endif %}{{ m.content }}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -55,7 +55,7 @@ def built(renderer: Renderer, source: str, *messages: Message, control: tuple[st
 
 
 def read(builder: PromptBuilder, said: str) -> tuple[str, str]:
-    """Reasoning and answer, of a text that comes letter by letter."""
+    """The reasoning and the answer in a text that arrives letter by letter."""
     splitter = ThinkingSplitter(builder.form.traces, inside=builder.form.inside)
     segments = [segment for letter in said for segment in splitter.feed(letter)] + list(splitter.finish())
     thought = "".join(segment.text for segment in segments if segment.thinking)
@@ -108,8 +108,8 @@ TRACE = "<think>\nfirst <|im_end|>\n</think>\n\nFour."
         (READS_REASONING, "Four."),
     ],
 )
-def test_a_trace_in_history_is_the_templates_to_keep_or_drop(renderer: Renderer, source: str, written: str) -> None:
-    """Control tokens are in brackets: the `<|im_end|>` that the trace spells is none."""
+def test_the_template_decides_whether_a_trace_in_history_is_kept(renderer: Renderer, source: str, written: str) -> None:
+    """Control tokens are shown in brackets. The `<|im_end|>` that the trace spells out is text."""
     talk = [Message("user", "2+2?"), Message("assistant", TRACE), Message("user", "And?")]
     tokenizer = Characters(*CONTROL)
     tokens = PromptBuilder(Template(renderer, source, eos="</s>"), tokenizer).build(talk).tokens
@@ -125,7 +125,7 @@ def test_a_trace_in_a_question_is_text(renderer: Renderer, role: str) -> None:
     assert CONTROL.index("</think>") not in tokens
 
 
-def test_only_a_whole_trace_at_the_beginning_is_one() -> None:
+def test_only_a_complete_trace_at_the_beginning_counts() -> None:
     assert split_trace(" <think>a</think>b</think>", (THINK,)) == SplitTrace("<think>", "a", "</think>", "b</think>")
     for content in ("", "a <think>b</think>", "<think>never ends", "</think>b", "<thought>a</thought>b"):
         assert split_trace(content, (THINK,)) is None
@@ -136,7 +136,7 @@ def test_only_a_whole_trace_at_the_beginning_is_one() -> None:
     ("source", "said"),
     [(CHATML, ""), (NO_SYSTEM, "takes no system prompt"), (SYSTEM_IN_LAST_QUESTION, "into the newest message")],
 )
-def test_what_happens_to_a_system_prompt_is_said(renderer: Renderer, source: str, said: str) -> None:
+def test_a_note_says_what_the_template_does_with_a_system_prompt(renderer: Renderer, source: str, said: str) -> None:
     builder = built(renderer, source, Message("system", "Be brief."), Message("user", "Why?"))
     assert said in "".join(builder.notices)
     assert bool(builder.notices) == bool(said)
@@ -147,7 +147,7 @@ def test_what_happens_to_a_system_prompt_is_said(renderer: Renderer, source: str
 @pytest.mark.parametrize(
     ("source", "control", "is_controlled"),
     [
-        (CHATML, (), True),  # nothing says that it reasons
+        (CHATML, (), True),  # the template shows no reasoning
         ("You may use reasoning_content." + CHATML, (), True),
         (CHATML, ("<think>",), True),
         (NAMES_REASONING_ONLY, (), False),

@@ -1,4 +1,4 @@
-"""Long conversations: windows of them, joined, are the text of the whole."""
+"""Long conversations are rendered in windows; joined, they equal the text of the whole."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ class Counting(Template):
 
 
 def talk(n: int) -> list[Message]:
-    """`n` messages, the last of the user."""
+    """`n` messages; the last is the user's."""
     return [Message("assistant" if (n - at) % 2 == 0 else "user", f" the {at}th thing ") for at in range(n)][
         n % 2 == 0 :
     ]
@@ -43,7 +43,7 @@ TAKES_SYSTEM = [kind for kind in KINDS if kind not in ("no system", "dropped sys
 
 @pytest.mark.parametrize("kind", TAKES_SYSTEM)
 @pytest.mark.parametrize("n", [WHOLE, WHOLE + 1, 3 * WHOLE - 1])
-def test_windows_make_the_whole(renderer: Renderer, kind: str, n: int) -> None:
+def test_joined_windows_equal_the_whole_text(renderer: Renderer, kind: str, n: int) -> None:
     template = Template(renderer, KINDS[kind], bos="<s>", eos="</s>")
     messages = [RULE, *talk(n)]
     written = ConversationWriter(template).write(messages, {})
@@ -51,7 +51,7 @@ def test_windows_make_the_whole(renderer: Renderer, kind: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("kind", TAKES_SYSTEM)
-def test_growing_turn_by_turn_makes_the_whole(renderer: Renderer, kind: str) -> None:
+def test_text_grown_turn_by_turn_equals_the_whole_text(renderer: Renderer, kind: str) -> None:
     template = Template(renderer, KINDS[kind], bos="<s>", eos="</s>")
     writer = ConversationWriter(template)
     messages = [RULE, *talk(WHOLE - 5)]
@@ -61,7 +61,7 @@ def test_growing_turn_by_turn_makes_the_whole(renderer: Renderer, kind: str) -> 
         messages += [Message("assistant", f"answer {turn}"), Message("user", f"question {turn}")]
 
 
-def test_a_turn_renders_what_is_new(renderer: Renderer) -> None:
+def test_a_turn_renders_only_new_messages(renderer: Renderer) -> None:
     template = Counting(renderer, LOOKS_BACK)
     writer = ConversationWriter(template)
     messages = talk(2000)
@@ -101,8 +101,8 @@ def test_a_template_that_refuses_a_window_renders_the_whole(renderer: Renderer) 
     assert ConversationWriter(template).write(messages, {}).text == template.render(messages)
 
 
-def test_other_variables_change_the_past_too(renderer: Renderer) -> None:
-    """As a template that says in its system prompt whether to think."""
+def test_changed_variables_render_the_past_again(renderer: Renderer) -> None:
+    """For example a template whose system prompt says whether to think."""
     source = "{{ 'thinks' if enable_thinking else 'does not' }}\n" + CHATML
     template = Template(renderer, source)
     writer = ConversationWriter(template)
@@ -112,7 +112,7 @@ def test_other_variables_change_the_past_too(renderer: Renderer) -> None:
         assert writer.write(messages, variables).text == template.render(messages, variables)
 
 
-def test_an_edited_past_is_written_again(renderer: Renderer) -> None:
+def test_an_edited_past_is_rendered_again(renderer: Renderer) -> None:
     template = Template(renderer, CHATML)
     writer = ConversationWriter(template)
     messages = talk(WHOLE + 41)

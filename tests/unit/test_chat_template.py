@@ -1,4 +1,4 @@
-"""Templates: what they are given, and what they may not do."""
+"""Chat templates: the variables they get, and what they are not allowed to do."""
 
 import datetime
 import re
@@ -40,13 +40,13 @@ def test_chatml_by_hand(template: Open) -> None:
     )
 
 
-def test_bos_comes_once(template: Open) -> None:
+def test_bos_is_written_once(template: Open) -> None:
     assert template("{{ bos_token }}x{{ eos_token }}", bos="<s>", eos="</s>").render(TALK) == "<s>x</s>"
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert template(source, bos="<s>").render(TALK) == "<s>Be brief.HéYoAnd?"
 
 
-def test_what_templates_of_the_hub_expect(template: Open) -> None:
+def test_templates_get_the_functions_that_those_on_the_hub_use(template: Open) -> None:
     source = (
         "{%- set ns = namespace(n=0) -%}\n"
         "{%- for m in messages -%}\n    {%- if m.role == 'assistant' %}{% continue %}{% endif -%}\n"
@@ -152,8 +152,8 @@ def test_a_hostile_template_is_refused_in_one_line(template: Open, source: str, 
     assert "--template chatml" in caught.value.hint
 
 
-def test_a_template_that_loops_for_ever_ends(renderer: Renderer) -> None:
-    """Two seconds of processor time, and the renderer goes on to serve."""
+def test_an_endless_template_is_ended(renderer: Renderer) -> None:
+    """It gets two seconds of processor time; the renderer then serves the next request."""
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     endless = Template(renderer, loop)
     began = time.monotonic()
@@ -170,7 +170,7 @@ def test_a_probe_that_fails_returns_none(template: Open, source: str) -> None:
     assert template(source).probe(TALK) is None
 
 
-def test_a_probe_that_takes_too_long_leaves_the_renderer_whole(template: Open) -> None:
+def test_the_renderer_works_after_a_probe_that_took_too_long(template: Open) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     slow_at_length = template(f"{{% if messages | length > 1 %}}{endless}{{% endif %}}{{{{ messages | length }}}}")
     assert slow_at_length.probe(TALK) is None
@@ -201,8 +201,8 @@ ADDS_TEXT = (
 )
 
 
-def test_ids_of_calls_are_nine_characters_where_a_template_wants_that(template: Open) -> None:
-    """A call and its result keep the same one. Clients send ids of 20 and more."""
+def test_call_ids_have_nine_characters_where_a_template_requires_it(template: Open) -> None:
+    """A call and its result share an id. Clients send ids of 20 characters and more."""
     call, result = re.findall(r"\[(\w{9})\]", template(NINE).render(CALLED))
     assert call == result
     talk = [replace(message, tool_calls=(ToolCall("f", "{}", "abcdefghi"),)) if message.tool_calls else message

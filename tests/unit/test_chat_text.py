@@ -1,4 +1,4 @@
-"""Tokens' bytes to text, stop strings and thinking traces, however the text is cut into pieces."""
+"""Bytes to text, stop strings and reasoning traces, for any split of the text into pieces."""
 
 from itertools import pairwise
 
@@ -14,18 +14,18 @@ from edgeinfer.errors import UsageError
 
 
 def cut(text: str, places: list[int]) -> list[str]:
-    """`text` in pieces at `places`."""
+    """`text` cut at `places`."""
     ends = sorted({place % (len(text) + 1) for place in places} | {0, len(text)})
     return [text[begin:end] for begin, end in pairwise(ends)]
 
 
-def test_a_character_comes_when_it_is_whole() -> None:
+def test_a_character_is_emitted_when_it_is_complete() -> None:
     stream = Utf8Stream()
     assert [stream.feed(bytes([byte])) for byte in "aé€😀".encode()] == ["a", "", "é", "", "", "€", "", "", "", "😀"]
     assert stream.finish() == ""
 
 
-def test_bytes_that_are_no_utf8_are_shown_as_such() -> None:
+def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
     stream = Utf8Stream()
     assert stream.feed(b"a\xffb") == "a\ufffdb"
     assert stream.feed(b"\xe2\x82") == ""
@@ -33,7 +33,7 @@ def test_bytes_that_are_no_utf8_are_shown_as_such() -> None:
 
 
 @given(st.text(), st.lists(st.integers(0, 200)))
-def test_any_cut_of_the_bytes_gives_the_text(text: str, places: list[int]) -> None:
+def test_any_split_of_the_bytes_gives_the_same_text(text: str, places: list[int]) -> None:
     data = text.encode("utf-8", "replace")
     stream = Utf8Stream()
     ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
@@ -41,9 +41,9 @@ def test_any_cut_of_the_bytes_gives_the_text(text: str, places: list[int]) -> No
     assert "".join(fed) + stream.finish() == data.decode("utf-8")
 
 
-def test_the_longest_tail_that_may_become_a_word() -> None:
+def test_the_longest_tail_that_may_grow_into_a_stop_string() -> None:
     assert tail_that_may_become("so EN", ["END"]) == 2
-    assert tail_that_may_become("so END", ["END"]) == 0  # that one is found, not held
+    assert tail_that_may_become("so END", ["END"]) == 0  # that one is complete: found, not held back
     assert tail_that_may_become("aab", ["aabc", "bc"]) == 3
     assert tail_that_may_become("abc", []) == 0
 
@@ -54,7 +54,7 @@ def test_text_before_a_stop_string_passes_and_the_rest_does_not() -> None:
     assert stop.stopped
 
 
-def test_what_only_began_like_a_stop_string_passes() -> None:
+def test_text_that_only_began_like_a_stop_string_passes() -> None:
     stop = StopStrings(["END"])
     assert [stop.feed(text) for text in ("EN", "ERGY", " E")] == ["", "ENERGY", " "]
     assert stop.finish() == "E"
@@ -72,7 +72,7 @@ def test_an_empty_stop_string_is_refused() -> None:
 
 
 @given(st.text("abSTOP "), st.lists(st.integers(0, 100)))
-def test_any_cut_stops_at_the_same_place(text: str, places: list[int]) -> None:
+def test_any_split_stops_at_the_same_place(text: str, places: list[int]) -> None:
     stop = StopStrings(["STOP"])
     passed = "".join(stop.feed(piece) for piece in cut(text, places)) + stop.finish()
     assert passed == text.partition("STOP")[0]
@@ -109,12 +109,12 @@ def test_a_trace_begins_only_before_the_first_words(pieces: list[str], thought: 
     assert split(list("".join(pieces))) == (thought, said)
 
 
-def test_a_trace_that_never_ends_is_all_trace() -> None:
+def test_a_trace_that_never_ends_is_all_reasoning() -> None:
     assert split(["<think>and on and on </thin"]) == ("and on and on </thin", "")
 
 
 @given(st.lists(st.integers(0, 100)))
-def test_any_cut_tells_them_apart(places: list[int]) -> None:
+def test_any_split_gives_the_same_reasoning_and_answer(places: list[int]) -> None:
     assert split(cut("<think>\na < b </ c\n</think>\n\nThe answer <b>", places)) == (
         "a < b </ c\n",
         "The answer <b>",

@@ -1,4 +1,4 @@
-"""Which marks of reasoning a model may use, and whether the template has begun a trace."""
+"""Which reasoning marks a model may use, and whether the template has opened a trace."""
 
 from collections.abc import Iterator
 
@@ -53,14 +53,14 @@ def test_the_reasoning_of_each_family_is_separated(source: str, said: str, thoug
         assert "".join(segment.text for segment in segments if not segment.thinking) == answer
 
 
-def test_the_templates_own_come_first_then_the_catalogs_then_the_vocabularys() -> None:
+def test_marks_of_the_template_come_before_those_of_the_catalog_and_the_vocabulary() -> None:
     tokenizer = Characters("[THINK]", "[/THINK]")
     formats = may_use("<seed:think></seed:think>", tokenizer, ("<thought>", "</thought>"))
     assert [known.opening for known in formats] == ["<seed:think>", "<thought>", "[THINK]", "<think>"]
 
 
 @pytest.mark.parametrize("source", ["<think>", "</think>", "<thinking_instructions>", "<|think|>", "{{ reasoning }}"])
-def test_one_tag_alone_is_not_a_format(source: str) -> None:
+def test_a_format_needs_both_of_its_tags(source: str) -> None:
     assert list(mentioned_in(source)) == []
 
 
@@ -76,7 +76,7 @@ def test_one_tag_alone_is_not_a_format(source: str) -> None:
         ("", None),
     ],
 )
-def test_a_template_may_begin_the_trace_itself(opening: str, inside: str | None) -> None:
+def test_a_template_may_open_the_trace(opening: str, inside: str | None) -> None:
     found = open_trace(opening, (THINK,))
     assert (found and found.opening) == inside
 
@@ -97,14 +97,14 @@ def test_the_opening_is_read_from_the_end_of_the_text(renderer: Renderer, source
     assert open_trace(build.opening, (THINK,)) == THINK
 
 
-def test_a_tag_in_the_question_begins_no_trace(renderer: Renderer) -> None:
+def test_a_tag_in_the_question_opens_no_trace(renderer: Renderer) -> None:
     for source in (CHATML, EOS_INSTEAD_OF_AN_OPENING, LOOP):
         build = PromptBuilder(Template(renderer, source, eos="</s>"), Characters())
         build.build([Message("user", "What does <think> do? <think>")])
         assert open_trace(build.opening, (THINK,)) is None
 
 
-def test_a_tag_in_a_question_that_the_template_changes_begins_no_trace(renderer: Renderer) -> None:
+def test_a_tag_in_a_question_that_the_template_changes_opens_no_trace(renderer: Renderer) -> None:
     source = "{% for m in messages %}{{ m.content | replace('a', 'o') }}\n{% endfor %}"
     build = PromptBuilder(Template(renderer, source), Characters("<think>", "</think>"))
     build.build([Message("user", "What is a <think>")])
@@ -125,7 +125,7 @@ def test_a_tag_in_a_question_that_the_template_changes_begins_no_trace(renderer:
         ("system in question", (), ("</s>",)),
     ],
 )
-def test_a_text_ends_an_answer_where_no_token_does(
+def test_a_stop_text_ends_an_answer_where_no_token_does(
     renderer: Renderer, kind: str, control: tuple[str, ...], stops: tuple[str, ...]
 ) -> None:
     build = PromptBuilder(Template(renderer, KINDS[kind], eos="</s>"), Characters(*control))
@@ -133,5 +133,5 @@ def test_a_text_ends_an_answer_where_no_token_does(
     assert build.form.stops == stops
 
 
-def test_a_pair_by_name() -> None:
+def test_a_format_is_found_by_name() -> None:
     assert (pair("x").opening, pair("x").ending) == ("<x>", "\n</x>\n\n")

@@ -1,4 +1,4 @@
-"""The chat in the command line: nothing that goes wrong ends it or loses what was said."""
+"""`edgeinfer chat`: no error ends the chat or loses the conversation."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from tests.unit.test_runner_answer import STOP, Bytes, Scripted, text
 
 
 class Typed:
-    """Lines as a user types them; a line may be an event, which is called."""
+    """Lines that a user types; a callable among them is called."""
 
     def __init__(self, *lines: str | Callable[[], None], interactive: bool = True) -> None:
         self.lines = list(lines)
@@ -37,7 +37,7 @@ class Typed:
 
 
 class Answering:
-    """A conversation that answers each question by the next reply: a text, an error, or a text and then an error."""
+    """A conversation with scripted replies: a text, an error, or a text and then an error."""
 
     notices: tuple[str, ...] = ()
 
@@ -81,7 +81,7 @@ def contents(file: Path) -> list[str]:
     return [message["content"] for message in json.loads(file.read_text())["messages"]]
 
 
-def test_what_the_template_does_is_said_once(
+def test_notes_about_the_template_are_shown_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Answering, "notices", ("it takes no system prompt",))
@@ -90,7 +90,7 @@ def test_what_the_template_does_is_said_once(
 
 
 @pytest.mark.parametrize("quote", ['"', "'", ""])
-def test_a_file_name_may_be_quoted_as_in_a_shell(tmp_path: Path, quote: str) -> None:
+def test_a_file_name_may_be_quoted(tmp_path: Path, quote: str) -> None:
     file = tmp_path / "my talk.json"
     repl = chatting("one.", "two.")
     assert repl.run(Typed("first", f"/save {quote}{file}{quote}", "/clear", f"/load {quote}{file}{quote}")) == 0
@@ -123,7 +123,7 @@ def test_no_error_of_an_answer_ends_the_chat(
     assert len(errors) == 2
 
 
-def test_an_error_of_reading_ends_the_chat_once_and_keeps_it(tmp_path: Path) -> None:
+def test_a_read_error_ends_the_chat_and_keeps_the_conversation(tmp_path: Path) -> None:
     def gone() -> None:
         raise OSError(5, "Input/output error")
 
@@ -144,7 +144,7 @@ def test_a_question_without_an_answer_is_asked_again(tmp_path: Path, capsys: pyt
     assert repl.chat.turns == [Message("user", "what?"), Message("assistant", "this.")]
 
 
-def test_load_says_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_load_says_which_settings_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "talk.json"
     chatting("one.").run(Typed("/set temp 0.5", "/set stop END", "first", f"/save {file}"))
     same = chatting("two.")
@@ -180,7 +180,7 @@ def killed() -> None:
 
 
 @pytest.mark.parametrize("how", [SystemExit(143), KeyboardInterrupt()])
-def test_an_answer_that_is_cut_off_is_kept_and_offered(
+def test_an_interrupted_answer_is_kept_and_offered_at_the_next_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: BaseException
 ) -> None:
     try:
@@ -204,7 +204,7 @@ def test_an_answer_that_is_cut_off_is_kept_and_offered(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_chat_that_was_left_leaves_nothing(tmp_path: Path) -> None:
+def test_a_chat_that_was_closed_leaves_no_file(tmp_path: Path) -> None:
     for leave in ("/bye", "/clear"):
         kept: list[str] = []
         watch = lambda kept=kept: kept.extend(contents(next(tmp_path.glob("*.json"))))  # noqa: E731
@@ -213,7 +213,7 @@ def test_a_chat_that_was_left_leaves_nothing(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_chat_that_still_runs_is_not_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_chat_is_not_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = chatting(folder=tmp_path)
     chatting("one.", folder=tmp_path).run(Typed("first", lambda: other.offer()))
     assert "cut off" not in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_a_chat_that_still_runs_is_not_offered(tmp_path: Path, capsys: pytest.Ca
     assert "cut off" in capsys.readouterr().err
 
 
-def test_an_answer_is_kept_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_saved_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeinfer.cli.autosave.WHILE_ANSWERING_S", 0.0)
     seen: list[list[str]] = []
     write = Autosave.write

@@ -1,4 +1,4 @@
-"""pull, list and plan where the machine or the file is not as usual."""
+"""`pull`, `list` and `plan` with unusual machines and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_pull_needs_no_engine(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys:
         assert "cannot run it yet" in said.err
 
 
-def test_list_shows_files_of_ones_own(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_local_files(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_tiny(tmp_path / "My Model.gguf", Tiny(tier="Q8_0"))
     assert main(["models", "add", str(path)]) == 0
     capsys.readouterr()
@@ -75,8 +75,8 @@ def test_a_file_in_an_odd_folder_is_added_and_found_again(
 
 
 @pytest.mark.parametrize("command", ["show", "pull", "rm"])
-def test_an_empty_name_is_not_the_best_model(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A shell's unset variable must not fetch 17 GB."""
+def test_an_empty_name_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unset shell variable must not download 17 GB."""
     assert main([command, ""]) == 2
     assert "must name a model; received an empty text" in capsys.readouterr().err
 

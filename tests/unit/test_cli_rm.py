@@ -1,4 +1,4 @@
-"""`edgeinfer rm` takes what was named, and nothing else."""
+"""`edgeinfer rm` removes what was named, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeinfer.cli.rm_command import run
 from edgeinfer.hub import cache
 
 
-def test_a_tier_is_the_whole_word_in_a_file_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tier_must_be_a_whole_word_of_the_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     files = [SimpleNamespace(repo="org/repo", file=f"m-{tier}.gguf", path=tmp_path / tier) for tier in ("BF16", "F16")]
     removed: list[str] = []

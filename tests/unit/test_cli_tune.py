@@ -1,4 +1,4 @@
-"""`edgeinfer tune` without what it needs, and what it shows while it works."""
+"""`edgeinfer tune` without its requirements, and its progress output."""
 
 import importlib.util
 from pathlib import Path
@@ -16,7 +16,7 @@ from edgeinfer.errors import BackendError, UsageError
         ({"matplotlib"}, "drawing needs matplotlib", "edgeinfer[plot]"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_is_loaded(
+def test_missing_requirements_are_reported_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, absent: set[str], said: str, hint: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else object())
@@ -25,7 +25,7 @@ def test_what_is_missing_is_said_before_anything_is_loaded(
     assert hint in refused.value.hint
 
 
-def test_a_plot_goes_to_a_png_in_a_folder_that_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_plot_needs_a_png_name_in_an_existing_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     check_installed(tmp_path / "a.png")
     for wrong in (tmp_path / "a.pdf", tmp_path / "missing" / "a.png"):
@@ -33,7 +33,7 @@ def test_a_plot_goes_to_a_png_in_a_folder_that_exists(monkeypatch: pytest.Monkey
             check_installed(wrong)
 
 
-def test_a_log_gets_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_for_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     said = Said()
     for n in range(1, 101):
         said.wrote(n, 100, n * 10)

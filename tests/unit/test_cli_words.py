@@ -1,4 +1,4 @@
-"""What the command line says, piece by piece: stats, sizes, tables, settings, progress, the banner, the live line."""
+"""The text of the command line: stats, sizes, tables, settings, progress, the banner, the live line."""
 
 import dataclasses
 import io
@@ -43,7 +43,7 @@ class Terminal(io.StringIO):
 
 
 def terminal_on_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """A stderr that is a terminal and takes color."""
+    """A stderr that is a terminal with color."""
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")
@@ -61,8 +61,8 @@ def test_stats_of_plain_decoding() -> None:
 
 @pytest.mark.parametrize("arm", ["none", "lookup"])
 @pytest.mark.parametrize("decode_s", [1.8, 2.1])
-def test_no_gain_and_no_loss_where_nothing_was_drafted(arm: str, decode_s: float) -> None:
-    """It would compare plain rounds with plain rounds."""
+def test_no_speedup_is_shown_when_nothing_was_drafted(arm: str, decode_s: float) -> None:
+    """Plain rounds would be compared with plain rounds."""
     stats = dataclasses.replace(PLAIN, decode_s=decode_s)
     stats.arms = {**PLAIN.arms, arm: ArmStats(rounds=20, emitted=20, seconds=decode_s)}
     assert stats_lines(stats)[1] == f"{stats.rounds} rounds, nothing drafted"
@@ -78,7 +78,7 @@ def test_stats_with_drafts_and_a_full_window() -> None:
     ]
 
 
-def test_drafts_that_were_all_thrown_away_still_cost() -> None:
+def test_rejected_drafts_count_as_a_loss() -> None:
     stats = dataclasses.replace(PLAIN, decode_s=2.5)
     stats.arms = {**PLAIN.arms, "early-exit": ArmStats(rounds=2, drafted=8, emitted=2, seconds=0.5)}
     assert stats_lines(stats)[1] == (
@@ -98,11 +98,11 @@ def test_no_speedup_without_a_plain_cost() -> None:
 @pytest.mark.parametrize(
     ("n_bytes", "text"), [(0, "0 bytes"), (99_999, "99,999 bytes"), (26_571_744, "26.6 MB"), (2_497_280_256, "2.50 GB")]
 )
-def test_a_size_in_words(n_bytes: int, text: str) -> None:
+def test_sizes_have_fitting_units(n_bytes: int, text: str) -> None:
     assert output.size(n_bytes) == text
 
 
-def test_tables_and_near_names() -> None:
+def test_tables_are_aligned_and_suggestions_joined() -> None:
     assert output.table([["a", "1"], ["long", ""]], head=("x", "y")) == "x     y\na     1\nlong"
     assert output.near("caht", ["chat", "show"]) == "did you mean `chat`?"
     assert output.near("zzz", ["chat"]) == ""
@@ -127,7 +127,7 @@ def test_a_model_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     assert shown.getvalue() == "a]0;title[2Jb\n\tc"
 
 
-def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_the_text_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stdout", shown)
     screen = Screen(show_thinking=True, quiet=False)
@@ -136,7 +136,7 @@ def test_a_pipe_gets_the_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.getvalue() == "a\033b\n"
 
 
-def test_a_trace_is_dimmed_on_stderr_and_the_answer_begins_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasoning_is_dimmed_on_stderr_and_the_answer_starts_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_on_stderr(monkeypatch)
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stdout", shown)
@@ -151,7 +151,7 @@ def test_a_trace_is_dimmed_on_stderr_and_the_answer_begins_a_line(monkeypatch: p
     assert terminal.getvalue() == "\033[2mhm\033[0m\n\n"
 
 
-def test_the_live_line_is_below_the_text_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_live_line_is_below_the_text_and_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_on_stderr(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     out = io.StringIO()
@@ -167,7 +167,8 @@ def test_the_live_line_is_below_the_text_and_leaves(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_live_line_waits_while_a_wrap_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some terminals (tmux) forget it when the cursor is restored: the next character would replace the row's last."""
+    """Some terminals (tmux) lose a pending wrap when the cursor is restored. The next character would then
+    overwrite the last one of the row."""
     terminal = terminal_on_stderr(monkeypatch)
     monkeypatch.setenv("COLUMNS", "10")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -191,7 +192,7 @@ def test_the_live_line_waits_while_a_wrap_is_pending(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("patience_s", "said"), [(0.01, 1), (60.0, 0)])
-def test_a_long_prompt_is_said_once(monkeypatch: pytest.MonkeyPatch, patience_s: float, said: int) -> None:
+def test_a_long_prompt_is_announced_once(monkeypatch: pytest.MonkeyPatch, patience_s: float, said: int) -> None:
     terminal = terminal_on_stderr(monkeypatch)
     monkeypatch.setattr(streaming, "PATIENCE_S", patience_s)
     reading = cast("AnswerStream", SimpleNamespace(stats=AnswerStats(prompt=2712, reused=12)))
@@ -213,7 +214,7 @@ def test_no_live_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.getvalue() == ""
 
 
-def test_progress_in_a_log_is_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_log_is_a_line_for_every_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     draw = progress.Progress()
@@ -223,7 +224,7 @@ def test_progress_in_a_log_is_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch
     assert shown.getvalue().splitlines() == [f"{tenth * 10}% of 10.0 MB" for tenth in range(11)]
 
 
-def test_progress_on_a_terminal_is_one_line_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_terminal_is_one_line_that_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_on_stderr(monkeypatch)
     draw = progress.Progress()
     draw(10_000_000, 10_000_000)
@@ -285,7 +286,7 @@ def test_a_truncation_without_a_temperature_is_refused(name: str) -> None:
         ("stop", '""', "stop must not be empty"),
     ],
 )
-def test_a_setting_that_cannot_be(name: str, value: str, says: str) -> None:
+def test_a_setting_that_is_out_of_range_is_refused(name: str, value: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         changed(SETTINGS, name, value)
 
@@ -302,25 +303,25 @@ class Typed:
         return self.typed.pop(0) if self.typed else None
 
 
-def test_messages_of_one_line_and_of_many() -> None:
+def test_messages_may_have_one_line_or_many() -> None:
     source = Typed("Hi", "", '"""one', "  two", 'three"""', '"""all in one"""', '"""', "x", '"""')
     assert list(messages(source)) == ["Hi", "one\n  two\nthree", "all in one", "x"]
     assert source.prompts[2:5] == [">>> ", "... ", "... "]
 
 
-def test_a_message_that_never_ends_is_not_sent() -> None:
+def test_an_unfinished_message_is_not_sent() -> None:
     with pytest.raises(UsageError, match="never ended"):
         list(messages(Typed('"""one', "two")))
 
 
-def test_the_banner_of_a_real_model_makes_no_excuses() -> None:
+def test_the_banner_of_a_real_model_has_no_demo_note() -> None:
     plan = make_plan(device(8), catalog(model("real", 1, artifact(1, "Q4_K_M"))), [GGUF], Request())
     text = "\n".join(banner(plan))
     assert "Q4_K_M on gguf" in text
     assert "demonstration" not in text
 
 
-def test_flags_and_words_in_any_order() -> None:
+def test_flags_and_arguments_come_in_any_order() -> None:
     parser = make_parser("try", "help", "try WORD", "  edgeinfer try x")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--flag")
@@ -331,7 +332,7 @@ def test_flags_and_words_in_any_order() -> None:
     assert caught.value.hint == "did you mean `--flag`?"
 
 
-def test_what_is_offered_in_place_of_a_wrong_value_can_be_given() -> None:
+def test_every_suggested_value_is_accepted() -> None:
     parser = make_parser("plan", "", "", "")
     add_plan_options(parser)
     assert parser.parse([]).backend == ""
@@ -360,7 +361,7 @@ def test_a_stop_text_may_be_written_with_escapes(given: str, means: str) -> None
     assert parser.parse(["--stop", given, "--stop", "END"]).stop == [means, "END"]
 
 
-def test_stop_is_set_to_none() -> None:
+def test_stop_strings_can_be_removed() -> None:
     assert changed(changed(SETTINGS, "stop", "a b"), "stop", "").stop == ()
 
 
@@ -376,5 +377,5 @@ def test_stop_is_set_to_none() -> None:
         ("a\tb", 9),
     ],
 )
-def test_columns_of_text(text: str, columns: int) -> None:
+def test_the_width_of_text_in_columns(text: str, columns: int) -> None:
     assert column_after(text, 0, 80) == columns

@@ -1,4 +1,4 @@
-"""The controller in simulated time: what it loses against the best fixed arm, and that it never costs much."""
+"""The controller in simulated time: its regret against the best fixed arm, and its worst-case cost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fixed(text: object, device: Device, arm: Arm) -> Played:
     ],
 )
 def test_regret_against_the_best_fixed_arm_when_acceptance_changes(device: Device, seed: int) -> None:
-    """Stated: at most 2 % slower than the best arm in hindsight; mostly quicker, as no arm is best all along."""
+    """At most 2 % slower than the best fixed arm. Mostly it is faster, because no arm is best throughout."""
     text = a_text(PHASES, seed)
     clock = Clock()
     controller, drafters = auto(device, clock)
@@ -70,9 +70,9 @@ def test_where_speculation_never_pays_it_ends_within_two_percent_of_plain(seed: 
 @pytest.mark.parametrize(
     ("said", "true", "kind", "least"),
     [
-        # Stored: rows are free. They are not.
+        # The stored costs say that rows are free. They are not.
         (Device(row=0.0, draft=0.05), DEAR_ROWS, "prose", 0.95),
-        # Stored on a busy machine. Lookup must recover, because it pays on copied text.
+        # These costs were stored on a busy machine. Lookup pays on copied text, so it must recover.
         (Device(row=2.0, draft=2.0), CHEAP_ROWS, "copy", 1.5),
     ],
     ids=["flatters", "scares"],
@@ -97,7 +97,7 @@ def test_a_wrong_stored_plain_round_is_corrected(plain_error: float) -> None:
     assert controller.plain_s == pytest.approx(device.unit_s, rel=0.05)
 
 
-def test_a_long_fast_phase_does_not_pay_for_a_long_slow_one() -> None:
+def test_a_long_slow_phase_is_not_excused_by_a_long_fast_one() -> None:
     budget = TrialBudget()
     budget.spend(1e6)
     slow, tried = Offer(Arm("b", 1), 1.1, 1.3), 0
@@ -118,7 +118,7 @@ def test_the_same_observations_give_the_same_choices() -> None:
     assert len({arm.name for arm in runs[0]}) == 3
 
 
-def test_no_room_means_a_plain_round() -> None:
+def test_without_room_for_drafts_a_round_is_plain() -> None:
     controller, _ = auto(CHEAP_ROWS, Clock())
     assert controller.choose(0) == NONE
 
@@ -172,7 +172,7 @@ class Always:
 
 
 def test_trials_of_losing_arms_lose_less_than_their_share_of_time() -> None:
-    """0.5 % of all time may be lost on trials; what is tried is a small share of rounds."""
+    """Trials may cost 0.5 % of all time, and they are a small share of rounds."""
     loser = Always("loser", 1.0, 1.5)
     costs = Costs(RowCosts({1: 1.0, 2: 2.0}), 4)
     controller = Auto([loser], costs)
@@ -199,7 +199,7 @@ def test_plain_rounds_are_measured_while_a_drafter_wins() -> None:
 
 
 class Losing:
-    """A gated drafter that promises a gain before its first round, and never delivers it."""
+    """A gated drafter that promises a gain before its first round and never delivers one."""
 
     name = "early-exit"
     tokens_per_time = 1.0

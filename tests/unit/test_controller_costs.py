@@ -19,7 +19,7 @@ def test_rows_between_measured_ones_are_interpolated_and_beyond_them_extrapolate
     assert [interpolate(points, n) for n in (1, 2, 3, 4, 6)] == pytest.approx([1.0, 1.5, 1.6, 1.7, 2.5])
     assert interpolate(points, 10) == pytest.approx(4.1)
     assert interpolate({1: 2.0}, 3) == 6.0
-    falling = {1: 1.0, 3: 2.72, 4: 1.85}  # kernels take four rows at once
+    falling = {1: 1.0, 3: 2.72, 4: 1.85}  # kernels work on four rows at a time
     assert interpolate(falling, 5) == pytest.approx(1.85 + 0.85 / 3)
 
 
@@ -32,7 +32,7 @@ def test_a_machine_that_slows_down_keeps_its_ratios() -> None:
     assert costs.ratio("verify", 4) == pytest.approx(2.0, rel=0.05)
 
 
-def test_ratios_follow_what_rounds_cost_through_noise_and_outliers() -> None:
+def test_ratios_follow_round_times_despite_noise_and_outliers() -> None:
     rng = random.Random(1)
     costs = Costs(RowCosts({1: 0.01, 2: 0.011}), 2)
     for index in range(600):
@@ -43,7 +43,7 @@ def test_ratios_follow_what_rounds_cost_through_noise_and_outliers() -> None:
     assert costs.ratio("verify", 2) == pytest.approx(1.8, rel=0.12)
 
 
-def test_the_first_plain_rounds_correct_a_prior_of_another_day_at_once() -> None:
+def test_the_first_plain_rounds_correct_a_stale_prior_at_once() -> None:
     costs = Costs(RowCosts({1: 0.001, 2: 0.002}), 2)
     for _ in range(4):
         costs.observe("verify", 1, 0.01)
@@ -53,7 +53,7 @@ def test_the_first_plain_rounds_correct_a_prior_of_another_day_at_once() -> None
 COSTS = RowCosts({1: 0.01, 4: 0.02}, {1: 0.008}, {2: 0.012}, 0.003, 0.0)
 
 
-def test_stored_costs_come_back_and_bad_ones_do_not(tmp_path: Path) -> None:
+def test_stored_costs_are_read_back_and_bad_ones_are_ignored(tmp_path: Path) -> None:
     store = CostStore(tmp_path / "costs")
     key = cost_key("demo", 1, "engine 2")
     assert store.load(key) is None
@@ -67,7 +67,7 @@ def test_stored_costs_come_back_and_bad_ones_do_not(tmp_path: Path) -> None:
         assert store.load(key) is None
 
 
-def test_costs_of_a_busy_minute_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_measured_on_a_busy_machine_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, hour, week = CostStore(tmp_path), 3600.0, 7 * 24 * 3600.0
     now = time.time()
     for busy, later, stays in [(True, 60.0, True), (True, hour, False), (False, hour, True), (False, week + 60, False)]:
@@ -83,7 +83,7 @@ def test_a_store_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
 
 
 class Ticking:
-    """A model whose rounds take exactly known time on a clock of its own."""
+    """A model whose rounds take known times on a simulated clock."""
 
     drafts_with: DraftsWith = "early-exit"
     exact_rows = None
@@ -145,7 +145,7 @@ class Ticking:
         self.closed += 1
 
 
-def test_calibration_measures_each_part_and_leaves_nothing_open() -> None:
+def test_calibration_measures_each_part_and_closes_its_cache() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=16, budget_s=0.5, clock=model.clock)  # type: ignore[arg-type]
     assert costs.verify_s[1] == pytest.approx(0.001)
@@ -158,30 +158,30 @@ def test_calibration_measures_each_part_and_leaves_nothing_open() -> None:
     assert model.length == 216
 
 
-def test_calibration_of_a_slow_model_stops_soon_and_still_knows_one_and_several_rows() -> None:
+def test_calibration_of_a_slow_model_stops_early_but_covers_one_and_several_rows() -> None:
     model = Ticking(plain_s=0.4)
     costs = calibrate(model, max_rows=16, budget_s=0.8, clock=model.clock)  # type: ignore[arg-type]
-    assert model.length == 24  # a longer context would cost more than it tells
+    assert model.length == 24  # a longer context would cost more time than it is worth
     assert model.now < 0.4 * 0.4 * 24 + 6.0
     assert {1, 4} <= set(costs.verify_s)
     assert costs.back_s
     assert costs.back_short_s
 
 
-def test_calibration_of_a_draft_model_is_of_its_plain_rounds() -> None:
+def test_calibration_of_a_draft_model_measures_its_plain_rounds() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=1, budget_s=0.05, clock=model.clock)  # type: ignore[arg-type]
     assert costs.verify_s == {1: pytest.approx(0.001)}
 
 
-def test_calibration_sees_the_most_rows_that_the_plan_allows() -> None:
+def test_calibration_measures_the_largest_number_of_rows_that_the_plan_allows() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=5, budget_s=0.1, clock=model.clock)  # type: ignore[arg-type]
     assert set(costs.verify_s) == {1, 2, 3, 4, 5}
     assert max(costs.back_s) == max(costs.back_short_s) == 5
 
 
-def test_calibration_keeps_to_the_rows_that_the_plan_allows() -> None:
+def test_calibration_never_exceeds_the_rows_that_the_plan_allows() -> None:
     model = Ticking(plain_s=0.001)
     costs = calibrate(model, max_rows=3, budget_s=0.1, clock=model.clock)  # type: ignore[arg-type]
     assert set(costs.verify_s) == {1, 2, 3}

@@ -1,4 +1,4 @@
-"""The measured bandwidth: the best is kept, and what was measured on a busy machine does not stay."""
+"""The measured bandwidth: the best figure is kept, and one from a busy machine is replaced."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ QUIET, BUSY = True, False
 UNKNOWN = Devices({}, {}, {})  # no chip is known, so it is measured
 
 
-def test_a_faster_measurement_takes_the_place_of_a_slow_one() -> None:
+def test_a_faster_measurement_replaces_a_slower_one() -> None:
     assert settle(Kept(8 * GB, 3, 1.0), Read(20 * GB, BUSY), now=2.0) == Kept(20 * GB, 0, 2.0)
 
 
-def test_a_slower_measurement_confirms_only_when_it_was_quiet() -> None:
+def test_a_slower_measurement_confirms_only_on_a_quiet_machine() -> None:
     assert settle(Kept(20 * GB, 1, 1.0), Read(19 * GB, QUIET), now=2.0) == Kept(20 * GB, 2, 2.0)
     assert settle(Kept(20 * GB, 1, 1.0), Read(8 * GB, BUSY), now=2.0) == Kept(20 * GB, 1, 1.0)
 
 
-def test_three_quiet_ones_settle_it_for_a_day() -> None:
+def test_three_quiet_measurements_settle_the_figure_for_a_day() -> None:
     kept = settle(None, Read(20 * GB, QUIET), now=0.0)
     for n in range(3):
         assert not kept.is_settled(now=0.0), n
@@ -37,7 +37,7 @@ def test_three_quiet_ones_settle_it_for_a_day() -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Read]:
-    """What the next measurements find; the last one is found again and again."""
+    """Results of the next measurements; the last one repeats."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     coming: list[Read] = []
     monkeypatch.setattr(subject, "measure", lambda *_: coming.pop(0) if len(coming) > 1 else coming[0])
@@ -60,7 +60,7 @@ def test_a_busy_first_run_does_not_decide_the_next_ones(reads: list[Read]) -> No
 def test_a_busy_machine_that_looked_quiet_is_corrected_the_next_day(
     reads: list[Read], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads.append(Read(8 * GB, QUIET))  # others used the memory, and no processor time
+    reads.append(Read(8 * GB, QUIET))  # another program used memory bandwidth without processor time
     assert plan_bandwidth() == plan_bandwidth() == 8 * GB
     reads[:] = [Read(20 * GB, QUIET)]
     assert plan_bandwidth() == 8 * GB  # settled
@@ -74,7 +74,7 @@ def test_a_quiet_first_run_measures_several_times(reads: list[Read]) -> None:
     assert plan_bandwidth() == 20 * GB
 
 
-def test_each_machine_has_a_figure_of_its_own(reads: list[Read], tmp_path: Path) -> None:
+def test_each_machine_has_its_figure(reads: list[Read], tmp_path: Path) -> None:
     reads.append(Read(20 * GB, QUIET))
     plan_bandwidth()
     bandwidth(UNKNOWN, "another chip", 24 * GB, 2)
@@ -85,7 +85,7 @@ BAD = [7, "x", {}, {"best_per_s": -1, "n_confirmed": 9, "measured": 1e12}, None]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", *(json.dumps({"some chip, 2 cores, 22 GiB": bad}) for bad in BAD)])
-def test_what_is_kept_is_checked(reads: list[Read], tmp_path: Path, text: str) -> None:
+def test_a_stored_figure_is_checked(reads: list[Read], tmp_path: Path, text: str) -> None:
     reads.append(Read(20 * GB, QUIET))
     file = tmp_path / "edgeinfer" / "memory-bandwidth.json"
     file.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Linux as files: memory limits of both kinds of control group, their parents, cores and features."""
+"""Linux as a tree of files: memory limits of both cgroup versions and their parents, cores, and CPU features."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 class Machine:
-    """A root folder with the files that Linux has."""
+    """A root folder with the given files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -38,7 +38,7 @@ def test_without_limits_all_of_memory_is_the_ceiling(machine: Machine) -> None:
     assert "meminfo" in found.ceiling_source
 
 
-def test_v2_limit_and_what_is_used_of_it(machine: Machine) -> None:
+def test_v2_limit_and_its_use(machine: Machine) -> None:
     machine.write("proc/self/cgroup", "0::/user/app\n")
     machine.write("sys/fs/cgroup/user/app/memory.max", f"{4 * GIB}\n")
     machine.write("sys/fs/cgroup/user/app/memory.current", f"{3 * GIB}\n")
@@ -74,8 +74,8 @@ def test_v1_limit_and_the_huge_number_that_means_none(machine: Machine) -> None:
     assert (found.ceiling_bytes, found.available_bytes) == (GIB, GIB * 3 // 4)
 
 
-def test_a_container_sees_its_own_group_at_the_top(machine: Machine) -> None:
-    """The path in /proc is the host's and is not there; the mount itself is our group."""
+def test_a_container_sees_its_group_at_the_mount(machine: Machine) -> None:
+    """The path in /proc is the host's and does not exist in the container; the mount is the container's group."""
     machine.write("proc/self/cgroup", "0::/kubepods/pod7/c1\n")
     machine.write("sys/fs/cgroup/memory.max", f"{GIB}\n")
     assert memory(machine.root).ceiling_bytes == GIB
@@ -104,7 +104,7 @@ def test_two_threads_of_a_core_count_once(machine: Machine) -> None:
     assert cores(machine.root) == 2
 
 
-def test_a_quota_of_either_version(machine: Machine) -> None:
+def test_a_cpu_quota_of_either_cgroup_version(machine: Machine) -> None:
     cpus(machine, [1024] * 8, [str(n) for n in range(8)])
     machine.write("proc/self/cgroup", "1:cpu,cpuacct:/app\n0::/app\n")
     assert cores(machine.root) == 8
@@ -119,7 +119,7 @@ def test_a_quota_of_either_version(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux only")
-def test_detect_agrees_with_proc_of_this_machine() -> None:
+def test_detect_agrees_with_proc_on_this_machine() -> None:
     found = detect()
     total = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0]) * 1024
     assert found.total_bytes == total
@@ -147,7 +147,7 @@ Max address space         {space:<20} unlimited            bytes
         (64 * GIB, "unlimited", 16 * GIB, 12 * GIB, "all of memory (/proc/meminfo)"),
     ],
 )
-def test_the_limits_of_the_process(
+def test_process_limits_lower_the_ceiling(
     machine: Machine, space: int | str, data: int | str, ceiling: int, available: int, source: str
 ) -> None:
     machine.write("proc/self/limits", LIMITS.format(space=space, data=data))
@@ -157,7 +157,7 @@ def test_the_limits_of_the_process(
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="Linux only")
-def test_a_limit_that_is_set_here_is_seen() -> None:
+def test_a_limit_set_on_this_process_is_seen() -> None:
     code = (
         "import resource; from pathlib import Path; from edgeinfer.device.linux import memory\n"
         "before = memory(Path('/'))\n"

@@ -1,4 +1,4 @@
-"""macOS from what sysctl and Metal would answer."""
+"""macOS from recorded answers of sysctl and Metal."""
 
 from collections.abc import Mapping
 
@@ -57,7 +57,7 @@ def test_without_metal_all_of_memory_is_the_ceiling() -> None:
         ([], 8),  # an Intel Mac has no levels
     ],
 )
-def test_fast_cores_by_level_name(levels: list[tuple[str, int]], expected: int) -> None:
+def test_fast_cores_are_found_by_the_name_of_their_level(levels: list[tuple[str, int]], expected: int) -> None:
     values: dict[str, int | str] = {"hw.nperflevels": len(levels), "hw.physicalcpu": 8}
     for n, (name, count) in enumerate(levels):
         values |= {f"hw.perflevel{n}.name": name, f"hw.perflevel{n}.physicalcpu": count}

@@ -1,4 +1,4 @@
-"""Devices by name, and a person's own devices."""
+"""Devices by name, and the user's own devices."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_devices_that_are_promised() -> None:
+def test_the_promised_devices_exist() -> None:
     assert set(slugs()) >= ASKED_FOR
 
 
@@ -56,16 +56,18 @@ def test_every_figure_has_a_source() -> None:
     figures += [figure for chip in devices.chips.values() for figure in (chip.gb_per_s, chip.n_cores)]
     assert len(figures) > 100
     assert all(figure.source and figure.value > 0 for figure in figures)
-    assert not [figure.source for figure in figures if " " not in figure.source]  # a key of no source table
+    assert not [
+        figure.source for figure in figures if " " not in figure.source
+    ]  # a key that the source table does not have
 
 
-def test_an_unknown_device_has_near_names() -> None:
+def test_an_unknown_device_gets_suggestions() -> None:
     with pytest.raises(UsageError, match="unknown device: iphone-15-por") as caught:
         named("iphone-15-por")
     assert "iphone-15-pro" in caught.value.hint
 
 
-def test_own_devices_are_laid_over(own_folders: Path) -> None:
+def test_a_users_devices_replace_built_in_ones(own_folders: Path) -> None:
     file = own_folders / "config" / "edgeinfer" / "devices.toml"
     file.parent.mkdir(parents=True)
     file.write_text(
@@ -89,7 +91,7 @@ def test_own_devices_are_laid_over(own_folders: Path) -> None:
         slugs()
 
 
-def test_a_figure_says_how_sure_it_is(own_folders: Path) -> None:
+def test_a_figure_says_how_certain_it_is(own_folders: Path) -> None:
     file = own_folders / "own.toml"
     file.write_text('[chip.c]\ntitle = "C"\ngb_per_s = { is = 1, source = "x", sure = "very" }\n')
     with pytest.raises(UsageError, match="`sure` must be one of seen, derived, memory, estimate"):

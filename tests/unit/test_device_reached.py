@@ -1,4 +1,4 @@
-"""The speed that decoding reached: the best of a month is kept, and a busy first run is not."""
+"""The speed that decoding reached: the best of a month is kept, but no first figure from a busy machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_best_is_kept_for_each_machine() -> None:
     assert read_reached("elsewhere") == {}
 
 
-def test_a_busy_machine_gives_no_first_figure_but_may_beat_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_gives_no_first_figure_but_may_raise_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "is_busy", lambda: True)
     keep_reached("here", "file", 20.0)
     assert read_reached("here") == {}
@@ -59,7 +59,7 @@ def test_only_rounds_without_drafts_of_a_short_chat_count() -> None:
     assert AnswerStats(kept=300).plain_tokens_per_s() == 0.0
 
 
-def test_a_plan_goes_by_what_was_reached_and_shows_both() -> None:
+def test_a_plan_uses_the_reached_speed_and_shows_both_figures() -> None:
     file = artifact(0.5, "Q4_0")
     from dataclasses import replace
 
@@ -67,6 +67,6 @@ def test_a_plan_goes_by_what_was_reached_and_shows_both() -> None:
     plan = make_plan(here, catalog(model("small", 1, file)), [GGUF], Request())
     assert plan.expected_tokens_per_s == pytest.approx(1 / (0.5e9 / 70e9 + 10 * 100e-6))
     assert plan.tokens_per_s == 59.4
-    assert "speed    about 123 tokens/s expected, 59 measured here" in explain(plan)
+    assert "speed    about 123 tokens/s expected, 59 measured" in explain(plan)
     slow = make_plan(replace(here, reached={file.key: 5.0}), catalog(model("small", 1, file)), [GGUF], Request("small"))
     assert slow.slow

@@ -1,4 +1,4 @@
-"""The list of drafters: a drafter that is added to it reaches the flag, the plan, the decoder and the stats."""
+"""A drafter added to the list appears in the flag, the plan, the decoder and the stats."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan_of(tier: str = "Q4_0", **how: object) -> Plan:
     return make_plan(device(), catalog(entry, small), [GGUF], request, drafters=drafters.drafter_facts())
 
 
-def test_names_differ_and_the_modes_are_not_among_them() -> None:
+def test_drafter_names_are_unique_and_are_not_modes() -> None:
     modes = drafters.speculation_modes()
     assert len(set(modes)) == len(modes)
     assert modes[:2] == ("auto", "off")
@@ -48,7 +48,7 @@ def test_an_added_drafter_is_a_choice_of_the_flag(with_echo: None) -> None:
     assert "draft or echo" in " ".join(parser_of("chat").format_help().split())
 
 
-def test_without_it_the_flag_has_no_such_choice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_toy_drafter_the_flag_refuses_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((SystemExit, UsageError)):
         parser_of("chat").parse_args(["--speculation", "echo"])
 
@@ -61,7 +61,7 @@ def test_an_added_drafter_is_in_the_plan_and_its_note(with_echo: None) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "echo"])
-def test_an_added_drafter_drafts_and_is_in_the_stats(with_echo: None, tmp_path: Path, mode: str) -> None:
+def test_an_added_drafter_drafts_and_appears_in_the_stats(with_echo: None, tmp_path: Path, mode: str) -> None:
     from edgeinfer.backends.reference import load_gguf
 
     loaded = load_gguf(write_tiny(tmp_path / "tiny.gguf", Tiny()))
@@ -80,7 +80,7 @@ def test_an_added_drafter_drafts_and_is_in_the_stats(with_echo: None, tmp_path: 
         one.close()
 
 
-def test_the_choice_of_a_request_has_the_whole_list(monkeypatch: pytest.MonkeyPatch, with_echo: None) -> None:
+def test_a_request_may_name_any_drafter(monkeypatch: pytest.MonkeyPatch, with_echo: None) -> None:
     assert "echo" in edgeinfer.choose("demo", device="macbook-air-m2-16gb").speculation.drafters
 
 
@@ -95,7 +95,7 @@ def test_the_note_says_what_is_tried_and_what_it_may_gain() -> None:
     )
 
 
-def test_no_gain_is_claimed_that_was_not_measured() -> None:
+def test_only_measured_gains_are_claimed() -> None:
     named = replace(device(), cpu_features=frozenset())
     entry = model("tiny", 1, artifact(0.5, "Q4_0", tensors=("Q4_0",)))
     plan = make_plan(named, catalog(entry), [GGUF], Request(), drafters=drafters.drafter_facts())
@@ -107,10 +107,10 @@ def test_no_gain_is_claimed_that_was_not_measured() -> None:
     ("tier", "tensors", "max_rows", "exact", "gain"),
     [
         ("Q4_K_M", ("Q4_K", "Q6_K"), 3, True, " (about 1.1x on copied text)"),
-        ("Q4_K_M", ("Q8_0", "Q5_0", "Q4_K", "Q6_K"), 16, False, ""),  # 640 columns are no whole block of 256
+        ("Q4_K_M", ("Q8_0", "Q5_0", "Q4_K", "Q6_K"), 16, False, ""),  # 640 columns are not a multiple of 256
         ("Q4_1", ("Q4_1", "Q8_0"), 8, True, ""),
         ("Q4_0", ("Q8_0",), 16, True, " (about 1.5x on copied text)"),
-        ("Q4_0", (), 16, False, ""),  # a file that was not seen
+        ("Q4_0", (), 16, False, ""),  # a file whose header was not read
     ],
 )
 def test_rows_and_gains_follow_from_the_tensors_and_never_from_the_name_of_the_tier(
@@ -123,7 +123,7 @@ def test_rows_and_gains_follow_from_the_tensors_and_never_from_the_name_of_the_t
     assert found.note == f"prompt lookup for repeated text{gain}; plain decoding where that is faster; {tokens}"
 
 
-def test_a_file_that_is_here_is_asked_itself() -> None:
+def test_a_local_file_is_read_for_its_tensor_types() -> None:
     plan = edgeinfer.choose(Request(model="demo", backend="gguf"), device="laptop-x86-32gb")
     assert plan.artifact.tensors == (("Q4_0", 25_952_256),)
     assert plan.speculation.exact

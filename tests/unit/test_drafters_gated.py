@@ -21,7 +21,7 @@ STEPPED = RowCosts(
 
 
 class Script:
-    """A round whose exit says these tokens with these probabilities."""
+    """A round whose exit gives these tokens with these probabilities."""
 
     def __init__(self, said: Sequence[tuple[int, float]]) -> None:
         self.said = list(said)
@@ -43,13 +43,13 @@ def propose(drafter: Gated, said: Sequence[tuple[int, float]], limit: int = 7) -
     return list(drafter.propose(script, limit)), script.asked  # type: ignore[arg-type]
 
 
-def test_it_drafts_while_the_exit_is_confident_and_drops_the_uncertain_draft() -> None:
+def test_drafting_stops_at_an_uncertain_draft_which_is_dropped() -> None:
     drafts, asked = propose(gated(), [(11, 0.99), (12, 0.98), (13, 0.05), (14, 0.99)])
     assert drafts == [11, 12]
     assert asked == [5, 11, 12]  # each draft is the next one's input; the unsure one ends it
 
 
-def test_the_limit_holds() -> None:
+def test_no_more_drafts_than_the_limit() -> None:
     drafts, asked = propose(gated(), [(11, 0.99)] * 9, limit=3)
     assert drafts == [11, 11, 11]
     assert len(asked) == 3
@@ -59,13 +59,13 @@ def test_an_uncertain_first_draft_leaves_a_plain_round() -> None:
     assert propose(gated(), [(11, 0.02)])[0] == []
 
 
-def test_a_tile_of_rows_is_filled() -> None:
-    """Three rows take as long as four, so a third draft of medium confidence is kept. Alone it would not pay."""
+def test_a_tile_of_rows_is_filled_with_drafts() -> None:
+    """Three rows take as long as four, so a third draft of medium confidence is kept. On its own it would not pay."""
     drafts, _ = propose(gated(STEPPED, 4), [(11, 0.99), (12, 0.99), (13, 0.75)], limit=3)
     assert drafts == [11, 12, 13]
 
 
-def test_when_time_earns_more_drafts_must_be_more_certain() -> None:
+def test_where_plain_rounds_gain_more_drafts_must_be_more_certain() -> None:
     said = [(11, 0.75), (12, 0.75), (13, 0.75)]
     calm, busy = gated(STEPPED, 4), gated(STEPPED, 4)
     busy.tokens_per_time = 1.8
@@ -81,7 +81,7 @@ def test_a_confident_exit_that_is_wrong_loses_its_rate() -> None:
     assert propose(drafter, [(11, 0.99), (12, 0.99)], limit=2)[0] == []
 
 
-def test_a_draft_that_was_not_verified_is_learned_from() -> None:
+def test_an_unverified_draft_is_learned_from() -> None:
     """The target's own token shows that the unsure draft was right."""
     drafter = gated()
     unsure = bucket(0.05)
@@ -101,7 +101,7 @@ def test_after_a_rejected_draft_the_state_is_unknown() -> None:
     assert drafter.state == UNKNOWN
 
 
-def test_drafts_after_a_rejected_one_are_not_learned_from() -> None:
+def test_nothing_is_learned_from_drafts_after_a_rejected_one() -> None:
     drafter = gated()
     propose(drafter, [(11, 0.99), (12, 0.96)], limit=2)
     before = drafter.gate.acceptance(bucket(0.96))
@@ -152,13 +152,13 @@ def test_the_expected_gain_grows_with_the_confidence_of_the_last_draft() -> None
 
 
 @pytest.mark.parametrize("agreement", [0.2, 0.5, 0.67, 0.9])
-def test_a_known_agreement_is_what_the_gate_expects_of_a_first_draft(agreement: float) -> None:
-    # with rows for nothing, the expected gain of a draft is its chance of being right
+def test_the_gate_expects_a_known_agreement_of_the_first_draft(agreement: float) -> None:
+    # if rows are free, the expected gain of a draft is its probability of being right
     assert Gate(agreement).expected_gain(UNKNOWN, 0.0) == pytest.approx(agreement, abs=1e-6)
     assert Gate().expected_gain(UNKNOWN, 0.0) == pytest.approx(0.684, abs=1e-3)
 
 
-def test_the_first_offer_of_a_taught_draft_is_what_its_file_promises() -> None:
+def test_the_first_offer_of_a_taught_draft_follows_from_its_file() -> None:
     costs = Costs(RowCosts({1: 1.0, 2: 1.1, 3: 1.6, 8: 4.0}, exit_draft_s=0.05), 8)
     source = ExitSource("feature", whole_part="verify", short_part="verify")
     agreement = (0.6, 0.5, 0.5)
@@ -169,14 +169,14 @@ def test_the_first_offer_of_a_taught_draft_is_what_its_file_promises() -> None:
     assert offer.expected_time == pytest.approx(1.15)
 
 
-def test_where_rows_are_dear_a_taught_draft_does_not_promise_a_gain() -> None:
+def test_where_rows_are_expensive_a_taught_draft_promises_no_gain() -> None:
     costs = Costs(RowCosts({1: 1.0, 2: 2.2, 4: 3.0}, exit_draft_s=0.05), 4)
     source = ExitSource("feature", whole_part="verify", short_part="verify")
     offer = GatedEstimator(Gated(source, costs), costs, max_depth=3, agreement=(0.67, 0.7, 0.7)).offer(3)
     assert offer is not None and offer.speedup < 1.0
 
 
-def test_deeper_drafts_than_the_file_knows_are_right_as_often_as_its_last() -> None:
+def test_drafts_deeper_than_the_file_covers_have_the_rate_of_its_last_depth() -> None:
     costs = Costs(RowCosts({1: 1.0, 2: 1.9, 3: 1.9, 4: 1.9, 5: 1.9, 6: 3.0}, exit_draft_s=0.01), 8)
     source = ExitSource("feature", whole_part="verify", short_part="verify")
     tokens, time = Gated(source, costs).expected_round((0.8,), 7)
@@ -214,7 +214,7 @@ def offer_after_a_round(*, first_draft: float) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize(("sure", "n_asked"), [(0.35, 1), (0.995, 5)])
 def test_a_taught_draft_pays_for_a_second_row_only_where_several_are_likely(sure: float, n_asked: int) -> None:
-    """The second row costs nearly a whole round here, and the four after it almost nothing."""
+    """The second row costs nearly a whole round, and the next four almost nothing."""
     costs = Costs(RowCosts({1: 1.0, 2: 1.9, 6: 2.1}, exit_draft_s=0.06), 6)
     source = ExitSource("feature", whole_part="verify", short_part="verify")
     drafter = Gated(source, costs, agreement=0.67, clock=lambda: 0.0)

@@ -22,11 +22,11 @@ def chance(rates: HitRates, length: int, fork: int = 0) -> float:
 
 @pytest.mark.parametrize(("length", "middle"), [(1, 0.52), (3, 0.76), (6, 0.83), (12, 0.89)])
 def test_a_few_matches_show_whether_the_model_copies(length: int, middle: float) -> None:
-    """Also for lengths that were not among them. `middle` is halfway between the rates of the two states."""
+    """Also for match lengths that were not observed. `middle` is halfway between the rates of the two states."""
     assert chance(after(8, 0), length) > middle > chance(after(0, 4), length)
 
 
-def test_a_change_shows_within_a_few_matches() -> None:
+def test_a_change_of_state_shows_within_a_few_matches() -> None:
     rates = after(300, 0)
     assert chance(rates, 2) > 0.93
     for _ in range(4):
@@ -46,7 +46,7 @@ def test_acceptance_rises_with_match_length_and_falls_with_forks(hits: int) -> N
 
 
 def test_a_rate_is_conditional_on_the_drafts_before() -> None:
-    """A hit says that the text copies, so that the next is likelier than it would be alone."""
+    """A hit suggests that the text is being copied, which makes the next hit more likely."""
     rates = after(3, 1)
     ahead = rates.acceptance(2, bytes(4))
     hits = [True, True]
@@ -63,7 +63,7 @@ def test_rates_end_at_a_draft_that_is_rarely_reached() -> None:
     assert math.prod(ahead) < 0.1 <= math.prod(ahead[:-1])
 
 
-def test_rates_stay_usable_whatever_comes() -> None:
+def test_rates_stay_between_0_and_1() -> None:
     for hit in (True, False):
         rates = HitRates()
         for _ in range(20_000):

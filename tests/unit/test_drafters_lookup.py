@@ -1,4 +1,4 @@
-"""Prompt lookup: its matches against a search by hand, changes of the conversation, and what it learns."""
+"""Prompt lookup: matches against a brute-force search, changes of the conversation, and learning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drafts(context: list[int], limit: int = 4) -> list[int]:
     return list(lookup_in(context).propose(ROUND, limit))  # type: ignore[arg-type]
 
 
-def test_it_proposes_what_followed_earlier() -> None:
+def test_the_tokens_after_the_earlier_match_are_proposed() -> None:
     assert drafts([5, 6, 7, 8, 9, 1, 5, 6, 7]) == [8, 9, 1, 5]
 
 
@@ -49,7 +49,7 @@ def test_without_a_match_nothing_is_proposed() -> None:
     assert drafts([5, 6, 7, 5, 6], 0) == []
 
 
-def test_one_equal_token_is_a_match() -> None:
+def test_one_equal_token_is_enough_for_a_match() -> None:
     assert drafts([1, 2, 3, 1]) == [2, 3, 1, 2]
 
 
@@ -66,7 +66,7 @@ def longest_by_hand(context: list[int]) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=13))
-def test_the_match_is_the_longest_one(context: list[int]) -> None:
+def test_matches_equal_those_of_a_brute_force_search(context: list[int]) -> None:
     whole, stepped = lookup_in(context), lookup_in(context[:1])
     for token in context[1:]:
         stepped.extend([token])
@@ -88,8 +88,8 @@ def test_the_match_is_the_longest_one(context: list[int]) -> None:
         max_size=12,
     )
 )
-def test_after_any_change_of_the_conversation_matches_are_true(changes: list[tuple[str, list[int]]]) -> None:
-    """Emitted tokens, then a prompt that is cut, edited in place or different. Tokens may still wait to be indexed."""
+def test_matches_are_correct_after_any_change_of_the_conversation(changes: list[tuple[str, list[int]]]) -> None:
+    """Tokens are emitted, then the prompt is cut, edited or replaced. Some tokens may not be indexed yet."""
     lookup, context = Lookup(), [1, 2, 3]
     lookup.reset(context)
     for how, tokens in changes:
@@ -99,7 +99,7 @@ def test_after_any_change_of_the_conversation_matches_are_true(changes: list[tup
         else:
             kept = {"cut": context[: max(1, len(context) - len(tokens))], "new": [], "edit": context[:1]}[how]
             context = [*kept, *tokens] + (context if how == "new" else [])
-            lookup.extend([9, 9])  # of an answer whose last round did not ask for a match
+            lookup.extend([9, 9])  # from an answer whose last round asked for no match
             lookup.reset(context)
         found = lookup.match()
         assert (found is not None) == (longest_by_hand(context) > 0)
@@ -120,8 +120,8 @@ def test_a_draft_where_the_text_forks_is_less_likely() -> None:
     assert forked.acceptance(at_fork, 1)[0] < lookup.acceptance(sure, 1)[0]
 
 
-def test_acceptance_follows_what_was_emitted() -> None:
-    """Two-token matches that always fail become hopeless; those that always succeed become sure."""
+def test_expected_acceptance_follows_the_emitted_tokens() -> None:
+    """Two-token matches that always fail are expected to fail; those that always succeed, to succeed."""
     wrong, right = lookup_in([1, 2]), lookup_in([1, 2])
     for index in range(100):
         wrong.extend([1000 + index, 1, 2])
@@ -135,7 +135,7 @@ def test_acceptance_follows_what_was_emitted() -> None:
 
 @pytest.mark.parametrize("n", [1, 40])
 def test_a_prompt_teaches_nothing(n: int) -> None:
-    """Neither the first one nor a later message, short or long. An answer with the same tokens does."""
+    """Neither the first prompt nor a later message, short or long. An answer with the same tokens does."""
     first = [1, 2, 3, 9, 1, 2]
     lookup = lookup_in(first)
     before = lookup.rates.acceptance(2, bytes(9))
@@ -149,7 +149,7 @@ def test_a_prompt_teaches_nothing(n: int) -> None:
     assert lookup.rates.acceptance(2, bytes(9)) != before
 
 
-def test_what_it_learns_does_not_depend_on_the_object_that_holds_the_context() -> None:
+def test_learning_does_not_depend_on_the_object_that_holds_the_context() -> None:
     """One list that grows and is reused, or a new list each time: only `reset` and `extend` count."""
     reused, fresh = Lookup(), Lookup()
     context = [1, 2]
@@ -167,7 +167,7 @@ def test_what_it_learns_does_not_depend_on_the_object_that_holds_the_context() -
 
 
 def repeating(n: int) -> Lookup:
-    """A lookup that has learned from `n` repetitions of 1 2 7."""
+    """A lookup after `n` repetitions of 1 2 7."""
     lookup = lookup_in([1, 2])
     for _ in range(n):
         lookup.extend([7, 1, 2])
@@ -184,7 +184,7 @@ def test_an_edited_past_is_the_same_conversation() -> None:
     assert lookup.rates.acceptance(2, bytes(3)) < learned
 
 
-def test_another_conversation_keeps_little_of_what_was_learned() -> None:
+def test_a_new_conversation_keeps_little_of_what_was_learned() -> None:
     first = HitRates().acceptance(2, bytes(1))[0]
     lookup, said = repeating(6), [1, 2, *[7, 1, 2] * 6]
     learned = lookup.rates.acceptance(2, bytes(1))[0]
@@ -199,7 +199,7 @@ def test_another_conversation_keeps_little_of_what_was_learned() -> None:
 def test_only_the_newest_part_of_a_long_conversation_is_indexed(
     step: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A conversation has no end, an index has. Matches stay true."""
+    """A conversation may grow forever, the index may not. Matches stay correct."""
     monkeypatch.setattr(module, "MAX_INDEXED", 40)
     lookup, context = lookup_in([0]), [0]
     text = [at * at % 11 for at in range(400)]

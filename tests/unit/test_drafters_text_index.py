@@ -1,4 +1,4 @@
-"""An index of a text: the longest match and the forks, against searches by hand; what a step looks at."""
+"""The text index: longest match and forks against a brute-force search, and the work per token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def indexed(text: Sequence[int]) -> TextIndex:
 
 
 def forks_by_hand(text: list[int]) -> list[int]:
-    """Of each place: whether other tokens followed the same last token (1), and the same last two (2)."""
+    """For each position: whether other tokens followed the same last token (1), and the same last two (2)."""
 
     def followers(ending: list[int]) -> set[int]:
         n = len(ending)
@@ -37,13 +37,13 @@ def forks_by_hand(text: list[int]) -> list[int]:
 
 @settings(max_examples=500, deadline=None)
 @given(TEXTS)
-def test_forks_are_those_of_the_whole_text(text: list[int]) -> None:
+def test_forks_equal_those_of_a_search_of_the_whole_text(text: list[int]) -> None:
     assert list(indexed(text).forks) == forks_by_hand(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
-def test_the_longest_match_is_that_of_a_whole_search(text: list[int]) -> None:
+def test_the_longest_match_equals_that_of_a_search_of_the_whole_text(text: list[int]) -> None:
     n = len(text)
     lengths = {end: next((k for k in range(end) if text[end - 1 - k] != text[n - 1 - k]), end) for end in range(1, n)}
     found = indexed(text).longest_match()
@@ -55,8 +55,8 @@ def test_the_longest_match_is_that_of_a_whole_search(text: list[int]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, st.integers(1, 20))
-def test_what_follows_a_match_has_the_forks_of_its_places(text: list[int], limit: int) -> None:
-    """Behind the end the text repeats what stands between the match and the end, and so do its forks."""
+def test_predicted_tokens_have_the_forks_of_their_positions(text: list[int], limit: int) -> None:
+    """Past the end, the text between the match and the end repeats, and so do its forks."""
     index = indexed(text)
     match = index.longest_match()
     if match is None:
@@ -70,8 +70,8 @@ def test_what_follows_a_match_has_the_forks_of_its_places(text: list[int], limit
 
 
 @pytest.mark.parametrize("n", [1000, 8000])
-def test_a_step_looks_at_few_places_however_long_the_text(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: what one token costs does not grow with the text."""
+def test_the_work_per_token_does_not_grow_with_the_text(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are counted, not timed."""
     compared: list[int] = []
     common = TextIndex._common
 

@@ -1,4 +1,4 @@
-"""No exception of an engine crosses the seam: every type that one can raise becomes an EdgeInferError."""
+"""No engine exception leaves its backend: every type that an engine can raise becomes an EdgeInferError."""
 
 import contextlib
 import ctypes
@@ -18,7 +18,7 @@ from edgeinfer.errors import EngineError, RewindError
 from tests.tiny_gguf import Tiny, write_tiny
 
 ENGINES = ("builtins", "ctypes", "numpy", "mlx", "llama_cpp", "gguf", "safetensors", "tokenizers")
-SHAPES = {  # of a class on the seam: its verbs
+SHAPES = {  # methods that the rest of the program calls
     "backend": {"probe", "load"},
     "model": {"run", "new_cache", "close"},
     "cache": {"begin", "rewind", "close"},
@@ -28,7 +28,7 @@ SHAPES = {  # of a class on the seam: its verbs
 
 
 def engine_exceptions() -> list[Exception]:
-    """One of each type that the engines that are installed here define or raise."""
+    """One instance of each exception type that an installed engine defines or raises."""
     for name in ENGINES:
         if importlib.util.find_spec(name):
             importlib.import_module(name)
@@ -56,13 +56,13 @@ def made(kind: type[Exception]) -> Exception:
     for arguments in ARGUMENTS:
         with contextlib.suppress(TypeError, AssertionError):
             return kind(*arguments)
-    return kind.__new__(kind)  # one that only its engine can fill in: its text may then fail, too
+    return kind.__new__(kind)  # only its engine can fill this one in; converting it to text may fail as well
 
 
 EXCEPTIONS = engine_exceptions()
 
 
-def test_the_walk_finds_what_engines_raise() -> None:
+def test_the_walk_finds_exceptions_of_engines() -> None:
     kinds = {type(error) for error in EXCEPTIONS}
     assert {ValueError, RuntimeError, OSError, MemoryError, ctypes.ArgumentError, np.linalg.LinAlgError} <= kinds
 
@@ -98,13 +98,13 @@ def test_our_own_errors_and_interrupts_pass(error: BaseException) -> None:
 
 
 def seam_classes(backend: str) -> Iterator[tuple[type, str]]:
-    """Each class of a backend that another part of the program calls, with one of its verbs."""
+    """Each backend class that the rest of the program calls, with one of its methods."""
     package = importlib.import_module(backends.facts_of(backend).package)
     names = [name for _, name, _ in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     for name in [package.__name__, *names]:
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError:  # what makes models, with tools that need not be installed
+        except ModuleNotFoundError:  # modules that make models, with tools that need not be installed
             continue
         for value in vars(module).values():
             if isinstance(value, type) and value.__module__ == name and not getattr(value, "_is_protocol", False):
@@ -114,13 +114,13 @@ def seam_classes(backend: str) -> Iterator[tuple[type, str]]:
                         yield from ((value, verb) for verb in sorted(verbs - {"probe"}))
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch and ExecuTorch, which the exporter imports
+@pytest.mark.filterwarnings("ignore")  # from torch and ExecuTorch, which the exporter imports
 @pytest.mark.parametrize("backend", [facts.name for facts in backends.FACTS])
-def test_every_verb_of_the_seam_maps(backend: str) -> None:
+def test_every_method_that_is_called_from_outside_maps_exceptions(backend: str) -> None:
     if backend == "mlx":
         pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
     verbs = list(seam_classes(backend))
-    assert len({kind for kind, _ in verbs}) >= 4  # backend, model, cache, round; a `HeldRow` calls no engine
+    assert len({kind for kind, _ in verbs}) >= 4  # backend, model, cache, round; a `HeldRow` makes no engine call
     bare = {f"{kind.__qualname__}.{verb}" for kind, verb in verbs if not hasattr(getattr(kind, verb), "__wrapped__")}
     assert bare == set()
 
@@ -143,7 +143,7 @@ def breaks(error: Exception) -> Callable[..., object]:
 def test_an_answer_whose_engine_raises_ends_in_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """And the next answer is exact."""
+    """The next answer is exact."""
     from edgeinfer.backends.gguf import llama
 
     with load_tiny(tmp_path, "gguf") as loaded:

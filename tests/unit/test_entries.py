@@ -1,4 +1,4 @@
-"""Entries of models that are in no catalog."""
+"""Catalog entries made from files that are in no catalog."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ CONFIG = {
 FILE = Artifact("mlx", "mlx-4bit-g64", 335_000_000, repo="", file="/models/qwen3")
 
 
-def test_a_local_file_is_known_by_its_header(tmp_path: Path) -> None:
+def test_an_entry_is_made_from_the_header_of_a_local_file(tmp_path: Path) -> None:
     entry = entry_of_path(write_tiny(tmp_path / "Some Model.gguf", Tiny(tier="Q8_0")))
     assert [artifact.backend for artifact in entry.artifacts] == ["gguf", "mlx", "reference"]
     assert {artifact.tier for artifact in entry.artifacts} == {"Q8_0"}
@@ -48,7 +48,7 @@ def test_a_catalog_name_is_made_from_a_repository(repo: str, name: str) -> None:
     assert name_of(repo) == name
 
 
-def test_a_folder_is_known_by_its_configuration() -> None:
+def test_an_entry_is_made_from_the_configuration_of_a_folder() -> None:
     entry = entry_of_config("qwen3", CONFIG, FILE, USUAL)
     assert entry.shape.kv == (LayerKv(28, 8, 128),)
     assert entry.shape.n_params == int(335_000_000 * 8 / 4.5)
@@ -58,7 +58,7 @@ def test_a_folder_is_known_by_its_configuration() -> None:
     assert bits_of(CONFIG) == 4.5
 
 
-def test_a_folder_without_quantization_and_with_the_least() -> None:
+def test_a_minimal_configuration_without_quantization() -> None:
     least = {
         key: value for key, value in CONFIG.items() if key not in ("quantization", "head_dim", "num_key_value_heads")
     }
@@ -67,7 +67,7 @@ def test_a_folder_without_quantization_and_with_the_least() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, "28", 1.5, True, 10**12, [28]])
-def test_a_number_that_cannot_be_is_named(value: object) -> None:
+def test_an_impossible_number_is_named(value: object) -> None:
     with pytest.raises(ArtifactError, match="no usable `num_hidden_layers`"):
         entry_of_config("x", CONFIG | {"num_hidden_layers": value}, FILE, USUAL)
 
@@ -86,7 +86,7 @@ GEMMA3_4B = {
 }
 
 
-def test_what_a_short_text_config_leaves_out() -> None:
+def test_a_short_text_config_gets_the_defaults_of_its_family() -> None:
     """Gemma 3's 4B and 1B as Google published them; layers and heads of their model cards."""
     shape = entry_of_config("gemma", GEMMA3_4B, FILE, USUAL).shape
     assert (shape.n_heads, shape.n_vocab, shape.limit, shape.n_ffn) == (8, 262208, 131072, 10240)
@@ -129,13 +129,13 @@ def test_shapes_of_configurations(config: dict[str, object], kv: LayerKv) -> Non
     assert entry_of_config("x", config, FILE, USUAL).shape.kv == (kv,)
 
 
-def test_what_no_part_of_a_configuration_says_is_named() -> None:
+def test_a_missing_number_is_named() -> None:
     with pytest.raises(ArtifactError, match="no usable `hidden_size`"):
         entry_of_config("x", {"model_type": "new", "text_config": {"num_hidden_layers": 2}}, FILE, USUAL)
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b" " * (1 << 20) + b"{}"])
-def test_a_configuration_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content)
     with pytest.raises(ArtifactError, match="not a model's configuration"):

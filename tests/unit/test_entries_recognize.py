@@ -1,4 +1,4 @@
-"""Known models under other names, and strangers of the same shape."""
+"""Known models under other names, and unknown models of the same shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def stranger(name: str, n_bytes: int = 12345, *, like: str = "smollm2-135m", **s
     model = CATALOG.find(like)
     assert model is not None
     file = Artifact("gguf", "Q8_0", n_bytes, "", f"/models/{name}.gguf")
-    made = replace(model.shape, limit=4096, n_params=1, n_active_params=1, **shape)  # what formats count differently
+    made = replace(
+        model.shape, limit=4096, n_params=1, n_active_params=1, **shape
+    )  # counted differently by different formats
     return ModelEntry(name, name, "not stated", False, 0, RANK_SOURCE, made, USUAL, (file,))
 
 
@@ -44,11 +46,11 @@ def is_known(entry: ModelEntry, *names: str, like: str = "smollm2-135m") -> bool
         ("x", "", "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct"),
     ],
 )
-def test_by_any_of_its_names(names: tuple[str, ...]) -> None:
+def test_a_model_is_recognized_by_any_of_its_names(names: tuple[str, ...]) -> None:
     assert is_known(stranger(names[0]), *names[1:])
 
 
-def test_by_its_size_alone() -> None:
+def test_a_model_is_recognized_by_its_size_alone() -> None:
     assert is_known(stranger("download (3)", 98_362_432), "something else")
     assert is_known(stranger("download (3)", 105_454_432))
     assert not is_known(stranger("download (3)", 98_362_431))
@@ -68,7 +70,7 @@ def test_by_its_size_alone() -> None:
         "model",
     ],
 )
-def test_derived_models_are_not_the_known_one(name: str) -> None:
+def test_derived_models_are_not_mistaken_for_the_known_one(name: str) -> None:
     assert not is_known(stranger(name))
 
 
@@ -90,11 +92,11 @@ def test_derived_models_of_a_large_family(name: str) -> None:
         {"kv": (LayerKv(30, 3, 32),)},
     ],
 )
-def test_the_name_does_not_suffice(shape: dict[str, Any]) -> None:
+def test_a_name_alone_is_not_enough(shape: dict[str, Any]) -> None:
     assert not is_known(stranger("SmolLM2-135M-Instruct", 98_362_432, **shape))
 
 
-def test_thinking_is_the_catalogs() -> None:
+def test_whether_a_model_reasons_comes_from_the_catalog() -> None:
     found = recognized(stranger("Qwen3-4B-Q8_0", like="qwen3-4b"), CATALOG.models, ["Qwen3-4B-Q8_0"])
     assert found.thinking == ("<think>", "</think>") and found.title == "Qwen3 4B"
 

@@ -1,4 +1,4 @@
-"""Draft files: what is read from a sound one, and every way in which a stranger's file is refused."""
+"""Draft files: what is read from a valid one, and how a hostile one is refused."""
 
 import json
 import struct
@@ -81,14 +81,14 @@ def test_a_feature_draft(tmp_path: Path) -> None:
         ({"n_ffn": "8"}, "the tensor ffn_gate is F16 [16, 8]; [8, 8] is needed"),
     ],
 )
-def test_a_header_that_cannot_be_used(tmp_path: Path, change: dict[str, str], said: str) -> None:
+def test_an_unusable_header_is_refused(tmp_path: Path, change: dict[str, str], said: str) -> None:
     with pytest.raises(ArtifactError, match="not a usable draft") as error:
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META | change))
     assert said in str(error.value)
 
 
 @pytest.mark.parametrize("taps", ["[]", "[0, 1]", "[2, 1]", "[1, 1]", "[1, 5]", "[1, 2, 3, 4, 1, 2, 3, 4, 1]", "3"])
-def test_taps_that_no_model_has(tmp_path: Path, taps: str) -> None:
+def test_impossible_taps_are_refused(tmp_path: Path, taps: str) -> None:
     with pytest.raises(ArtifactError, match="`taps`"):
         read_draft_file(write(tmp_path / "a.draft.safetensors", FEATURE_META | {"taps": taps}, FEATURE))
 
@@ -104,13 +104,15 @@ def test_taps_that_no_model_has(tmp_path: Path, taps: str) -> None:
         (np.arange(33, dtype=np.int32), "[33]"),
     ],
 )
-def test_ranked_tokens_that_are_no_vocabulary(tmp_path: Path, ranked: np.ndarray[Any, Any], said: str) -> None:
+def test_ranked_tokens_that_are_no_vocabulary_are_refused(
+    tmp_path: Path, ranked: np.ndarray[Any, Any], said: str
+) -> None:
     with pytest.raises(ArtifactError) as error:
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META, LAYER, ranked))
     assert said in str(error.value)
 
 
-def test_a_missing_and_a_foreign_tensor(tmp_path: Path) -> None:
+def test_a_missing_or_unknown_tensor_is_refused(tmp_path: Path) -> None:
     without = {name: dims for name, dims in LAYER.items() if name != "attn_q"}
     with pytest.raises(ArtifactError, match=r"attn_q.weight' is missing"):
         read_draft_file(write(tmp_path / "a.draft.safetensors", EXIT_META, without))

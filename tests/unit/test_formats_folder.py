@@ -41,7 +41,7 @@ def folder(path: Path, config: object = None, **files: bytes) -> Path:
     return path
 
 
-def test_the_header_of_a_sound_file(tmp_path: Path) -> None:
+def test_the_header_of_a_valid_file_is_read(tmp_path: Path) -> None:
     header = read_header(write(tmp_path / "m.safetensors", safetensors(GOOD)))
     start = 8 + len(json.dumps(GOOD))
     assert header.metadata == {"format": "pt"}
@@ -73,32 +73,32 @@ def without(name: str, **changes: object) -> dict[str, Any]:
         (safetensors(without("b", data_offsets=[32, 24])), "is of BF16"),
     ],
 )
-def test_lies_are_refused(tmp_path: Path, raw: bytes, message: str) -> None:
+def test_a_false_header_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         read_header(write(tmp_path / "m.safetensors", raw))
 
 
-def test_a_sound_folder_is_read(tmp_path: Path) -> None:
+def test_a_valid_folder_is_read(tmp_path: Path) -> None:
     checked = check_artifact(folder(tmp_path / "m", **{"model.safetensors": safetensors(GOOD)}))
     assert isinstance(checked, SafetensorsFolder)
     assert checked.config["model_type"] == "llama"
     assert checked.n_bytes == len(safetensors(GOOD))
 
 
-def test_folder_with_an_index_that_leads_out(tmp_path: Path) -> None:
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     index = json.dumps({"weight_map": {"a": "../outside.safetensors"}}).encode()
     write(tmp_path / "outside.safetensors", safetensors(GOOD))
     with pytest.raises(ArtifactError, match="lead out"):
         check_artifact(folder(tmp_path / "m", **{"model.safetensors.index.json": index}))
 
 
-def test_folder_that_names_python_to_run(tmp_path: Path) -> None:
+def test_a_folder_that_names_python_to_run_is_refused(tmp_path: Path) -> None:
     made = folder(tmp_path / "m", {"model_file": "evil.py"}, **{"model.safetensors": safetensors(GOOD)})
     with pytest.raises(ArtifactError, match="Python file to run"):
         check_artifact(made)
 
 
-def test_folder_of_pickles(tmp_path: Path) -> None:
+def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"pytorch_model\.bin is a pickle"):
         check_artifact(folder(tmp_path / "m", **{"pytorch_model.bin": b"\x80\x04."}))
 
@@ -111,7 +111,7 @@ def torch_zip() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.pth", "m.pkl", "m.ckpt", "M.BIN"])
-def test_pickles_by_name(tmp_path: Path, name: str) -> None:
+def test_pickles_are_known_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match="files are pickles"):
         check_artifact(write(tmp_path / name, b"anything"))
 
@@ -121,7 +121,7 @@ def test_pickles_by_name(tmp_path: Path, name: str) -> None:
     [(pickle.dumps({}, protocol), "starts like a Python pickle") for protocol in (2, 3, 4, 5)]
     + [(torch_zip(), "zip archive"), (b"just text", "is not a GGUF file"), (b"", "is empty")],
 )
-def test_what_calls_itself_gguf_and_is_none(tmp_path: Path, raw: bytes, message: str) -> None:
+def test_a_file_named_gguf_that_is_none_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         check_artifact(write(tmp_path / "m.gguf", raw))
 

@@ -1,4 +1,4 @@
-"""The GGUF reader: sound files are read as they are, and each lie is refused with its place and its values."""
+"""The GGUF reader: valid files are read exactly, and false ones are refused with position and values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refused(raw: bytes) -> str:
     return str(caught.value)
 
 
-def test_sound_header_is_read_as_it_is() -> None:
+def test_a_valid_header_is_read_exactly() -> None:
     header = parse(g.file())
     assert (header.version, header.alignment) == (3, 32)
     assert header.data_offset == -(-len(g.header()) // 32) * 32
@@ -42,7 +42,7 @@ def test_sound_header_is_read_as_it_is() -> None:
     assert query.offset == header.data_offset + 1024 + 128  # after token_embd [8, 32] and attn_norm [32]
 
 
-def test_the_gguf_package_reads_the_same(tmp_path: Path) -> None:
+def test_the_gguf_package_reads_the_same_values(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file())
@@ -113,7 +113,7 @@ def patched(offset: int, raw: bytes) -> bytes:
         (g.file({**g.KEYS, "x": (g.ARRAY, (g.ARRAY, []))}), "arrays inside arrays"),
     ],
 )
-def test_bad_preamble_and_values(raw: bytes, message: str) -> None:
+def test_a_bad_preamble_or_value_is_refused(raw: bytes, message: str) -> None:
     assert message in refused(raw)
 
 
@@ -169,7 +169,7 @@ def test_a_tensor_that_does_not_fit_the_file_is_refused(raw: bytes, message: str
         ({"split.count": (g.U32, 3)}, "is one of 3 parts of a model, but is not named like one"),
     ],
 )
-def test_numbers_that_engines_trust(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:
+def test_numbers_that_engines_do_not_check_are_refused(tmp_path: Path, keys: dict[str, g.Typed], message: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file({**g.KEYS, **keys}))
     with pytest.raises(ArtifactError, match=r"x\.gguf(: | is)") as caught:
@@ -188,7 +188,7 @@ def test_a_model_without_a_tensor_it_needs_is_refused(tmp_path: Path, gone: str)
 @pytest.mark.parametrize(
     ("name", "number"), [("output_norm.weight", 30), ("output_norm.weight", 24), ("blk.0.attn_q.weight", 24)]
 )
-def test_tensor_types_that_abort_the_engine(tmp_path: Path, name: str, number: int) -> None:
+def test_tensor_types_that_abort_the_engine_are_refused(tmp_path: Path, name: str, number: int) -> None:
     listed = [(n, shape, number if n == name else kind, offset) for n, shape, kind, offset in g.tensors()]
     path = tmp_path / "x.gguf"
     path.write_bytes(g.file(listed=listed))
@@ -202,7 +202,7 @@ def test_a_long_text_is_refused_by_its_length() -> None:
 
 @pytest.mark.parametrize("kind", ["key", "text", "long text", "strings", "numbers", "zeros"])
 def test_huge_promises_cost_nothing(tmp_path: Path, kind: str) -> None:
-    """A sparse file of 1 TB is large enough for every promise to be possible."""
+    """A sparse file of 1 TB makes every promised size possible."""
     start = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
     raw = {
         "key": start + struct.pack("<Q", 2**39),
@@ -225,7 +225,7 @@ def test_huge_promises_cost_nothing(tmp_path: Path, kind: str) -> None:
         tracemalloc.stop()
 
 
-def test_reads_only_the_header() -> None:
+def test_only_the_header_is_read() -> None:
     raw, seen = g.file() + b"\0" * (4 << 20), []
 
     def fetch(offset: int, n: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The small files of a model folder, in the shapes that their writers give them."""
+"""The small files of a model folder, in the forms that different programs write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS = ("<pad>", "<a>", "<b>", "<c>", "hello")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tokenizer of five words, of which the first four are control tokens."""
+    """A tokenizer of five words; the first four are control tokens."""
     tokenizers = pytest.importorskip("tokenizers")
     engine = tokenizers.Tokenizer(tokenizers.models.WordLevel({text: n for n, text in enumerate(TEXTS)}, "<pad>"))
     engine.add_special_tokens(list(TEXTS[:4]))
@@ -59,11 +59,13 @@ def write(folder: Path, **files: object) -> Path:
         ),
     ],
 )
-def test_the_end_is_found_in_each_of_its_places(folder: Path, files: dict[str, object], stops: set[int]) -> None:
+def test_the_end_token_is_found_in_every_file_that_may_name_it(
+    folder: Path, files: dict[str, object], stops: set[int]
+) -> None:
     assert HfTokenizer(write(folder, **files)).stop_tokens == stops
 
 
-def test_a_token_that_ends_turns_everywhere_needs_no_name(tmp_path: Path) -> None:
+def test_a_well_known_end_token_needs_no_entry(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = {"hello": 0, "<|im_end|>": 1, "<end_of_turn>": 2, "</s>": 3}
     engine = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "hello"))
@@ -73,7 +75,7 @@ def test_a_token_that_ends_turns_everywhere_needs_no_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_byte_order_marks(folder: Path, encoding: str) -> None:
+def test_byte_order_marks_are_removed(folder: Path, encoding: str) -> None:
     config = {"eos_token": "<c>", "chat_template": "ä"}
     (folder / "tokenizer_config.json").write_bytes(json.dumps(config, ensure_ascii=False).encode(encoding))
     (folder / "generation_config.json").write_bytes(json.dumps({"eos_token_id": 1}).encode(encoding))
@@ -82,7 +84,7 @@ def test_byte_order_marks(folder: Path, encoding: str) -> None:
     assert found.chat_template == "ä"
 
 
-def test_a_large_tokenizer_configuration(folder: Path) -> None:
+def test_a_large_tokenizer_configuration_is_read(folder: Path) -> None:
     added = {str(n): {"content": f"<unused{n}>", "special": True} for n in range(40_000)}
     write(folder, tokenizer_config={"added_tokens_decoder": added, "eos_token": "<c>", "chat_template": "T"})
     assert (folder / "tokenizer_config.json").stat().st_size > 1 << 20
@@ -113,7 +115,7 @@ def test_the_template_is_found_in_each_file_that_may_hold_it(
         assert chat_template(write(folder, **{name: {"chat_template": template}})) == found
 
 
-def test_the_template_of_its_own_file_comes_first(tmp_path: Path) -> None:
+def test_a_template_in_a_separate_file_comes_first(tmp_path: Path) -> None:
     write(tmp_path, tokenizer_config={"chat_template": "config"})
     assert chat_template(tmp_path) == "config"
     write(tmp_path, chat_template={"chat_template": "json"})
@@ -131,7 +133,7 @@ def test_json_that_is_not_an_object_is_refused_in_one_line(tmp_path: Path, raw: 
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_the_bos_by_either_file(tmp_path: Path) -> None:
+def test_the_bos_is_found_in_either_file(tmp_path: Path) -> None:
     write(tmp_path, special_tokens_map={"bos_token": {"content": "<s>"}})
     assert special_text(tmp_path, "bos_token") == "<s>"
     write(tmp_path, tokenizer_config={"bos_token": "<bos>"})
@@ -149,7 +151,7 @@ def test_the_bos_by_either_file(tmp_path: Path) -> None:
         ("---\nlicense: mit\n", ("", "")),
     ],
 )
-def test_what_a_model_card_claims(tmp_path: Path, card: str, claims: tuple[str, str]) -> None:
+def test_the_license_of_a_model_card_is_read(tmp_path: Path, card: str, claims: tuple[str, str]) -> None:
     (tmp_path / "README.md").write_bytes(card.encode())
     assert card_claims(tmp_path) == claims
     assert card_claims(tmp_path / "none") == ("", "")

@@ -1,4 +1,4 @@
-"""Odd GGUF files: what the pinned engine runs is read; what it cannot run names the way out; nothing else passes."""
+"""Unusual GGUF files: what the pinned engine runs is read, what it cannot run is refused with a way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgeinfer.formats.gguf_types import GGML_TYPES
 from tests import gguf_bytes as g
 
 HARM = "made to harm"
-WIDTH = 256  # a multiple of every type's block
+WIDTH = 256  # a multiple of the block size of every type
 WIDE: dict[str, Sequence[int]] = {
     "token_embd.weight": (WIDTH, 8),
     **{f"blk.0.{name}.weight": (WIDTH, WIDTH) for name in ("attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down")},
@@ -33,7 +33,7 @@ WIDE_KEYS = g.KEYS | {
 
 
 def of_type(number: int, block: int = 32, block_bytes: int = 18, *, norms: bool = False) -> bytes:
-    """A model whose matrices (or norms) are of this type."""
+    """A model whose matrices (or norms) have this type."""
     listed, offset = [], 0
     for name, shape in WIDE.items():
         chosen = ("norm" in name) is norms
@@ -45,7 +45,7 @@ def of_type(number: int, block: int = 32, block_bytes: int = 18, *, norms: bool 
 
 
 def with_keys(**changes: g.Typed | None) -> bytes:
-    """The tiny model with these keys in place of its own; `__` stands for a dot, and None takes a key away."""
+    """The tiny model with these keys replaced; `__` stands for a dot, and None removes a key."""
     named = {name.replace("__", "."): value for name, value in changes.items()}
     return g.file({key: value for key, value in {**g.KEYS, **named}.items() if value is not None})
 
@@ -73,7 +73,7 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("name", IGNORED)
-def test_what_the_engine_runs_is_read(tmp_path: Path, name: str) -> None:
+def test_files_that_the_engine_runs_are_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(IGNORED[name])
     header = check_artifact(path)
@@ -84,7 +84,7 @@ def test_what_the_engine_runs_is_read(tmp_path: Path, name: str) -> None:
     pytest.importorskip("llama_cpp", reason="the engine is not here")
     from edgeinfer.backends.gguf import llama, tokenizer
 
-    model = llama.load(path)  # the claim of the table, tried
+    model = llama.load(path)  # the table's claim, tried on the engine
     try:
         context = llama.Context(model, llama.ContextOptions(slots=64, n_batch=8, n_threads=1))
         batch = llama.Batch(8)
@@ -133,7 +133,7 @@ EXPLAINED: dict[Any, Any] = {
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
-def test_what_the_engine_cannot_run_names_a_way_out(tmp_path: Path, name: str | int) -> None:
+def test_the_refusal_of_a_file_that_the_engine_cannot_run_names_a_way_out(tmp_path: Path, name: str | int) -> None:
     raw, message, hint = EXPLAINED[name]
     path = tmp_path / "x.gguf"
     path.write_bytes(raw)
@@ -144,7 +144,7 @@ def test_what_the_engine_cannot_run_names_a_way_out(tmp_path: Path, name: str | 
 
 
 @pytest.mark.parametrize("number", [96, 401, 1 << 31, (1 << 32) - 1])
-def test_other_types_are_damage(tmp_path: Path, number: int) -> None:
+def test_unknown_types_are_damage(tmp_path: Path, number: int) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(of_type(number))
     with pytest.raises(ArtifactError, match=f"unknown type {number}") as caught:
@@ -152,7 +152,7 @@ def test_other_types_are_damage(tmp_path: Path, number: int) -> None:
     assert (HARM in caught.value.hint) == (number > 96)
 
 
-def test_the_table_is_whole() -> None:
+def test_the_table_is_complete() -> None:
     assert set(ODDITIES) == set(Odd)
     assert all(bool(oddity.hint) == (oddity.answer != "ignored") for oddity in ODDITIES.values())
     assert GGML_TYPES[42].name == "Q2_0" and max(GGML_TYPES) == 42

@@ -1,4 +1,4 @@
-"""Models in parts: any part names the whole, each part is checked, and llama.cpp answers as it does from one file."""
+"""Split models: any part stands for the whole, each part is checked, and answers equal those of a single file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ g.CODES[U16] = "H"
 
 
 def part(folder: Path, number: int, n: int, listed: list[g.Tensor], **changes: object) -> Path:
-    """Part `number` (from 1) as gguf-split writes it: metadata in the first only, tensors from offset 0."""
+    """Part `number` (from 1) as gguf-split writes it: only the first has metadata, and tensors start at offset 0."""
     says = {"no": number - 1, "count": n, "total": len(g.SHAPES)} | changes
     keys: dict[str, g.Typed] = {
         "split.no": (U16, says["no"]),
@@ -40,7 +40,7 @@ def in_three(folder: Path, **second: object) -> list[Path]:
     return [part(folder, i + 1, 3, tensors[i], **(second if i == 1 else {})) for i in range(3)]
 
 
-def test_any_part_names_the_whole(tmp_path: Path) -> None:
+def test_any_part_stands_for_the_whole_model(tmp_path: Path) -> None:
     paths = in_three(tmp_path)
     for path in paths:
         header = check_artifact(path)
@@ -74,7 +74,7 @@ def test_missing_parts_are_named(tmp_path: Path, gone: tuple[int, ...]) -> None:
         ({"count": 4}, "of 4"),
     ],
 )
-def test_a_part_of_another_model(tmp_path: Path, second: dict[str, object], message: str) -> None:
+def test_a_part_of_another_model_is_refused(tmp_path: Path, second: dict[str, object], message: str) -> None:
     paths = in_three(tmp_path, **second)
     with pytest.raises(ArtifactError, match=message):
         check_artifact(paths[0])
@@ -101,7 +101,7 @@ def test_every_part_is_checked(tmp_path: Path) -> None:
         check_artifact(paths[0])
 
 
-def test_a_part_under_another_name(tmp_path: Path) -> None:
+def test_a_part_under_another_name_is_refused(tmp_path: Path) -> None:
     path = in_three(tmp_path)[0].rename(tmp_path / "model.gguf")
     with pytest.raises(ArtifactError, match="not named like one"):
         check_artifact(path)
@@ -136,7 +136,7 @@ def split(whole: Path, folder: Path, n: int) -> list[Path]:
     return paths
 
 
-def test_llama_cpp_answers_from_parts_as_from_one_file(tmp_path: Path) -> None:
+def test_answers_from_parts_equal_those_from_one_file(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="the engine is not here")
     import edgeinfer
     from edgeinfer.types import Sampling

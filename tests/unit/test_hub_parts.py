@@ -1,4 +1,4 @@
-"""A model in parts on the hub: pulled, listed, shown, verified and removed as one."""
+"""A split model on the hub is pulled, listed, shown, verified and removed as one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_pull_that_stopped_between_parts_continues(server: Hub) -> None:
     assert hub.pull("org/big", NAMES[0]) == path
 
 
-def test_parts_that_are_not_all_there_or_do_not_fit(server: Hub, tmp_path: Path) -> None:
+def test_incomplete_or_mismatched_parts_are_refused(server: Hub, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="only in parts, and not all of them"):
         entry("org/half")
     with pytest.raises(ModelNotFoundError, match="has no file big/m-Q8_0-00003-of-00003"):
@@ -85,7 +85,7 @@ def test_parts_that_are_not_all_there_or_do_not_fit(server: Hub, tmp_path: Path)
     ("file", "n"),
     [("a.gguf", 1), (NAMES[0], 3), (NAMES[1], 1), ("a-00001-of-00001.gguf", 1), ("a-00001-of-99999.gguf", 1), ("", 1)],
 )
-def test_names_of_parts(file: str, n: int) -> None:
+def test_part_names_are_parsed(file: str, n: int) -> None:
     names = part_names(file)
     assert len(names) == n and names[0] == file
     assert n == 1 or names == NAMES

@@ -1,4 +1,4 @@
-"""Small files between runs, and where they are."""
+"""Small files that are kept between runs, and their folders."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_a_file_of_another_kind_is_ignored(content: bytes, tmp_path: Path) -> No
     assert read_kept(file) == {}
 
 
-def test_nothing_is_read_where_nothing_is(tmp_path: Path) -> None:
+def test_a_missing_file_reads_as_nothing(tmp_path: Path) -> None:
     assert read_kept(None) == read_kept(tmp_path / "none.json") == read_kept(tmp_path) == {}
 
 
@@ -63,7 +63,7 @@ def test_a_refused_text_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
 
 
-def test_folders_follow_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folders_follow_the_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -116,7 +116,7 @@ def without_home(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", NO_HOME, *command], env=kept, capture_output=True, text=True)
 
 
-def test_only_one_file_knows_where_files_are() -> None:
+def test_only_paths_py_names_the_folders() -> None:
     package = Path(paths.__file__).parent
     knowing = {
         str(file.relative_to(package))

@@ -1,4 +1,4 @@
-"""How conversations that share a step divide its rows: drafts are taken where all together gain."""
+"""Conversations that share a step divide its rows so that the step as a whole gains most."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edgeinfer.decode.policy.known import expected_tokens, share_rows
 SURE, UNSURE, NONE = [0.99] * 7, [0.3] * 7, list[float]()
 
 
-def test_the_tokens_of_a_round() -> None:
+def test_expected_tokens_of_a_round_by_hand() -> None:
     assert expected_tokens([0.5, 0.5, 0.5], 2) == 1 + 0.5 + 0.25
     assert expected_tokens([0.5], 2) == 1.0
 
 
 def dear(rows: int) -> float:
-    """Every row takes as long as the first: there is nothing to gain."""
+    """Every row takes as long as the first, so drafts gain nothing."""
     return float(rows)
 
 
@@ -43,15 +43,15 @@ def in_tiles(rows: int) -> float:
         ([UNSURE], in_tiles, [1]),
     ],
 )
-def test_drafts_go_where_they_gain_most(acceptance, forward_s, depths) -> None:  # type: ignore[no-untyped-def]
+def test_drafts_go_to_the_conversation_that_gains_most(acceptance, forward_s, depths) -> None:  # type: ignore[no-untyped-def]
     assert share_rows(acceptance, forward_s) == depths
 
 
-def test_one_that_drafts_must_pay_for_the_second_forward_of_the_others() -> None:
+def test_a_draft_must_pay_for_the_second_forward_that_it_causes() -> None:
     assert share_rows([[0.9], *[NONE] * 7], lambda rows: 5.0 + rows) == [0] * 8
 
 
-def test_lookup_knows_its_drafts() -> None:
+def test_lookup_knows_its_drafts_before_the_round() -> None:
     lookup = Lookup()
     lookup.reset([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5])
     known = lookup.known(3)

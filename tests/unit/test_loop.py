@@ -1,4 +1,4 @@
-"""The loop on a fake model: what of a prompt is run, what an answer is, what the counts say."""
+"""The loop on a fake model: which tokens are run, the answer, and the counts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def numbers(n: int, first: int = 0) -> tuple[int, ...]:
 @pytest.mark.parametrize(
     "how", [GREEDY, SAMPLED, Sampling(temperature=0.0, repeat_penalty=1.5), Sampling(temperature=2.0, min_p=0.1)]
 )
-def test_every_depth_gives_the_plain_answer(how: Sampling) -> None:
+def test_every_draft_depth_gives_the_plain_answer(how: Sampling) -> None:
     prompt = Prompt(numbers(9), n_system=3)
     plain = answer(decoder(), prompt, 100, how)
     assert len(set(plain)) > 10
@@ -54,8 +54,8 @@ def test_every_depth_gives_the_plain_answer(how: Sampling) -> None:
         assert drafting.stats.reanchored > 3
 
 
-def test_a_sampled_draft_carries_the_noise_of_its_token() -> None:
-    """Where the exit says what the whole model says, every sampled draft is accepted: same noise, same index."""
+def test_a_sampled_draft_has_the_noise_of_its_index() -> None:
+    """If the exit agrees with the whole model, every sampled draft is accepted: noise depends on the index only."""
     for how in (SAMPLED, Sampling(temperature=1.5, repeat_penalty=1.4, repeat_last_n=5, seed=9)):
         drafting = decoder(3, exit_differs=0)
         answer(drafting, Prompt(numbers(5)), 60, how)
@@ -63,7 +63,7 @@ def test_a_sampled_draft_carries_the_noise_of_its_token() -> None:
         assert drafting.stats.accepted == drafting.stats.drafted
 
 
-def test_a_continued_answer_has_the_noise_of_the_whole() -> None:
+def test_a_continued_answer_has_the_noise_of_a_single_answer() -> None:
     prompt = Prompt(numbers(5))
     whole = answer(decoder(), prompt, 20, SAMPLED)
     first = decoder()
@@ -73,7 +73,7 @@ def test_a_continued_answer_has_the_noise_of_the_whole() -> None:
     assert begun + rest == whole
 
 
-def test_counts_of_a_first_answer() -> None:
+def test_the_counts_of_a_first_answer() -> None:
     to = decoder(3)
     answer(to, Prompt(numbers(6)), 10)
     stats = to.stats
@@ -85,11 +85,11 @@ def test_counts_of_a_first_answer() -> None:
     assert stats.first_token_s >= stats.prefill_s > 0
 
 
-def test_a_follow_up_runs_only_what_is_new() -> None:
+def test_a_follow_up_runs_only_new_tokens() -> None:
     to, prompt = decoder(), Prompt(numbers(5))
     told = answer(to, prompt, 4)
     answer(to, Prompt((*prompt.tokens, *told, 1, 2)), 1)
-    # 5 and 3 of the answer were run; its last token was never needed
+    # 5 of the prompt and 3 of the answer were run; the last token was never needed
     assert (to.stats.reused, to.stats.prefilled, to.stats.reprefilled) == (8, 3, 0)
 
 
@@ -113,11 +113,11 @@ def test_an_edit_whose_keys_were_evicted_starts_again() -> None:
     answer(to, Prompt(numbers(20)), 4)
     edited = Prompt((*numbers(10), 20, 21))
     assert answer(to, edited, 6) == answer(decoder(), edited, 6)
-    assert (to.stats.reused, to.stats.reprefilled, to.stats.prefilled) == (0, 10, 2)  # 10 of them were run before
+    assert (to.stats.reused, to.stats.reprefilled, to.stats.prefilled) == (0, 10, 2)  # 10 of them had been run before
 
 
 def test_reanchoring_by_hand() -> None:
-    """At 32 positions: the system prompt (3) and the newest 8 of those in the cache, once, then on as before."""
+    """At 32 positions, the system prompt (3 tokens) and the newest 8 cached tokens are run again, once."""
     to = decoder()
     prompt = Prompt(numbers(30), n_system=3)
     got = answer(to, prompt, 4)
@@ -141,7 +141,7 @@ def test_reanchoring_by_hand() -> None:
     [
         ((3, 10, 26), 26),  # the cut would be at 24; 26 is within a block of 4
         ((3, 21, 27), 21),  # both are 3 away: the one that keeps more
-        ((3, 19, 29), 24),  # none is near
+        ((3, 19, 29), 24),  # none is close enough
     ],
 )
 def test_reanchoring_cuts_at_a_message_start_that_is_near(starts: tuple[int, ...], first: int) -> None:
@@ -158,8 +158,8 @@ def test_a_chat_continues_from_the_cache_after_reanchoring() -> None:
     assert (to.stats.reused, to.stats.prefilled, to.stats.reprefilled, to.stats.reanchored) == (3 + 35 - 24, 3, 0, 0)
 
 
-def test_a_long_history_is_reanchored_and_said() -> None:
-    """40 tokens do not fit 32 positions: the newest half window stays, but never less than the last two messages."""
+def test_a_long_history_is_reanchored_and_reported() -> None:
+    """40 tokens do not fit 32 positions. The newest half window stays, and at least the last two messages."""
     prompt = Prompt(numbers(40), n_system=3, starts=(3, 12, 38))
     to = decoder()
     answer(to, prompt, 1)
@@ -199,8 +199,8 @@ def test_reading_an_older_answer_raises() -> None:
     assert list(new) == answer(decoder(), Prompt(numbers(6)), 9)
 
 
-def test_a_second_answer_that_is_refused_ends_the_first_as_well() -> None:
-    """Its pending token is forgotten by then: to go on would run a token twice."""
+def test_a_refused_second_answer_also_ends_the_first() -> None:
+    """Its pending token is gone by then, so continuing would run a token twice."""
     to, prompt = decoder(), Prompt(numbers(5))
     old = to.stream(prompt, GREEDY, max_tokens=9, stop_tokens=frozenset())
     next(old)
@@ -212,8 +212,8 @@ def test_a_second_answer_that_is_refused_ends_the_first_as_well() -> None:
 
 
 @pytest.mark.parametrize("second", [numbers(12), (*numbers(3), *numbers(20, 50))])
-def test_where_a_layer_s_own_window_lost_keys_the_prompt_is_run_again(second: tuple[int, ...]) -> None:
-    """Such a cache refuses what the policy allows. The answer is that of a fresh start, and it is counted."""
+def test_where_a_sliding_layer_has_lost_keys_the_prompt_is_run_again(second: tuple[int, ...]) -> None:
+    """This cache refuses a rewind that the policy allows. The answer equals that of a fresh start, and is counted."""
     to = decoder()
     answer(to, Prompt(numbers(12), n_system=3), 3)
     true, refused = to.cache.rewind, []
@@ -232,7 +232,7 @@ def test_where_a_layer_s_own_window_lost_keys_the_prompt_is_run_again(second: tu
     assert to.stats.reprefilled == refused[0]
 
 
-def test_what_was_evicted_before_is_not_counted_again() -> None:
+def test_evictions_are_counted_once() -> None:
     to, told = decoder(), list(numbers(8))
     starts, evicted = [3], 0
     for turn in range(12):
@@ -244,7 +244,7 @@ def test_what_was_evicted_before_is_not_counted_again() -> None:
     assert 0 < evicted <= len(told)
 
 
-def test_close_closes_the_cache_and_not_the_model() -> None:
+def test_close_closes_the_cache_but_not_the_model() -> None:
     to = decoder()
     to.close()
     assert to.cache.log == [("close", 0)]  # type: ignore[attr-defined]
@@ -252,10 +252,10 @@ def test_close_closes_the_cache_and_not_the_model() -> None:
 
 turns = st.lists(
     st.tuples(
-        st.integers(0, 60),  # tokens of the last turn's text that stay; more than there are: all
+        st.integers(0, 60),  # tokens of the last turn that stay; more than it has: all
         st.integers(1, 14),  # new tokens
         st.integers(1, 12),  # max_tokens
-        st.integers(0, 12),  # after so many the reader leaves
+        st.integers(0, 12),  # the reader leaves after this many
     ),
     min_size=1,
     max_size=7,
@@ -263,7 +263,7 @@ turns = st.lists(
 
 
 def plainly(held: list[int], prompt: Prompt, how: Sampling, n: int) -> list[int]:
-    """The answer that follows when the cache holds `held`: one row at a time, re-anchoring as DESIGN puts it."""
+    """The answer after a cache that holds `held`: one row at a time, with re-anchoring spelled out."""
     cache, sampler, told = FakeModel().new_cache(POLICY), Sampler(how), list(prompt.tokens)
     row = prefill(cache, held)
     for index in range(n):
@@ -281,7 +281,7 @@ def plainly(held: list[int], prompt: Prompt, how: Sampling, n: int) -> list[int]
 @settings(max_examples=120, deadline=None)
 @given(turns, st.sampled_from([0, 2, 5]), st.sampled_from([GREEDY, SAMPLED]))
 def test_any_history_of_turns(script: list[tuple[int, int, int, int]], depth: int, how: Sampling) -> None:
-    """The cache holds the prompt, less at most one gap behind the system prompt, and the answer follows from that."""
+    """The cache holds the prompt, with at most one gap after the system prompt, and the answer follows from it."""
     to, text, starts = decoder(depth), list(numbers(3, 3)), [3]
     for stays, new, most, leaves in script:
         del text[max(3, stays) :]
@@ -306,8 +306,8 @@ def test_any_history_of_turns(script: list[tuple[int, int, int, int]], depth: in
 
 @pytest.mark.parametrize("done", [0, 2, 3, 7])
 @pytest.mark.parametrize("prompt", [Prompt(numbers(40), 3, (3, 12, 38)), Prompt(numbers(12))], ids=["gap", "whole"])
-def test_an_engine_that_gives_up_inside_a_prefill(prompt: Prompt, done: int) -> None:
-    """Some of the prompt is in the cache, and the next answer knows which part."""
+def test_an_engine_may_fail_inside_a_prefill(prompt: Prompt, done: int) -> None:
+    """Part of the prompt is in the cache, and the next answer knows which part."""
     model = FakeModel(chunk_rows=1, fails_at=done)
     to = Decoder(model, POLICY)
     with pytest.raises(EngineError, match="gave up"):
@@ -319,7 +319,7 @@ def test_an_engine_that_gives_up_inside_a_prefill(prompt: Prompt, done: int) -> 
     assert to.stats.reused + to.stats.prefilled + to.stats.reprefilled == len(prompt.tokens) - left_out
 
 
-def test_an_engine_that_gives_up_while_reanchoring() -> None:
+def test_an_engine_may_fail_while_reanchoring() -> None:
     prompt = Prompt(numbers(30), n_system=3)
     model = FakeModel(chunk_rows=5, fails_at=12)  # after 9 chunks, 2 rounds, and a chunk of the new anchor
     to = Decoder(model, POLICY)
@@ -327,7 +327,7 @@ def test_an_engine_that_gives_up_while_reanchoring() -> None:
         answer(to, prompt, 9)
     assert (to.cache.length, to.stats.reanchored) == (5, 1)
     model.fails_at = -1
-    got = answer(to, prompt, 1)  # the anchor that was begun stands: 3 tokens, a gap, and what comes after token 24
+    got = answer(to, prompt, 1)  # the new anchor stands as far as it got: 3 tokens, a gap, and the tokens after 24
     held = to.cache.tokens  # type: ignore[attr-defined]
     assert held == [*prompt.tokens[:3], *prompt.tokens[24:]]
     assert got == plainly(held, prompt, GREEDY, 1)
@@ -360,7 +360,7 @@ def test_chunks_of_a_prompt_end_at_multiples_of_their_size_wherever_it_began() -
     assert sizes == [4, 2, 6, 6, 2]
 
 
-def test_a_reader_who_leaves_in_the_middle_of_a_long_prompt() -> None:
+def test_a_reader_may_leave_in_the_middle_of_a_long_prompt() -> None:
     prompt = Prompt(numbers(12), n_system=3)
     to = Decoder(FakeModel(chunk_rows=5), POLICY)
     to.start(prompt, GREEDY, max_tokens=9, stop_tokens=frozenset())
@@ -374,7 +374,7 @@ def test_a_reader_who_leaves_in_the_middle_of_a_long_prompt() -> None:
     assert to.stats.reused == 5
 
 
-def test_decoders_in_step_give_the_answers_of_each_alone() -> None:
+def test_decoders_in_step_give_the_answer_that_each_gives_alone() -> None:
     prompts = [Prompt(numbers(9), n_system=3), Prompt(numbers(30, 5), n_system=3), Prompt(numbers(5, 2))]
     expected = [answer(decoder(depth), prompt, 40) for depth, prompt in enumerate(prompts)]
     model = FakeModel(chunk_rows=7)
@@ -407,14 +407,14 @@ def test_an_ask_is_begun_and_ended_once() -> None:
     to.stop()
 
 
-def test_a_stop_token_that_comes_first_ends_the_answer() -> None:
+def test_an_answer_may_end_with_its_first_token() -> None:
     to, prompt = decoder(), Prompt(numbers(5))
     first = answer(to, prompt, 1)
     assert answer(to, prompt, 9, stop=frozenset(first)) == first
     assert (to.stats.finish, to.stats.rounds) == ("stop", 0)
 
 
-def test_a_drafter_that_proposes_nothing_leaves_a_plain_round() -> None:
+def test_a_drafter_that_proposes_nothing_makes_a_plain_round() -> None:
     class Silent(EarlyExit):
         def propose(self, round: Round, limit: int) -> list[TokenLike]:
             return []

@@ -1,4 +1,4 @@
-"""What the package says of itself on an index, and what it asks an installer for."""
+"""The metadata of the package and its dependencies."""
 
 import ast
 import re
@@ -53,7 +53,7 @@ def test_the_headlines_claim_no_more_than_the_reports_show() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "SECURITY.md"])
-def test_links_lead_to_files(page: str) -> None:
+def test_links_lead_to_existing_files(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert missing == []

@@ -1,4 +1,4 @@
-"""What make_plan picks and what it says of the rest."""
+"""What make_plan picks, and what it says about the other candidates."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,13 +30,13 @@ def test_rank_comes_before_tier() -> None:
     assert pick(free_gb=6) == ("large", "Q4_K_M")  # though small would fit at Q8_0
 
 
-def test_the_best_tier_that_fits() -> None:
+def test_the_best_tier_that_fits_is_taken() -> None:
     assert pick(free_gb=6) == ("large", "Q4_K_M")
     assert pick(free_gb=12) == ("large", "Q8_0")
     assert pick(free_gb=2) == ("small", "Q8_0")
 
 
-def test_a_slow_model_gives_way_and_is_offered() -> None:
+def test_a_slow_model_is_passed_over_and_mentioned() -> None:
     plan = make_plan(device(12, gb_per_s=30), catalog(SMALL, LARGE), [GGUF], Request())
     assert (plan.model.name, plan.artifact.tier) == ("small", "Q8_0")
     assert any(line.startswith("larger but slower: Large Q4_K_M") for line in plan.reasons)
@@ -51,26 +51,26 @@ def test_prefer_weighs_speed_quality_and_context() -> None:
     assert pick(free_gb=12, gb_per_s=25) == ("small", "Q8_0")
 
 
-def test_the_faster_backend_of_one_tier() -> None:
+def test_of_two_backends_for_a_tier_the_faster_is_taken() -> None:
     both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
     assert make_plan(device(), catalog(both), [GGUF, MLX], Request()).backend == "mlx"
     assert make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="gguf")).backend == "gguf"
 
 
-def test_over_bytes_is_the_distance_to_the_budget() -> None:
+def test_over_bytes_is_the_memory_missing_from_the_budget() -> None:
     plan = make_plan(device(6), catalog(SMALL, LARGE), [GGUF], Request(context=4096))
     (q8,) = [one for one in plan.rejected if (one.model, one.tier) == ("large", "Q8_0")]
     # 7.0 GB against 4.0 GB of the same shape in the same context
     assert q8.over_bytes == plan.estimate.total_bytes + 3_000_000_000 - plan.budget_bytes > 0
 
 
-def test_a_model_that_is_asked_for_is_taken_though_slow() -> None:
+def test_a_named_model_is_taken_although_it_is_slow() -> None:
     plan = make_plan(device(12, gb_per_s=10), catalog(SMALL, LARGE), [GGUF], Request(model="Large"))
     assert (plan.model.name, plan.artifact.tier) == ("large", "Q4_K_M")
     assert any("slow" in line for line in plan.reasons)
 
 
-def test_force_overrides_and_says_so() -> None:
+def test_force_overrides_the_budget_and_says_so() -> None:
     small_device = device(2)
     with pytest.raises(NoPlanError, match=r"needs 2,\d+ MB more"):
         make_plan(small_device, catalog(LARGE), [GGUF], Request())
@@ -92,13 +92,13 @@ def test_no_fit_lists_every_candidate() -> None:
     assert all(isinstance(one["over_bytes"], int) and one["over_bytes"] > 0 for one in caught.value.rejected)
 
 
-def test_nothing_fast_enough_names_the_speed_that_there_is() -> None:
+def test_where_nothing_is_fast_enough_the_best_speed_is_named() -> None:
     with pytest.raises(NoPlanError, match="nothing that fits decodes at 8 tokens/s") as caught:
         make_plan(device(12, gb_per_s=1), catalog(SMALL, LARGE), [GGUF], Request())
     assert caught.value.hint.startswith("--min-speed")
 
 
-def test_unknown_names_are_refused_with_near_names() -> None:
+def test_unknown_names_are_refused_with_suggestions() -> None:
     with pytest.raises(ModelNotFoundError, match="no model named smal") as caught:
         make_plan(device(), catalog(SMALL, LARGE), [GGUF], Request(model="smal"))
     assert "small" in caught.value.hint
@@ -108,23 +108,23 @@ def test_unknown_names_are_refused_with_near_names() -> None:
         make_plan(device(), catalog(SMALL), [GGUF], Request(model="small", tier="Q2_K"))
 
 
-def test_a_backend_that_cannot_run() -> None:
+def test_a_backend_that_cannot_run_is_refused_with_its_reason() -> None:
     gone = {"gguf": Probe(unavailable="not installed", hint="pip install it")}
     with pytest.raises(BackendError, match="not installed") as caught:
         make_plan(device(), catalog(SMALL), [GGUF], Request(), probes=gone)
     assert caught.value.hint == "pip install it"
 
 
-def test_the_backend_that_was_asked_for_cannot_run() -> None:
+def test_a_named_backend_that_cannot_run_is_an_error() -> None:
     gone = {"mlx": Probe(unavailable="no Metal GPU")}
     both = model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx"))
-    with pytest.raises(BackendError, match="mlx cannot run here: no Metal GPU"):
+    with pytest.raises(BackendError, match="mlx cannot run: no Metal GPU"):
         make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="mlx"), probes=gone)
     plan = make_plan(device(), catalog(both), [GGUF, MLX], Request(), probes=gone)
-    assert plan.backend == "gguf" and plan.rejected[0].reason == "mlx cannot run here: no Metal GPU"
+    assert plan.backend == "gguf" and plan.rejected[0].reason == "mlx cannot run: no Metal GPU"
 
 
-def test_the_hint_names_a_context_only_where_it_helps() -> None:
+def test_the_hint_names_a_shorter_context_only_where_that_helps() -> None:
     wide = catalog(model("wide", 1, artifact(0.5), shape=with_shape(kv=(LayerKv(40, 32, 128),))))
     with pytest.raises(NoPlanError) as caught:  # 2.9 GB of K/V at 8192, 0.7 GB at 2048
         make_plan(device(2), wide, [GGUF], Request(context=8192))
@@ -134,19 +134,19 @@ def test_the_hint_names_a_context_only_where_it_helps() -> None:
     assert caught.value.hint == "try a smaller model, or --force"
 
 
-def test_a_model_beside_others_gets_what_they_leave() -> None:
+def test_a_model_beside_others_gets_the_memory_they_leave() -> None:
     def planned(others_bytes: int | None) -> Plan:
         request = Request(others_bytes=others_bytes)
         return make_plan(device(12), catalog(SMALL, LARGE), [GGUF], request)
 
     alone, first, second = planned(None), planned(0), planned(7_000_000_000)
-    assert alone.window.slots > first.window.slots == 4096  # it leaves room, so it does not grow
+    assert alone.window.slots > first.window.slots == 4096  # it leaves room for others, so its window does not grow
     assert (first.model.name, first.budget_bytes) == ("large", alone.budget_bytes)
     assert (second.model.name, second.budget_bytes) == ("small", alone.budget_bytes - 7_000_000_000)
     assert any("kept free and 7,000 MB for other models" in line for line in details(second))
 
 
-def test_room_is_kept_for_the_draft_model() -> None:
+def test_memory_is_reserved_for_the_draft_model() -> None:
     def planned(**more: object) -> Plan:
         request = Request(model="large", **more)  # type: ignore[arg-type]
         return make_plan(device(), catalog(SMALL, LARGE), [GGUF], request, drafters=drafter_facts())
@@ -168,7 +168,7 @@ def test_room_is_kept_for_the_draft_model() -> None:
     assert plan.estimate.draft_bytes - tier.estimate.draft_bytes == 400_000_000  # 0.5 GB in place of 0.9
 
 
-def test_a_draft_model_takes_room_from_the_target() -> None:
+def test_a_draft_model_leaves_less_memory_to_the_target() -> None:
     assert pick(Request(model="large"), free_gb=8.5) == ("large", "Q8_0")
     assert pick(Request(model="large", draft_model="small"), free_gb=8.5) == ("large", "Q4_K_M")
 
@@ -184,7 +184,7 @@ def test_the_draft_model_runs_on_the_backend_of_the_target() -> None:
     ]
 
 
-def test_every_conversation_has_its_own_keys_and_values() -> None:
+def test_every_conversation_adds_its_keys_and_values() -> None:
     def planned(n: int) -> Plan:
         exits, request = replace(SMALL, exit_layer=3), Request(context=4096, conversations=n)
         return make_plan(device(), catalog(exits), [GGUF], request, drafters=drafter_facts())
@@ -193,7 +193,7 @@ def test_every_conversation_has_its_own_keys_and_values() -> None:
     assert four.n_conversations == 4
     assert four.window == one.window
     assert four.estimate.kv_bytes == 4 * one.estimate.kv_bytes
-    # llama.cpp drafts with early layers in one conversation only, and then needs no room for it
+    # llama.cpp drafts with early layers in one conversation only; with several it needs no memory for that
     assert (one.speculation.exit_layer, four.speculation.exit_layer) == (3, None)
     assert four.estimate.workspace_bytes < one.estimate.workspace_bytes
     with pytest.raises(UsageError, match="conversations must be from 1 to 256; received 0"):
@@ -243,7 +243,7 @@ def test_a_plan_refuses_an_exit_layer_that_the_model_does_not_have(layer: int) -
         make_plan(device(), catalog(exits), [GGUF], Request(speculation="early-exit"), drafters=drafter_facts())
 
 
-def test_a_plan_for_several_conversations_says_where_early_exit_is_for_one() -> None:
+def test_a_plan_for_several_conversations_says_that_early_exit_serves_one() -> None:
     exits = replace(SMALL, exit_layer=2)
     plan = make_plan(device(), catalog(exits), [GGUF], Request(conversations=2), drafters=drafter_facts())
     assert plan.speculation.exit_layer is None
@@ -256,7 +256,7 @@ def test_a_draft_model_that_no_catalog_has_is_refused() -> None:
     assert "small" in caught.value.hint
 
 
-def test_kv_type_that_the_backend_lacks_is_refused_not_dropped() -> None:
+def test_a_kv_type_that_the_backend_lacks_is_refused() -> None:
     with pytest.raises(NoPlanError, match="mlx does not keep K and V as q8_0/f16"):
         make_plan(device(), catalog(model("m", 1, artifact(1, "Q4_0", "mlx"))), [MLX], Request(kv_type="q8_0/f16"))
 
@@ -267,15 +267,15 @@ def test_llama_cpp_keeps_f16_on_metal() -> None:
     assert make_plan(mac, catalog(SMALL), [GGUF], Request(kv_type="q4_0")).kv_type == "q4_0"
 
 
-def test_v_in_16_bits_is_the_first_choice_where_its_gain_was_measured() -> None:
+def test_v_in_16_bits_is_preferred_where_its_gain_was_measured() -> None:
     arm = replace(device(), cpu_features=frozenset({"neon"}))
     assert make_plan(device(), catalog(SMALL), [GGUF], Request()).kv_type == "q8_0/f16"
     assert make_plan(arm, catalog(SMALL), [GGUF], Request()).kv_type == "q8_0"
-    odd = replace(SMALL, shape=with_shape(kv=(LayerKv(10, 4, 80),)))  # no whole blocks of 32
+    odd = replace(SMALL, shape=with_shape(kv=(LayerKv(10, 4, 80),)))  # not a multiple of 32
     assert {make_plan(one, catalog(odd), [GGUF], Request()).kv_type for one in (device(), arm)} == {"f16"}
 
 
-def test_a_mixture_of_experts_is_held_whole_and_read_in_part() -> None:
+def test_a_mixture_of_experts_is_loaded_whole_but_read_in_part() -> None:
     moe = with_shape(n_params=10_000_000_000, n_active_params=1_000_000_000)
     plan = make_plan(device(8, 100), catalog(model("moe", 1, artifact(5), shape=moe)), [GGUF], Request())
     assert plan.estimate.weight_bytes == 5_000_000_000
@@ -313,12 +313,12 @@ def test_a_refusal_says_how_many_megabytes_are_missing() -> None:
     assert line == "refused: both Q4_K_M on gguf: too slow: 2.0 tokens/s, below 8"
 
 
-def test_a_tier_in_any_case() -> None:
+def test_a_tier_is_accepted_in_any_letter_case() -> None:
     assert pick(Request(tier="q8_0"), free_gb=12) == ("large", "Q8_0")
     assert pick(Request(model="small", tier="q4_k_m")) == ("small", "Q4_K_M")
 
 
-def test_a_tier_or_a_context_that_no_model_has_is_a_mistake_of_the_request() -> None:
+def test_a_tier_or_context_that_no_model_has_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no model has files of tier Q4_K_L") as caught:
         pick(Request(tier="Q4_K_L"))
     assert caught.value.hint == "there are Q4_K_M, Q8_0"
@@ -330,13 +330,13 @@ def test_a_tier_or_a_context_that_no_model_has_is_a_mistake_of_the_request() -> 
 def test_an_absent_engine_is_not_blamed_for_what_the_others_refuse() -> None:
     absent = {"mlx": Probe(unavailable="no Metal GPU", hint="buy a Mac")}
     both = model("both", 3, artifact(0.5, "Q4_0"), artifact(0.5, "mlx-4bit-g64", "mlx"))
-    with pytest.raises(NoPlanError, match="nothing here can run both: gguf does not keep K and V as f32") as caught:
+    with pytest.raises(NoPlanError, match="no backend can run both: gguf does not keep K and V as f32") as caught:
         make_plan(device(), catalog(both), [GGUF, MLX], Request(model="both", kv_type="f32"), probes=absent)
     assert caught.value.hint == "without --kv-type each backend takes its own"
     assert len(caught.value.rejected) == 2
 
 
-def test_a_file_of_the_package_index_is_taken_before_better_tiers_of_a_hub() -> None:
+def test_a_file_from_the_package_index_is_preferred_to_better_tiers_from_the_hub() -> None:
     packed = replace(artifact(0.5, "Q4_0"), repo="", package="tiny==1.0")
     one = model("one", 1, packed, artifact(1.0, "Q8_0"))
     chosen = make_plan(device(), catalog(one), [GGUF], Request(model="one"))
@@ -346,28 +346,28 @@ def test_a_file_of_the_package_index_is_taken_before_better_tiers_of_a_hub() -> 
     assert make_plan(device(), catalog(one), [GGUF], Request(model="one", tier="Q8_0")).artifact.tier == "Q8_0"
 
 
-def test_a_tensor_type_that_takes_long_to_unpack_is_slower_than_its_bytes() -> None:
-    """Two cores unpack 9 GB of Q4_1 a second each, and 20 GB of Q8_0; memory gives 70."""
+def test_a_tensor_type_that_is_slow_to_unpack_lowers_the_expected_speed() -> None:
+    """Each of two cores unpacks 9 GB/s of Q4_1 or 20 GB/s of Q8_0; memory gives 70 GB/s."""
     speed = EngineSpeed("gguf", 0.7, 0.0, core_bytes_per_s=15e9, core_rates={"Q4_1": 9e9, "Q8_0": 20e9})
     two_cores = replace(device(gb_per_s=100), n_cores=2, speeds=(speed,))
     mixed = replace(artifact(0.5, "Q4_1"), tensors=(("Q4_1", 360_000_000), ("Q8_0", 140_000_000)))
     assert expected_tokens_per_s(two_cores, with_shape(), mixed) == pytest.approx(1 / (0.36 / 18 + 0.14 / 40))
     unseen = artifact(0.5, "Q4_1")
     assert expected_tokens_per_s(two_cores, with_shape(), unseen) == pytest.approx(1 / (0.5 / 18))
-    other = artifact(0.5, "Q4_K_M")  # not in the table: as most 4-bit types
+    other = artifact(0.5, "Q4_K_M")  # not in the table, so like most 4-bit types
     assert expected_tokens_per_s(two_cores, with_shape(), other) == pytest.approx(1 / (0.5 / 30))
     many = replace(two_cores, n_cores=16)
     assert expected_tokens_per_s(many, with_shape(), mixed) == pytest.approx(1 / (0.5 / 70))
 
 
-def test_a_head_of_many_short_rows_is_read_more_slowly() -> None:
+def test_a_head_of_many_short_rows_is_expected_to_be_slower() -> None:
     speed = EngineSpeed("gguf", 0.7, 0.0, core_rates={"Q8_0": 20e9, "Q4_0": 20e9}, head_rates={"Q8_0": 10e9})
     one_core = replace(device(gb_per_s=100), n_cores=1, speeds=(speed,))
     tensors = (("Q8_0", 180_000_000), ("Q4_0", 60_000_000))
     small = replace(artifact(0.5, "Q4_0"), tensors=tensors, head=("Q8_0", 160_000_000))
     expected = 0.160 / 10 + 0.020 / 20 + 0.060 / 20
     assert expected_tokens_per_s(one_core, with_shape(), small) == pytest.approx(1 / expected)
-    usual = replace(small, head=("Q4_0", 60_000_000))  # no rate of its own
+    usual = replace(small, head=("Q4_0", 60_000_000))  # has no rate in the table
     assert expected_tokens_per_s(one_core, with_shape(), usual) == pytest.approx(1 / 0.012)
 
 
@@ -382,7 +382,7 @@ def test_threads_share_the_time_of_a_layer_but_not_evenly() -> None:
         assert expected_tokens_per_s(machine, with_shape(), small) == pytest.approx(1 / expected), n_cores
 
 
-def test_the_first_five_lines_are_the_choice_and_say_what_a_short_context_costs() -> None:
+def test_the_first_five_lines_state_the_choice_and_the_cost_of_a_short_context() -> None:
     def lines(context: int) -> list[str]:
         request = Request(model="small", context=context)
         return explain(make_plan(device(), catalog(SMALL), [GGUF], request))

@@ -1,4 +1,4 @@
-"""Bytes, each spelled out by hand."""
+"""Estimates of memory, with every sum written out."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def kv_bytes(shape: ModelShape, backend: str, policy: WindowPolicy, kv_type: KvT
         ("llama-3.2-1b", 134_217_728),
         ("llama-3.3-70b", 1_342_177_280),
         ("qwen3-4b", 603_979_776),
-        # 3 of E2B's 15 layers with K/V of their own see everything: 6144 bytes a token; 12 see 512 and hold 768 cells
+        # 15 layers of E2B have K/V: 3 see everything, 6144 bytes a token; 12 see 512 tokens and hold 768 cells
         ("gemma-4-e2b", 6144 * 4096 + 12288 * 768),
         ("gemma-4-31b", 81920 * 4096 + 819200 * 1280),
     ],
@@ -52,7 +52,7 @@ def test_llama_cpp_rounds_cells_up_and_others_do_not() -> None:
     assert kv_bytes(shape, "mlx", policy, "f16") == 1028 * 256
 
 
-def test_a_layer_with_its_own_window_holds_no_more_than_the_cache() -> None:
+def test_a_sliding_layer_holds_no_more_than_the_cache() -> None:
     policy = WindowPolicy(window=256, sink=0, block=64, limit=2048)
     shape = with_shape(kv=(LayerKv(1, 1, 64, window=4096),))
     assert kv_bytes(shape, "gguf", policy, "f16") == 256 * 256
@@ -60,7 +60,7 @@ def test_a_layer_with_its_own_window_holds_no_more_than_the_cache() -> None:
 
 
 def test_the_26b_file_does_not_fit_a_16_gb_machine() -> None:
-    """All of its experts count: 16,947,541,728 bytes against what Metal gives of 16 GB, 12,713 MB."""
+    """All experts count: 16,947,541,728 bytes, where Metal allows 12,713 MB of 16 GB."""
     from edgeinfer.device import load_devices
     from edgeinfer.plan import Request, make_plan
 

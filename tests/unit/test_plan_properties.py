@@ -1,4 +1,4 @@
-"""What holds for every device and every catalog."""
+"""Properties of plans that hold for every device and every catalog."""
 
 from dataclasses import replace
 
@@ -85,5 +85,5 @@ def test_every_candidate_is_chosen_or_rejected_with_a_reason(
 
 @settings(deadline=None, max_examples=60)
 @given(CATALOGS, SIZES, SPEEDS)
-def test_the_same_question_has_the_same_answer(known: Catalog, gb: float, speed: float) -> None:
+def test_equal_requests_give_equal_plans(known: Catalog, gb: float, speed: float) -> None:
     assert plan_or_none(known, gb, speed, Request()) == plan_or_none(known, gb, speed, Request())

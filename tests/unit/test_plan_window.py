@@ -1,4 +1,4 @@
-"""Which window a plan has."""
+"""The window of a plan."""
 
 import pytest
 from hypothesis import given
@@ -14,12 +14,12 @@ from tests.unit.plan_things import GGUF, artifact, catalog, device, model, with_
     ("context", "sink", "window", "block"),
     [
         (4096, 128, 3968, 496),
-        (2048, 128, 1920, 240),  # the demonstration model: all that it has
+        (2048, 128, 1920, 240),  # the demo: all of its context
         (8192, 128, 8064, 1008),
         (16384, 128, 16256, 2032),
         (640, 128, 512, 64),
         (600, 128, 448, 64),  # rounded down to whole blocks
-        (300, 44, 256, 64),  # a small context gives up sink first
+        (300, 44, 256, 64),  # a small context shrinks the sink first
     ],
 )
 def test_the_window_of_a_context(context: int, sink: int, window: int, block: int) -> None:
@@ -28,7 +28,7 @@ def test_the_window_of_a_context(context: int, sink: int, window: int, block: in
 
 
 @given(context=st.integers(256, 16384), sink=st.none() | st.integers(0, 2000))
-def test_a_policy_holds_its_rules_and_wastes_little(context: int, sink: int | None) -> None:
+def test_every_policy_is_valid_and_wastes_little(context: int, sink: int | None) -> None:
     try:
         policy = make_policy(with_shape(limit=16384), context, sink)
     except UsageError:
@@ -39,14 +39,14 @@ def test_a_policy_holds_its_rules_and_wastes_little(context: int, sink: int | No
     assert sink is None or policy.sink == sink
 
 
-def test_contexts_that_cannot_be() -> None:
+def test_impossible_contexts_are_refused() -> None:
     with pytest.raises(UsageError, match="must not pass the model's 16384 positions; received 20000"):
         make_policy(with_shape(limit=16384), 20000, None)
     with pytest.raises(UsageError, match="received 400 with sink 300"):
         make_policy(with_shape(limit=16384), 400, 300)
 
 
-def test_a_short_context_has_the_short_limit() -> None:
+def test_a_short_context_uses_the_short_limit() -> None:
     phi = with_shape(limit=131072, short_limit=4096)
     assert make_policy(phi, 4096, None).limit == 4096
     assert make_policy(phi, 4097 + 256, None).limit == 131072
@@ -62,7 +62,7 @@ def context_of(free_gb: float, request: Request = ANY) -> int:
 
 
 def test_the_window_grows_with_memory_until_it_would_cost_speed() -> None:
-    # K/V in f16 for 131072 tokens are 1.34 GB: read beside 1 GB of weights they would halve the speed of a full chat
+    # f16 K/V for 131072 tokens take 1.34 GB: beside 1 GB of weights they would halve the speed of a full chat
     balanced, longest = Request(kv_type="f16"), Request(kv_type="f16", prefer="context")
     assert context_of(1.8, balanced) == 16384
     assert context_of(8, balanced) == 16384
@@ -71,7 +71,7 @@ def test_the_window_grows_with_memory_until_it_would_cost_speed() -> None:
     assert context_of(2.4, longest) == 65536
 
 
-def test_a_context_that_is_asked_for_is_what_one_gets() -> None:
+def test_a_requested_context_is_used() -> None:
     assert context_of(8, Request(context=6000)) == 6000
     plan = make_plan(device(8), MODELS, [GGUF], Request(context=6001))
     assert plan.window.slots == 6000
@@ -87,7 +87,7 @@ def test_a_model_shorter_than_the_context_is_refused_by_name() -> None:
     assert [one.reason for one in plan.rejected] == ["context must not pass the model's 2048 positions; received 8192"]
 
 
-def test_a_context_that_no_model_could_have_is_a_mistake_of_the_request() -> None:
+def test_a_context_that_no_model_could_have_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="received 100 with sink 0") as caught:
         context_of(8, Request(context=100))
     assert caught.value.hint == "--context 256 is the smallest"

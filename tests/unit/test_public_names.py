@@ -1,4 +1,4 @@
-"""What `import edgeinfer` gives: names that work, and no type in a signature that is not among them."""
+"""The public API: every name works, and every type in a public signature is exported."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,7 @@ from tests.tiny_gguf import Tiny, write_tiny
 PUBLIC = {name: getattr(edgeinfer, name) for name in edgeinfer.__all__}
 
 
-def test_every_name_works_as_first_use() -> None:
+def test_every_name_works_directly_after_the_import() -> None:
     code = "import edgeinfer, sys; value = getattr(edgeinfer, sys.argv[1]); assert value is not None"
     for name in ("errors", "load", "Sampling"):
         subprocess.run([sys.executable, "-c", code, name], check=True)
@@ -27,13 +27,13 @@ def test_every_name_works_as_first_use() -> None:
         edgeinfer.nonsense  # noqa: B018
 
 
-def test_dir_is_the_public_names() -> None:
+def test_dir_lists_the_public_names() -> None:
     assert set(dir(edgeinfer)) == {*edgeinfer.__all__, "__version__"}
     assert edgeinfer.__all__ == sorted(edgeinfer.__all__, key=lambda name: (name.islower(), not name.isupper(), name))
 
 
 def functions(value: object) -> Iterator[object]:
-    """A function itself; of a class its public methods and properties, and how it is made by a caller."""
+    """A function itself. For a class: its public methods and properties, and its constructor if callers use it."""
     if inspect.isfunction(value):
         yield value
     if not isinstance(value, type):
@@ -48,7 +48,7 @@ def functions(value: object) -> Iterator[object]:
 
 
 def used_types(value: object) -> Iterator[type]:
-    """The classes in the signatures of `value` and, for a value or a dictionary, of its fields."""
+    """The classes in the signatures of `value`, and in the fields of a dataclass or a TypedDict."""
     hints = [typing.get_type_hints(function) for function in functions(value)]
     if dataclasses.is_dataclass(value) or typing.is_typeddict(value):
         hints.append(typing.get_type_hints(value))
@@ -88,7 +88,7 @@ def test_every_error_is_named_and_has_an_exit_code() -> None:
         assert 2 <= kind.exit_code <= 130
 
 
-def test_open_is_load_and_says_so(tmp_path: Path) -> None:
+def test_open_is_an_alias_of_load(tmp_path: Path) -> None:
     model = write_tiny(tmp_path / "tiny.gguf", Tiny())
     request = edgeinfer.Request(model=str(model), backend="reference", context=512, sink=64, speculation="off")
     with pytest.warns(DeprecationWarning, match=r"edgeinfer\.load"), edgeinfer.open(request) as loaded:

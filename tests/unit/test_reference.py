@@ -1,4 +1,4 @@
-"""What is the reference's own: KV types, RoPE scaling, what it refuses. The rest is in the conformance suite."""
+"""The reference backend: K/V types, RoPE scaling, refusals. All else is in the conformance suite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("tier", "tied"), [("F16", False), ("Q8_0", True), ("Q4_0", False)])
 def test_tiers_and_tied_heads_are_read(tmp_path: Path, tier: Any, tied: bool) -> None:
-    """The oracle dequantizes with the same library, so only our layout of tensors is at stake: equal to rounding."""
+    """The oracle dequantizes with the same library, so this tests the layout of tensors: equal up to rounding."""
     path = write_tiny(tmp_path / "tier.gguf", Tiny(tier=tier, tied=tied))
     assert (
         np.abs(rows(path) - oracle_logits(path, TOKENS, visible(len(TOKENS), 128, 0, 32))).max()
@@ -51,11 +51,11 @@ def test_tiers_and_tied_heads_are_read(tmp_path: Path, tier: Any, tied: bool) ->
 @pytest.mark.parametrize(
     ("kv_type", "least", "most"), [("f16", 1e-4, 0.1), ("q8_0/f16", 0.02, 0.8), ("q8_0", 0.02, 0.8), ("q4_0", 0.5, 9.0)]
 )
-def test_kv_types_round_as_much_as_they_should(tiny: Path, kv_type: KvType, least: float, most: float) -> None:
+def test_each_kv_type_rounds_within_its_step(tiny: Path, kv_type: KvType, least: float, most: float) -> None:
     assert least < np.abs(rows(tiny, kv_type) - rows(tiny)).max() < most
 
 
-def test_a_ring_keeps_its_rows_to_the_step_of_its_type() -> None:
+def test_a_ring_returns_rows_within_the_step_of_its_type() -> None:
     written = np.random.default_rng(0).standard_normal((2, 3, 32), np.float32)
     largest = np.abs(written).max(axis=-1, keepdims=True)
     for kv_type, step in (("f32", 0.0), ("f16", 2**-11), ("q8_0", 0.51 / 127 + 2**-11), ("q4_0", 1.01 / 8)):
@@ -65,13 +65,13 @@ def test_a_ring_keeps_its_rows_to_the_step_of_its_type() -> None:
         assert not ring.read(5)[:, [1, 3]].any()
 
 
-def test_a_quantized_ring_needs_whole_blocks() -> None:
+def test_a_quantized_ring_needs_rows_of_whole_blocks() -> None:
     with pytest.raises(EngineError, match="multiple of 32; it is 16"):
         Ring(WeightsShape(1, 32, 2, 2, 16, 64, 10, 1e-5, True), 5, "q8_0")
 
 
-def test_rows_are_the_same_where_blas_rounds_by_place(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On such a BLAS every row is computed alone: slower, and as exact."""
+def test_rows_are_equal_where_blas_rounds_by_row_index(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With such a BLAS every row is computed alone: slower but exact."""
     monkeypatch.setattr(reference_model, "_place_is_free", lambda weights: False)
     model = load_gguf(tiny)
     cache, alone = model.new_cache(POLICY), model.new_cache(POLICY)
@@ -79,9 +79,9 @@ def test_rows_are_the_same_where_blas_rounds_by_place(tiny: Path, monkeypatch: p
     assert all(np.array_equal(prefill(alone, [t]).numpy(), row) for t, row in zip(TOKENS[:20], together, strict=True))
 
 
-def test_the_probe_of_place_sees_a_blas_that_rounds_by_place() -> None:
+def test_the_probe_finds_a_blas_that_rounds_by_row_index() -> None:
     class Uneven(np.ndarray):
-        """Products whose last row comes out one step higher, as from another kernel at the edge."""
+        """Products whose last row is one rounding step higher, as if another kernel computed the edge."""
 
         def __rmatmul__(self, other: Any) -> Any:
             product = np.asarray(other) @ np.asarray(self)
@@ -93,7 +93,7 @@ def test_the_probe_of_place_sees_a_blas_that_rounds_by_place() -> None:
     assert not reference_model._is_place_free(even.view(Uneven))
 
 
-def test_planned_conversations_have_their_memory_from_the_start_and_leave_it_to_the_next(tiny: Path) -> None:
+def test_planned_conversations_get_memory_at_the_start_and_the_next_one_reuses_it(tiny: Path) -> None:
     model = load_gguf(tiny, planned=PlannedCaches(2, POLICY))
     assert model.n_caches == 2
     first, second = model.new_cache(POLICY), model.new_cache(POLICY)
@@ -104,12 +104,12 @@ def test_planned_conversations_have_their_memory_from_the_start_and_leave_it_to_
     first.close()
     again, extra = model.new_cache(POLICY), model.new_cache(POLICY)
     assert again.layers is rings and extra.layers is not rings
-    assert np.array_equal(prefill(again, TOKENS[:20]).numpy(), expected)  # nothing of the conversation before
+    assert np.array_equal(prefill(again, TOKENS[:20]).numpy(), expected)  # nothing is left of the conversation before
     model.close()
 
 
 def test_the_plan_alone_decides_the_exit_layer(tiny: Path) -> None:
-    assert load_gguf(tiny).exit_layer is None  # though the file names layer 2
+    assert load_gguf(tiny).exit_layer is None  # although the file names layer 2
     assert load_gguf(tiny, exit_layer=1).exit_layer == 1
 
 
@@ -125,7 +125,7 @@ def test_an_exit_layer_that_the_model_does_not_have_is_refused(tiny: Path, exit_
         ({"architecture": "gemma3", "own_window": 32, "n_layers": 6}, "computes llama and qwen3, not gemma3"),
     ],
 )
-def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_unsupported_models_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     path = write_tiny(tmp_path / "other.gguf", Tiny(**changes))
     with pytest.raises(ArtifactError, match=words):
         load_gguf(path)
@@ -139,9 +139,7 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, changes: dict[str, Any]
         ("llama.expert_count", 4, "no experts"),
     ],
 )
-def test_settings_that_are_not_computed_are_refused(
-    tmp_path: Path, tiny: Path, key: str, value: Any, words: str
-) -> None:
+def test_unsupported_settings_are_refused(tmp_path: Path, tiny: Path, key: str, value: Any, words: str) -> None:
     from benchmarks.models.ggufs import rewrite
 
     rewrite(tiny, tmp_path / "set.gguf", {key: value})
@@ -157,7 +155,7 @@ def test_linear_rope_scaling_stretches_positions(tmp_path: Path, tiny: Path) -> 
     assert np.allclose(plain.weights.frequencies, 2 * stretched.weights.frequencies)
 
 
-def test_a_tensor_that_is_not_used_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_an_unused_tensor_is_refused(tmp_path: Path, tiny: Path) -> None:
     import gguf
 
     reader = gguf.GGUFReader(tiny)
@@ -196,7 +194,7 @@ def test_llama3_divisors_are_applied(tmp_path: Path, tiny: Path) -> None:
     assert np.allclose(scaled.weights.frequencies * divisors, plain.weights.frequencies)
 
 
-def test_probe_says_what_it_can_do() -> None:
+def test_probe_states_capabilities() -> None:
     found = BACKEND.probe()
     assert not found.unavailable and found.versions["numpy"] == np.__version__
 
@@ -206,7 +204,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         load_gguf(tmp_path)
 
 
-def test_a_closed_model_says_so(tiny: Path) -> None:
+def test_a_closed_model_raises_an_error(tiny: Path) -> None:
     model = load_gguf(tiny)
     cache = model.new_cache(POLICY)
     model.close()

@@ -1,4 +1,4 @@
-"""One answer: text from tokens, the trace, stop strings, the budget, and stats of an answer in two parts."""
+"""One answer: text from tokens, reasoning and its budget, stop strings, and stats of an answer in two parts."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ DEFAULTS = AnswerSettings()
 
 
 class Bytes:
-    """A token for each byte (from 256 on); the tags are control tokens, which have no text of their own."""
+    """One token per byte (ids from 256); the tags are control tokens without text."""
 
     n_vocab = 512
     stop_tokens = frozenset({STOP})
@@ -41,7 +41,7 @@ class Bytes:
 
 
 class Scripted:
-    """A decoder that says what it was told to, whatever the prompt; it notes the prompts and how answers ended."""
+    """A decoder with scripted tokens; it records prompts and how answers ended."""
 
     def __init__(self, *scripts: list[int]) -> None:
         self.scripts = list(scripts)
@@ -54,7 +54,7 @@ class Scripted:
         pass
 
     def at(self, n: int, event: Callable[[], None]) -> None:
-        """Call `event` when token `n` is emitted."""
+        """Calls `event` when token `n` is emitted."""
         self._events[n] = event
 
     def stream(
@@ -108,13 +108,13 @@ def test_text_comes_in_whole_characters_and_the_stop_token_is_not_kept() -> None
 
 
 @pytest.mark.parametrize("n_tokens", [2, 3])
-def test_an_answer_cut_inside_a_character_ends_before_it(n_tokens: int) -> None:
+def test_an_answer_that_ends_inside_a_character_leaves_it_out(n_tokens: int) -> None:
     said, _, answer = run(Scripted(text("a€")), AnswerSettings(max_tokens=n_tokens))
     assert said == "a" == answer.text
     assert answer.stats.finish == "length"
 
 
-def test_half_a_character_that_the_model_itself_ended_with_is_shown_as_such() -> None:
+def test_half_a_character_before_a_stop_token_becomes_a_replacement_character() -> None:
     said, _, answer = run(Scripted([*text("a€")[:-1], STOP]))
     assert said == "a\ufffd" == answer.text
     assert answer.stats.finish == "stop"
@@ -129,8 +129,8 @@ def test_a_stop_string_ends_the_answer_and_the_decoder() -> None:
     assert decoder.stats.emitted == 8
 
 
-def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
-    """The text is held back, as it may begin the stop string."""
+def test_a_stop_takes_effect_after_one_token_while_text_is_held_back() -> None:
+    """The text is held back because it may begin the stop string."""
     decoder = Scripted([*text("aaaaaaaa"), STOP])
     writer = Writer(decoder, Bytes(), settings=AnswerSettings(stop=("aaaaaaaaaa",)))
     decoder.at(3, writer.stop)
@@ -139,7 +139,7 @@ def test_a_stop_takes_effect_after_one_token_although_no_text_is_due() -> None:
     assert writer.answer.finish_reason == "canceled"
 
 
-def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
+def test_an_answer_that_is_stopped_before_it_begins_runs_nothing() -> None:
     decoder = Scripted([*text("abc"), STOP])
     writer = Writer(decoder, Bytes(), settings=AnswerSettings())
     writer.stop()
@@ -148,7 +148,7 @@ def test_an_answer_stopped_before_it_begins_runs_nothing() -> None:
     assert writer.answer == Answer("", (), "canceled", writer.stats)
 
 
-def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
+def test_a_stream_yields_text_and_then_has_the_answer() -> None:
     decoder = Scripted([OPEN, *text("hm"), CLOSE, *text("4"), STOP])
     writer = Writer(decoder, Bytes(), settings=AnswerSettings(), form=AnswerForm(TRACES))
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
@@ -161,7 +161,7 @@ def test_a_stream_is_its_text_and_ends_with_the_answer() -> None:
 @pytest.mark.parametrize(
     ("options", "says"), [({"stop": "END"}, r"stop=\['END'\]"), ({"max_tokens": 0}, "max_tokens must be at least 1")]
 )
-def test_options_that_cannot_be_are_refused(options: AnswerOptions, says: str) -> None:
+def test_impossible_options_are_refused(options: AnswerOptions, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         AnswerSettings(**options)
     assert re.search(says, f"{caught.value} {caught.value.hint}")
@@ -171,7 +171,7 @@ def test_the_options_are_the_fields_of_the_settings() -> None:
     assert list(AnswerOptions.__annotations__) == [field.name for field in dataclasses.fields(AnswerSettings)]
 
 
-def test_tags_that_are_control_tokens_are_seen() -> None:
+def test_tags_may_be_control_tokens() -> None:
     said, thought, answer = run(Scripted([OPEN, *text("\nhm\n"), CLOSE, *text("\n\n4"), STOP]), traces=TRACES)
     assert (said, thought) == ("4", "hm\n")
     assert answer.text == "<think>\nhm\n</think>\n\n4"
@@ -193,12 +193,12 @@ def test_a_tag_may_begin_with_a_control_token() -> None:
     assert (writer.answer.text, writer.answer.thinking.strip()) == ("4", "hm")
 
 
-def test_without_tags_nothing_is_a_trace() -> None:
+def test_without_tags_nothing_is_reasoning() -> None:
     said, thought, _ = run(Scripted([*text("<think>x</think>4"), STOP]))
     assert (said, thought) == ("<think>x</think>4", "")
 
 
-def test_a_template_may_have_opened_the_trace() -> None:
+def test_the_template_may_have_opened_the_trace() -> None:
     said, thought, _ = run(Scripted([*text("hm"), CLOSE, *text("4"), STOP]), traces=TRACES, inside=THINK)
     assert (said, thought) == ("4", "hm")
 
@@ -210,7 +210,7 @@ def test_the_budget_closes_the_reasoning_and_the_answer_continues() -> None:
     first, second = decoder.prompts
     closing = [256 + ord("\n"), CLOSE, *text("\n\n")]
     assert list(second.tokens) == [*first.tokens, OPEN, *text("abcd"), *closing]
-    assert decoder.indices == [0, 5 + len(closing)]  # the noise of a seed goes on, too
+    assert decoder.indices == [0, 5 + len(closing)]  # the noise of the seed continues as well
     assert answer.tokens == [OPEN, *text("abcd"), *closing, *text("4")]
     assert answer.stats.emitted == 5 + 2
     assert answer.stats.finish == "stop"
@@ -222,7 +222,7 @@ def test_a_budget_that_is_not_used_up_changes_nothing() -> None:
     assert (said, thought, len(decoder.prompts)) == ("4", "ab", 1)
 
 
-def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
+def test_a_budget_that_leaves_no_tokens_for_an_answer_ends_by_length() -> None:
     decoder = Scripted([OPEN, *text("abcdefgh"), STOP])
     said, _, answer = run(decoder, AnswerSettings(max_tokens=6, think_budget=4), traces=TRACES)
     assert said == ""
@@ -230,7 +230,7 @@ def test_a_budget_that_leaves_no_room_for_an_answer_ends_by_length() -> None:
     assert answer.stats.emitted == 5
 
 
-def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> None:
+def test_without_thinking_a_trace_opened_by_the_prompt_is_closed_at_once() -> None:
     decoder = Scripted([*text("42"), STOP])
     said, thought, answer = run(decoder, AnswerSettings(thinking=False, max_tokens=3), traces=TRACES, inside=THINK)
     assert (said, thought) == ("42", "")
@@ -238,14 +238,14 @@ def test_without_thinking_a_trace_that_the_prompt_began_is_ended_at_once() -> No
     assert answer.answer.stats.finish == "stop"
 
 
-def test_without_thinking_a_trace_that_the_model_begins_is_ended_at_once() -> None:
+def test_without_thinking_a_trace_opened_by_the_model_is_closed_at_once() -> None:
     decoder = Scripted([OPEN, *text("hm"), STOP], [*text("4"), STOP])
     assert run(decoder, AnswerSettings(thinking=False), traces=TRACES)[:2] == ("4", "")
     assert len(decoder.prompts) == 2
 
 
 class Harmony(Bytes):
-    """Every mark is a control token without a text of its own."""
+    """Every mark is a control token without text."""
 
     marks = ("<|end|>", "<|start|>", "<|channel|>", "<|message|>")
 
@@ -255,7 +255,7 @@ class Harmony(Bytes):
 
 
 @pytest.mark.parametrize("budget", [None, 100])
-def test_channels_of_silent_tokens(budget: int | None) -> None:
+def test_channel_marks_may_be_control_tokens_without_text(budget: int | None) -> None:
     tokenizer = Harmony()
     harmony = may_use("", tokenizer, None)
     wire = "<|channel|>analysis<|message|>We need.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
@@ -265,7 +265,7 @@ def test_channels_of_silent_tokens(budget: int | None) -> None:
     assert (writer.answer.text, writer.answer.thinking) == ("Hello", "We need.")
 
 
-def test_a_budget_ends_a_channel() -> None:
+def test_a_budget_closes_a_reasoning_channel() -> None:
     tokenizer = Harmony()
     wire = tokenizer.encode("<|channel|>analysis<|message|>We need and need", special=True)
     decoder = Scripted([*wire, STOP], [*text("Hello"), STOP])
@@ -278,7 +278,7 @@ def test_a_budget_ends_a_channel() -> None:
     assert list(decoder.prompts[1].tokens)[-len(ending) :] == ending
 
 
-def test_a_reader_who_walks_away_ends_the_decoder() -> None:
+def test_a_reader_who_leaves_ends_the_decoder() -> None:
     decoder = Scripted([*text("abc"), STOP])
     writer = Writer(decoder, Bytes(), settings=AnswerSettings())
     stream = AnswerStream(writer, writer.segments(Prompt((7,)), GREEDY))
@@ -297,9 +297,9 @@ def test_two_parts_are_one_answer() -> None:
     assert (both.prompt, both.reused, both.prefilled, both.emitted) == (5, 2, 6, 10)
     assert (both.first_token_s, both.decode_s, both.finish) == (0.1, 3.0, "stop")
     assert both.arms == {"none": ArmStats(4, 0, 0, 4, 1.5), "lookup": ArmStats(1, 4, 3, 4, 1.5)}
-    assert first.arms["none"].rounds == 3  # the parts stay as they were
+    assert first.arms["none"].rounds == 3  # the parts are unchanged
 
 
 @pytest.mark.parametrize("emitted", [0, 1])
-def test_no_speed_from_nothing(emitted: int) -> None:
+def test_no_tokens_have_no_speed(emitted: int) -> None:
     assert AnswerStats(emitted=emitted).tokens_per_s == 0.0

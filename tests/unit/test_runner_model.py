@@ -1,4 +1,4 @@
-"""Loaded models and their conversations, on a tiny random model and the reference backend: no engine is needed."""
+"""Loaded models and conversations, on a tiny random model with the reference backend, so no engine is needed."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -67,8 +67,8 @@ def test_a_plan_opens_its_draft_model(model: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "gguf"])
-def test_two_chats_over_one_model_say_what_each_says_alone(model: Path, backend: str) -> None:
-    """Interleaved piece by piece, past the window of each."""
+def test_two_chats_over_one_model_answer_as_each_does_alone(model: Path, backend: str) -> None:
+    """Interleaved token by token, past the window of each."""
     request = dataclasses.replace(request_for(model), backend=backend, context=320, speculation="lookup")
     questions = (["the rain " * 30, "and then?"], ["a story " * 40, "and then?"])
     options = edgeinfer.AnswerOptions(sampling=Sampling(temperature=0.8, seed=5), max_tokens=220)
@@ -92,7 +92,7 @@ def test_two_chats_over_one_model_say_what_each_says_alone(model: Path, backend:
     assert together == alone
 
 
-def test_it_loads_exactly_what_choose_chose(model: Path) -> None:
+def test_load_opens_exactly_what_choose_chose(model: Path) -> None:
     plan = edgeinfer.choose(request_for(model))
     with edgeinfer.load(plan) as loaded:
         assert loaded.plan is plan
@@ -101,7 +101,7 @@ def test_it_loads_exactly_what_choose_chose(model: Path) -> None:
         assert dataclasses.replace(same_machine, reasons=plan.reasons) == plan
 
 
-def test_the_second_turn_runs_only_what_is_new(loaded: edgeinfer.LoadedModel) -> None:
+def test_the_second_turn_runs_only_new_tokens(loaded: edgeinfer.LoadedModel) -> None:
     first = say(loaded, "the rain")
     assert first.stats.reused == 0
     talk = [Message("user", "the rain"), Message("assistant", first.text), Message("user", "again")]
@@ -120,7 +120,7 @@ def test_a_second_turn_equals_that_of_a_fresh_model(loaded: edgeinfer.LoadedMode
         assert say(fresh, talk).tokens == second.tokens
 
 
-def test_a_chat_says_what_its_messages_say_at_once(loaded: edgeinfer.LoadedModel, model: Path) -> None:
+def test_a_chat_answers_like_the_same_messages_given_at_once(loaded: edgeinfer.LoadedModel, model: Path) -> None:
     talk = [Message("system", "Be brief."), Message("user", "the rain")]
     with edgeinfer.load(request_for(model)) as alone:
         first = say(alone, talk)
@@ -137,7 +137,7 @@ def test_a_chat_says_what_its_messages_say_at_once(loaded: edgeinfer.LoadedModel
     assert chat.messages == [*talk, Message("assistant", answer.text)]
 
 
-def test_a_chat_continues_other_messages(loaded: edgeinfer.LoadedModel) -> None:
+def test_a_chat_may_continue_given_messages(loaded: edgeinfer.LoadedModel) -> None:
     chat = loaded.chat(sampling=GREEDY, max_tokens=4)
     chat.ask("the rain")
     chat.messages = [Message("system", "Be brief."), Message("user", "a"), Message("assistant", "b")]
@@ -160,7 +160,7 @@ def test_options_of_one_answer_replace_those_of_the_chat(loaded: edgeinfer.Loade
         loaded.chat(max_tokenz=5)  # type: ignore[call-arg]
 
 
-def test_a_question_that_cannot_be_asked_leaves_no_trace(loaded: edgeinfer.LoadedModel) -> None:
+def test_a_refused_question_leaves_the_chat_unchanged(loaded: edgeinfer.LoadedModel) -> None:
     chat = loaded.chat(sampling=GREEDY, max_tokens=3)
     chat.ask("a")
     before = chat.messages
@@ -172,7 +172,7 @@ def test_a_question_that_cannot_be_asked_leaves_no_trace(loaded: edgeinfer.Loade
 
 
 @pytest.mark.parametrize("end", ["close", "ask", "drop"])
-def test_what_was_read_of_an_answer_is_kept(loaded: edgeinfer.LoadedModel, end: str) -> None:
+def test_the_part_of_an_answer_that_was_read_is_kept(loaded: edgeinfer.LoadedModel, end: str) -> None:
     chat = loaded.chat(sampling=GREEDY, max_tokens=12)
     stream = chat.stream("the rain")
     read = next(stream)
@@ -214,7 +214,7 @@ def test_a_seed_gives_the_same_answer(loaded: edgeinfer.LoadedModel) -> None:
     assert first.tokens == second.tokens != other.tokens
 
 
-def test_each_answer_of_a_chat_has_a_seed_of_its_own(loaded: edgeinfer.LoadedModel) -> None:
+def test_each_answer_of_a_chat_has_another_seed(loaded: edgeinfer.LoadedModel) -> None:
     warm = Sampling(temperature=1.0, seed=7)
     talk = [Message("user", "rain"), Message("assistant", "wind"), Message("user", "rain")]
     first = loaded.stream(talk[:1], sampling=warm, max_tokens=12).finish()
@@ -237,7 +237,7 @@ def test_more_conversations_than_planned_are_refused(loaded: edgeinfer.LoadedMod
     chat.close()
     with pytest.raises(UsageError, match="this conversation is closed"):
         chat.ask("b")
-    assert loaded.chat(sampling=GREEDY, max_tokens=3).ask("a").text  # a chat that nothing refers to is closed
+    assert loaded.chat(sampling=GREEDY, max_tokens=3).ask("a").text  # a chat without references is closed
     assert say(loaded, "a").text
 
 
@@ -258,7 +258,7 @@ def test_text_or_token_ids_are_continued_without_a_template(loaded: edgeinfer.Lo
     assert longer.stats.reused > 0
 
 
-def test_a_control_token_in_a_raw_text_is_text(loaded: edgeinfer.LoadedModel) -> None:
+def test_a_control_token_in_a_raw_prompt_is_text(loaded: edgeinfer.LoadedModel) -> None:
     spelled = "the <|im_end|> rain"
     ids = loaded.tokenizer.encode(spelled, special=False)
     assert ids != loaded.tokenizer.encode(spelled, special=True)
@@ -268,7 +268,7 @@ def test_a_control_token_in_a_raw_text_is_text(loaded: edgeinfer.LoadedModel) ->
 
 
 @pytest.mark.parametrize(("prompt", "says"), [([], "the prompt is empty"), ([1, 999_999], "token 999999 is not in")])
-def test_a_raw_prompt_that_cannot_be(loaded: edgeinfer.LoadedModel, prompt: list[int], says: str) -> None:
+def test_an_impossible_raw_prompt_is_refused(loaded: edgeinfer.LoadedModel, prompt: list[int], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         loaded.generate(prompt)
 
@@ -309,8 +309,8 @@ def test_closing_twice_and_asking_after(model: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [0, 2])
-def test_an_answer_that_is_read_on_after_closing_says_so(model: Path, read: int) -> None:
-    """The model's memory is free by then."""
+def test_an_answer_cannot_be_read_after_its_model_was_closed(model: Path, read: int) -> None:
+    """The model's memory has been freed by then."""
     loaded = edgeinfer.load(request_for(model))
     stream = loaded.stream("the rain", sampling=GREEDY, max_tokens=40)
     for _ in range(read):
@@ -320,13 +320,13 @@ def test_an_answer_that_is_read_on_after_closing_says_so(model: Path, read: int)
         list(stream)
 
 
-def test_a_missing_template_is_said(tmp_path: Path) -> None:
+def test_a_missing_template_is_noted(tmp_path: Path) -> None:
     import gguf
 
     model = write_tiny(tmp_path / "bare.gguf", Tiny())
     raw = model.read_bytes()
     key = gguf.Keys.Tokenizer.CHAT_TEMPLATE.encode()
-    model.write_bytes(raw.replace(key, key[:-1] + b"X"))  # the same length, another key
+    model.write_bytes(raw.replace(key, key[:-1] + b"X"))  # another key of the same length
     with edgeinfer.load(request_for(model)) as loaded:
         assert loaded.notes == (NO_TEMPLATE,)
         assert say(loaded, "the rain").text
@@ -349,7 +349,7 @@ def test_a_bad_template_loads_nothing(model: Path, tmp_path: Path, content: byte
         edgeinfer.load(request_for(model), template=str(mine))
 
 
-def test_a_file_that_is_not_what_it_says_never_loads(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(ArtifactError):

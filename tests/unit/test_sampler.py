@@ -1,4 +1,4 @@
-"""The sampler draws from exactly the distribution that its settings describe, by the key alone."""
+"""The sampler draws from exactly the distribution of its settings, and the key alone decides the draw."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROW = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -2.0, 1.5, 1.0], np.float32)
 
 
 def test_the_default_is_the_models_own_distribution() -> None:
-    """A truncation alone never means greedy."""
+    """A truncation alone does not make sampling greedy."""
     ids, p = Sampler(Sampling()).probabilities(ROW, ())
     expected = np.exp(ROW - ROW.max()) / np.exp(ROW - ROW.max()).sum()
     np.testing.assert_allclose(p, expected[ids], rtol=1e-5)
@@ -26,7 +26,7 @@ def test_the_default_is_the_models_own_distribution() -> None:
 
 
 def exact(how: Sampling, row: np.ndarray, seen: tuple[int, ...] = ()) -> np.ndarray:
-    """The distribution in plain steps: penalty, temperature, top-k, top-p, min-p, over a sorted list."""
+    """The distribution, step by step: penalty, temperature, top-k, top-p, min-p, over a sorted list."""
     logits = [float(x) for x in row]
     for token in set(seen):
         logits[token] = logits[token] / how.repeat_penalty if logits[token] > 0 else logits[token] * how.repeat_penalty
@@ -73,11 +73,11 @@ def test_draws_follow_the_exact_distribution(name: str) -> None:
     assert counts[expected == 0].sum() == 0
     live = expected > 0
     chi_square = ((counts - DRAWS * expected)[live] ** 2 / (DRAWS * expected[live])).sum()
-    assert chi_square < CHI_SQUARE[live.sum() - 1]  # the noise is keyed, so this never flickers
+    assert chi_square < CHI_SQUARE[live.sum() - 1]  # the noise is keyed, so the result is always the same
     assert np.abs(counts / DRAWS - expected).sum() / 2 < 0.01  # total variation
 
 
-def test_a_wrong_temperature_would_be_seen() -> None:
+def test_a_wrong_temperature_fails_the_test() -> None:
     counts = np.bincount([Sampler(SETTINGS["temperature"]).pick(ROW, index, ()) for index in range(DRAWS)], minlength=8)
     assert np.abs(counts / DRAWS - exact(Sampling(temperature=0.84), ROW)).sum() / 2 > 0.01
 
@@ -91,7 +91,7 @@ def test_draws_at_different_seeds_and_indices_are_independent() -> None:
         assert np.abs(joint - np.outer(p, p)).sum() / 2 < 0.03
 
 
-def test_the_key_alone_decides() -> None:
+def test_the_key_alone_decides_the_draw() -> None:
     sampler = Sampler(Sampling(temperature=1.0, seed=5))
     forward = [sampler.pick(ROW, index, ()) for index in range(100)]
     backward = [Sampler(Sampling(temperature=1.0, seed=5)).pick(ROW, index, ()) for index in reversed(range(100))]
@@ -99,8 +99,8 @@ def test_the_key_alone_decides() -> None:
     assert forward != [Sampler(Sampling(temperature=1.0, seed=6)).pick(ROW, index, ()) for index in range(100)]
 
 
-def test_truncation_does_not_move_the_noise() -> None:
-    """A token that both settings keep gets the same noise, so a draft with other logits meets the same luck."""
+def test_truncation_does_not_change_the_noise_of_a_token() -> None:
+    """A token that both settings keep gets the same noise."""
     row = np.linspace(0, 3, 1000, dtype=np.float32)
     wide, narrow = (Sampler(Sampling(temperature=1.0, top_k=k, seed=3)) for k in (900, 500))
     picks = [(wide.pick(row, index, ()), narrow.pick(row, index, ())) for index in range(300)]
@@ -123,12 +123,12 @@ def test_uniform_is_uniform_over_tokens_indices_and_seeds() -> None:
         assert len(np.unique(values)) == len(values)
 
 
-def test_noise_is_pinned() -> None:
-    """A change of the hash changes every seeded answer: it must be meant."""
+def test_the_noise_never_changes() -> None:
+    """A change of the hash changes every seeded answer, so it must be deliberate."""
     assert uniform(0, 0, np.array([0, 1])).tolist() == [0.13870941014555427, 0.9711020828012883]
 
 
-def test_noise_cannot_lift_what_is_further_down_than_the_span() -> None:
+def test_noise_cannot_raise_a_logit_by_more_than_its_span() -> None:
     noise = gumbel(uniform(1, 2, np.arange(100_000)))
     assert np.isfinite(noise).all()
     extremes = -np.log(-np.log(np.array([0.5 * 2.0**-52, 1 - 0.5 * 2.0**-52])))
@@ -137,7 +137,7 @@ def test_noise_cannot_lift_what_is_further_down_than_the_span() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", ["top-k", "top-p", "all", "temperature", "min-p"])
-def test_cutting_before_sorting_changes_nothing_on_a_large_row(name: str, seed: int) -> None:
+def test_truncating_before_sorting_gives_the_same_draws(name: str, seed: int) -> None:
     how = SETTINGS[name]
     row = (np.random.default_rng(seed).standard_normal(20_011) * 3).astype(np.float32)
     row[100:400] = row[50]  # ties
@@ -147,22 +147,22 @@ def test_cutting_before_sorting_changes_nothing_on_a_large_row(name: str, seed: 
     assert np.allclose(shares, expected[ids], rtol=1e-4, atol=1e-9)
 
 
-def test_greedy_and_its_penalty() -> None:
+def test_a_penalty_applies_to_greedy_decoding() -> None:
     assert Sampler(GREEDY).greedy
     penal = Sampler(Sampling(temperature=0.0, repeat_penalty=3.0))
     assert not penal.greedy
     assert penal.pick(ROW, 0, (3, 4)) == 0
     assert penal.pick(ROW, 0, (0,)) == 6  # 2.0 / 3 falls below 1.5
-    assert ROW[0] == 2.0  # the engine's row is left alone
+    assert ROW[0] == 2.0  # the engine's row is not changed
 
 
-def test_penalty_looks_back_only_so_far() -> None:
+def test_a_penalty_covers_only_the_last_tokens() -> None:
     near = Sampler(Sampling(temperature=0.0, repeat_penalty=3.0, repeat_last_n=2))
     assert near.pick(ROW, 0, (0, 1, 2)) == 0
     assert near.pick(ROW, 0, (1, 0, 2)) == 6
 
 
-def test_a_cold_temperature_is_the_argmax() -> None:
+def test_a_very_low_temperature_gives_the_argmax() -> None:
     sampler = Sampler(Sampling(temperature=0.001))
     assert {sampler.pick(ROW, index, ()) for index in range(200)} == {0}
 
@@ -175,7 +175,7 @@ def test_minus_infinity_is_never_drawn() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_logits_that_are_not_numbers_are_refused(bad: float) -> None:
     row = ROW.copy()
     row[2] = bad
     with pytest.raises(EngineError, match="cannot be sampled"):
@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_refused(how: Sampling) -> None:
         Sampler(how)
 
 
-def test_presence_and_frequency_count_the_tokens_of_the_answer_only() -> None:
+def test_presence_and_frequency_penalties_count_only_the_answer() -> None:
     prompt, answer = (0, 0, 0), (6, 1, 6)
     present = Sampler(Sampling(temperature=0.0, presence_penalty=0.6))
     assert present.pick(ROW, 3, prompt + answer) == 0  # 6: 1.5 - 0.6, 1: 1.0 - 0.6, and 0 is no token of the answer
@@ -216,10 +216,10 @@ def test_a_bias_is_added_to_the_logit() -> None:
     assert Sampler(Sampling(temperature=0.0, logit_bias=((5, 4.5),))).pick(ROW, 0, ()) == 5
     assert Sampler(Sampling(temperature=0.0, logit_bias=((0, -100.0),))).pick(ROW, 0, ()) == 6
     assert not Sampler(Sampling(temperature=0.0, logit_bias=((0, 1.0),))).greedy
-    assert ROW[0] == 2.0  # the row itself stays
+    assert ROW[0] == 2.0  # the row is not changed
 
 
-def test_a_pick_needs_no_more_of_the_context_than_it_looks_back_on() -> None:
+def test_a_pick_needs_only_the_tokens_that_the_penalty_covers() -> None:
     context = tuple(range(8)) * 3
     for how in (
         Sampling(repeat_penalty=2.0, repeat_last_n=3),

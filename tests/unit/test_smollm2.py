@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, a model that people use: its tokenizer, its template, where its answers end, one answer."""
+"""SmolLM2-135M-Instruct, a real model: its tokenizer, template, end tokens and one answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine(smollm2: Path) -> Iterator[LlamaTokenizer]:
     model.close()
 
 
-def test_both_readers_split_text_alike(header: GgufHeader, engine: LlamaTokenizer) -> None:
+def test_both_tokenizers_split_text_alike(header: GgufHeader, engine: LlamaTokenizer) -> None:
     own = GgufTokenizer(header)
     for special in (False, True):
         for text in TEXTS:
@@ -51,7 +51,7 @@ def test_both_readers_split_text_alike(header: GgufHeader, engine: LlamaTokenize
     assert [own.piece(token) for token in range(own.n_vocab)] == [engine.piece(t) for t in range(engine.n_vocab)]
 
 
-def test_where_answers_end(header: GgufHeader, engine: LlamaTokenizer) -> None:
+def test_the_tokens_that_end_an_answer(header: GgufHeader, engine: LlamaTokenizer) -> None:
     """<|endoftext|> 0, <|im_end|> 2, and <reponame> 4, with which the next file of a repository would begin."""
     assert GgufTokenizer(header).stop_tokens == engine.stop_tokens == {0, 2, 4}
 
@@ -61,7 +61,7 @@ def test_the_facts_of_smollm2(header: GgufHeader) -> None:
     assert (facts.tier, facts.license, facts.shape.n_params) == ("Q4_1", "apache-2.0", 134_515_008)
 
 
-def test_the_template_writes_turns_and_a_system_prompt_of_its_own(engine: LlamaTokenizer) -> None:
+def test_the_template_writes_turns_and_a_default_system_prompt(engine: LlamaTokenizer) -> None:
     assert engine.chat_template is not None
     renderer = Renderer()
     try:

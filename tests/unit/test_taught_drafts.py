@@ -58,7 +58,7 @@ def test_a_window_that_grew_counts_the_keys_of_the_draft_too(tmp_path: Path) -> 
 
     small, grown = planned(512), planned(None)
     more = grown.window.slots - small.window.slots
-    assert grown.window.slots > 32768  # what it was judged with
+    assert grown.window.slots > 32768  # the settings that it was judged with
     assert grown.estimate.draft_bytes - small.estimate.draft_bytes == more * 2 * 64 * 4  # K and V, 2 heads of 32, f32
 
 
@@ -108,12 +108,12 @@ def test_what_cannot_be_used_is_refused(model: Path, how: dict[str, str], kind: 
         edgeinfer.choose(Request(backend="reference", force=True, **request), offline=True)  # type: ignore[arg-type]
 
 
-def test_a_draft_that_no_engine_runs_is_not_dropped_in_silence(model: Path) -> None:
+def test_a_draft_that_no_engine_runs_is_refused(model: Path) -> None:
     several = plan_of(model, conversations=2, draft_file=str(draft_beside(model)))
     assert several.taught is not None, "the reference drafts for several conversations"
     request = Request(model=str(model), backend="gguf", context=512, force=True, conversations=2)
     note = edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True).speculation.note
-    assert "no taught draft: gguf drafts by itself in one conversation only" in note
+    assert "no taught draft: gguf uses it in one conversation only" in note
 
 
 def test_the_catalog_names_a_draft(model: Path, tmp_path: Path) -> None:
@@ -145,18 +145,18 @@ def test_show_says_why_a_draft_is_left_out(model: Path, tmp_path: Path, capsys: 
     assert "draft       not used: other.draft.safetensors is a draft for another model" in capsys.readouterr().out
 
 
-def test_a_ranked_row_says_no_other_token() -> None:
+def test_a_ranked_row_gives_only_its_tokens() -> None:
     row = RankedRow(np.array([0.5, 2.0], np.float32), np.array([3, 1], np.int32), 5)
     assert row.argmax() == 1
     assert row.numpy().tolist() == [-np.inf, 2.0, -np.inf, 0.5, -np.inf]
 
 
-def test_the_log_keeps_the_newest_states_and_gives_zeros_for_older_ones() -> None:
+def test_the_log_returns_the_newest_states_and_zeros_for_older_ones() -> None:
     log = TapLog(TapTable(1))
     for start in range(0, TAPPED_ROWS + 2, 2):
         log.add([start, start + 1], np.array([[start + 1.0], [start + 2.0]], np.float32))
     assert (log.start, log.stop) == (2, TAPPED_ROWS + 2)
-    assert log.tapped(1, 4).ravel().tolist() == [0.0, 3.0, 4.0]  # of position 1 nothing is kept
+    assert log.tapped(1, 4).ravel().tolist() == [0.0, 3.0, 4.0]  # nothing is kept for position 1
     assert log.tokens(2, 4) == [2, 3]
     log.rewind(1)
     assert log.tapped(0, 1).ravel().tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""The vocabulary of a taught draft is chosen by what it is worth on this device, from times that earlier runs kept."""
+"""The vocabulary of a taught draft is chosen by its expected gain on this device, from stored times."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TAUGHT = TaughtDraft(
 CHEAP_ROWS = {1: 1.0, 2: 1.0, 3: 1.0}
 
 
-def test_what_a_draft_is_worth_by_hand() -> None:
+def test_the_expected_gain_of_a_draft_by_hand() -> None:
     assert expected_speedup(TAUGHT, SHAPE, RowTimes(CHEAP_ROWS, 0.1, 8000)) == pytest.approx((1 + 0.6 + 0.3) / 1.2)
     assert expected_speedup(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 3.0}, 0.1, 8000)) == pytest.approx(1.0)
     # drafts that were timed with a smaller head take longer with this one
     then, now = 2 * LAYER + 500 * 64, 2 * LAYER + 8000 * 64
-    expected = (1 + 0.6) / (1.0 + 0.05 * now / then)  # a second one does not pay then
+    expected = (1 + 0.6) / (1.0 + 0.05 * now / then)  # then a second draft does not pay
     assert expected_speedup(TAUGHT, SHAPE, RowTimes(CHEAP_ROWS, 0.05, 500)) == pytest.approx(expected)
 
 
@@ -77,7 +77,7 @@ def test_times_are_kept_by_machine(quiet: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("broken", ["", "[]", '{"here": 3}', '{"here": {"a": {"measured": "x"}}}'])
-def test_a_damaged_file_is_no_times(quiet: Path, broken: str) -> None:
+def test_a_damaged_file_gives_no_times(quiet: Path, broken: str) -> None:
     quiet.parent.mkdir(parents=True)
     quiet.write_text(broken)
     assert read_row_times("here") == {}
@@ -92,28 +92,28 @@ def test_old_and_impossible_times_are_left_out(quiet: Path) -> None:
     assert read_row_times("here") == {}
 
 
-def test_the_plan_takes_the_vocabulary_and_says_what_it_expects(quiet: Path, tmp_path: Path) -> None:
+def test_the_plan_takes_the_vocabulary_and_states_the_expected_gain(quiet: Path, tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", Tiny())
     write_tiny_draft(draft_beside(path), path, exit_layer=1, by_vocabulary=[[32, [0.5, 0.5]], [224, [0.5, 0.5]]])
     request = Request(model=str(path), backend="reference", context=512, force=True)
     before = edgeinfer.choose(request, offline=True)
     assert before.taught is not None and before.taught.n_ranked == 224
-    assert "measured here" not in before.speculation.note
+    assert "row times" not in before.speculation.note
     times = RowTimes({1: 1.0, 2: 1.0, 3: 1.0}, 0.3, 224)
     keep_row_times(before.device.machine, before.taught.key(before.artifact), times)
     after = edgeinfer.choose(request, offline=True)
     assert after.taught is not None and after.taught.n_ranked == 32
-    assert "x alone, by the rows measured here)" in after.speculation.note
+    assert "x alone, by row times of this machine)" in after.speculation.note
     assert after.estimate.draft_bytes < before.estimate.draft_bytes
     with edgeinfer.load(after) as model:
         assert model.generate("the rain", max_tokens=8).stats.emitted > 0
     keep_row_times(before.device.machine, before.taught.key(before.artifact), replace(times, draft_s=3.0))
     by_name = edgeinfer.choose(replace(request, speculation="exit"), offline=True)
-    assert "(no gain is expected, by the rows measured here)" in by_name.speculation.note
+    assert "(no gain is expected, by row times of this machine)" in by_name.speculation.note
 
 
 @pytest.mark.parametrize("wrong", [3, [[1]], [[0, []]], [[32, [2.0]]], [[64, []], [32, []]]])
-def test_a_strangers_list_of_vocabularies_is_checked(tmp_path: Path, wrong: object) -> None:
+def test_the_list_of_vocabularies_in_a_file_is_checked(tmp_path: Path, wrong: object) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", Tiny())
     write_tiny_draft(draft_beside(path), path, exit_layer=1, by_vocabulary=wrong)
     with pytest.raises(ArtifactError, match="not a usable draft"):

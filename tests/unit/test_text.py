@@ -1,4 +1,4 @@
-"""Text from outside: what a terminal may show of it, and what is read as text."""
+"""Text from outside: which characters a terminal may show, and which bytes are text."""
 
 import unicodedata
 
@@ -31,12 +31,12 @@ REMOVED = [
 
 
 @pytest.mark.parametrize("text", KEPT.values(), ids=KEPT)
-def test_a_terminal_shows_what_a_font_may_have(text: str) -> None:
+def test_printable_characters_are_shown(text: str) -> None:
     assert shown(text) == text
 
 
 @pytest.mark.parametrize("character", REMOVED, ids=lambda character: f"U+{ord(character):04X}")
-def test_control_and_bidi_characters_are_not_shown(character: str) -> None:
+def test_control_and_bidirectional_characters_are_removed(character: str) -> None:
     assert shown(f"a{character}b") == "ab"
 
 
@@ -47,18 +47,18 @@ def test_nothing_else_is_removed() -> None:
     assert {unicodedata.category(character) for character in removed} == {"Cc", "Cf"}
 
 
-def test_one_line_has_no_line_ends() -> None:
+def test_one_line_removes_line_ends() -> None:
     assert one_line("a\r\n\tb\u3000c\033[2J") == "a b\u3000c[2J"
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ["", "héllo 😀\n", "\u0a0a\u010a\n"])
-def test_text_is_read_without_its_byte_order_mark(codec: str, text: str) -> None:
+def test_a_byte_order_mark_at_the_start_is_removed(codec: str, text: str) -> None:
     mark = "\ufeff" if codec.startswith(("utf-16", "utf-32")) else ""
     assert decoded((mark + text).encode(codec), name="x") == text
 
 
-def test_a_mark_inside_a_text_stays() -> None:
+def test_a_byte_order_mark_inside_a_text_stays() -> None:
     assert decoded("a\ufeffb".encode(), name="x") == "a\ufeffb"
 
 

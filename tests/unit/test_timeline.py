@@ -1,4 +1,4 @@
-"""The tokens behind a cache, by hand. Window 16 in blocks of 4, sink 4, limit 32."""
+"""The tokens that a cache holds, by hand. Window 16 in blocks of 4, sink 4, limit 32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_positions_and_indices_around_a_gap() -> None:
 
 
 @pytest.mark.parametrize(("length", "tokens", "gap"), [(19, 40, range(3, 24)), (10, 31, range(3, 24)), (3, 3, NO_GAP)])
-def test_settle_forgets_what_the_cache_does_not_hold(length: int, tokens: int, gap: range) -> None:
+def test_settle_drops_tokens_that_the_cache_does_not_hold(length: int, tokens: int, gap: range) -> None:
     timeline = Timeline(compact(range(40)), range(3, 24))
     timeline.settle(length)
     assert (list(timeline.tokens), timeline.gap) == (list(range(tokens)), gap)
@@ -40,17 +40,17 @@ STARTS = (3, 10, 30, 40, 46)
 @pytest.mark.parametrize(
     ("asked", "expected", "runs"),
     [
-        (prompt(49), Reuse(25, range(3, 24), 46), [46, 47, 48]),  # goes on
+        (prompt(49), Reuse(25, range(3, 24), 46), [46, 47, 48]),  # the conversation continues
         (prompt(46), Reuse(24, range(3, 24), 45), [45]),  # the last token is run for its row
         # token 41 was at position 20, whose keys are evicted at 25; the cut at 49 - 8 moves to the message at 40
         (prompt(49, 41), Reuse(0, range(3, 40), 41), [0, 1, 2, *range(40, 49)]),
-        # back into the gap, or to so little behind it that a new anchoring would see more
+        # back into the gap, or so close after it that a new anchor would see more
         (prompt(20, 12), Reuse(0, range(3, 10), 12), [0, 1, 2, *range(10, 20)]),
         (prompt(26), Reuse(0, range(3, 16), 25), [0, 1, 2, *range(16, 26)]),
         (prompt(12, 10), Reuse(0, NO_GAP, 10), list(range(12))),  # all of it fits the window
     ],
 )
-def test_reuse_after_a_reanchoring(asked: Prompt, expected: Reuse, runs: list[int]) -> None:
+def test_how_much_is_reused_after_reanchoring(asked: Prompt, expected: Reuse, runs: list[int]) -> None:
     told = Timeline(compact(range(46)), range(3, 24))  # 46 tokens at 25 positions; positions 4 to 11 are evicted
     starts = {20: (3, 10, 18), 26: (3, 16, 24), 12: (3, 9)}.get(len(asked.tokens), STARTS)
     got = reuse(told, 25, Prompt(asked.tokens, 3, starts), POLICY)
@@ -58,16 +58,16 @@ def test_reuse_after_a_reanchoring(asked: Prompt, expected: Reuse, runs: list[in
     assert got.runs(len(asked.tokens)) == runs
 
 
-def test_another_conversation_is_run_whole() -> None:
-    """It shares less than a message with the old one, so nothing of it was dropped before."""
+def test_another_conversation_is_run_from_the_start() -> None:
+    """It shares less than one message with the old conversation, so nothing of it had been dropped."""
     told = Timeline(compact(range(30)))
     other = Prompt((0, 1, 2, 3, *range(100, 124)), 3, (3, 12, 27))
     assert reuse(told, 30, other, POLICY) == Reuse(0, NO_GAP, 4)
 
 
-def test_anchor_keeps_half_a_window() -> None:
+def test_an_anchor_keeps_half_a_window() -> None:
     assert anchor(prompt(40), 40, POLICY) == range(3, 32)
-    assert anchor(prompt(10), 10, POLICY) == NO_GAP  # all of it is half a window and the system prompt
+    assert anchor(prompt(10), 10, POLICY) == NO_GAP  # the whole is no more than half a window and the system prompt
 
 
 def test_common_prefix_by_hand() -> None:

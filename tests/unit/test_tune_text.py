@@ -1,4 +1,4 @@
-"""What is read of a chat template and of given conversations before teaching: token ids written out by hand."""
+"""What `tune` learns from a chat template and from given conversations, with token ids written out."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,7 +52,9 @@ def test_turns_of_chatml(tokenizer: Tokenizer, template: Template) -> None:
         (lambda text: text.replace("<|im_end|>", "[/]"), "no stop token"),
     ],
 )
-def test_templates_that_cannot_be_followed(tokenizer: Tokenizer, template: Template, write: object, said: str) -> None:
+def test_templates_that_cannot_be_followed_are_refused(
+    tokenizer: Tokenizer, template: Template, write: object, said: str
+) -> None:
     def render(messages: Sequence[Message]) -> str:
         assert callable(write)
         return str(write(template.render(messages)))
@@ -94,14 +96,14 @@ def test_conversations_without_an_answer_teach_nothing(tokenizer: Tokenizer, tem
         ('{"messages": []}', "line 2: roles are"),
     ],
 )
-def test_lines_that_are_no_conversation(tmp_path: Path, line: str, said: str) -> None:
+def test_lines_that_are_no_conversation_are_refused(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "chats.jsonl"
     file.write_text('{"messages": [{"role": "user", "content": "x"}]}\n' + line + "\n")
     with pytest.raises(UsageError, match=said):
         read_conversations(file)
 
 
-def test_a_file_that_is_empty_or_missing(tmp_path: Path) -> None:
+def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="holds no conversation"):
         read_conversations(tmp_path / "empty.jsonl")

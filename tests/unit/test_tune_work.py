@@ -1,4 +1,4 @@
-"""What `tune` decides before it teaches: the work for a time, batches for a memory, what a draft is worth."""
+"""What `tune` decides before it teaches: the work for a time, the batch size for a memory, a draft's expected gain."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_two_kinds_share_the_time_and_the_text() -> None:
     assert work.seconds(Pace(10.0, {"exit": 1.0, "feature": 2.0})) == 600
 
 
-def test_the_same_text_is_seen_eight_times_at_most() -> None:
+def test_a_text_is_seen_at_most_eight_times() -> None:
     work = make_work(SIZES, Pace(100.0, {"exit": 0.01}), 10)
     assert work.n_parts == 2
     assert work.n_steps == {"exit": 8 * 10 // 2}  # one part is held out, the other has 10 conversations
@@ -48,9 +48,9 @@ def test_given_text_takes_no_time_to_write() -> None:
     assert make_work(SIZES, Pace(10.0, {"exit": 1.0}), 10, n_given_rows=500) == Work(SIZES, 0, {"exit": 600})
 
 
-def test_too_little_time_is_refused_with_the_minutes_that_do() -> None:
+def test_too_little_time_is_refused_with_the_minutes_needed() -> None:
     pace = Pace(30.0, {"exit": 3.0})
-    with pytest.raises(UsageError, match="1 minutes are 0 steps here; at least 40") as refused:
+    with pytest.raises(UsageError, match="1 minutes are 0 steps; at least 40") as refused:
         make_work(SIZES, pace, 1)
     enough = float(refused.value.hint.removeprefix("--minutes "))
     assert make_work(SIZES, pace, enough).n_steps["exit"] >= 40
@@ -64,7 +64,7 @@ def test_batches_shrink_until_they_fit() -> None:
     assert n_bytes < whole
 
 
-def test_too_little_memory_is_refused_with_both_numbers() -> None:
+def test_too_little_memory_is_refused_with_the_memory_needed() -> None:
     with pytest.raises(NoPlanError, match=r"takes 0\.6 GB .* can give 0\.5 GB"):
         fit_memory(SHAPE, SIZES, 500_000_000, **NEEDS)
 
@@ -80,18 +80,18 @@ def test_work_is_continued_only_with_the_same_settings(tmp_path: Path) -> None:
 
 
 def test_expected_speedup_by_hand() -> None:
-    """Two drafts: 1 + .5 + .5 * .4 tokens in the time of three rows and two drafts."""
+    """Two drafts give 1 + .5 + .5 * .4 tokens in the time of three rows and two drafts."""
     assert expected_speedup([0.5, 0.4], 2, lambda rows: 1 + 0.1 * (rows - 1), 0.05) == pytest.approx(1.7 / 1.3)
 
 
-def test_no_depth_pays_where_rows_are_dear() -> None:
+def test_no_depth_pays_where_rows_are_expensive() -> None:
     assert best_depth([0.9, 0.9], lambda rows: float(rows), 0.05) == Expected(1.0, 0)
     assert best_depth([0.9, 0.9], lambda _: 1.0, 0.05).depth == 2
     assert best_depth([0.9, 0.9], lambda _: 1.0, 0.05, max_rows=2).depth == 1
     assert best_depth([0.9], lambda _: 1.0, 0.05, max_rows=1) == Expected(1.0, 0)
 
 
-def test_depths_that_were_not_judged_count_as_the_last() -> None:
+def test_depths_that_were_not_judged_count_like_the_last() -> None:
     assert deepened([0.5]) == (0.5, 0.5, 0.5, 0.5)
     assert deepened([0.6, 0.7]) == (0.6, 0.7, 0.7, 0.7)
 

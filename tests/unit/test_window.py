@@ -1,4 +1,4 @@
-"""WindowPolicy against sets that are spelled out: what a query sees, and what a ring of `slots` places holds."""
+"""WindowPolicy against sets written out: what a query sees, and what a ring of `slots` places holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def policies(draw: st.DrawFn) -> WindowPolicy:
 
 
 def seen_by(policy: WindowPolicy, query: int) -> set[int]:
-    """The visible set as DESIGN puts it in words: sinks, the query's own block, and the blocks before it that fit."""
+    """The visible set in words: sinks, the query's block, and as many blocks before it as fit."""
     own_block = range(query - query % policy.block, query + 1)
     earlier = [
         range(start, start + policy.block)
@@ -94,7 +94,7 @@ def test_a_full_window_sees_between_window_less_block_and_window(policy: WindowP
 @settings(max_examples=60)
 @given(policies(), st.data())
 def test_a_ring_of_slots_holds_what_every_query_sees(policy: WindowPolicy, data: st.DataObject) -> None:
-    """Rounds of any allowed size with any part kept, and allowed rewinds: no live slot is ever overwritten."""
+    """Rounds of any allowed size, of which any part is kept, and allowed rewinds never overwrite a live slot."""
     ring: dict[int, int] = {}  # slot -> position
     length = wrapped = 0
     for _ in range(40):
@@ -155,6 +155,6 @@ def test_room_ends_at_the_window_at_blocks_and_at_the_limit(policy: WindowPolicy
         (8, 0, 0, 20, "block 0"),
     ],
 )
-def test_integers_that_do_not_fit_are_refused(window: int, sink: int, block: int, limit: int, words: str) -> None:
+def test_impossible_policies_are_refused(window: int, sink: int, block: int, limit: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         WindowPolicy(window, sink, block, limit)

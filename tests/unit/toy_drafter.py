@@ -1,4 +1,4 @@
-"""A drafter as a contributor would add one: this file, and a line in the list of `edgeinfer/decode/drafters`."""
+"""A drafter as a contributor would add one: this file, and one line in the list in `edgeinfer/decode/drafters`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeinfer.types import Tokens
 
 
 class Echo:
-    """Guesses that the last token comes again."""
+    """Guesses that the last token repeats."""
 
     name = "echo"
 

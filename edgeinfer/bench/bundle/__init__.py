@@ -22,7 +22,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="FOLDER", help="made by `edgeinfer export`")
-    parser.add_argument("--stock", type=Path, metavar="FILE.pte", help="the same model, exported by ExecuTorch's `export_llm`")
+    parser.add_argument(
+        "--stock", type=Path, metavar="FILE.pte", help="the same model, exported by ExecuTorch's `export_llm`"
+    )
     parser.add_argument(
         "--runtime", type=Path, metavar="FILE", help="measure in the phone runtime: its program edgeinfer-run"
     )
