@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
-from typing import Final, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 from edgeinfer.errors import UsageError
 from edgeinfer.kept import is_stream, write_whole
 from edgeinfer.text import decoded
 
-__all__ = ["Waiting", "check_output", "mentioned_when_slow", "read_text", "silently", "write_text"]
+__all__ = ["Waiting", "check_output", "mentioned_when_slow", "open_file", "read_text", "silently", "write_text"]
 
 PATIENCE_S: Final = 1.0
 _HINT: Final = "name a file in a folder that you can write to"
@@ -39,6 +41,18 @@ def read_text(path: Path, *, title: str, most_bytes: int, hint: str = "", waitin
     if len(data) > most_bytes:
         raise UsageError(f"{title} is larger than {most_bytes} bytes", hint=hint)
     return decoded(data, name=title)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open for reading what must be a file. Raises OSError for anything else: a pipe in a folder from a stranger would
+    be waited for without end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(kind, os.strerror(kind) if stat.S_ISDIR(mode) else "it is a pipe or a device")
+    return os.fdopen(handle, "rb")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from edgeinfer.catalog.entry import Artifact, LayerKv, ModelEntry, ModelShape
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.hf_folder import nested_config
+from edgeinfer.named_files import open_file
 from edgeinfer.types import Sampling
 
 __all__ = ["entry_of_config", "read_config"]
@@ -65,7 +66,8 @@ THINK = ("<think>", "</think>")
 def read_config(path: Path) -> dict[str, Any]:
     """Raises ArtifactError unless the file is a JSON object of a sensible size."""
     try:
-        data = path.read_bytes()[: MAX_CONFIG_BYTES + 1]
+        with open_file(path) as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
         config = json.loads(data) if len(data) <= MAX_CONFIG_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a model's configuration: {str(error).splitlines()[0]}") from error

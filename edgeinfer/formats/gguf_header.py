@@ -18,6 +18,7 @@ from typing import TypeAlias, overload
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_oddities import ODDITIES, Odd, odd_head, odd_type, odd_version, report
 from edgeinfer.formats.gguf_types import ARRAY, BOOL, GGML_TYPES, SCALARS, STRING, GgmlType
+from edgeinfer.named_files import open_file
 
 __all__ = ["GgufArray", "GgufHeader", "TensorInfo", "Value", "parse_header", "read_header"]
 
@@ -120,7 +121,7 @@ Fetch: TypeAlias = Callable[[int, int], bytes]
 def read_header(path: Path) -> GgufHeader:
     """The header of the GGUF file at `path`. Reads no more than the header."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
 
             def fetch(offset: int, n_bytes: int) -> bytes:
                 file.seek(offset)

@@ -16,6 +16,7 @@ from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.chat_pieces import ChatPieces, read_chat, token_ids
 from edgeinfer.formats.paths import check_digest
 from edgeinfer.formats.tables import Table
+from edgeinfer.named_files import open_file
 from edgeinfer.shape import ModelShape, shape_of
 from edgeinfer.types import KvType
 
@@ -116,7 +117,7 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Raises ArtifactError for a file that cannot be read, was changed, or describes no bundle of this version."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=HINT) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from edgeinfer.errors import ArtifactError
+from edgeinfer.named_files import open_file
 
 __all__ = ["check_digest", "check_relative", "is_pickle_name", "refuse_pickle", "safe_join", "sha256_of"]
 
@@ -30,7 +31,7 @@ def check_digest(digest: str) -> str:
 def sha256_of(path: Path, progress: Callable[[int], None] = lambda _: None) -> str:
     """`sha256:<hex>` of the file; `progress(n_bytes)` after each piece read."""
     state = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while piece := file.read(_CHUNK_BYTES):
             state.update(piece)
             progress(len(piece))
@@ -75,7 +76,7 @@ def refuse_pickle(path: Path) -> None:
     """Raise ArtifactError when the name or the first bytes of `path` are those of a pickle or of a zip around one."""
     if is_pickle_name(path.name):
         raise ArtifactError(f"{path} is refused: {path.suffix} files are pickles", hint=_PICKLE_HINT)
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(4096)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise ArtifactError(f"{path} is refused: it starts like a Python pickle", hint=_PICKLE_HINT)

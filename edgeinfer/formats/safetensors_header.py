@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.paths import is_pickle_name, safe_join
+from edgeinfer.named_files import open_file
 
 __all__ = ["SafetensorsFolder", "SafetensorsHeader", "SafetensorsTensor", "check_folder", "read_header"]
 
@@ -65,8 +67,8 @@ class SafetensorsFolder:
 def read_header(path: Path) -> SafetensorsHeader:
     """The header of the safetensors file at `path`. Raises ArtifactError."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             raw = file.read(8)
             if len(raw) < 8:
                 raise _bad(path, f"the file has {size} bytes; a header needs at least 8")
@@ -147,11 +149,13 @@ def _wholes(value: object) -> tuple[int, ...] | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise _bad(path, f"{path.stat().st_size} bytes of JSON; {MAX_JSON_BYTES} are allowed")
-        return _json_object(path, path.read_bytes())
+        with open_file(path) as file:
+            data = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}", hint=_FOLDER_HINT) from error
+    if len(data) > MAX_JSON_BYTES:
+        raise _bad(path, f"more than {MAX_JSON_BYTES} bytes of JSON")
+    return _json_object(path, data)
 
 
 def _json_object(path: Path, text: bytes) -> dict[str, Any]:

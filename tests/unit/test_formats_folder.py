@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeinfer.entries.folders import read_config
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats import check_artifact, check_digest, safe_join
+from edgeinfer.formats import check_artifact, check_digest, gguf_header, safe_join
+from edgeinfer.formats.draft_file import read_draft_file
+from edgeinfer.formats.manifest import read_manifest
 from edgeinfer.formats.safetensors_header import SafetensorsFolder, read_header
 
 GOOD: dict[str, Any] = {
@@ -188,3 +193,24 @@ def test_only_a_sha256_is_a_digest(digest: str) -> None:
     assert check_digest("sha256:" + "0a" * 32)
     with pytest.raises(ArtifactError, match="not a digest"):
         check_digest(digest)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "model.safetensors": check_artifact,
+    "config.json": check_artifact,
+    "model.safetensors.index.json": check_artifact,
+    "manifest.json": lambda folder: read_manifest(folder / "manifest.json"),
+    "x.draft.safetensors": lambda folder: read_draft_file(folder / "x.draft.safetensors"),
+    "x.gguf": lambda folder: gguf_header.read_header(folder / "x.gguf"),
+    "settings.json": lambda folder: read_config(folder / "settings.json"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_in_a_folder_from_a_stranger_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    made = folder(tmp_path / "model", **{"model.safetensors": safetensors(GOOD)})
+    (made / name).unlink(missing_ok=True)
+    os.mkfifo(made / name)
+    with pytest.raises(ArtifactError, match="it is a pipe or a device"):
+        READERS[name](made)
