@@ -124,7 +124,7 @@ def row_costs(bundle: Path, runs: int) -> Iterator[RowCost]:
 def kv_costs(bundle: Path, runs: int) -> Iterator[KvCost]:
     """Each K/V type beside float32 in turn; which comes first alternates."""
     for n_threads in THREADS:
-        with Worker("ours", bundle, n_threads) as f32:
+        with Worker("ours", bundle, n_threads, "f32") as f32:
             for kv_type in KV_TYPES:
                 with Worker("ours", bundle, n_threads, kv_type) as other:
                     pairs = _pairs(other, f32, _AT_1000, runs)

@@ -24,13 +24,14 @@ class Forward(Protocol):
     def __call__(self, tokens: Tokens, start: int, n_rows: int) -> None: ...
 
 
-def ours(folder: Path, n_threads: int, kv_type: KvType = "f32") -> Forward:
-    """Raises what opening a bundle raises."""
+def ours(folder: Path, n_threads: int, kv_type: KvType | None = None) -> Forward:
+    """`kv_type` is that of the bundle if it is None. Raises what opening a bundle raises."""
     from edgeinfer.backends.executorch.bundle import packed_cache
     from edgeinfer.backends.executorch.engine import Program
     from edgeinfer.formats.bundle import check_bundle
 
     bundle = check_bundle(folder)
+    kv_type = kv_type or bundle.manifest.kv_type
     program = Program(bundle.program, n_threads=n_threads, packed_cache=packed_cache(bundle), kv_type=kv_type)
     rings = program.new_rings(POLICY)
 

@@ -21,9 +21,17 @@ _FILLED = POLICY.window - CHUNK  # positions that hold keys before anything is t
 class Worker:
     """Use as a context manager. `opened_s`: seconds that opening the program took."""
 
-    def __init__(self, side: Side, path: Path, n_threads: int, kv_type: KvType = "f32") -> None:
-        """`kv_type` is for our side."""
-        command = [sys.executable, "-m", "edgeinfer.bench.bundle.worker", side, str(path), str(n_threads), kv_type]
+    def __init__(self, side: Side, path: Path, n_threads: int, kv_type: KvType | None = None) -> None:
+        """`kv_type` is for our side; None: that of the bundle."""
+        command = [
+            sys.executable,
+            "-m",
+            "edgeinfer.bench.bundle.worker",
+            side,
+            str(path),
+            str(n_threads),
+            kv_type or "",
+        ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -55,7 +63,7 @@ class Worker:
         return float(line)
 
 
-def main(side: str, path: Path, n_threads: int, kv_type: KvType) -> None:
+def main(side: str, path: Path, n_threads: int, kv_type: KvType | None) -> None:
     started = time.perf_counter()
     forward = ours(path, n_threads, kv_type) if side == "ours" else stock(path, n_threads)
     _say(time.perf_counter() - started)
@@ -76,4 +84,4 @@ def _say(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), cast(KvType, sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), cast(KvType, sys.argv[4]) or None)
