@@ -26,13 +26,13 @@ from tests.serve.test_openai_chat import LONG, endless
 
 COMPLAINTS = {
     "a conversation is continued with the contents of another": (
-        "test_the_tokens_are_compared_and_not_their_digest_alone",
-        "test_a_block_is_found_only_after_its_own_beginning",
+        "test_tokens_are_compared_as_well_as_digests",
+        "test_a_block_is_found_only_after_its_prefix",
         "test_another_file_of_weights_finds_nothing",
     ),
     "a new prompt stops the chats that run": (
-        "test_a_long_prompt_leaves_a_row_to_the_others_in_every_step",
-        "test_a_short_prompt_goes_first_but_not_for_ever",
+        "test_beside_a_long_prompt_others_get_a_row_in_every_step",
+        "test_short_prompts_go_first_but_do_not_starve_a_long_one",
     ),
     "one conversation without memory fails all": (
         "test_conversations_that_all_pass_their_windows_fail_nobody",
@@ -48,25 +48,25 @@ COMPLAINTS = {
     ),
     "requests push each other's prompts out of the cache": (
         "test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone",
-        "test_a_request_for_a_title_does_not_cost_the_chat_its_place",
-        "test_what_comes_once_does_not_push_out_what_comes_again",
-        "test_a_cache_that_is_too_small_says_so_once",
+        "test_a_request_for_a_title_does_not_evict_the_chat",
+        "test_a_block_used_once_does_not_evict_one_used_again",
+        "test_a_cache_that_is_too_small_is_reported_once",
     ),
     "the engine is dead, and the server says that it is healthy": (
         "test_an_engine_that_hangs_is_unhealthy",
-        "test_the_watchdog_sees_a_step_that_does_not_end",
+        "test_the_watchdog_finds_a_step_that_does_not_end",
         "test_an_engine_failure_ends_one_answer_with_a_status",
     ),
     "a client that leaves is answered on, or ends the answer of another": (
-        "test_a_client_that_leaves_ends_its_answer_and_no_other",
+        "test_a_client_that_leaves_ends_only_its_answer",
         "test_a_client_that_leaves_the_queue_or_a_prompt_frees_its_place",
-        "test_cancel_while_waiting_while_prefilling_and_while_writing",
+        "test_an_answer_can_be_canceled_while_waiting_prefilling_or_writing",
     ),
     "health waits for a prompt that is read": ("test_health_answers_while_a_long_prompt_is_read",),
     "parameters are dropped, and forms not kept to": (
-        "test_what_cannot_be_used_is_refused_by_its_name",
-        "test_a_schema_that_cannot_be_held_to_is_refused",
-        "test_a_body_that_cannot_be_used_is_refused",
+        "test_unsupported_parameters_are_refused_by_name",
+        "test_an_unsupported_schema_is_refused",
+        "test_an_invalid_body_is_refused",
         "test_tools_that_do_not_fit_are_refused",
     ),
 }
