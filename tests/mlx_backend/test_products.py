@@ -49,6 +49,7 @@ def test_a_few_rows_go_to_the_kernel_and_give_the_same(
     if joined:
         join_projections(layers)
     assert route_products(layers, PRODUCTS) == N_LAYERS * (4 if joined else 7)
+    assert layers[0].mlp.down_proj.bits == 4 and layers[0].mlp.down_proj.weight.dtype == mx.uint32
     for n, ids in tokens.items():
         served.clear()
         assert np.allclose(np.array(model(ids)), before[n], rtol=0, atol=1e-5 * np.abs(before[n]).max())

@@ -26,6 +26,9 @@ class RowsLinear(nn.Module):  # type: ignore[misc]
         self._kernels = kernels
         self._matrix = Matrix(stock.weight, stock.scales, stock.biases, stock.bits, stock.group_size)
 
+    def __getattr__(self, name: str) -> Any:  # stock code may read weight, bits, ... of a layer
+        return self[name] if name in self else getattr(self.get("_stock"), name)
+
     def __call__(self, x: mx.array) -> mx.array:
         width = x.shape[-1]
         if x.size // width not in MATMUL_ROWS:
