@@ -35,7 +35,7 @@ def mlx_server() -> Iterator[Server]:
 
 
 def answer(server: Server, text: str) -> str:
-    reply = server.chat(text, temperature=0, max_tokens=40)
+    reply = server.chat(text, temperature=0, max_tokens=12)
     assert reply.status == 200, reply.body
     said: str = reply.json["choices"][0]["message"]["content"]
     return said

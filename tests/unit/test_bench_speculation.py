@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.bench.speculation import measure as speculation
-from edgeinfer.bench.speculation.measure import Task, first_of_each, how_much, read_prompts
+from edgeinfer.bench.speculation.measure import Task, command_of, first_of_each, how_much, read_prompts
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, LogFile, Measured, Record, Run, Subject
 from edgeinfer.bench.speculation.report import ALL, as_json, rows_by_prompt, rows_of
-from edgeinfer.bench.speculation.sides import turned
+from edgeinfer.bench.speculation.sides import Sides, turned
 from edgeinfer.bench.statistics import Pair, speedup, spread
 from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import UsageError
@@ -215,3 +215,12 @@ def test_a_small_run_end_to_end(
     assert "<svg" in picture.with_suffix(".svg").read_text()
     read = LogFile(log)
     assert {row.arm for row in rows_of(read.log)} == {row["arm"] for row in rows}
+
+
+def test_the_backend_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q8_0"))
+    with Sides(str(model), ["lookup"], backend="reference") as sides:
+        assert sides.plan.backend == "reference" and "lookup" in sides.decoders
+    words = command_of(arguments("--model", str(model), "--backend", "reference"))
+    assert " ".join(words) == "edgeinfer bench speculation --model tiny.gguf --backend reference"

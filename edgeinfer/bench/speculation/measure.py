@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a taught draft; repeatable, one per kind; auto takes the first",
     )
     add_format_arguments(parser)
+    parser.add_argument("--backend", default="", metavar="NAME", help="one of those that `edgeinfer doctor` lists")
     parser.add_argument("--only", metavar="MODEL:TIER", help="run only this one of the given models")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines with kind, messages, max_tokens")
     parser.add_argument("--quick", action="store_true", help="two minutes in all")
@@ -126,7 +127,7 @@ def measure_all(args: argparse.Namespace) -> Log:
     names = args.model or ["demo"]
     minutes = args.minutes or (QUICK_MINUTES if args.quick else FULL_MINUTES)
     chosen = args.arm or arms_to_measure(with_draft_model=False)
-    for name, share in zip(names, shares(names, args.runs), strict=True):
+    for name, share in zip(names, shares(names, args.runs, args.backend), strict=True):
         measure_model(name, chosen, tasks, log, args, minutes * 60 * share)
     return log.log
 
@@ -138,10 +139,10 @@ def show(report: str, out: Path | None) -> None:
         print_report(report + "\n")
 
 
-def shares(names: Sequence[str], runs: int | None) -> list[float]:
+def shares(names: Sequence[str], runs: int | None, backend: str = "") -> list[float]:
     """The share of the time for each model: the square root of the bytes that its runs read. So a large model gets
     enough prompts, and a small, fast one still gets more."""
-    plans = [plan_of(name, "off") for name in names]
+    plans = [plan_of(name, "off", backend=backend) for name in names]
     weights = [sqrt(plan.artifact.n_bytes * runs_of(subject_of(plan), runs)) for plan in plans]
     return [weight / sum(weights) for weight in weights]
 
@@ -162,6 +163,7 @@ def command_of(args: argparse.Namespace) -> list[str]:
     for file in args.draft:
         command += ["--draft", file.name]
     command += format_words(args)
+    command += ["--backend", args.backend] if args.backend else []
     command += ["--prompts", Path(args.prompts).name] if args.prompts else []
     command += ["--quick"] if args.quick else []
     for flag in ("minutes", "runs"):
@@ -178,10 +180,18 @@ def measure_model(
     left: float,
 ) -> None:
     began = time.perf_counter()
-    subject = subject_of(plan_of(name, "off"))
+    subject = subject_of(plan_of(name, "off", backend=args.backend))
     if args.only and args.only not in (f"{subject.model}:{subject.tier}", subject.tier, subject.model):
         return
-    with Sides(name, arms, args.draft_model, drafts=args.draft, kv_type=args.kv_type, template=args.template) as sides:
+    with Sides(
+        name,
+        arms,
+        args.draft_model,
+        drafts=args.draft,
+        backend=args.backend,
+        kv_type=args.kv_type,
+        template=args.template,
+    ) as sides:
         say(f"{subject.model} {subject.tier}: {', '.join(sides.decoders)}")
         for arm, why in sides.skipped.items():
             say(f"  no {arm}: {why}")

@@ -81,6 +81,7 @@ class Sides:
         draft_model: str = "",
         *,
         drafts: Sequence[Path] = (),
+        backend: str = "",
         kv_type: KvType | None = None,
         template: str = "",
     ) -> None:
@@ -90,7 +91,7 @@ class Sides:
         """
         source = read_template(template) if template else None
         self._stack = ExitStack()
-        self._draft_model, self._kv_type = draft_model, kv_type
+        self._draft_model, self._backend, self._kv_type = draft_model, backend, kv_type
         self._drafts: dict[str, Path] = {read_draft_file(path).kind: path for path in drafts}
         self._draft: OpenedDraftModel | None = None
         self.skipped: dict[str, str] = {}  # arms that this model does not have, and why
@@ -153,7 +154,14 @@ class Sides:
     def _open(self, name: str, arm: str, mode: SpeculationMode) -> Plan:
         first = next(iter(self._drafts.values()), None)
         taught = first if mode == "auto" else self._drafts.get(mode)
-        plan = plan_of(name, mode, self._draft_model, draft_file=str(taught or ""), kv_type=self._kv_type)
+        plan = plan_of(
+            name,
+            mode,
+            self._draft_model,
+            draft_file=str(taught or ""),
+            backend=self._backend,
+            kv_type=self._kv_type,
+        )
         plan = replace(plan, n_threads=plan.n_threads or plan.device.n_cores)  # the same on every side
         model = self._model(plan)
         if "early-exit" in plan.speculation.drafters and not model.drafts_with:
