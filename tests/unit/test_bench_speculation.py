@@ -124,6 +124,16 @@ def test_a_log_resumes_after_an_incomplete_line(tmp_path: Path) -> None:
         LogFile(path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xff\n", b"not a record\n{}\n", None], ids=["no text", "no record", "a folder"]
+)
+def test_what_is_not_a_log_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "log.jsonl"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"log\.jsonl"):
+        LogFile(path)
+
+
 def test_every_arm_starts_equally_often_and_both_orders_occur() -> None:
     orders = [turned("abc", turn) for turn in range(6)]
     assert orders == [[*"abc"], [*"bca"], [*"cab"], [*"cba"], [*"acb"], [*"bac"]]

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 from edgeinfer.bench.report import commit
 from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import UsageError
+from edgeinfer.named_files import read_text
 
 PLAIN: Final = "plain"  # the whole model, speculation off
 CONTROL: Final = "plain again"  # plain decoding a second time: shows how much equal runs differ
@@ -69,6 +70,7 @@ class Measured:
 
 
 Item: TypeAlias = Record | Measured | Run
+_MAX_LOG_BYTES: Final = 1 << 30
 _WHAT: Final = {Record: "answer", Measured: "costs", Run: "run"}
 
 
@@ -101,6 +103,8 @@ class LogFile:
         self._path = path
         self._begun = False
         if path is not None and path.exists():
+            if not path.is_file():
+                raise UsageError(f"the log `{path}` is not a file", hint="name a file: a run resumes from it")
             for item in read(path):
                 self.log.add(item)
             _drop_cut_line(path)
@@ -126,7 +130,7 @@ def _drop_cut_line(path: Path) -> None:
 
 def read(path: Path) -> Iterator[Item]:
     """Raises UsageError for a file that is not such a log. An incomplete last line is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, title=f"the log `{path}`", most_bytes=_MAX_LOG_BYTES).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             yield _item(json.loads(line))
