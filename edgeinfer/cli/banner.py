@@ -19,5 +19,7 @@ def banner(plan: Plan) -> list[str]:
     if plan.artifact.embedded:
         lines.append("This is a 46M-parameter demonstration: it chats a little and gets facts wrong.")
         lines.append("`edgeinfer chat` gets the best real model for this machine.")
-    lines.append('/help shows the commands, """ begins many lines, Ctrl-C stops an answer, Ctrl-D leaves.')
+    lines.append(
+        '/help shows the commands, """ starts a message of several lines, Ctrl-C stops an answer, Ctrl-D leaves.'
+    )
     return lines

@@ -27,7 +27,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message.replace("argument ", "", 1), hint=f"`{self.prog} --help` shows what it takes")
+        raise UsageError(message.replace("argument ", "", 1), hint=f"`{self.prog} --help` lists the options")
 
     def print_help(self, file: object = None) -> None:
         """On stdout. argparse would ignore a stdout that takes nothing."""
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             word = unknown[0].split("=")[0]
             what = "there is no flag" if word.startswith("-") else "there is one word too many:"
             hint = near(word, self._option_string_actions) if word.startswith("-") else ""
-            raise UsageError(f"{what} `{word}`", hint=hint or f"`{self.prog} --help` shows what it takes")
+            raise UsageError(f"{what} `{word}`", hint=hint or f"`{self.prog} --help` lists the options")
         return args
 
 

@@ -35,9 +35,9 @@ HELP = """\
   /save FILE         write the conversation
   /load FILE         continue a saved conversation
   /restore           continue the last chat that was cut off
-  /retry             ask the last question again, where it got no answer
+  /retry             ask the last question again, if it got no answer
   /bye               leave; so does Ctrl-D, or Ctrl-C twice
-  \"\"\"                begins a message of many lines, and ends it"""
+  \"\"\"                starts and ends a message of several lines"""
 
 
 @dataclass

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {"llama_cpp_python": "llama_cpp"}  # a package whose module has another name
+FOLDERS = ("docs", "edgeinfer", "benchmarks", "metal_kernels", "mobile", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 OVERCLAIMS = re.compile(r"\b(cannot hurt|nowhere|never slower|always faster|best|fastest)\b", re.IGNORECASE)
 
 
@@ -52,8 +54,8 @@ def test_the_headlines_claim_no_more_than_the_reports_show() -> None:
         assert not OVERCLAIMS.search(text), OVERCLAIMS.search(text)
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "SECURITY.md"])
-def test_links_lead_to_existing_files(page: str) -> None:
-    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_existing_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
