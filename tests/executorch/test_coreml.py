@@ -80,3 +80,9 @@ def test_core_ml_has_one_tier(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     command = ["export", "demo", "--target", "coreml", "--tier", "8da4w", "--out", str(tmp_path / "out")]
     assert main(command) == UsageError.exit_code
     assert "--target coreml has no tier 8da4w" in capsys.readouterr().err
+
+
+def test_core_ml_has_one_type_of_k_and_v(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", "demo", "--target", "coreml", "--kv-type", "f16", "--out", str(tmp_path / "out")]
+    assert main(command) == UsageError.exit_code
+    assert "--target coreml does not take --kv-type f16: K and V are float32" in capsys.readouterr().err
