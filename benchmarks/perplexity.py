@@ -109,7 +109,9 @@ def _in_16_bits(path: Path) -> Request:
 
 
 def _kv_types(plan: Plan) -> tuple[KvType, ...]:
-    """Those of the plan's backend on this device, 16 bits first where it has them."""
+    """Those of the plan's backend on this device, 16 bits first where it has them. A bundle has one."""
+    if plan.artifact.kv_type:
+        return (plan.artifact.kv_type,)
     found = facts_of(plan.backend).capabilities(plan.device).kv_types
     return tuple(sorted(found, key=lambda kind: kind != "f16"))
 
