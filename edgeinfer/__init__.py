@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeinfer.runner.chat import Chat
     from edgeinfer.runner.choose import choose
     from edgeinfer.runner.model import LoadedModel
-    from edgeinfer.runner.opening import Downloads, load, open  # noqa: A004
+    from edgeinfer.runner.opening import Downloads, GivenTemplate, load, open  # noqa: A004
     from edgeinfer.types import GREEDY, Message, Sampling, ToolCall
     from edgeinfer.window import WindowPolicy
 
@@ -51,6 +51,7 @@ __all__ = [
     "EngineSpeed",
     "Estimate",
     "Exporting",
+    "GivenTemplate",
     "LayerKv",
     "LoadedModel",
     "Message",
@@ -87,7 +88,7 @@ _HOMES = {
     "runner.chat": ("Chat",),
     "runner.choose": ("choose",),
     "runner.model": ("LoadedModel",),
-    "runner.opening": ("Downloads", "load", "open"),
+    "runner.opening": ("Downloads", "GivenTemplate", "load", "open"),
     "types": ("GREEDY", "Message", "Sampling", "ToolCall"),
     "window": ("WindowPolicy",),
 }
