@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.backends.executorch.build import LIBRARY
 from tests.executorch.exported import ROOT, bundle_of, missing
+from tests.runtime.built import CompiledCopy
 from tests.tiny_gguf import Tiny, write_tiny
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -26,7 +27,6 @@ class Mutant:
     after: str
 
 
-WHOLE = Mutant("none", "rings.h", "", "")
 MUTANTS = (
     Mutant("the ring overwrites the sinks", "window.h", "sink + position % window", "position % slots()"),
     Mutant("a block too many is visible", "window.h", "block - (window - block)", "block - window"),
@@ -42,8 +42,8 @@ MUTANTS = (
 CHECK = """
 import sys
 from pathlib import Path
-from edgeinfer.backends.executorch import build
-build.source_folder = lambda: Path(sys.argv[1])
+from edgeinfer.backends.executorch import engine
+engine.engine_library = lambda: Path(sys.argv[1])
 from edgeinfer.backends.executorch.bundle import load_bundle
 from tests.conformance import checks
 from tests.conformance.backends import LLAMA, Subject
@@ -63,23 +63,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("tiny") / "llama-F32.gguf", Tiny())
 
 
-def run(mutant: Mutant, model: Path, sources: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the checks on an engine with the mistake, in a separate process."""
-    shutil.copytree(ENGINE, sources)
-    path = sources / mutant.file
-    text = path.read_text(encoding="utf-8")
-    assert mutant.before in text
-    path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-    command = [sys.executable, "-c", CHECK, str(sources), str(bundle_of(model, "fp32")), str(model)]
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> CompiledCopy:
+    return CompiledCopy.of(ENGINE, tmp_path_factory.mktemp("engine"))
+
+
+def run(copy: CompiledCopy, model: Path) -> subprocess.CompletedProcess[str]:
+    """The checks on the compiled engine, in a process of its own."""
+    command = [sys.executable, "-c", CHECK, str(copy.compiled / LIBRARY), str(bundle_of(model, "fp32")), str(model)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_the_engine_without_mistakes_passes(model: Path, tmp_path: Path) -> None:
-    done = run(WHOLE, model, tmp_path / "engine")
+def test_the_engine_passes(model: Path, copy: CompiledCopy) -> None:
+    done = run(copy, model)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_seeded_mistake_is_found(mutant: Mutant, model: Path, tmp_path: Path) -> None:
-    done = run(mutant, model, tmp_path / "engine")
+def test_a_mistake_is_found(mutant: Mutant, model: Path, copy: CompiledCopy) -> None:
+    with copy.mistake(mutant.file, mutant.before, mutant.after):
+        done = run(copy, model)
     assert done.returncode == 3, done.stderr

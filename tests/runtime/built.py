@@ -16,6 +16,8 @@ from edgeinfer.backends.executorch.build import _cmake_folder, executorch_versio
 from tests.executorch.exported import ROOT
 
 SOURCES = ROOT / "mobile/runtime"
+ROUNDS_ALIKE = ("-O1", "-fexpensive-optimizations")
+"""Compiles quickly, and contracts products and sums as a release does, so that tokens are those of Python."""
 KEPT = ROOT / ".pytest_cache/runtime"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
-from tests.runtime.built import Runtime, runtime
+from tests.runtime.built import ROUNDS_ALIKE, Runtime, runtime
 from tests.runtime.child import SANITIZER
 from tests.runtime.decode_library import DECODE, compiled, mutant
 from tests.tiny_gguf import Tiny, write_tiny
@@ -28,7 +28,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def built() -> Runtime:
     if missing():
         pytest.skip(missing())
-    return runtime(*((f"-fsanitize={SANITIZER}", "-g", "-O1") if SANITIZER else ()))
+    return runtime(*((f"-fsanitize={SANITIZER}", "-g1", *ROUNDS_ALIKE) if SANITIZER else ()))
 
 
 @pytest.fixture(scope="session")

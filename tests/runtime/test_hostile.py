@@ -16,7 +16,7 @@ from tests.runtime.test_tokenizer import small
 from tests.runtime.text_library import COMPILER, FLAGS, KEPT, digest_of_sources, needs_compiler, text_sources
 
 FUZZ = Path(__file__).with_name("fuzz_text.cpp")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O1")
 N = 20_000
 TIMEOUT_S = 200
 

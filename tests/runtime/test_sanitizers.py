@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.executorch.exported import missing
-from tests.runtime.built import SOURCES, runtime
+from tests.runtime.built import ROUNDS_ALIKE, SOURCES, runtime
 
 PROGRAM = Path(__file__).with_name("threads.c")
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def test_clang_compiles_it_without_a_warning(tiny: Path) -> None:
 
 @pytest.mark.parametrize("sanitizer", ["", "thread", "address,undefined"])
 def test_sessions_in_threads_of_a_c_program_are_clean(tiny: Path, tmp_path: Path, sanitizer: str) -> None:
-    flags = (f"-fsanitize={sanitizer}", "-g", "-O1") if sanitizer else ()
+    flags = (f"-fsanitize={sanitizer}", "-g1", *ROUNDS_ALIKE) if sanitizer else ()
     library = runtime(*flags).library
     program = tmp_path / "threads"
     strict = ("-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread")
