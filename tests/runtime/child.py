@@ -23,12 +23,18 @@ SANITIZER = os.environ.get("EDGEINFER_SANITIZER", "")
 
 def apart(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """The result of a module's `function`, called in a fresh process."""
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_forget_preload)
+    with pytest.MonkeyPatch.context() as patch, pool:
         if "address" in SANITIZER:  # its library must be loaded first; Python itself leaks
             patch.setenv("LD_PRELOAD", f"{library_of_compiler('libasan.so')} {library_of_compiler('libstdc++.so')}")
             patch.setenv("ASAN_OPTIONS", "detect_leaks=0")
             patch.setenv("UBSAN_OPTIONS", "halt_on_error=1")
         return pool.submit(function, *arguments, **named).result()
+
+
+def _forget_preload() -> None:
+    """Processes that this one starts have limits on their memory, which the sanitizer's shadow exceeds."""
+    os.environ.pop("LD_PRELOAD", None)
 
 
 def library_of_compiler(name: str) -> str:
