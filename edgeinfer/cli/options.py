@@ -223,6 +223,10 @@ def count0(text: str) -> int:
     return int(number(text, int, 0, 2**63 - 1, "a whole number of at least 0"))
 
 
+def port(text: str) -> int:
+    return int(number(text, int, 1, 65535, "a port from 1 to 65535"))
+
+
 def nonnegative(text: str) -> float:
     return number(text, float, 0.0, 100.0, "a number from 0 to 100")
 

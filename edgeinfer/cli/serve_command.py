@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server
+from edgeinfer.cli.options import add_open_options, add_plan_options, count, count0, plan_for_server, port
 from edgeinfer.cli.output import say, whisper
 from edgeinfer.errors import BackendError, UsageError
 from edgeinfer.named_files import read_text
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser, several_models=True)
     group = parser.add_argument_group("the server")
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
-    group.add_argument("--port", type=count, default=8080, metavar="N", help="port to listen on (8080)")
+    group.add_argument("--port", type=port, default=8080, metavar="N", help="port to listen on (8080)")
     group.add_argument(
         "--conversations", type=count, default=4, metavar="N", help="answers that run at once, each with a window (4)"
     )

@@ -43,3 +43,10 @@ def test_flags_for_one_model_are_refused_with_several() -> None:
 def test_two_models_with_the_same_name_are_refused() -> None:
     with pytest.raises(UsageError, match="two models are called `demo`"):
         serve_command.plans_of(*parsed("demo", "demo:Q4_0"))
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_a_port_is_checked_before_a_model_is_loaded(port: str) -> None:
+    with pytest.raises(UsageError, match="a port from 1 to 65535"):
+        parsed("demo", "--port", port)
+    assert parsed("demo", "--port", "65535")[0].port == 65535
