@@ -41,7 +41,13 @@ class HfTokenizer:
         self._special = {token: one.content for token, one in added.items() if one.special}
         self._words = {token: one.content.encode() for token, one in added.items() if not one.special}
         self.control_texts = frozenset(self._special.values()) - {""}
-        self._byte_level = _is_byte_level(json.loads(self._engine.to_str()))
+        read = json.loads(self._engine.to_str())
+        if unknown := _unknown_spelling(read):
+            raise ArtifactError(
+                f"{path} writes tokens in a way that edgeinfer does not read: {unknown}",
+                hint="models that write text have a tokenizer of type BPE or Unigram",
+            )
+        self._byte_level = _is_byte_level(read)
         self.n_vocab = self._engine.get_vocab_size(with_added_tokens=True)
         self.bos_text = special_text(folder, "bos_token")
         self.eos_text = special_text(folder, "eos_token")
@@ -78,6 +84,26 @@ class HfTokenizer:
 
 def _is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
     """By its decoder, which may be one step of several; by the pre-tokenizer where it has none."""
-    step = tokenizer.get("decoder") or tokenizer.get("pre_tokenizer") or {}
-    steps = step.get("decoders") or step.get("pretokenizers") or [step]
-    return any(one.get("type") == "ByteLevel" for one in steps)
+    return any(
+        one.get("type") == "ByteLevel" for one in _steps(tokenizer.get("decoder") or tokenizer.get("pre_tokenizer"))
+    )
+
+
+def _unknown_spelling(tokenizer: Mapping[str, Any]) -> str:
+    """What `piece` would spell wrongly; "" for nothing."""
+    model = tokenizer["model"]
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):  # WordPiece has the first one
+        if model.get(key):
+            return f"its {model.get('type')} model has {key} {model[key]!r}"
+    for step in _steps(tokenizer.get("decoder")):
+        if step.get("type") in ("WordPiece", "BPEDecoder", "CTC"):
+            return f"its decoder is {step['type']}"
+        if step.get("type") == "Metaspace" and step.get("replacement") != _SPACE:
+            return f"its decoder writes {step.get('replacement')!r} for a space"
+    return ""
+
+
+def _steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The steps of a decoder or a pre-tokenizer, which may be a sequence."""
+    part = part or {}
+    return list(part.get("decoders") or part.get("pretokenizers") or [part])

@@ -212,3 +212,33 @@ def test_a_template_that_is_no_text_is_not_read_in_part(tmp_path: Path, content:
     (tmp_path / "chat_template.jinja").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"chat_template\.jinja is"):
         chat_template(tmp_path)
+
+
+def with_decoder(decoder: object) -> dict[str, object]:
+    return {"decoder": decoder}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"model": {"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##",
+                    "max_input_chars_per_word": 9, "vocab": {"a": 0, "##b": 1}}}, "WordPiece model has continuing"),
+        ({"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": {"a</w>": 0}, "merges": []}},
+         "BPE model has end_of_word_suffix '</w>'"),
+        (with_decoder({"type": "BPEDecoder", "suffix": "</w>"}), "its decoder is BPEDecoder"),
+        (with_decoder({"type": "WordPiece", "prefix": "##", "cleanup": True}), "its decoder is WordPiece"),
+        (with_decoder({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}),
+         "its decoder writes '_' for a space"),
+        (with_decoder({"type": "Sequence", "decoders": [
+            {"type": "Fuse"}, {"type": "Metaspace", "replacement": "~", "prepend_scheme": "never", "split": True}]}),
+         "its decoder writes '~' for a space"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_whose_pieces_would_be_spelled_wrongly_is_refused(
+    folder: Path, changes: dict[str, object], cause: str
+) -> None:
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "added_tokens": [], **changes}))
+    with pytest.raises(ArtifactError, match=cause):
+        HfTokenizer(folder)
