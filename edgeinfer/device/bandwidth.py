@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Kept", "Read", "bandwidth", "measure", "settle"]
 
 _READ_BYTES: Final = 256 << 20  # of all threads together: several times what a last-level cache holds
-_READ_SHARE: Final = 1 / 16  # of the machine's memory, at most
+_READ_SHARE: Final = 1 / 16  # of the memory that this process may still take, at most
 _MEASURE_S: Final = 0.05
 _QUIET_SHARE: Final = 0.9  # threads that ran for a smaller share of the time were waiting for other programs
 _FIRST_RUN: Final = 4  # measurements when none is stored, because the first plan needs a true figure too
@@ -53,14 +53,15 @@ class Kept:
         return self.n_confirmed >= _SETTLED and 0 <= now - self.measured < _RECHECK_S
 
 
-def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int) -> tuple[int, str]:
-    """Bytes per second, and the source of the figure."""
+def bandwidth(devices: Devices, chip: str, total_bytes: int, n_cores: int, *, usable_bytes: int) -> tuple[int, str]:
+    """Bytes per second, and the source of the figure. `usable_bytes` is what this process may still take."""
     known = devices.chip_titled(chip, total_bytes)
     if known:
         return int(known.gb_per_s.value * 1e9), f"known chip: {known.gb_per_s.source}"
     folder = cache_folder()
     file = folder / "memory-bandwidth.json" if folder else None
-    n_bytes = int(min(_READ_BYTES, total_bytes * _READ_SHARE))
+    most = max(1 << 20, int(min(_READ_BYTES, usable_bytes * _READ_SHARE)))
+    n_bytes = 1 << most.bit_length() - 1  # a power of two, so that few sizes are kept
     machine = f"{chip}, {n_cores} cores, {total_bytes >> 30} GiB, {n_bytes >> 20} MiB read"
     stored = read_kept(file)
     kept = _parsed(stored.get(machine))

@@ -39,7 +39,9 @@ def profile() -> DeviceProfile:
     devices = load_devices()
     found, n_cores, chip = memory(root), cores(root), _chip(root)
     features = _features(root)
-    per_s, source = bandwidth(devices, chip, found.total_bytes, n_cores)
+    per_s, source = bandwidth(
+        devices, chip, found.total_bytes, n_cores, usable_bytes=min(found.available_bytes, found.ceiling_bytes)
+    )
     return DeviceProfile(
         name=_name(root, chip),
         os="linux",

@@ -37,7 +37,7 @@ def describe(read: Sysctl, gpu: MetalMemory | None, available_bytes: int) -> Dev
     n_cores = fast_cores(read)
     wired_limit = _number(read, "iogpu.wired_limit_mb")
     devices = load_devices()
-    per_s, bandwidth_source = bandwidth(devices, chip, total, n_cores)
+    per_s, bandwidth_source = bandwidth(devices, chip, total, n_cores, usable_bytes=available_bytes)
     if gpu is None:
         ceiling, source = total, "all of memory: Metal found no device"
     elif wired_limit:

@@ -22,7 +22,7 @@ def profile() -> DeviceProfile:
     arm = platform.machine().lower() in ("arm64", "aarch64")
     n_cores = int(psutil.cpu_count(logical=False) or os.cpu_count() or 1)
     devices = load_devices()
-    per_s, source = bandwidth(devices, chip, int(memory.total), n_cores)
+    per_s, source = bandwidth(devices, chip, int(memory.total), n_cores, usable_bytes=int(memory.available))
     return DeviceProfile(
         name=f"Windows {platform.release()}, {chip}",
         os="windows",

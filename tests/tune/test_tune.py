@@ -140,7 +140,7 @@ def test_nothing_is_taught_where_no_gain_is_expected(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dear = replace(PREPARED, row_costs=(1.0, 2.0, 3.0))
-    monkeypatch.setattr(job, "prepare", lambda plan, path, *, data: dear)
+    monkeypatch.setattr(job, "prepare", lambda plan, path, **how: dear)
     with pytest.raises(NoPlanError, match=r"would win nothing .* 2 rows 2\.00, 3 rows 3\.00") as refused:
         run(request(model, tmp_path / "a.draft.safetensors", force=False))
     assert "--force" in refused.value.hint

@@ -45,7 +45,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Read]:
 
 
 def plan_bandwidth() -> int:
-    return bandwidth(UNKNOWN, "some chip", 24 * GB, 2)[0]
+    return bandwidth(UNKNOWN, "some chip", 24 * GB, 2, usable_bytes=20 * GB)[0]
 
 
 def test_a_busy_first_run_does_not_decide_the_next_ones(reads: list[Read]) -> None:
@@ -77,7 +77,7 @@ def test_a_quiet_first_run_measures_several_times(reads: list[Read]) -> None:
 def test_each_machine_has_its_figure(reads: list[Read], tmp_path: Path) -> None:
     reads.append(Read(20 * GB, QUIET))
     plan_bandwidth()
-    bandwidth(UNKNOWN, "another chip", 24 * GB, 2)
+    bandwidth(UNKNOWN, "another chip", 24 * GB, 2, usable_bytes=20 * GB)
     assert len(json.loads((tmp_path / "edgeinfer" / "memory-bandwidth.json").read_text())) == 2
 
 
@@ -101,3 +101,19 @@ def test_a_cache_that_cannot_be_written_raises_nothing(reads: list[Read], tmp_pa
 
 def test_a_real_measurement_is_a_plausible_number() -> None:
     assert 10**8 < subject.measure(2, 32 << 20).per_s < 10**13
+
+
+@pytest.mark.parametrize(("usable", "mib"), [(20 * GB, 256), (3 << 30, 128), (360 << 20, 16), (1 << 20, 1), (0, 1)])
+def test_little_memory_is_measured_with_little(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, usable: int, mib: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked: list[int] = []
+
+    def measured(n_threads: int, n_bytes: int) -> Read:
+        asked.append(n_bytes >> 20)
+        return Read(20 * GB, QUIET)
+
+    monkeypatch.setattr(subject, "measure", measured)
+    bandwidth(UNKNOWN, "some chip", 24 * GB, 2, usable_bytes=usable)
+    assert set(asked) == {mib}

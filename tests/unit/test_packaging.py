@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {"llama_cpp_python": "llama_cpp"}  # a package whose module has another name
 FOLDERS = ("docs", "edgeinfer", "benchmarks", "metal_kernels", "mobile", "tests")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+    if "node_modules" not in page.parts
+)
 OVERCLAIMS = re.compile(r"\b(cannot hurt|nowhere|never slower|always faster|best|fastest)\b", re.IGNORECASE)
 
 
