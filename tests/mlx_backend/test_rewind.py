@@ -49,6 +49,7 @@ class Held:
     def __init__(self, cache: MlxCache) -> None:
         self.new_cache = lambda policy: cache
         self.run = run_in_turn
+        self.rest = lambda: None
         self.exact_rows = None
 
 
