@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Kept", "Read", "bandwidth", "measure", "settle"]
 
-_READ_BYTES: Final = 256 << 20  # of all threads together: several times what a last-level cache holds
+# Of all threads together. It passes most last-level caches, and a first start must stay below what the plan counts.
+_READ_BYTES: Final = 64 << 20
 _READ_SHARE: Final = 1 / 16  # of the memory that this process may still take, at most
 _MEASURE_S: Final = 0.05
 _QUIET_SHARE: Final = 0.9  # threads that ran for a smaller share of the time were waiting for other programs
