@@ -12,10 +12,10 @@ from edgeinfer.decode.drafters.kind import DrafterInputs, DrafterKind, OpenedDra
 from edgeinfer.decode.policy.arms import Controller, Fixed
 from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.controller import Auto
-from edgeinfer.decode.policy.costs import Costs, RowCosts, interpolate
+from edgeinfer.decode.policy.costs import Costs, RowCosts
 from edgeinfer.device.row_times import RowTimes, keep_row_times
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.taught import is_hopeless, why_hopeless
+from edgeinfer.plan.taught import why_hopeless
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model, Tokenizer
 
@@ -61,14 +61,13 @@ def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) 
     if max_rows < 2 or not usable_drafters(model, plan, draft):
         return None
     measured = _row_costs(model, plan, max_rows, BUDGET_S)
-    if plan.taught is not None and measured.exit_draft_s:
-        rows = range(1, min(max_rows, KEPT_ROWS) + 1)
-        verify_s = {n: interpolate(measured.verify_s, n) for n in rows}
-        times = RowTimes(verify_s, measured.exit_draft_s, plan.taught.n_ranked)
-        keep_row_times(plan.device.machine, plan.taught.key(plan.artifact), times)
     if draft is not None:
         measured = replace(measured, model_draft_s=_row_costs(draft.model, draft.plan, 1, DRAFT_BUDGET_S).plain_s)
-    return Costs(measured, max_rows)
+    costs = Costs(measured, max_rows)
+    times = _row_times(plan, costs)
+    if plan.taught is not None and times is not None:
+        keep_row_times(plan.device.machine, plan.taught.key(plan.artifact), times)
+    return costs
 
 
 def without_hopeless(plan: Plan, costs: Costs | None) -> Plan:
@@ -76,17 +75,21 @@ def without_hopeless(plan: Plan, costs: Costs | None) -> Plan:
 
     This is for the first run with a draft. Later plans know these costs (`DeviceProfile.row_times`).
     """
-    if plan.taught is None or costs is None or plan.speculation.mode != "auto" or not costs.ratio("exit-draft"):
-        return plan
-    rows = range(1, min(costs.max_rows, KEPT_ROWS) + 1)
-    verify = {n: costs.ratio("verify", n) for n in rows}
-    times = RowTimes(verify, costs.ratio("exit-draft"), plan.taught.n_ranked)
-    taught, shape = plan.taught, plan.model.shape
-    if not is_hopeless(taught, shape, times):
+    taught, times = plan.taught, _row_times(plan, costs)
+    if taught is None or plan.speculation.mode != "auto" or not (why := why_hopeless(taught, plan.model.shape, times)):
         return plan
     left = tuple(name for name in plan.speculation.drafters if name != taught.kind)
-    note = f"{plan.speculation.note}; not drafting: {taught.kind}, {why_hopeless(taught, shape, times)}"
+    note = f"{plan.speculation.note}; not drafting: {taught.kind}, {why}"
     return replace(plan, taught=None, speculation=replace(plan.speculation, drafters=left, note=note))
+
+
+def _row_times(plan: Plan, costs: Costs | None) -> RowTimes | None:
+    """None where no taught draft was timed."""
+    if plan.taught is None or costs is None or not costs.ratio("exit-draft"):
+        return None
+    rows = range(1, min(costs.max_rows, KEPT_ROWS) + 1)
+    verify_s = {n: costs.unit_s * costs.ratio("verify", n) for n in rows}
+    return RowTimes(verify_s, costs.unit_s * costs.ratio("exit-draft"), plan.taught.n_ranked)
 
 
 def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: OpenedDraftModel | None = None) -> Drafting:

@@ -11,7 +11,7 @@ from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.facts import GRAMMAR_BYTES_PER_ENTRY, BackendFacts, Capabilities, Probe
 from edgeinfer.plan.fit import DEFAULT_CONTEXT, make_policy, tokens_per_s
-from edgeinfer.plan.taught import is_hopeless, sized, why_hopeless
+from edgeinfer.plan.taught import sized, why_hopeless
 from edgeinfer.plan.types import Estimate, Plan, Rejection, RejectionKind, Request
 from edgeinfer.types import KvType
 from edgeinfer.window import WindowPolicy
@@ -224,6 +224,5 @@ def _taught(
         return None, f"{facts.name} uses it in one conversation only"
     times = device.row_times.get(draft.key(artifact))
     best = sized(draft, model.shape, times)
-    if times is not None and request.speculation == "auto" and is_hopeless(best, model.shape, times):
-        return None, why_hopeless(best, model.shape, times)
-    return best, ""
+    why = why_hopeless(best, model.shape, times) if request.speculation == "auto" else ""
+    return (None, why) if why else (best, "")

@@ -9,7 +9,7 @@ from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.row_times import RowTimes
 from edgeinfer.shape import ModelShape
 
-__all__ = ["expected_speedup", "is_hopeless", "sized", "why_hopeless"]
+__all__ = ["expected_speedup", "sized", "why_hopeless"]
 
 _MIN_GAIN: Final = 1.01  # of a smaller vocabulary: less is within what was measured
 # A draft that never pays still costs time, because its states are copied out of every round: 5 % of a plain round of
@@ -38,14 +38,13 @@ def expected_speedup(taught: TaughtDraft, shape: ModelShape, times: RowTimes) ->
     return max(1.0, _at_best_depth(taught, shape, times))
 
 
-def is_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> bool:
-    """Whether the rows measured on this machine leave the draft nothing to win. False where they were not measured."""
-    return times is not None and bool(taught.agreement) and _at_best_depth(taught, shape, times) < _HOPELESS
-
-
-def why_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> str:
+def why_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None) -> str:
+    """Why the rows measured on this machine leave the draft nothing to win; "" if it may win, or if nothing was
+    measured."""
+    if times is None or not taught.agreement:
+        return ""
     speedup = _at_best_depth(taught, shape, times)
-    return f"at best {speedup:.2f}x plain speed by the rows measured on this machine"
+    return f"at best {speedup:.2f}x plain speed by the rows measured on this machine" if speedup < _HOPELESS else ""
 
 
 def _at_best_depth(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:

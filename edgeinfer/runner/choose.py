@@ -13,7 +13,7 @@ from edgeinfer.entries.local_files import with_own_tensors
 from edgeinfer.errors import ArtifactError, ModelNotFoundError, UsageError
 from edgeinfer.hub.names import parse_name
 from edgeinfer.plan import Plan, Request, make_plan
-from edgeinfer.plan.taught import is_hopeless, sized
+from edgeinfer.plan.taught import sized, why_hopeless
 
 __all__ = ["choose", "resolve"]
 
@@ -56,7 +56,7 @@ def left_out_as_hopeless(plan: Plan) -> bool:
     if draft is None or plan.speculation.mode != "auto":
         return False
     times = plan.device.row_times.get(draft.key(plan.artifact))
-    return is_hopeless(sized(draft, plan.model.shape, times), plan.model.shape, times)
+    return bool(why_hopeless(sized(draft, plan.model.shape, times), plan.model.shape, times))
 
 
 def resolve(catalog: Catalog, request: Request, *, offline: bool) -> tuple[Catalog, Request]:

@@ -17,7 +17,7 @@ from edgeinfer.device.row_times import RowTimes, keep_row_times, read_row_times
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import read_draft_file
 from edgeinfer.plan import Request
-from edgeinfer.plan.taught import expected_speedup, is_hopeless, sized
+from edgeinfer.plan.taught import expected_speedup, sized, why_hopeless
 from edgeinfer.shape import LayerKv, ModelShape
 from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
@@ -53,11 +53,12 @@ def test_a_smaller_vocabulary_is_taken_where_drafts_are_slow() -> None:
 
 def test_a_draft_is_hopeless_where_no_depth_pays_and_only_where_rows_were_measured() -> None:
     dear = RowTimes({1: 1.0, 2: 1.7, 3: 2.4}, 0.1, 8000)
-    assert is_hopeless(TAUGHT, SHAPE, dear)  # 1.6 tokens in 1.8 plain rounds
-    assert not is_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 2.4}, 0.1, 8000))  # 1.6 in 1.6
-    assert not is_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.7, 3: 1.7}, 0.1, 8000))  # 1.9 in 1.9
-    assert not is_hopeless(TAUGHT, SHAPE, None)
-    assert not is_hopeless(replace(TAUGHT, agreement=()), SHAPE, dear)
+    said = why_hopeless(TAUGHT, SHAPE, dear)  # 1.6 tokens in 1.8 plain rounds
+    assert said == "at best 0.89x plain speed by the rows measured on this machine"
+    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 2.4}, 0.1, 8000)) == ""  # 1.6 in 1.6
+    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.7, 3: 1.7}, 0.1, 8000)) == ""  # 1.9 in 1.9
+    assert why_hopeless(TAUGHT, SHAPE, None) == ""
+    assert why_hopeless(replace(TAUGHT, agreement=()), SHAPE, dear) == ""
 
 
 @pytest.fixture
