@@ -18,6 +18,7 @@ from edgeinfer.backends.executorch.golden import record
 from edgeinfer.formats.bundle import check_bundle
 from edgeinfer.formats.manifest import write_manifest
 from edgeinfer.types import KvType
+from tests.object_cache import LAUNCHER
 
 ROOT = Path(__file__).parents[2]
 _EXPORT = (
@@ -71,6 +72,7 @@ def with_kv_type(bundle: Path, kv_type: KvType) -> Path:
 
 def keep_compiled_engine() -> None:
     """Tests have a cache folder of their own each time; the compiled engine is kept beside the bundles."""
+    os.environ["CMAKE_CXX_COMPILER_LAUNCHER"] = LAUNCHER
     kept = KEPT / "engine"
     kept.mkdir(parents=True, exist_ok=True)
     folder = Path(os.environ["XDG_CACHE_HOME"]) / "edgeinfer/executorch"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.executorch.exported import ROOT
+from tests.object_cache import compiled, linked
 
 ENGINE = ROOT / "mobile/runtime/engine"
 CHECK = Path(__file__).with_name("attention_check.cpp")
@@ -35,42 +36,26 @@ MISTAKES = {
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 
-def compile_with(folder: Path, source: Path, out: Path, *more: str) -> str:
+def run(sources: Path) -> subprocess.CompletedProcess[str]:
     assert COMPILER is not None
-    flags = ["-std=c++17", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{folder}"]
-    subprocess.run([COMPILER, *flags, *more, "-c", str(source), "-o", str(out)], check=True)
-    return str(out)
-
-
-@pytest.fixture(scope="module")
-def check(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return compile_with(ENGINE, CHECK, tmp_path_factory.mktemp("check") / "check.o")
-
-
-def run(sources: Path, check: str) -> subprocess.CompletedProcess[str]:
-    assert COMPILER is not None
+    flags = ("-std=c++17", "-O2", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{ENGINE}")
     avx2 = ("-mavx2", "-mfma", "-mf16c") if platform.machine() in ("x86_64", "AMD64") else ()
-    objects = [
-        compile_with(sources, sources / "attention_portable.cpp", sources / "portable.o"),
-        compile_with(sources, sources / "attention_avx2.cpp", sources / "avx2.o", *avx2),
-        compile_with(sources, sources / "storage.cpp", sources / "storage.o"),
-    ]
-    subprocess.run([COMPILER, check, *objects, "-o", str(sources / "check")], check=True)
-    return subprocess.run([str(sources / "check")], capture_output=True, text=True, check=False)
+    usual = [sources / "attention_portable.cpp", sources / "storage.cpp", CHECK]
+    objects = compiled(COMPILER, usual, *flags) + compiled(COMPILER, [sources / "attention_avx2.cpp"], *flags, *avx2)
+    return subprocess.run([linked(COMPILER, objects)], capture_output=True, text=True, check=False)
 
 
-def test_every_query_is_exact(tmp_path: Path, check: str) -> None:
-    sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
-    done = run(sources, check)
+def test_every_query_is_exact() -> None:
+    done = run(ENGINE)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_seeded_mistake_is_found(tmp_path: Path, mistake: str, check: str) -> None:
+def test_a_seeded_mistake_is_found(tmp_path: Path, mistake: str) -> None:
     before, after = MISTAKES[mistake]
     sources = Path(shutil.copytree(ENGINE, tmp_path / "engine"))
     changed = [path for path in sources.glob("[asv]*.*") if before in path.read_text(encoding="utf-8")]
     assert len(changed) == 1
     changed[0].write_text(changed[0].read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
-    done = run(sources, check)
+    done = run(sources)
     assert done.returncode == 1 and "off by" in done.stdout

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +14,13 @@ from pathlib import Path
 
 from edgeinfer.backends.executorch.build import _cmake_folder, executorch_version
 from tests.executorch.exported import ROOT
+from tests.object_cache import LAUNCHER, compiled, linked
 
 SOURCES = ROOT / "mobile/runtime"
-ROUNDS_ALIKE = ("-O1", "-fexpensive-optimizations")
-"""Compiles quickly, and contracts products and sums as a release does, so that tokens are those of Python."""
 KEPT = ROOT / ".pytest_cache/runtime"
+COMPILER = shutil.which("c++")
+AS_CMAKE_DOES = ("-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi")
+"""The options of CMakeLists.txt, so that the same objects serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,24 @@ def runtime(*flags: str, compiler: str = "c++") -> Runtime:
     if not kept.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=KEPT) as folder:
-            build(SOURCES, Path(folder), flags, compiler)
-            shutil.move(folder, kept)
-            Path(folder).mkdir()
+            built = Runtime(Path(folder) / "build")
+            build(SOURCES, built.folder, flags, compiler)
+            made = Path(folder) / kept.name
+            made.mkdir()
+            for file in (built.library, built.program):
+                file.rename(made / file.name)
+            made.rename(kept)
     return Runtime(kept)
 
 
 def build(sources: Path, folder: Path, flags: tuple[str, ...] = (), compiler: str = "c++") -> None:
     """Compiles `sources` in `folder`, what changed since the last time."""
     options = {
-        "CMAKE_BUILD_TYPE": "Debug" if flags else "Release",  # Release sets the level of optimization itself
+        "CMAKE_BUILD_TYPE": "Given" if flags else "Release",  # which would override the level of `flags`
         "CMAKE_PREFIX_PATH": str(_cmake_folder()),
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
         "CMAKE_CXX_COMPILER": compiler,
+        "CMAKE_CXX_COMPILER_LAUNCHER": LAUNCHER,
         "CMAKE_CXX_FLAGS": " ".join(flags),
     }
     configure = [
@@ -75,6 +82,14 @@ def build(sources: Path, folder: Path, flags: tuple[str, ...] = (), compiler: st
     for command in (configure, ["cmake", "--build", str(folder), "-j", "2"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def without_executorch(sources: Sequence[Path], interface: Path, *flags: str, link: Sequence[str] = ()) -> Path:
+    """A program, or with `link` a library, of a part of the runtime and the `interface` of its tests."""
+    assert COMPILER is not None
+    objects = compiled(COMPILER, sources, *AS_CMAKE_DOES, "-fvisibility=hidden", *flags)
+    objects += compiled(COMPILER, [interface], *AS_CMAKE_DOES, *flags)
+    return linked(COMPILER, objects, *flags, *link)
 
 
 @dataclass(frozen=True, slots=True)

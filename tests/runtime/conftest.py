@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
-from tests.runtime.built import ROUNDS_ALIKE, Runtime, runtime
-from tests.runtime.child import SANITIZER
+from tests.runtime.built import Runtime, runtime
 from tests.runtime.decode_library import DECODE, compiled, mutant
+from tests.runtime.sanitized import FLAGS, start_programs_without_preload
 from tests.tiny_gguf import Tiny, write_tiny
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    start_programs_without_preload()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         keep_compiled_engine()
@@ -28,7 +29,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def built() -> Runtime:
     if missing():
         pytest.skip(missing())
-    return runtime(*((f"-fsanitize={SANITIZER}", "-g1", *ROUNDS_ALIKE) if SANITIZER else ()))
+    return runtime(*FLAGS)
 
 
 @pytest.fixture(scope="session")
@@ -47,17 +48,12 @@ def demo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def decode_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("decode")
-
-
-@pytest.fixture(scope="session")
-def library(decode_objects: Path) -> ctypes.CDLL:
-    """The library of mobile/runtime/decode. Its object files are in `decode_objects`."""
-    return compiled(DECODE, decode_objects)
+def library() -> ctypes.CDLL:
+    """The library of mobile/runtime/decode."""
+    return compiled(DECODE)
 
 
 @pytest.fixture
-def library_with(library: ctypes.CDLL, decode_objects: Path, tmp_path: Path) -> Callable[..., ctypes.CDLL]:
+def library_with(tmp_path: Path) -> Callable[..., ctypes.CDLL]:
     """Compiles the library with a mistake: (source, the text to replace, its replacement)."""
-    return partial(mutant, tmp_path, decode_objects)
+    return partial(mutant, tmp_path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import shutil
-import subprocess
 from ctypes import c_double, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -17,44 +15,30 @@ from edgeinfer.decode.policy.arms import NONE, Arm, Outcome
 from edgeinfer.decode.policy.costs import RowCosts
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import Sampling, Tokens
+from tests.runtime.built import without_executorch
+from tests.runtime.sanitized import FLAGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DECODE = ROOT / "mobile/runtime/decode"
 CHECK = Path(__file__).with_name("decode_check.cpp")
-COMPILER = shutil.which("c++")
-FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC")
 _MASK = (1 << 64) - 1
 
 
-def compiled(decode: Path, folder: Path, built: Path | None = None) -> ctypes.CDLL:
-    """The sources in `decode`, compiled into `folder`. Objects of unchanged sources are taken from `built`."""
-    assert COMPILER is not None
-    objects = []
-    for source in (*sorted(decode.glob("*.cpp")), CHECK):
-        text = subprocess.run(_command(decode, "-E", "-P", str(source)), capture_output=True, check=True).stdout
-        name = f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.o"
-        if built is None or not (built / name).exists():
-            subprocess.run(_command(decode, "-c", str(source), "-o", str(folder / name)), check=True)
-            objects.append(str(folder / name))
-        else:
-            objects.append(str(built / name))
-    library = folder / "libdecode_check.so"
-    subprocess.run(_command(decode, "-shared", *objects, "-o", str(library)), check=True)
-    return ctypes.CDLL(str(library))
+def compiled(decode: Path) -> ctypes.CDLL:
+    """The sources in `decode` and decode_check.cpp."""
+    includes = (f"-I{decode}", f"-I{decode.parent}")
+    sources = sorted(decode.glob("*.cpp"))
+    return ctypes.CDLL(str(without_executorch(sources, CHECK, *FLAGS, *includes, link=["-shared"])))
 
 
-def _command(decode: Path, *more: str) -> list[str]:
-    return [str(COMPILER), *FLAGS, f"-I{decode}", f"-I{decode.parent}", *more]
-
-
-def mutant(folder: Path, built: Path, name: str, before: str, after: str) -> ctypes.CDLL:
-    """The library with a mistake in the source `name`, compiled in `folder`."""
+def mutant(folder: Path, name: str, before: str, after: str) -> ctypes.CDLL:
+    """The library with a mistake in the source `name`, of a copy in `folder`."""
     runtime = Path(shutil.copytree(DECODE.parent, folder / "runtime", ignore=shutil.ignore_patterns("*.cpp")))
     decode = Path(shutil.copytree(DECODE, runtime / "decode", dirs_exist_ok=True))
     text = (decode / name).read_text(encoding="utf-8")
     assert before in text
     (decode / name).write_text(text.replace(before, after), encoding="utf-8")
-    return compiled(decode, folder, built)
+    return compiled(decode)
 
 
 def at(array: npt.NDArray[Any]) -> c_void_p:

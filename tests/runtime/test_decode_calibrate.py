@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runtime.decode_library import COMPILER, at
+from tests.runtime.built import COMPILER
+from tests.runtime.decode_library import at
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 

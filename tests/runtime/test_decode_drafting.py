@@ -18,7 +18,8 @@ from edgeinfer.decode.policy.costs import Costs, Part, RowCosts
 from edgeinfer.decode.policy.gate import confidence
 from edgeinfer.protocols import Round, Row
 from edgeinfer.types import Tokens
-from tests.runtime.decode_library import COMPILER, ROOT, CppChoosing, at
+from tests.runtime.built import COMPILER
+from tests.runtime.decode_library import ROOT, CppChoosing, at
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 

@@ -14,7 +14,8 @@ from edgeinfer.decode.sampler import Sampler
 from edgeinfer.errors import EngineError, UsageError
 from edgeinfer.types import Sampling
 from tests import picks
-from tests.runtime.decode_library import COMPILER, CppSampler, at, of_doubles
+from tests.runtime.built import COMPILER
+from tests.runtime.decode_library import CppSampler, at, of_doubles
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 

@@ -12,11 +12,13 @@ import pytest
 from edgeinfer.formats.chat_pieces import chat_fields
 from edgeinfer.formats.manifest import MANIFEST
 from tests.executorch.bundles import CHAT, write_bundle
+from tests.object_cache import CompilerError
+from tests.runtime.built import without_executorch
+from tests.runtime.sanitized import flags_of
 from tests.runtime.test_tokenizer import small
-from tests.runtime.text_library import COMPILER, FLAGS, KEPT, digest_of_sources, needs_compiler, text_sources
+from tests.runtime.text_library import needs_compiler, text_sources
 
 FUZZ = Path(__file__).with_name("fuzz_text.cpp")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1", "-O1")
 N = 20_000
 TIMEOUT_S = 200
 
@@ -25,17 +27,10 @@ pytestmark = needs_compiler
 
 @pytest.fixture(scope="module")
 def fuzz() -> Path:
-    assert COMPILER is not None
-    out = KEPT / f"fuzz-{digest_of_sources(FUZZ)}"
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = out.with_suffix(".part")
-        sources = [str(path) for path in (*text_sources(), FUZZ)]
-        done = subprocess.run([COMPILER, *FLAGS, *SANITIZE, *sources, "-o", str(made)], check=False)
-        if done.returncode:
-            pytest.skip("this compiler has no sanitizers")
-        made.replace(out)
-    return out
+    try:
+        return without_executorch(text_sources(), FUZZ, *flags_of("address,undefined"))
+    except CompilerError as error:
+        pytest.skip(f"this compiler has no sanitizers: {error}")
 
 
 def test_no_mutation_crashes_a_reader(fuzz: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.executorch.exported import missing
-from tests.runtime.built import ROUNDS_ALIKE, SOURCES, runtime
+from tests.runtime.built import SOURCES, runtime
+from tests.runtime.sanitized import SANITIZER, flags_of
 
 PROGRAM = Path(__file__).with_name("threads.c")
 pytestmark = pytest.mark.skipif(
@@ -25,17 +25,14 @@ def test_clang_compiles_it_without_a_warning(tiny: Path) -> None:
     assert done.stdout == runtime().run(str(tiny), "--tokens", "5,6,7", "--max-tokens", "3", "--temp", "0").stdout
 
 
-@pytest.mark.parametrize("sanitizer", ["", "thread", "address,undefined"])
+@pytest.mark.parametrize("sanitizer", [SANITIZER] if SANITIZER else ["", "thread", "address,undefined"])
 def test_sessions_in_threads_of_a_c_program_are_clean(tiny: Path, tmp_path: Path, sanitizer: str) -> None:
-    flags = (f"-fsanitize={sanitizer}", "-g1", *ROUNDS_ALIKE) if sanitizer else ()
+    flags = flags_of(sanitizer)
     library = runtime(*flags).library
     program = tmp_path / "threads"
     strict = ("-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread")
     link = (f"-L{library.parent}", "-ledgeinfer", f"-Wl,-rpath,{library.parent}")
     command = ["cc", *strict, *flags, f"-I{SOURCES}", str(PROGRAM), "-o", str(program), *link]
     subprocess.run(command, check=True)
-    options = {"TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1"}
-    done = subprocess.run(
-        [str(program), str(tiny)], capture_output=True, text=True, check=False, env={**os.environ, **options}
-    )
+    done = subprocess.run([str(program), str(tiny)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "as expected\n"), done.stderr[-4000:]

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from tests.runtime.built import Runtime
-from tests.runtime.child import SANITIZER, in_child
+from tests.runtime.child import in_child
 from tests.runtime.library import CANCELED, LENGTH, LOOKUP, Library, Model, Refused, Said, Session
+from tests.runtime.sanitized import SANITIZER
 from tests.runtime.test_prompts import read_prompts
 
 CONTEXT = 320  # a window of 256 and 64 sinks

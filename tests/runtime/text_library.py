@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,13 +12,11 @@ import pytest
 
 from edgeinfer.formats.chat_pieces import ChatPieces, chat_fields
 from edgeinfer.types import Message, Prompt
+from tests.runtime.built import COMPILER, SOURCES, without_executorch
+from tests.runtime.sanitized import FLAGS
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "mobile/runtime"
 INTERFACE = Path(__file__).with_name("text_interface.cpp")
-KEPT = ROOT / ".pytest_cache/runtime"
-COMPILER = shutil.which("c++")
-FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror")
 ERROR_BYTES = 4096
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
@@ -39,25 +34,9 @@ def text_sources() -> list[Path]:
     return [*sorted((SOURCES / "text").glob("*.cpp")), SOURCES / "history.cpp"]
 
 
-def digest_of_sources(interface: Path) -> str:
-    state = hashlib.sha256(" ".join(FLAGS).encode())
-    for path in [*sorted((SOURCES / "text").iterdir()), *sorted(SOURCES.glob("*.h")), *text_sources(), interface]:
-        state.update(path.read_bytes())
-    return state.hexdigest()[:16]
-
-
 @cache
 def library() -> ctypes.CDLL:
-    """Compiled once for each state of its sources."""
-    assert COMPILER is not None
-    out = KEPT / f"text-{digest_of_sources(INTERFACE)}.so"
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = out.with_suffix(".part")
-        sources = [str(path) for path in (*text_sources(), INTERFACE)]
-        subprocess.run([COMPILER, *FLAGS, "-fPIC", "-shared", *sources, "-o", str(made)], check=True)
-        made.replace(out)
-    loaded = ctypes.CDLL(str(out))
+    loaded = ctypes.CDLL(str(without_executorch(text_sources(), INTERFACE, *FLAGS, link=["-shared"])))
     loaded.text_tokenizer_open.restype = ctypes.c_void_p
     loaded.text_encode.restype = loaded.text_piece.restype = ctypes.c_size_t
     loaded.text_chat_open.restype = ctypes.c_void_p
