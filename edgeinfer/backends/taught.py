@@ -5,8 +5,8 @@ A feature draft's row at position p needs the token there and the model's states
 the newest one have true inputs; deeper drafts of a round use the state of the draft layer instead. Keys of true
 rows stay; those of deeper drafts end with their round.
 
-An exit draft's layer runs on copies of the model's first layers, so its row needs tokens alone: the rows of all
-accepted drafts are true.
+An exit draft's layer runs on the model's first layers, so its row needs tokens alone: the rows of all accepted drafts
+are true.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Rows(Protocol):
 
 
 Array = TypeVar("Array", bound=Rows)
+Start = TypeVar("Start")
 Seen = TypeVar("Seen", bound=Rows, contravariant=True)
 
 
@@ -135,8 +136,11 @@ class DraftInputs(Protocol[Array]):
         """[T, hidden] of tapped states [T, taps x hidden]."""
         ...
 
-    def rows(self, embeddings: Array, known: Array) -> Array:
-        """The layer's inputs [T, hidden], for tokens and what is known of the positions before them."""
+    def rows(self, tokens: Sequence[TokenLike], known: Array) -> Array:
+        """The layer's inputs [T, hidden], for tokens and what is known of the positions before them.
+
+        Raises UsageError for a token that the model lacks.
+        """
         ...
 
 
@@ -191,19 +195,17 @@ class FeatureDrafts(Generic[Array]):
         inputs: DraftInputs[Array],
         layer: DraftLayer[Array],
         table: StateTable[Array],
-        embed: Callable[[Sequence[TokenLike]], Array],
         row: Callable[[Array], Row],
     ) -> None:
-        """`embed` gives the model's embeddings [T, hidden] of token ids, and raises UsageError for one it lacks. `row`
-        makes a Row of what the layer's `run` gives."""
-        self._inputs, self._layer, self._embed, self._row = inputs, layer, embed, row
+        """`row` makes a Row of what the layer's `run` gives."""
+        self._inputs, self._layer, self._row = inputs, layer, row
         self._log = TapLog(table)
         self._state: Array | None = None  # of the layer at the newest draft of the round
         layer.start_at(1)  # position 0 has no states before it and is left out
 
     def draft(self, token: TokenLike, position: int) -> Row:
         if self._state is not None:
-            inputs = self._inputs.rows(self._embed([token]), self._state[None])
+            inputs = self._inputs.rows([token], self._state[None])
         else:
             if not position:
                 self._layer.start_at(0)  # for this round
@@ -245,30 +247,32 @@ class FeatureDrafts(Generic[Array]):
         start, layer = self._layer.length, self._layer
         tokens = [*self._log.tokens(start, stop), *newest]
         known = self._inputs.known(self._log.tapped(start - 1, start - 1 + len(tokens)))
-        return _fed_but_the_last(layer, self._inputs.rows(self._embed(tokens), known))
+        return _fed_but_the_last(layer, self._inputs.rows(tokens, known))
 
 
-class ExitDrafts(Generic[Array]):
-    """See TaughtDrafts. Tokens are fed when the next draft is wanted, the newest TAPPED_ROWS of them at most."""
+class ExitDrafts(Generic[Array, Start]):
+    """See TaughtDrafts. Each token is given as what its row starts from: the token itself where `layer` runs copies of
+    the model's first layers, or the model's state after them. At most the newest TAPPED_ROWS are fed, when the next
+    draft is wanted."""
 
     def __init__(
         self,
         layer: DraftLayer[Array],
-        embed: Callable[[Sequence[TokenLike]], Array],
+        inputs: Callable[[Sequence[Start]], Array],
         row: Callable[[Array], Row],
     ) -> None:
-        """`embed` gives what the model's first layers start from, [T, ...], and raises UsageError for an id that the
-        model lacks. `row` makes a Row of what the layer's `run` gives."""
-        self._layer, self._embed, self._row = layer, embed, row
+        """`inputs` gives what `layer` starts from, [T, ...], and raises UsageError for a token that the model lacks.
+        `row` makes a Row of what the layer's `run` gives."""
+        self._layer, self._inputs, self._row = layer, inputs, row
         self._length = 0  # committed
-        self._unfed: list[int] = []  # the newest committed tokens; the layer has not run all of them
+        self._unfed: list[Start] = []  # of the newest committed tokens; the layer has not run all of them
         layer.start_at(0)
 
-    def draft(self, token: TokenLike, position: int) -> Row:
+    def draft(self, token: Start, position: int) -> Row:
         del position
         n_fed = self._layer.length - (self._length - len(self._unfed))
         tokens = [*self._unfed[n_fed:], token]
-        output, _ = self._layer.run(_fed_but_the_last(self._layer, self._embed(tokens)))
+        output, _ = self._layer.run(_fed_but_the_last(self._layer, self._inputs(tokens)))
         self._unfed = []
         return self._row(output)
 
@@ -276,7 +280,7 @@ class ExitDrafts(Generic[Array]):
         if self._layer.length > self._length + n_kept:
             self._layer.rewind(self._length + n_kept)
 
-    def saw(self, tokens: Sequence[int], tapped: Rows) -> None:
+    def saw(self, tokens: Sequence[Start], tapped: Rows) -> None:
         del tapped
         self._unfed += tokens[max(0, self._layer.length - self._length) :]
         self._length += len(tokens)
@@ -334,7 +338,9 @@ class RankedRow:
 class FeatureInputs:
     """See DraftInputs."""
 
-    def __init__(self, draft: DraftFile) -> None:
+    def __init__(self, draft: DraftFile, embed: Callable[[Sequence[TokenLike]], Floats]) -> None:
+        """`embed` gives the model's embeddings [T, hidden], and raises UsageError for a token that it lacks."""
+        self._embed = embed
         self.hidden = draft.shape.hidden
         self.n_taps = len(draft.taps)
         self._eps = draft.norm_eps
@@ -345,8 +351,8 @@ class FeatureInputs:
         states = tapped.reshape(len(tapped), self.n_taps, self.hidden)
         return _product(_rms(states, TAP_EPS).reshape(tapped.shape), self._taps)
 
-    def rows(self, embeddings: Floats, known: Floats) -> Floats:
-        token = _rms(embeddings, self._eps) * self._token_norm
+    def rows(self, tokens: Sequence[TokenLike], known: Floats) -> Floats:
+        token = _rms(self._embed(tokens), self._eps) * self._token_norm
         feature = _rms(known, self._eps) * self._feature_norm
         return _product(np.concatenate([token, feature], axis=1), self._join)
 

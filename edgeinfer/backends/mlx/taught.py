@@ -43,9 +43,8 @@ class MlxTaught:
         if file.shape.architecture not in DRAFTED_ARCHITECTURES or any(own_windows(module)):
             raise ArtifactError(f"MLX runs no draft of {file.shape.architecture} models", hint="leave --draft out")
         self.kind, self.taps = file.kind, file.taps
-        self._embedding = inner["embed_tokens"]
         dtype = inner["norm"].weight.dtype
-        self._inputs = _Inputs(file, dtype) if file.kind == "feature" else None
+        self._inputs = _Inputs(file, inner["embed_tokens"], dtype) if file.kind == "feature" else None
         self._width, self._dtype = len(file.taps) * file.shape.hidden, dtype
         self._n_vocab = file.shape.n_vocab
         self._ranked = mx.array(file.ranked_tokens)
@@ -61,11 +60,7 @@ class MlxTaught:
         layer = _Layer(self.layer, Rings(policy, [0] * self.layer.n_layers, self._kernels, self._kv_bits), policy)
         if self._inputs is None:
             return ExitDrafts(layer, lambda tokens: as_array(tokens)[0], self._row)
-        return FeatureDrafts(self._inputs, layer, _Table(self._width, self._dtype), self._embed, self._row)
-
-    def _embed(self, tokens: Sequence[TokenLike]) -> mx.array:
-        embeddings: mx.array = self._embedding(as_array(tokens)[0])
-        return embeddings
+        return FeatureDrafts(self._inputs, layer, _Table(self._width, self._dtype), self._row)
 
     def _row(self, state: mx.array) -> MlxRow:
         """The row of a state [hidden]; tokens that the draft does not rank have a logit of -inf."""
@@ -176,7 +171,8 @@ class _Layer:
 class _Inputs:
     """See backends.taught.DraftInputs."""
 
-    def __init__(self, file: DraftFile, dtype: Any) -> None:
+    def __init__(self, file: DraftFile, embedding: Any, dtype: Any) -> None:
+        self._embedding = embedding
         self._n_taps, self._hidden, self._eps = len(file.taps), file.shape.hidden, file.norm_eps
         self._token_norm, self._feature_norm, self._join, self._taps = (
             mx.array(file.tensor(name)).astype(dtype) for name in ("token_norm", "feature_norm", "join", "taps")
@@ -187,8 +183,8 @@ class _Inputs:
         states = mx.fast.rms_norm(tapped.reshape(-1, self._n_taps, self._hidden), None, TAP_EPS)
         return states.reshape(tapped.shape) @ self._taps.T
 
-    def rows(self, embeddings: mx.array, known: mx.array) -> mx.array:
-        token = mx.fast.rms_norm(embeddings, self._token_norm, self._eps)
+    def rows(self, tokens: Sequence[TokenLike], known: mx.array) -> mx.array:
+        token = mx.fast.rms_norm(self._embedding(as_array(tokens)[0]), self._token_norm, self._eps)
         feature = mx.fast.rms_norm(known, self._feature_norm, self._eps)
         return mx.concatenate([token, feature], axis=1) @ self._join.T
 

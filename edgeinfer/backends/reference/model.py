@@ -68,7 +68,7 @@ class ReferenceModel:
         return self.taught.kind if self.taught else "early-exit" if self.exit_layer else ""
 
     def new_cache(self, policy: WindowPolicy) -> ReferenceCache:
-        drafts = self.taught.on(self, policy) if self.taught else None
+        drafts = self.taught.on(policy) if self.taught else None
         return ReferenceCache(self, policy, self._reserved.take(policy), self._reserved.give_back, drafts)
 
     def _new_rings(self, policy: WindowPolicy) -> Rings:

@@ -36,7 +36,6 @@ class TaughtLayer:
         self.kind = file.kind
         self.taps = file.taps
         self._ranked = file.ranked_tokens
-        self._inputs = FeatureInputs(file) if file.kind == "feature" else None
         layer = LayerWeights(
             attn_norm=file.tensor("attn_norm"),
             qkv=np.concatenate([file.tensor(f"attn_{part}") for part in "qkv"]),
@@ -53,14 +52,15 @@ class TaughtLayer:
         own = Weights(weights.embedding, layers, file.tensor("output_norm"), head, weights.frequencies)
         shape = replace(shape, n_layers=len(layers), n_vocab=len(self._ranked), norm_eps=file.norm_eps)
         self._layer = ReferenceModel(shape, own, tokenizer, kv_type=kv_type)
+        self._inputs = FeatureInputs(file, self._layer.embed) if file.kind == "feature" else None
 
-    def on(self, model: ReferenceModel, policy: WindowPolicy) -> TaughtDrafts[Floats]:
-        """The drafts of a new conversation with `model`."""
+    def on(self, policy: WindowPolicy) -> TaughtDrafts[Floats]:
+        """The drafts of a new conversation."""
         layer = _Layer(self._layer, policy)
         if self._inputs is None:
-            return ExitDrafts(layer, model.embed, self._row)
+            return ExitDrafts(layer, self._layer.embed, self._row)
         table = TapTable(self._inputs.n_taps * self._inputs.hidden)
-        return FeatureDrafts(self._inputs, layer, table, model.embed, self._row)
+        return FeatureDrafts(self._inputs, layer, table, self._row)
 
     def _row(self, logits: Logits) -> RankedRow:
         return RankedRow(logits, self._ranked, self._n_vocab)

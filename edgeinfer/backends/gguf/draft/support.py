@@ -41,8 +41,8 @@ class TaughtSupport:
             raise ArtifactError(f"{path.name}: llama.cpp runs no {draft.kind} draft for it", hint="leave --draft out")
         self.kind = draft.kind
         self._taps, self._ranked = draft.taps, draft.ranked_tokens
-        self._inputs = FeatureInputs(draft) if draft.kind == "feature" else None
         self._embedding = TensorRows(path, header.by_name["token_embd.weight"])
+        self._inputs = FeatureInputs(draft, self._embed) if draft.kind == "feature" else None
         self._output_norm: Floats = read_vector(path, header.by_name["output_norm.weight"])
         self._layer = load_layer(draft, header, path)
         # A thread of BLAS spins for milliseconds after a product, on a core that llama.cpp's threads need.
@@ -59,16 +59,16 @@ class TaughtSupport:
     def _new_drafts(self, model: LlamaModel, options: ContextOptions, cache: GgufCache) -> TaughtDrafts[Floats]:
         layer = GgufDraftLayer(self._layer, replace(options, n_batch=DRAFT_ROWS, n_outputs=1), cache.policy)
 
-        def embed(tokens: Sequence[TokenLike]) -> Floats:
-            return self._embedding([as_id(token) for token in tokens])
-
         def row(logits: Logits) -> RankedRow:
             return RankedRow(logits, self._ranked, model.n_vocab)
 
         if self._inputs is None:
-            return ExitDrafts(layer, embed, row)
+            return ExitDrafts(layer, self._embed, row)
         table = TapTable(self._inputs.n_taps * self._inputs.hidden)
-        return FeatureDrafts(self._inputs, layer, table, embed, row)
+        return FeatureDrafts(self._inputs, layer, table, row)
+
+    def _embed(self, tokens: Sequence[TokenLike]) -> Floats:
+        return self._embedding([as_id(token) for token in tokens])
 
     def close(self) -> None:
         self._one_blas_thread.restore_original_limits()
