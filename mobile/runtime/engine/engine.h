@@ -59,6 +59,9 @@ typedef struct {
   int64_t max_tokens; /* of one forward */
   int64_t max_rows;   /* of logits that one forward gives */
   int64_t n_threads;
+  int64_t draft_exit_layer; /* a taught draft on the states after these layers; 0: it has none, or is of another kind */
+  int64_t draft_n_taps;     /* states of the model that a taught draft needs at every position; 0: likewise */
+  int64_t draft_n_ranked;   /* tokens among which a taught draft chooses; 0: there is no taught draft */
 } ei_info;
 
 /* As edgeinfer/window.py. */
@@ -71,6 +74,7 @@ typedef struct {
 
 typedef struct ei_model ei_model;
 typedef struct ei_cache ei_cache;
+typedef struct ei_taught ei_taught;
 
 EI_API ei_code ei_open(const char* path, const ei_options* options, ei_model** model, ei_error* error);
 EI_API void ei_describe(const ei_model* model, ei_info* info);
@@ -86,17 +90,38 @@ EI_API void ei_cache_free(ei_cache* cache);
 EI_API ei_code ei_forward(ei_cache* cache, const int64_t* tokens, int64_t n, int64_t position, int64_t n_rows,
                           float* logits, ei_error* error);
 
+/* The same, with the tapped states of all tokens: `tapped` [n, draft_n_taps, hidden]. */
+EI_API ei_code ei_forward_tapped(ei_cache* cache, const int64_t* tokens, int64_t n, int64_t position, int64_t n_rows,
+                                 float* logits, float* tapped, ei_error* error);
+
 /* Layers [0, exit_layer) and the head for one token: `logits` [n_vocab], `state` [hidden]. */
 EI_API ei_code ei_draft(ei_cache* cache, int64_t token, int64_t position, float* logits, float* state,
                         ei_error* error);
 
-/* Layers [0, exit_layer) for `tokens` [n]: `states` [n, hidden]. */
+/* Layers [0, exit_layer) for `tokens` [n]: `states` [n, hidden]. With a taught draft, exit_layer is draft_exit_layer
+ * here and in ei_verify. */
 EI_API ei_code ei_front(ei_cache* cache, const int64_t* tokens, int64_t n, int64_t position, float* states,
                         ei_error* error);
 
 /* Layers [exit_layer, n_layers) for `states` [n, hidden]: `logits` [n_rows, n_vocab] of the last `n_rows`. */
 EI_API ei_code ei_verify(ei_cache* cache, const float* states, int64_t n, int64_t position, int64_t n_rows,
                          float* logits, ei_error* error);
+
+/* A taught draft on one conversation: K and V of its one layer, at the positions of the conversation. */
+EI_API ei_code ei_taught_new(ei_model* model, const ei_policy* policy, ei_taught** draft, ei_error* error);
+EI_API void ei_taught_free(ei_taught* draft);
+
+/* What the tapped states [n, draft_n_taps, hidden] of n positions say: `known` [n, hidden]. */
+EI_API ei_code ei_taught_known(ei_taught* draft, const float* tapped, int64_t n, float* known, ei_error* error);
+
+/* The inputs [n, hidden] of the layer for `tokens` [n] and what is `known` [n, hidden] of the positions before them. */
+EI_API ei_code ei_taught_input(ei_taught* draft, const int64_t* tokens, const float* known, int64_t n, float* inputs,
+                               ei_error* error);
+
+/* The layer for `inputs` [n, hidden] at `position` and on, and of the last one the `logits` [draft_n_ranked] and the
+ * `state` [hidden]. No key lies before the position `first`. */
+EI_API ei_code ei_taught_layer(ei_taught* draft, const float* inputs, int64_t n, int64_t position, int64_t first,
+                               float* logits, float* state, ei_error* error);
 
 #ifdef __cplusplus
 }

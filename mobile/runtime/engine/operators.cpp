@@ -4,6 +4,7 @@
 #include <executorch/runtime/kernel/operator_registry.h>
 #include <executorch/runtime/kernel/thread_parallel_interface.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -102,7 +103,8 @@ struct Attention {
   int64_t n_visible(int64_t token) const {
     const WindowPolicy window = rings.window();
     const int64_t p = position + token;
-    return std::min(window.sink, p + 1) + std::max<int64_t>(0, p + 1 - std::max(window.sink, window.oldest(p)));
+    return std::max<int64_t>(0, std::min(window.sink, p + 1) - rings.first) +
+           std::max<int64_t>(0, p + 1 - std::max({window.sink, window.oldest(p), rings.first}));
   }
 
   // The slots that the last token sees, by position. All tokens of a forward see keys from the same one on.
@@ -111,8 +113,8 @@ struct Attention {
     const int64_t last = position + n_tokens - 1;
     std::vector<int32_t> slots;
     slots.reserve(static_cast<size_t>(window.slots() + kLanes));
-    for (int64_t p = 0; p < std::min(window.sink, last + 1); ++p) slots.push_back(static_cast<int32_t>(p));
-    for (int64_t p = std::max(window.sink, window.oldest(last)); p <= last; ++p)
+    for (int64_t p = rings.first; p < std::min(window.sink, last + 1); ++p) slots.push_back(static_cast<int32_t>(p));
+    for (int64_t p = std::max({window.sink, window.oldest(last), rings.first}); p <= last; ++p)
       slots.push_back(static_cast<int32_t>(window.slot(p)));
     while (slots.size() % kLanes) slots.push_back(slots.back());
     return slots;

@@ -12,8 +12,8 @@ namespace edgeinfer {
 
 class Rings {
  public:
-  Rings(const ei_policy& policy, const ei_info& info, KvType kv_type)
-      : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), kv_type(kv_type), layers_(info.n_layers) {
+  Rings(const ei_policy& policy, const ei_info& info, int64_t n_layers, KvType kv_type)
+      : policy(policy), n_kv_heads(info.n_kv_heads), head_dim(info.head_dim), kv_type(kv_type), layers_(n_layers) {
     const size_t n = static_cast<size_t>(n_kv_heads * head_bytes());
     for (Layer& layer : layers_) {
       layer.keys.resize(n);
@@ -37,6 +37,7 @@ class Rings {
   const int64_t n_kv_heads;
   const int64_t head_dim;
   const KvType kv_type;
+  int64_t first = 0;  // no key lies before this position
 
  private:
   std::vector<Layer> layers_;
