@@ -4,6 +4,7 @@ manifest.json        what the program is and needs, and the size and digest of e
 model.pte            the ExecuTorch program
 tokenizer.json       as the `tokenizers` library writes it
 chat_template.jinja  absent where the model has none
+draft_tokens.bin     the tokens of a taught draft, where the program has one
 """
 
 from __future__ import annotations
@@ -11,11 +12,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.manifest import HINT, MANIFEST, PROGRAM, TOKENIZER, BundleFile, Manifest, read_manifest
+from edgeinfer.formats.manifest import (
+    DRAFT_TOKENS,
+    HINT,
+    MANIFEST,
+    PROGRAM,
+    TOKENIZER,
+    BundleFile,
+    Manifest,
+    read_manifest,
+)
 from edgeinfer.formats.paths import sha256_of
 
-__all__ = ["Bundle", "check_bundle", "check_files", "file_of", "is_bundle"]
+__all__ = ["Bundle", "check_bundle", "check_files", "file_of", "is_bundle", "ranked_tokens", "write_ranked_tokens"]
 
 _NEEDED = frozenset({PROGRAM, TOKENIZER})
 
@@ -55,6 +68,19 @@ def check_files(bundle: Bundle) -> None:
         found = sha256_of(bundle.path / name)
         if found != expected.sha256:
             raise ArtifactError(f"{bundle.path / name} was changed: {found}, not {expected.sha256}", hint=HINT)
+
+
+def ranked_tokens(bundle: Bundle) -> npt.NDArray[np.int32]:
+    """The ids [n_ranked] among which the taught draft chooses. Raises ArtifactError for ids that the model lacks."""
+    path = bundle.path / DRAFT_TOKENS
+    ids = np.fromfile(path, "<i4").astype(np.int32)
+    if ids.min() < 0 or ids.max() >= bundle.manifest.n_vocab or len(np.unique(ids)) != len(ids):
+        raise ArtifactError(f"{path} must name each token once, from 0 to {bundle.manifest.n_vocab - 1}", hint=HINT)
+    return ids
+
+
+def write_ranked_tokens(folder: Path, ids: npt.NDArray[np.int32]) -> None:
+    (folder / DRAFT_TOKENS).write_bytes(ids.astype("<i4").tobytes())
 
 
 def file_of(path: Path) -> BundleFile:

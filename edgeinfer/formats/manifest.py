@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from edgeinfer.errors import ArtifactError, UsageError
 from edgeinfer.formats.chat_pieces import ChatPieces, read_chat, token_ids
@@ -20,13 +20,28 @@ from edgeinfer.named_files import open_file
 from edgeinfer.shape import ModelShape, shape_of
 from edgeinfer.types import KvType
 
-__all__ = ["BundleFile", "Golden", "Manifest", "Memory", "Method", "read_manifest", "sealed", "write_manifest"]
+__all__ = [
+    "BundleDraft",
+    "BundleFile",
+    "Golden",
+    "Manifest",
+    "Memory",
+    "Method",
+    "read_manifest",
+    "sealed",
+    "write_manifest",
+]
 
 MANIFEST, PROGRAM, TOKENIZER, TEMPLATE = "manifest.json", "model.pte", "tokenizer.json", "chat_template.jinja"
-KNOWN_FILES: Final = frozenset({PROGRAM, TOKENIZER, TEMPLATE})
+DRAFT_TOKENS: Final = "draft_tokens.bin"  # ranked tokens of a draft: int32, little-endian, most frequent first
+KNOWN_FILES: Final = frozenset({PROGRAM, TOKENIZER, TEMPLATE, DRAFT_TOKENS})
 SCHEMA_VERSION: Final = 2
+DRAFTED_SCHEMA: Final = 3  # of a bundle with a taught draft
 TARGETS: Final = ("xnnpack",)
 POLICIES: Final = ("sinks-and-blocks",)  # of edgeinfer/window.py
+DRAFT_KINDS: Final[tuple[Literal["exit", "feature"], ...]] = ("exit", "feature")
+MAX_TAPS: Final = 8
+MAX_DEPTHS: Final = 16
 KV_TYPES: Final[tuple[KvType, ...]] = ("f32", "f16", "q8_0")  # in the order of ei_kv_type in engine.h
 MAX_MANIFEST_BYTES: Final = 1 << 20
 HINT: Final = "export the model again"
@@ -55,6 +70,20 @@ class Memory:
     packed_bytes: int
     workspace_bytes: int  # activations, logits, tokenizer and engine
     kv_bytes_per_position: int  # of one conversation
+
+
+@dataclass(frozen=True, slots=True)
+class BundleDraft:
+    """A taught draft among the methods of the program; its tokens are in DRAFT_TOKENS. See `formats/draft_file.py`."""
+
+    kind: Literal["exit", "feature"]
+    exit_layer: int  # layers of the model before an exit draft; 0 for a feature draft
+    taps: tuple[int, ...]  # numbers of layers run; empty for an exit draft
+    n_ranked: int  # tokens among which it chooses
+    base_model: str
+    license: str
+    source_sha256: str  # of the draft file
+    agreement: tuple[float, ...]  # share of right drafts by depth; may be empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +136,7 @@ class Manifest:
     exporter: Mapping[str, str]  # package to version
     files: Mapping[str, BundleFile]
     golden: tuple[Golden, ...] = ()
+    draft: BundleDraft | None = None
     digest: str = _NO_DIGEST
 
     @property
@@ -129,21 +159,23 @@ def read_manifest(path: Path) -> Manifest:
     table = Table(fields, str(path))
     try:
         version = table.integer("schema_version")
-        if version > SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{path} is of schema {version}; this version reads schema {SCHEMA_VERSION}", hint="update edgeinfer"
-            )
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"it is of schema {version}; this version reads schema {SCHEMA_VERSION}")
+        known = f"is of schema {version}; this version reads schemas {SCHEMA_VERSION} and {DRAFTED_SCHEMA}"
+        if version > DRAFTED_SCHEMA:
+            raise ArtifactError(f"{path} {known}", hint="update edgeinfer")
+        if version < SCHEMA_VERSION:
+            raise ValueError(f"it {known}")
         digest = table.text("digest")
         check_seal(data.decode(), digest)
-        return replace(_manifest(table), digest=digest)
+        return replace(_manifest(table, has_draft=version == DRAFTED_SCHEMA), digest=digest)
     except (ValueError, UsageError) as error:
         raise ArtifactError(f"{path}: {str(error).removeprefix(str(path)).lstrip(': ,')}", hint=HINT) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    fields = {"schema_version": SCHEMA_VERSION, "digest": "", **asdict(replace(manifest, digest=_NO_DIGEST))}
+    version = SCHEMA_VERSION if manifest.draft is None else DRAFTED_SCHEMA
+    fields = {"schema_version": version, "digest": "", **asdict(replace(manifest, digest=_NO_DIGEST))}
+    if manifest.draft is None:
+        del fields["draft"]
     (folder / MANIFEST).write_text(sealed(json.dumps(fields, indent=1) + "\n"), encoding="utf-8")
 
 
@@ -189,7 +221,7 @@ def strict_json(data: bytes) -> object:
         return None
 
 
-def _manifest(table: Table) -> Manifest:
+def _manifest(table: Table, *, has_draft: bool) -> Manifest:
     manifest = Manifest(
         name=table.text("name"),
         base_model=table.text("base_model"),
@@ -214,14 +246,45 @@ def _manifest(table: Table) -> Manifest:
         exporter=table.table("exporter").all_texts(),
         files={name: _file(name, fields) for name, fields in table.all_named("files").items()},
         golden=tuple(map(_golden, table.tables("golden"))),
+        draft=_draft(table.table("draft")) if has_draft else None,
         digest=_NO_DIGEST,
     )
     table.done()
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError where values do not fit together."""
     if manifest.exit_layer >= manifest.n_layers:
         raise ValueError(f"`exit_layer` is {manifest.exit_layer}; there are {manifest.n_layers} layers")
     if strange := [token for token in manifest.stop_tokens if token >= manifest.n_vocab]:
         raise ValueError(f"`stop_tokens` names {strange[0]}; there are {manifest.n_vocab} tokens")
-    return manifest
+    if manifest.draft is not None:
+        _check_draft(manifest.draft, manifest)
+    elif DRAFT_TOKENS in manifest.files:
+        raise ValueError(f"`files` names {DRAFT_TOKENS}, and there is no `draft`")
+
+
+def _check_draft(draft: BundleDraft, manifest: Manifest) -> None:
+    n_layers, rising = manifest.n_layers, sorted(set(draft.taps))
+    is_exit = 0 < draft.exit_layer < n_layers and not draft.taps
+    is_feature = not draft.exit_layer and list(draft.taps) == rising and 0 < len(rising) <= MAX_TAPS
+    is_feature = is_feature and rising[0] > 0 and rising[-1] <= n_layers
+    if draft.kind == "exit" and not is_exit:
+        raise ValueError(f"an exit draft needs an `exit_layer` from 1 to {n_layers - 1}, and no `taps`")
+    if draft.kind == "feature" and not is_feature:
+        raise ValueError(
+            f"a feature draft needs 1 to {MAX_TAPS} rising `taps` from 1 to {n_layers}, and no `exit_layer`"
+        )
+    if draft.n_ranked > manifest.n_vocab:
+        raise ValueError(f"`n_ranked` is {draft.n_ranked}; there are {manifest.n_vocab} tokens")
+    if len(draft.agreement) > MAX_DEPTHS or not all(0 <= share <= 1 for share in draft.agreement):
+        raise ValueError(f"`agreement` must hold at most {MAX_DEPTHS} shares from 0 to 1")
+    if manifest.exit_layer:
+        raise ValueError(f"`exit_layer` is {manifest.exit_layer}; it is 0 in a bundle with a `draft`")
+    if DRAFT_TOKENS not in manifest.files or manifest.files[DRAFT_TOKENS].n_bytes != 4 * draft.n_ranked:
+        raise ValueError(f"`files` must name {DRAFT_TOKENS} with {4 * draft.n_ranked} bytes")
 
 
 _POSITIVE = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden", "n_ffn", "n_vocab", "limit")
@@ -269,6 +332,21 @@ def _file(name: str, table: Table) -> BundleFile:
     found = BundleFile(table.integer("n_bytes"), checked_digest(table.text("sha256")))
     table.done()
     return found
+
+
+def _draft(table: Table) -> BundleDraft:
+    draft = BundleDraft(
+        kind=_one_of(table, "kind", DRAFT_KINDS),
+        exit_layer=_count(table, "exit_layer"),
+        taps=token_ids(table, "taps"),
+        n_ranked=_positive(table, "n_ranked"),
+        base_model=table.text("base_model"),
+        license=table.text("license"),
+        source_sha256=checked_digest(table.text("source_sha256")),
+        agreement=tuple(table.numbers("agreement")),
+    )
+    table.done()
+    return draft
 
 
 def _golden(table: Table) -> Golden:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edgeinfer.formats.bundle import file_of
+import numpy as np
+
+from edgeinfer.formats.bundle import file_of, write_ranked_tokens
 from edgeinfer.formats.chat_pieces import ChatPieces, Frame, Lead, Pieces, ThinkingCut, TraceFormat
 from edgeinfer.formats.manifest import (
+    DRAFT_TOKENS,
     MANIFEST,
     PROGRAM,
     TEMPLATE,
     TOKENIZER,
+    BundleDraft,
     Golden,
     Manifest,
     Memory,
     Method,
+    read_manifest,
     sealed,
     write_manifest,
 )
@@ -81,6 +87,28 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         "golden": (Golden((5, 6), (7, 8), (1.5, -2.25), (1.25, -3.0)),),
     }
     write_manifest(folder, Manifest(**{**fields, **changes}))  # type: ignore[arg-type]
+    return folder
+
+
+DRAFT = BundleDraft(
+    kind="feature",
+    exit_layer=0,
+    taps=(1, 2, 4),
+    n_ranked=200,
+    base_model="Somebody/Base-1B",
+    license="apache-2.0",
+    source_sha256="sha256:" + "1" * 64,
+    agreement=(0.5, 0.25),
+)
+
+
+def write_drafted_bundle(folder: Path, **changes: object) -> Path:
+    """With a feature draft of 200 of the 288 tokens."""
+    write_bundle(folder)
+    write_ranked_tokens(folder, np.arange(200, dtype=np.int32))
+    files = {name: file_of(folder / name) for name in (PROGRAM, TOKENIZER, TEMPLATE, DRAFT_TOKENS)}
+    manifest = replace(read_manifest(folder / MANIFEST), exit_layer=0, draft=DRAFT, files=files)
+    write_manifest(folder, replace(manifest, **changes))  # type: ignore[arg-type]
     return folder
 
 

@@ -62,8 +62,9 @@ def test_show_and_export_know_a_bundle(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda f: f.update(schema_version=3), "schema 3; this version reads schema 2"),
-        (lambda f: f.update(schema_version=1), "schema 1; this version reads schema 2"),
+        (lambda f: f.update(schema_version=4), "schema 4; this version reads schemas 2 and 3"),
+        (lambda f: f.update(schema_version=3), "`draft` is missing"),
+        (lambda f: f.update(schema_version=1), "schema 1; this version reads schemas 2 and 3"),
         (lambda f: f.update(policy="all"), "`policy` is 'all'; this version runs sinks-and-blocks"),
         (lambda f: f.update(target="coreml"), "`target` is 'coreml'; this version runs xnnpack"),
         (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32, f16, q8_0"),

@@ -11,7 +11,16 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from edgeinfer import formats
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle
-from tests.executorch.bundles import Fields, Keys, changed, fields_of, keys_of, write_bundle, write_fields
+from tests.executorch.bundles import (
+    Fields,
+    Keys,
+    changed,
+    fields_of,
+    keys_of,
+    write_bundle,
+    write_drafted_bundle,
+    write_fields,
+)
 from tests.executorch.exported import bundle_of, missing
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -21,9 +30,10 @@ FREE = {("exporter",), ("methods",), ("operators",)}
 OPTIONAL = {("files", "chat_template.jinja"), ("golden",)}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "b")
+@pytest.fixture(params=[write_bundle, write_drafted_bundle], ids=["plain", "drafted"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    written: Path = request.param(tmp_path / "b")
+    return written
 
 
 def both(folder: Path, fields: Fields) -> tuple[bool, bool]:
@@ -67,7 +77,7 @@ def test_a_value_that_the_schema_refuses_is_refused_by_the_reader(folder: Path, 
 
 def test_an_unknown_key_is_refused_by_both(folder: Path) -> None:
     fields = fields_of(folder)
-    for path in ((), ("files", "model.pte"), ("golden", 0)):
+    for path in ((), ("files", "model.pte"), ("golden", 0), *[("draft",)] * ("draft" in fields)):
         assert both(folder, changed(fields, (*path, "surprise"), 1)) == (False, False), path
 
 

@@ -12,12 +12,20 @@ import pytest
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle, check_files
-from edgeinfer.formats.manifest import MANIFEST, PROGRAM, TEMPLATE, TOKENIZER
-from tests.executorch.bundles import Fields, changed, fields_of, keys_of, write_bundle, write_fields
+from edgeinfer.formats.manifest import DRAFT_TOKENS, MANIFEST, PROGRAM, TEMPLATE, TOKENIZER
+from tests.executorch.bundles import (
+    Fields,
+    changed,
+    fields_of,
+    keys_of,
+    write_bundle,
+    write_drafted_bundle,
+    write_fields,
+)
 from tests.runtime.text_library import Refused, check_on_phone, needs_compiler
 
 pytestmark = needs_compiler
-FILES = (PROGRAM, TOKENIZER, TEMPLATE)
+FILES = (PROGRAM, TOKENIZER, TEMPLATE, DRAFT_TOKENS)
 
 
 def cause_here(folder: Path) -> tuple[str, str]:
@@ -50,7 +58,13 @@ def folder(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "b")
 
 
-def test_a_valid_bundle_is_accepted_by_both(folder: Path) -> None:
+@pytest.fixture
+def drafted(tmp_path: Path) -> Path:
+    return write_drafted_bundle(tmp_path / "drafted")
+
+
+def test_a_valid_bundle_is_accepted_by_both(folder: Path, drafted: Path) -> None:
+    assert cause_here(drafted) == cause_on_phone(drafted) == ("", "")
     assert cause_here(folder) == cause_on_phone(folder) == ("", "")
 
 
@@ -107,7 +121,7 @@ def test_bundles_with_changed_files_are_refused_alike(
     rng = random.Random(mutate.__name__)
     for index in range(25):
         (tmp_path / str(index)).mkdir()
-        folder = write_bundle(tmp_path / str(index) / "b")
+        folder = write_drafted_bundle(tmp_path / str(index) / "b")
         mutate(folder / rng.choice((*FILES, MANIFEST)), rng)
         assert str(folder) in refused_by_both(folder)
 
@@ -115,8 +129,12 @@ def test_bundles_with_changed_files_are_refused_alike(
 @pytest.mark.parametrize(
     "value", [..., None, True, -1, 0, 1.5, 1 << 31, 1 << 70, "x", "", [], [None], [-1], {}, {"x": 1}], ids=str
 )
-def test_manifests_with_a_changed_value_are_judged_alike(folder: Path, value: object) -> None:
+@pytest.mark.parametrize("write", [write_bundle, write_drafted_bundle], ids=["plain", "drafted"])
+def test_manifests_with_a_changed_value_are_judged_alike(
+    tmp_path: Path, write: Callable[[Path], Path], value: object
+) -> None:
     """Each value is changed in turn, with a matching digest. Both give the same cause, and neither crashes."""
+    folder = write(tmp_path / "b")
     fields = fields_of(folder)
     n_refused = 0
     for keys in keys_of(fields):
@@ -129,7 +147,7 @@ def test_manifests_with_a_changed_value_are_judged_alike(folder: Path, value: ob
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda f: f.update(schema_version=3), "is of schema 3; this version reads schema 2"),
+        (lambda f: f.update(schema_version=4), "is of schema 4; this version reads schemas 2 and 3"),
         (lambda f: f.update(policy="all"), "`policy` is 'all'; this version runs sinks-and-blocks"),
         (lambda f: f.update(target="coreml"), "`target` is 'coreml'; this version runs xnnpack"),
         (lambda f: f.update(kv_type="q4_0"), "`kv_type` is 'q4_0'; this version runs f32, f16, q8_0"),
@@ -158,8 +176,34 @@ def test_every_type_of_keys_and_values_is_taken(folder: Path, kv_type: str) -> N
 
 def test_a_newer_schema_says_to_update(folder: Path) -> None:
     fields = fields_of(folder)
-    write_fields(folder, fields | {"schema_version": 3})
+    write_fields(folder, fields | {"schema_version": 4})
     assert cause_on_phone(folder)[1] == "update edgeinfer"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda f: f.update(schema_version=2), "`files` names draft_tokens.bin, and there is no `draft`"),
+        (lambda f: f["draft"].update(kind="tree"), "`kind` is 'tree'; this version runs exit, feature"),
+        (lambda f: f["draft"].update(taps=[]), "a feature draft needs 1 to 8 rising `taps` from 1 to 4"),
+        (lambda f: f["draft"].update(taps=[2, 1]), "a feature draft needs 1 to 8 rising `taps` from 1 to 4"),
+        (lambda f: f["draft"].update(taps=[5]), "a feature draft needs 1 to 8 rising `taps` from 1 to 4"),
+        (lambda f: f["draft"].update(exit_layer=2), "and no `exit_layer`"),
+        (lambda f: f["draft"].update(kind="exit"), "an exit draft needs an `exit_layer` from 1 to 3, and no `taps`"),
+        (lambda f: f["draft"].update(n_ranked=289), "`n_ranked` is 289; there are 288 tokens"),
+        (lambda f: f["draft"].update(n_ranked=199), "`files` must name draft_tokens.bin with 796 bytes"),
+        (lambda f: f["draft"].update(agreement=[1.5]), "`agreement` must hold at most 16 shares from 0 to 1"),
+        (lambda f: f.update(exit_layer=2), "`exit_layer` is 2; it is 0 in a bundle with a `draft`"),
+        (lambda f: f["draft"].update(source_sha256="md5:1"), "not a digest"),
+    ],
+)
+def test_drafts_that_do_not_fit_are_refused_alike(drafted: Path, change: Callable[[Fields], None], cause: str) -> None:
+    fields = fields_of(drafted)
+    change(fields)
+    if fields["schema_version"] == 2:
+        del fields["draft"]
+    write_fields(drafted, fields)
+    assert cause in refused_by_both(drafted)
 
 
 @pytest.mark.parametrize(

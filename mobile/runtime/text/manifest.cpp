@@ -18,9 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxManifestBytes = 1 << 20;
-constexpr int64_t kSchemaVersion = 2;
+constexpr int64_t kSchemaVersion = 2, kDraftedSchema = 3;
+constexpr size_t kMaxTaps = 8, kMaxDepths = 16;
 constexpr const char* kManifestFile = "manifest.json";
-constexpr const char* kKnownFiles[] = {"chat_template.jinja", "model.pte", "tokenizer.json"};
+constexpr const char* kKnownFiles[] = {"chat_template.jinja", kDraftTokensFile, kProgramFile, kTokenizerFile};
+const std::vector<std::string> kDraftKinds = {"exit", "feature"};
 const std::vector<std::string> kTargets = {"xnnpack"};
 const std::vector<std::string> kPolicies = {"sinks-and-blocks"};
 
@@ -92,7 +94,7 @@ Method method_field(Fields fields) {
 BundleFile file_field(const std::string& name, Fields fields) {
   if (std::find(std::begin(kKnownFiles), std::end(kKnownFiles), name) == std::end(kKnownFiles)) {
     fields.refuse("`files` names " + quoted(name, 60) +
-                  "; a bundle holds chat_template.jinja, model.pte, tokenizer.json");
+                  "; a bundle holds chat_template.jinja, draft_tokens.bin, model.pte, tokenizer.json");
   }
   BundleFile file = {fields.integer("n_bytes"), digest_field(fields, "sha256")};
   fields.done();
@@ -109,7 +111,75 @@ Golden golden_field(Fields fields) {
   return golden;
 }
 
-Manifest manifest_of(Fields& fields) {
+BundleDraft draft_field(Fields fields) {
+  BundleDraft draft = {known_field(fields, "kind", kDraftKinds),
+                       count_field(fields, "exit_layer"),
+                       fields.ids("taps"),
+                       positive_field(fields, "n_ranked"),
+                       fields.text("base_model"),
+                       fields.text("license"),
+                       digest_field(fields, "source_sha256"),
+                       fields.numbers("agreement")};
+  fields.done();
+  return draft;
+}
+
+bool has_rising_taps(const BundleDraft& draft, int64_t n_layers) {
+  int32_t before = 0;
+  for (int32_t tap : draft.taps) {
+    if (tap <= before || tap > n_layers) return false;
+    before = tap;
+  }
+  return !draft.taps.empty() && draft.taps.size() <= kMaxTaps;
+}
+
+void check_draft(const BundleDraft& draft, const Manifest& manifest, const Fields& fields) {
+  const std::string n_layers = std::to_string(manifest.n_layers);
+  const bool is_exit = draft.exit_layer > 0 && draft.exit_layer < manifest.n_layers && draft.taps.empty();
+  if (draft.kind == "exit" && !is_exit) {
+    fields.refuse("an exit draft needs an `exit_layer` from 1 to " + std::to_string(manifest.n_layers - 1) +
+                  ", and no `taps`");
+  }
+  if (draft.kind == "feature" && (draft.exit_layer || !has_rising_taps(draft, manifest.n_layers))) {
+    fields.refuse("a feature draft needs 1 to 8 rising `taps` from 1 to " + n_layers + ", and no `exit_layer`");
+  }
+  if (draft.n_ranked > manifest.n_vocab) {
+    fields.refuse("`n_ranked` is " + std::to_string(draft.n_ranked) + "; there are " +
+                  std::to_string(manifest.n_vocab) + " tokens");
+  }
+  const auto is_share = [](double share) { return share >= 0 && share <= 1; };
+  if (draft.agreement.size() > kMaxDepths ||
+      !std::all_of(draft.agreement.begin(), draft.agreement.end(), is_share)) {
+    fields.refuse("`agreement` must hold at most 16 shares from 0 to 1");
+  }
+  if (manifest.exit_layer) {
+    fields.refuse("`exit_layer` is " + std::to_string(manifest.exit_layer) + "; it is 0 in a bundle with a `draft`");
+  }
+  const auto tokens = manifest.files.find(kDraftTokensFile);
+  if (tokens == manifest.files.end() || tokens->second.n_bytes != 4 * draft.n_ranked) {
+    fields.refuse("`files` must name draft_tokens.bin with " + std::to_string(4 * draft.n_ranked) + " bytes");
+  }
+}
+
+void check(const Manifest& manifest, const Fields& fields) {
+  if (manifest.exit_layer >= manifest.n_layers) {
+    fields.refuse("`exit_layer` is " + std::to_string(manifest.exit_layer) + "; there are " +
+                  std::to_string(manifest.n_layers) + " layers");
+  }
+  for (int32_t token : manifest.stop_tokens) {
+    if (token >= manifest.n_vocab) {
+      fields.refuse("`stop_tokens` names " + std::to_string(token) + "; there are " +
+                    std::to_string(manifest.n_vocab) + " tokens");
+    }
+  }
+  if (manifest.draft) {
+    check_draft(*manifest.draft, manifest, fields);
+  } else if (manifest.files.count(kDraftTokensFile)) {
+    fields.refuse("`files` names draft_tokens.bin, and there is no `draft`");
+  }
+}
+
+Manifest manifest_of(Fields& fields, bool has_draft) {
   Manifest manifest;
   manifest.name = fields.text("name");
   manifest.base_model = fields.text("base_model");
@@ -141,26 +211,19 @@ Manifest manifest_of(Fields& fields) {
   manifest.exporter = texts_field(fields.table("exporter"));
   for (auto& [name, file] : fields.named("files")) manifest.files.emplace(name, file_field(name, file));
   for (Fields& golden : fields.tables("golden")) manifest.golden.push_back(golden_field(golden));
+  if (has_draft) manifest.draft = draft_field(fields.table("draft"));
   fields.done();
-  if (manifest.exit_layer >= manifest.n_layers) {
-    fields.refuse("`exit_layer` is " + std::to_string(manifest.exit_layer) + "; there are " +
-                  std::to_string(manifest.n_layers) + " layers");
-  }
-  for (int32_t token : manifest.stop_tokens) {
-    if (token >= manifest.n_vocab) {
-      fields.refuse("`stop_tokens` names " + std::to_string(token) + "; there are " + std::to_string(manifest.n_vocab) +
-                    " tokens");
-    }
-  }
+  check(manifest, fields);
   return manifest;
 }
 
-void check_schema(Fields& fields, const std::string& path) {
+int64_t checked_schema(Fields& fields, const std::string& path) {
   const int64_t version = fields.integer("schema_version");
-  const std::string cause =
-      "is of schema " + std::to_string(version) + "; this version reads schema " + std::to_string(kSchemaVersion);
-  if (version > kSchemaVersion) fail(kArtifactError, path + " " + cause, "update edgeinfer");
-  if (version != kSchemaVersion) fields.refuse("it " + cause);
+  const std::string cause = "is of schema " + std::to_string(version) + "; this version reads schemas " +
+                            std::to_string(kSchemaVersion) + " and " + std::to_string(kDraftedSchema);
+  if (version > kDraftedSchema) fail(kArtifactError, path + " " + cause, "update edgeinfer");
+  if (version < kSchemaVersion) fields.refuse("it " + cause);
+  return version;
 }
 
 void check_names_and_sizes(const Manifest& manifest) {
@@ -209,10 +272,10 @@ Manifest parse_whole(const std::string& text, const std::string& path) {
     fail(kArtifactError, path + " is not JSON, or no object", kExportAgain);
   }
   Fields fields(document->root(), path);
-  check_schema(fields, path);
+  const int64_t version = checked_schema(fields, path);
   const std::string digest = digest_field(fields, "digest");
   if (seal_of(text, digest) != digest) fields.refuse("it was changed: its digest is another one");
-  Manifest manifest = manifest_of(fields);
+  Manifest manifest = manifest_of(fields, version == kDraftedSchema);
   manifest.digest = digest;
   return manifest;
 }

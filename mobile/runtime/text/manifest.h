@@ -24,6 +24,16 @@ struct Memory {
   int64_t kv_bytes_per_position;
 };
 
+// A taught draft among the methods of the program. Its tokens are in kDraftTokensFile.
+struct BundleDraft {
+  std::string kind;  // of kDraftKinds
+  int64_t exit_layer;
+  std::vector<int32_t> taps;
+  int64_t n_ranked;
+  std::string base_model, license, source_sha256;
+  std::vector<double> agreement;
+};
+
 struct Golden {
   std::vector<int32_t> prompt, answer;
   std::vector<double> logits, second_logits;
@@ -48,6 +58,7 @@ struct Manifest {
   ChatPieces chat;
   std::map<std::string, BundleFile> files;
   std::vector<Golden> golden;
+  std::optional<BundleDraft> draft;
 
   std::string path_of(const std::string& file) const { return folder + "/" + file; }
   int64_t file_bytes() const;
@@ -57,6 +68,7 @@ struct Manifest {
 inline const std::vector<std::string> kKvTypes = {"f32", "f16", "q8_0"};
 inline const char* const kProgramFile = "model.pte";
 inline const char* const kTokenizerFile = "tokenizer.json";
+inline const char* const kDraftTokensFile = "draft_tokens.bin";
 
 // Reads the text of a manifest, and looks at no other file. Errors call it `name`.
 Result<Manifest> parse_manifest(const std::string& text, const std::string& name);
