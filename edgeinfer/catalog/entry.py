@@ -51,10 +51,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class TaughtDraft:
-    """A draft file that was taught to one model, as its header describes it."""
+    """A draft that was taught to one model, as the header of its file describes it."""
 
     kind: Literal["exit", "feature"]
-    file: str  # path
+    file: str  # path; "": the model's own file holds it
     n_bytes: int
     base_model: str
     exit_layer: int  # layers of the model that it runs copies of; 0 for a feature draft

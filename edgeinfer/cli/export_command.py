@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,15 @@ from edgeinfer.formats.manifest import KV_TYPES
 if TYPE_CHECKING:
     from edgeinfer.backends.executorch.export.bundle import Storage
     from edgeinfer.backends.executorch.export.quantize import Tier
+    from edgeinfer.formats.draft_file import DraftFile
 
 HELP = "make a phone bundle of a model"
-USAGE = "export MODEL --out FOLDER [--tier TIER] [--kv-type TYPE] [--device NAME]"
+USAGE = "export MODEL --out FOLDER [--tier TIER] [--kv-type TYPE] [--draft FILE] [--device NAME]"
 EXAMPLES = """\
   edgeinfer export demo --out demo-phone                        4-bit weights, like those of the demo's file
   edgeinfer export ./model.gguf --tier 8da8w --out model-phone  8-bit weights
   edgeinfer export demo --kv-type q8_0 --out demo-phone         K and V in 8 bits, for longer contexts
+  edgeinfer export ./model.gguf --draft model.draft.safetensors --out model-phone   with a draft that was taught to it
   edgeinfer export demo --device iphone-15-pro --out demo-phone
   edgeinfer export demo --target coreml --out demo-coreml       for Core ML; never run
   edgeinfer chat --model ./demo-phone                           run the bundle on this machine
@@ -44,6 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-type", default="", choices=("", *KV_TYPES), metavar="TYPE", help=f"K and V: {', '.join(KV_TYPES)} (f32)"
     )
+    draft = parser.add_mutually_exclusive_group()
+    draft.add_argument(
+        "--draft",
+        default=None,
+        type=Path,
+        metavar="FILE",
+        help="a draft that was taught to the model (the catalog's, or MODEL.draft.safetensors beside it)",
+    )
+    draft.add_argument("--no-draft", action="store_true", help="leave out the draft that was taught to the model")
     parser.add_argument(
         "--device",
         default="",
@@ -61,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     storage = storage_of(args)
     model = model_path(args, storage)
     open_source(model)  # refuses a model that cannot be exported
+    storage = replace(storage, draft=draft_of_bundle(args, model))
     if args.device:
         say(device_line(args, storage, model))
     say(f"exporting {model.name} as {storage.tier}: this takes minutes")
@@ -71,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         f"{size(total)}; {manifest.memory.kv_bytes_per_position:,} bytes of K and V ({manifest.kv_type}) "
         "for each position of context"
     )
+    if storage.draft is not None:
+        say(f"with the {storage.draft.kind} draft that was taught to {storage.draft.base_model}")
     if args.target == "coreml":
         say("note: the program was lowered for Core ML, but not run")
     elif not manifest.golden:
@@ -94,6 +109,21 @@ def storage_of(args: argparse.Namespace) -> Storage:
             hint="leave out --kv-type",
         )
     return Storage("fp16")
+
+
+def draft_of_bundle(args: argparse.Namespace, model: Path) -> DraftFile | None:
+    """The taught draft that goes into the bundle. Raises UsageError for one that the target does not take."""
+    from edgeinfer.runner.exporting import found_draft
+    from edgeinfer.runner.planned_export import entry_of
+
+    if args.no_draft:
+        return None
+    if args.target == "coreml" and args.draft is not None:
+        raise UsageError("--target coreml does not take --draft: its programs do not draft", hint="leave out --draft")
+    found = found_draft(entry_of(args.model, model, offline=args.offline), args.draft)
+    if found.left_out:
+        say(f"note: exporting without a draft: {found.left_out}")
+    return found.file if args.target == "xnnpack" else None
 
 
 def device_line(args: argparse.Namespace, storage: Storage, model: Path) -> str:

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 "files": {name: file.sha256 for name, file in manifest.files.items()},
                 "golden_tokens": verified.n_tokens,
                 "worst_logit_difference": verified.worst_difference,
+                "draft": manifest.draft.kind if manifest.draft else None,
                 "exact_rows": verified.exact_rows,
                 "exact_rows_recorded": manifest.exact_rows,
                 "resident_bytes": verified.resident_bytes,
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     show(f"{args.folder}: {manifest.name}, {manifest.tier}, K and V in {manifest.kv_type}")
     show(f"  files      {len(manifest.files)}, as the manifest says")
     show(f"  answers    {golden_line(verified.n_tokens, verified.worst_difference)}")
+    if manifest.draft is not None:
+        show(f"  drafts     by the {manifest.draft.kind} draft that was taught to {manifest.draft.base_model}")
     show(f"  exactness  {verified.exact_rows} rows of a round equal single rows (recorded: {manifest.exact_rows})")
     show(f"  memory     {size(verified.resident_bytes)} more than before it was loaded")
     for one in compared:

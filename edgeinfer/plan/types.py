@@ -142,7 +142,7 @@ class Plan:
         files = [PlannedFile("weights", self.model, self.artifact)]
         if self.draft is not None:
             files.append(PlannedFile("draft model", self.draft.model, self.draft.artifact))
-        if self.taught is not None:
+        if self.taught is not None and self.taught.file:
             taught = Artifact(self.backend, self.taught.kind, self.taught.n_bytes, repo="", file=self.taught.file)
             files.append(PlannedFile("taught draft", self.model, taught))
         return tuple(files)

@@ -45,7 +45,8 @@ def choose(
         raise UsageError(
             f"the plan does not draft with {request.draft_file}: {plan.backend} cannot run it for this model, or "
             f"speculation is {plan.speculation.mode}",
-            hint="gguf and reference run drafts of llama and qwen3 models, with --speculation auto",
+            hint="gguf, mlx and reference run drafts of llama and qwen3 models, with --speculation auto; "
+            "a phone bundle has the draft that it was exported with",
         )
     return plan
 

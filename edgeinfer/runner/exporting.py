@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeinfer.backends.executorch.export.bundle import Claims, Storage, export_bundle
-from edgeinfer.catalog import load_catalog
+from edgeinfer.catalog import ModelEntry, load_catalog
 from edgeinfer.chat.pieces import chat_pieces
 from edgeinfer.chat.reasoning import NO_THINKING
 from edgeinfer.chat.template import CHATML, Renderer, Template
 from edgeinfer.entries.files import entry_of_path
+from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.artifact import check_artifact
 from edgeinfer.formats.chat_pieces import ChatPieces
+from edgeinfer.formats.draft_file import DraftFile, read_draft_for
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.hf_folder import card_claims
 from edgeinfer.formats.manifest import Manifest
 from edgeinfer.formats.shape import facts_from_gguf
 from edgeinfer.protocols import Tokenizer
+from edgeinfer.runner.taught import draft_of
 
-__all__ = ["claims_of", "describe_chat", "export"]
+__all__ = ["FoundDraft", "claims_of", "describe_chat", "export", "found_draft"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDraft:
+    """The taught draft of a model, or why one that exists is left out; both may be missing."""
+
+    file: DraftFile | None = None
+    left_out: str = ""
+
+
+def found_draft(entry: ModelEntry, named: Path | None = None) -> FoundDraft:
+    """The draft that a bundle of `entry` gets: `named`, else that of the catalog, else the one beside the model.
+
+    Raises ArtifactError where `named` is no draft for this model.
+    """
+    path = named or draft_of(entry)
+    if path is None:
+        return FoundDraft()
+    try:
+        return FoundDraft(read_draft_for(path, entry.shape))
+    except ArtifactError as error:
+        if named is not None:
+            raise
+        return FoundDraft(left_out=str(error))  # it was not asked for
 
 
 def export(model: Path, out: Path, storage: Storage) -> Manifest:

@@ -13,13 +13,13 @@ from edgeinfer.catalog import load_catalog
 from edgeinfer.catalog.entry import ModelEntry
 from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
-from edgeinfer.entries.files import RANK_SOURCE
+from edgeinfer.entries.files import RANK_SOURCE, entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.plan import Plan, Request, make_plan
 from edgeinfer.runner.choose import resolve
 from edgeinfer.types import Sampling
 
-__all__ = ["plan_export", "plan_named_export", "source_request"]
+__all__ = ["entry_of", "plan_export", "plan_named_export", "source_request"]
 
 
 def plan_export(model: Path, storage: Storage, device: str) -> Plan:
@@ -64,6 +64,11 @@ def source_request(model: str, *, offline: bool) -> Request:
     if why := BUNDLES.cannot_export(entry.shape):
         raise ArtifactError(f"{entry.title}: {why}", hint="`edgeinfer plan --device NAME` names models that are")
     return Request(model=model, tier=source.tier, backend=SOURCE_BACKEND, force=True)
+
+
+def entry_of(model: str, path: Path, *, offline: bool) -> ModelEntry:
+    """The entry of the model that is named `model` and whose file is at `path`."""
+    return entry_of_path(path, load_catalog().models) if Path(model).exists() else _entry(model, offline=offline)
 
 
 def _entry(model: str, *, offline: bool) -> ModelEntry:

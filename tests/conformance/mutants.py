@@ -25,6 +25,8 @@ from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
 from tests.conformance import blocks, checks, drafted, mlx_mutants, together
 from tests.conformance.backends import (
+    EXECUTORCH_EXIT_DRAFT,
+    EXECUTORCH_FEATURE,
     EXIT_DRAFT,
     EXIT_DRAFT_GGUF,
     MLX_EXIT_DRAFT,
@@ -416,6 +418,20 @@ def ranked_ids_off_by_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RankedRow, "__init__", init)
 
 
+def keys_before_the_first_read(patch: pytest.MonkeyPatch) -> None:
+    """A feature draft also sees position 0, which has no key."""
+    from edgeinfer.backends.executorch.engine import TaughtRings
+
+    true = TaughtRings.layer
+    patch.setattr(TaughtRings, "layer", lambda self, inputs, start, first: true(self, inputs, start, 0 * first))
+
+
+def states_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    """The states that a round saw go to the exit draft in reverse."""
+    true = ExitDrafts.saw
+    patch.setattr(ExitDrafts, "saw", lambda self, tokens, tapped: true(self, tokens[::-1], tapped))
+
+
 def draft_of_another_model_taken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DraftFile, "refusal", lambda self, model: "")
 
@@ -487,15 +503,37 @@ MUTANTS = (
     Mutant("pending token believed cached", pending_token_believed_cached, partial(checks.check_stop, how=GREEDY)),
     *(
         Mutant(f"{name}{where}", patch, check, subject)
-        for where, subject in (("", TAUGHT), (", llama.cpp", TAUGHT_GGUF), (", MLX", MLX_TAUGHT))
+        for where, subject in (
+            ("", TAUGHT),
+            (", llama.cpp", TAUGHT_GGUF),
+            (", MLX", MLX_TAUGHT),
+            (", ExecuTorch", EXECUTORCH_FEATURE),
+        )
         for name, patch, check in TAUGHT_MISTAKES
         if (patch, subject) != (ranked_ids_off_by_one, MLX_TAUGHT)
     ),
     *(
         Mutant(f"{name}{where}", patch, drafted.check_draft_rows, subject)
-        for where, subject in (("", EXIT_DRAFT), (", llama.cpp", EXIT_DRAFT_GGUF), (", MLX", MLX_EXIT_DRAFT))
+        for where, subject in (
+            ("", EXIT_DRAFT),
+            (", llama.cpp", EXIT_DRAFT_GGUF),
+            (", MLX", MLX_EXIT_DRAFT),
+            (", ExecuTorch", EXECUTORCH_EXIT_DRAFT),
+        )
         for name, patch in EXIT_MISTAKES
         if (patch, subject) != (ranked_ids_off_by_one, MLX_EXIT_DRAFT)
+    ),
+    Mutant(
+        "keys before the first read, ExecuTorch",
+        keys_before_the_first_read,
+        drafted.check_draft_rows,
+        EXECUTORCH_FEATURE,
+    ),
+    Mutant(
+        "states of drafts in another order, ExecuTorch",
+        states_in_another_order,
+        drafted.check_draft_rows,
+        EXECUTORCH_EXIT_DRAFT,
     ),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.errors import EdgeInferError
-from tests.conformance.backends import available, missing_gguf, missing_mlx, write_model
+from tests.conformance.backends import available, missing_executorch, missing_gguf, missing_mlx, write_model
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain import Case
 
@@ -18,7 +18,7 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.fixture
 def case(mutant: Mutant, tmp_path: Path) -> Iterator[Case]:
     if mutant.subject not in available():
-        pytest.skip(missing_gguf() or missing_mlx())
+        pytest.skip(missing_gguf() or missing_mlx() or missing_executorch())
     path = write_model(mutant.subject, tmp_path)
     model = mutant.subject.open(path)
     yield Case(mutant.subject, model, path)

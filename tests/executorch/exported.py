@@ -19,12 +19,15 @@ from edgeinfer.formats.bundle import check_bundle
 from edgeinfer.formats.manifest import write_manifest
 from edgeinfer.types import KvType
 from tests.object_cache import LAUNCHER
+from tests.tiny_draft import draft_beside
 
 ROOT = Path(__file__).parents[2]
 _EXPORT = (
-    "import sys; from pathlib import Path; from edgeinfer.runner.exporting import export; "
+    "import sys; from pathlib import Path; from edgeinfer.entries.files import entry_of_path; "
+    "from edgeinfer.runner.exporting import export, found_draft; "
     "from edgeinfer.backends.executorch.export.bundle import Storage; "
-    "export(Path(sys.argv[1]), Path(sys.argv[2]), Storage(sys.argv[3]))"
+    "model = Path(sys.argv[1]); found = found_draft(entry_of_path(model)); "
+    "export(model, Path(sys.argv[2]), Storage(sys.argv[3], draft=found.file))"
 )
 KEPT = ROOT / ".pytest_cache/executorch"
 
@@ -46,7 +49,7 @@ def missing() -> str:
 
 
 def bundle_of(model: Path, tier: str) -> Path:
-    """The bundle of `model`, exported again only when the model or the exporter changed."""
+    """The bundle of `model` with the draft beside it, exported again only when these or the exporter changed."""
     keep_compiled_engine()
     out = KEPT / f"{model.stem}-{tier}-{_digest(model)}"
     if not out.exists():
@@ -85,6 +88,8 @@ def _digest(model: Path) -> str:
     from importlib.metadata import version
 
     state = hashlib.sha256(model.read_bytes() + version("executorch").encode() + version("torch").encode())
+    if draft_beside(model).exists():
+        state.update(draft_beside(model).read_bytes())
     exporter = sorted((ROOT / "edgeinfer/backends/executorch/export").glob("*.py"))
     for source in (*exporter, ROOT / "edgeinfer/formats/manifest.py", ROOT / "edgeinfer/formats/chat_pieces.py"):
         state.update(source.read_bytes())

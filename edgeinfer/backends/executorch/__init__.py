@@ -55,7 +55,7 @@ class ExecutorchBackend:
         """Raises ArtifactError for a folder that is no bundle, and BackendError without a compiler."""
         from edgeinfer.backends.executorch.bundle import load_bundle
 
-        return load_bundle(path, n_threads=plan.n_threads)
+        return load_bundle(path, n_threads=plan.n_threads, drafts=plan.taught is not None)
 
 
 BACKEND = ExecutorchBackend()

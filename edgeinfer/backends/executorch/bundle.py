@@ -7,8 +7,9 @@ from pathlib import Path
 from edgeinfer.backends.executorch.build import built_library
 from edgeinfer.backends.executorch.engine import Program
 from edgeinfer.backends.executorch.model import ExecutorchModel
+from edgeinfer.backends.executorch.taught import ExecutorchTaught
 from edgeinfer.errors import ArtifactError
-from edgeinfer.formats.bundle import Bundle, check_bundle
+from edgeinfer.formats.bundle import Bundle, check_bundle, ranked_tokens
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
 from edgeinfer.formats.manifest import PROGRAM, Manifest
 from edgeinfer.types import KvType
@@ -31,8 +32,11 @@ class BundleTokenizer:
         self.piece = inner.piece
 
 
-def load_bundle(folder: Path, *, n_threads: int = 0, kv_type: KvType | None = None) -> ExecutorchModel:
-    """`kv_type` is that of the manifest unless a test or a measurement wants another one.
+def load_bundle(
+    folder: Path, *, n_threads: int = 0, kv_type: KvType | None = None, drafts: bool = True
+) -> ExecutorchModel:
+    """`kv_type` is that of the manifest unless a test or a measurement wants another one. Without `drafts` the taught
+    draft of the bundle is left out.
 
     Raises ArtifactError for a bundle whose files do not fit together, and EngineError as the engine does.
     """
@@ -42,7 +46,8 @@ def load_bundle(folder: Path, *, n_threads: int = 0, kv_type: KvType | None = No
     try:
         _check_shape(bundle, program)
         tokenizer = BundleTokenizer(folder, bundle.manifest)
-        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None)
+        taught = ExecutorchTaught(program, ranked_tokens(bundle)) if bundle.manifest.draft and drafts else None
+        return ExecutorchModel(program, tokenizer, exact_rows=bundle.manifest.exact_rows or None, taught=taught)
     except BaseException:
         program.close()
         raise
@@ -56,10 +61,16 @@ def packed_cache(bundle: Bundle) -> Path | None:
 
 
 def _check_shape(bundle: Bundle, program: Program) -> None:
-    manifest, info = bundle.manifest, program.info
-    for name in ("n_layers", "n_kv_heads", "head_dim", "hidden", "n_vocab", "limit", "exit_layer"):
-        if getattr(manifest, name) != getattr(info, name):
+    manifest, info, draft = bundle.manifest, program.info, bundle.manifest.draft
+    names = ("n_layers", "n_kv_heads", "head_dim", "hidden", "n_vocab", "limit", "exit_layer")
+    declared = {name: getattr(manifest, name) for name in names} | {
+        "draft_exit_layer": draft.exit_layer if draft else 0,
+        "draft_n_taps": len(draft.taps) if draft else 0,
+        "draft_n_ranked": draft.n_ranked if draft else 0,
+    }
+    for name, value in declared.items():
+        if value != getattr(info, name):
             raise ArtifactError(
-                f"{bundle.path}: the manifest says {name} {getattr(manifest, name)}, the program {getattr(info, name)}",
+                f"{bundle.path}: the manifest says {name} {value}, the program {getattr(info, name)}",
                 hint="export the model again",
             )

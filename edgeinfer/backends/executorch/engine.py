@@ -35,6 +35,9 @@ _INFO = (
     "max_tokens",
     "max_rows",
     "n_threads",
+    "draft_exit_layer",
+    "draft_n_taps",
+    "draft_n_ranked",
 )
 
 
@@ -56,7 +59,7 @@ class _Policy(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """What a program states about itself. `exit_layer` is 0 where it does not draft."""
+    """What a program states about itself, as ei_info in engine.h."""
 
     n_layers: int
     n_kv_heads: int
@@ -68,6 +71,9 @@ class ProgramInfo:
     max_tokens: int
     max_rows: int
     n_threads: int
+    draft_exit_layer: int
+    draft_n_taps: int
+    draft_n_ranked: int
 
 
 class Program:
@@ -92,17 +98,23 @@ class Program:
         self.info = ProgramInfo(*(int(getattr(info, name)) for name in _INFO))
 
     def new_rings(self, policy: WindowPolicy) -> Rings:
-        if self._handle is None:
-            raise EngineError("the model is closed")
-        handle = c_void_p()
-        fields = _Policy(policy.window, policy.sink, policy.block, policy.limit)
-        self._call("ei_cache_new", self._handle, byref(fields), byref(handle))
-        return Rings(self._library, handle, self.info)
+        return Rings(self._library, self._new("ei_cache_new", policy), self.info)
+
+    def new_taught_rings(self, policy: WindowPolicy) -> TaughtRings:
+        return TaughtRings(self._library, self._new("ei_taught_new", policy), self.info)
 
     def close(self) -> None:
         if self._handle is not None:
             self._library.ei_close(self._handle)
             self._handle = None
+
+    def _new(self, function: str, policy: WindowPolicy) -> c_void_p:
+        if self._handle is None:
+            raise EngineError("the model is closed")
+        handle = c_void_p()
+        fields = _Policy(policy.window, policy.sink, policy.block, policy.limit)
+        self._call(function, self._handle, byref(fields), byref(handle))
+        return handle
 
     def _call(self, function: str, *arguments: Any) -> None:
         _checked(self._library, function, *arguments)
@@ -127,6 +139,14 @@ class Rings:
         ids = np.asarray(tokens, np.int64)
         self._call("ei_forward", _at(ids), len(ids), start, n_rows, _at(logits))
         return logits
+
+    def forward_tapped(self, tokens: Sequence[int], start: int, n_rows: int) -> tuple[Floats, Floats]:
+        """The same, and the tapped states [T, taps x hidden] of all tokens."""
+        logits = np.empty((n_rows, self._info.n_vocab), np.float32)
+        tapped = np.empty((len(tokens), self._info.draft_n_taps * self._info.hidden), np.float32)
+        ids = np.asarray(tokens, np.int64)
+        self._call("ei_forward_tapped", _at(ids), len(ids), start, n_rows, _at(logits), _at(tapped))
+        return logits, tapped
 
     def draft(self, token: int, start: int) -> tuple[Floats, Floats]:
         """The early layers and the head for one token: logits [V], state [hidden]."""
@@ -159,6 +179,49 @@ class Rings:
         _checked(self._library, function, self._handle, *arguments)
 
 
+class TaughtRings:
+    """A taught draft on one conversation: K and V of its layer, and the methods that run it."""
+
+    def __init__(self, library: ctypes.CDLL, handle: c_void_p, info: ProgramInfo) -> None:
+        self._library = library
+        self._handle: c_void_p | None = handle
+        self._info = info
+
+    def known(self, tapped: Floats) -> Floats:
+        """[T, hidden] of tapped states [T, taps x hidden]."""
+        known = np.empty((len(tapped), self._info.hidden), np.float32)
+        tapped = np.ascontiguousarray(tapped)
+        self._call("ei_taught_known", _at(tapped), len(tapped), _at(known))
+        return known
+
+    def inputs(self, tokens: Sequence[int], known: Floats) -> Floats:
+        """The layer's inputs [T, hidden], for tokens and what is known [T, hidden] of the positions before them."""
+        inputs = np.empty((len(tokens), self._info.hidden), np.float32)
+        ids, known = np.asarray(tokens, np.int64), np.ascontiguousarray(known)
+        self._call("ei_taught_input", _at(ids), _at(known), len(ids), _at(inputs))
+        return inputs
+
+    def layer(self, inputs: Floats, start: int, first: int) -> tuple[Floats, Floats]:
+        """The layer for inputs [T, hidden]; of the last one, logits of the ranked tokens [n] and the state [hidden].
+
+        No key lies before the position `first`.
+        """
+        logits, state = np.empty(self._info.draft_n_ranked, np.float32), np.empty(self._info.hidden, np.float32)
+        inputs = np.ascontiguousarray(inputs)
+        self._call("ei_taught_layer", _at(inputs), len(inputs), start, first, _at(logits), _at(state))
+        return logits, state
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._library.ei_taught_free(self._handle)
+            self._handle = None
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        if self._handle is None:
+            raise EngineError("the cache is closed")
+        _checked(self._library, function, self._handle, *arguments)
+
+
 def _at(array: npt.NDArray[Any]) -> c_void_p:
     return c_void_p(array.ctypes.data)
 
@@ -182,9 +245,14 @@ def _library() -> ctypes.CDLL:
         "ei_open": (c_char_p, POINTER(_Options), POINTER(c_void_p), POINTER(_Error)),
         "ei_cache_new": (c_void_p, POINTER(_Policy), POINTER(c_void_p), POINTER(_Error)),
         "ei_forward": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(_Error)),
+        "ei_forward_tapped": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, POINTER(_Error)),
         "ei_draft": (c_void_p, c_int64, c_int64, c_void_p, c_void_p, POINTER(_Error)),
         "ei_front": (c_void_p, c_void_p, c_int64, c_int64, c_void_p, POINTER(_Error)),
         "ei_verify": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, POINTER(_Error)),
+        "ei_taught_new": (c_void_p, POINTER(_Policy), POINTER(c_void_p), POINTER(_Error)),
+        "ei_taught_known": (c_void_p, c_void_p, c_int64, c_void_p, POINTER(_Error)),
+        "ei_taught_input": (c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(_Error)),
+        "ei_taught_layer": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, POINTER(_Error)),
     }
     for name, arguments in signatures.items():
         library[name].argtypes = arguments
@@ -193,6 +261,7 @@ def _library() -> ctypes.CDLL:
         "ei_describe": (c_void_p, POINTER(_Info)),
         "ei_close": (c_void_p,),
         "ei_cache_free": (c_void_p,),
+        "ei_taught_free": (c_void_p,),
     }.items():
         library[name].argtypes = nothing
         library[name].restype = None

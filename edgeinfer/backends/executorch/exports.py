@@ -8,6 +8,7 @@ from typing import Final
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType
 
@@ -17,6 +18,7 @@ __all__ = [
     "BUNDLE_BACKEND",
     "SOURCE_BACKEND",
     "Bundles",
+    "draft_bytes",
     "exports_of",
     "program_bytes",
     "read_bytes",
@@ -85,6 +87,16 @@ def read_bytes(shape: ModelShape, tier: str) -> int:
         in_8_bits += group.n_layers * (queries + keys)  # attn_output and attn_v are as large
     bits = _BITS[tier] * in_tier + max(8, _BITS[tier]) * in_8_bits
     return int(bits / 8) + _GRAPH_BYTES_PER_LAYER * shape.n_layers
+
+
+def draft_bytes(draft: DraftFile, tier: str) -> int:
+    """What a taught draft adds to a program: its own matrices, in 8 bits at least, and its copy of rows of the head."""
+    shape = draft.shape
+    queries, keys = shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
+    layer = shape.hidden * (2 * queries + 2 * keys + 3 * shape.n_ffn)
+    inputs = (2 + len(draft.taps)) * shape.hidden**2 if draft.taps else 0
+    bits = max(8, _BITS[tier]) * (layer + inputs) + _BITS[tier] * len(draft.ranked_tokens) * shape.hidden
+    return int(bits / 8) + _GRAPH_BYTES_PER_LAYER
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from edgeinfer.plan.facts import (
     forward_bytes,
     installed_version,
     kv_row_bytes,
+    tapped_bytes,
 )
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType
@@ -64,8 +65,10 @@ class ExecutorchFacts:
         return _MAX_ROWS  # 8da4w: on x86 and three emulated Arm cores; a bundle's manifest says what was measured
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        del draft, shape, policy, kv_type
-        return None
+        """A bundle holds the weights of its own draft, and runs no other one."""
+        if draft.file:
+            return None
+        return self.kv_bytes(shape, policy, kv_type) // shape.n_layers + tapped_bytes(draft, shape)
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

@@ -73,7 +73,7 @@ def exact_rows(model: ExecutorchModel) -> int:
     plain = [prefill(cache, [token]).numpy().copy() for token in tokens]
     n_exact = 1
     for n in range(2, MAX_EXACT_ROWS + 1):
-        for n_drafted in (0, n - 1) if model.exit_layer else (0,):
+        for n_drafted in (0, n - 1) if model.drafts_with else (0,):
             cache.rewind(0)
             for at in range(0, len(tokens) - n, n):
                 step = cache.begin(n)

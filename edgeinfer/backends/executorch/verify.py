@@ -82,7 +82,7 @@ def _replay(model: ExecutorchModel, golden: Golden, n_rows: int, folder: Path) -
         n = min(n_rows, len(golden.answer) - 1 - at, POLICY.room(cache.length))
         tokens = golden.answer[at : at + n]
         step = cache.begin(n)
-        if model.exit_layer:
+        if model.drafts_with:
             for token in tokens[: n - 1]:
                 step.draft(token)
         rows += [row.numpy().copy() for row in step.verify(tokens)]

@@ -15,13 +15,14 @@ from edgeinfer.backends.executorch.export.quiet import quiet
 from edgeinfer.backends.executorch.export.shape import DecoderShape
 from edgeinfer.backends.executorch.export.sizes import peak_bytes
 from edgeinfer.backends.executorch.export.source import Source, open_source
-from edgeinfer.backends.executorch.exports import read_bytes
+from edgeinfer.backends.executorch.exports import draft_bytes, read_bytes
 from edgeinfer.backends.executorch.facts import FACTS, kv_bytes_per_position
 from edgeinfer.backends.executorch.golden import record
 from edgeinfer.errors import ArtifactError, BackendError, NoPlanError, UsageError
 from edgeinfer.formats.artifact import check_artifact
-from edgeinfer.formats.bundle import check_bundle, file_of
+from edgeinfer.formats.bundle import check_bundle, file_of, write_ranked_tokens
 from edgeinfer.formats.chat_pieces import ChatPieces
+from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.formats.gguf_header import GgufHeader
 from edgeinfer.formats.gguf_tokenizer import GgufTokenizer
 from edgeinfer.formats.hf_tokenizer import HfTokenizer
@@ -30,6 +31,7 @@ from edgeinfer.formats.manifest import (
     PROGRAM,
     TEMPLATE,
     TOKENIZER,
+    BundleDraft,
     Manifest,
     Memory,
     write_manifest,
@@ -53,10 +55,11 @@ _INSTALL = "pip install 'edgeinfer[export]'"
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a bundle stores weights, and how it keeps K and V."""
+    """How a bundle stores weights, and how it keeps K and V. `draft`: one that was taught to the model."""
 
     tier: Tier = "8da4w"
     kv_type: KvType = "f32"
+    draft: DraftFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,9 @@ def export_bundle(model: Path, out: Path, storage: Storage, claims: Claims, desc
         tokenizer = _write_tokenizer(model, folder)
         chat = describe_chat(tokenizer)
         sample = tokenizer.encode(_SAMPLE.read_text(encoding="utf-8"), special=False)
-        exported = write_program(source, tier, folder / PROGRAM, sample)
+        exported = write_program(source, tier, folder / PROGRAM, sample, storage.draft)
+        if storage.draft is not None:
+            write_ranked_tokens(folder, storage.draft.ranked_tokens)
         manifest = _manifest(source, storage, claims, tokenizer, chat, exported, folder)
         write_manifest(folder, manifest)
         if manifest.target == "xnnpack":
@@ -164,12 +169,27 @@ def _manifest(
         chat=chat,
         exporter={package: version(package) for package in _PACKAGES},
         files={name: file_of(folder / name) for name in names if name != MANIFEST},
+        draft=_draft(storage.draft) if storage.draft else None,
+    )
+
+
+def _draft(file: DraftFile) -> BundleDraft:
+    return BundleDraft(
+        kind=file.kind,
+        exit_layer=file.exit_layer,
+        taps=file.taps,
+        n_ranked=len(file.ranked_tokens),
+        base_model=file.base_model,
+        license=file.license,
+        source_sha256=sha256_of(file.path),
+        agreement=file.agreement,
     )
 
 
 def _memory(shape: DecoderShape, storage: Storage) -> Memory:
     return Memory(
-        packed_bytes=read_bytes(shape.of_model, storage.tier),
+        packed_bytes=read_bytes(shape.of_model, storage.tier)
+        + (draft_bytes(storage.draft, storage.tier) if storage.draft else 0),
         workspace_bytes=FACTS.workspace_bytes(shape.of_model, early_exit=bool(shape.exit_layer)),
         kv_bytes_per_position=kv_bytes_per_position(shape.of_model, storage.kv_type),
     )

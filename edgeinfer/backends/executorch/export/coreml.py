@@ -22,6 +22,7 @@ from edgeinfer.backends.executorch.export.quantize import Tier
 from edgeinfer.backends.executorch.export.quiet import quiet
 from edgeinfer.backends.executorch.export.signature import method_of
 from edgeinfer.backends.executorch.export.source import Source
+from edgeinfer.formats.draft_file import DraftFile
 
 STEPS: Final = (1, 8, 128)  # tokens of a method
 MAX_SLOTS: Final = 2048
@@ -104,9 +105,11 @@ def exported(decoder: Decoder, source: Source, n_slots: int) -> dict[str, Export
     return found
 
 
-def write_program(source: Source, tier: Tier, path: Path, sample: Sequence[int]) -> Exported:
-    """See program.write_program. For iOS 18 and later; nothing is rounded for `sample`."""
-    del sample
+def write_program(
+    source: Source, tier: Tier, path: Path, sample: Sequence[int], taught: DraftFile | None = None
+) -> Exported:
+    """See program.write_program. For iOS 18 and later; nothing is rounded for `sample`, and nothing drafts."""
+    del sample, taught
     import coremltools
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
     from executorch.backends.apple.coreml.partition import CoreMLPartitioner

@@ -78,7 +78,6 @@ class Decoder(nn.Module):
         super().__init__()
         shape = source.shape
         self.n_layers = shape.n_layers
-        self.exit_layer = shape.exit_layer or shape.n_layers
         self.embedding = nn.Parameter(embedding_weight(source, tier), requires_grad=False)
         self.layers = nn.ModuleList(Layer(source, layer, tier) for layer in range(shape.n_layers))
         self.output_norm = Norm(source, "output_norm")
@@ -115,11 +114,17 @@ class Forward(Method):
         return decoder.logits(states.index_select(1, rows))
 
 
-class Front(Method):
-    """tokens [1, T], place [4] -> states [1, T, hidden] after layers [0, exit_layer)"""
+class Split(Method):
+    def __init__(self, decoder: Decoder, layer: int) -> None:
+        super().__init__(decoder)
+        self.layer = layer
+
+
+class Front(Split):
+    """tokens [1, T], place [4] -> states [1, T, hidden] after layers [0, layer)"""
 
     def forward(self, tokens: Tensor, place: Tensor) -> Tensor:
-        return self.decoder.run(self.decoder.embed(tokens), place, 0, self.decoder.exit_layer)
+        return self.decoder.run(self.decoder.embed(tokens), place, 0, self.layer)
 
 
 class ExitHead(Method):
@@ -129,10 +134,10 @@ class ExitHead(Method):
         return self.decoder.logits(states)
 
 
-class Verify(Method):
-    """states [1, T, hidden], place [4], rows [R] -> logits [R, V], through layers [exit_layer, n_layers)"""
+class Verify(Split):
+    """states [1, T, hidden], place [4], rows [R] -> logits [R, V], through layers [layer, n_layers)"""
 
     def forward(self, states: Tensor, place: Tensor, rows: Tensor) -> Tensor:
         decoder = self.decoder
-        states = decoder.run(states, place, decoder.exit_layer, decoder.n_layers)
+        states = decoder.run(states, place, self.layer, decoder.n_layers)
         return decoder.logits(states.index_select(1, rows))

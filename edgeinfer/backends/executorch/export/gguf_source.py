@@ -73,9 +73,12 @@ class GgufSource:
         part = name.rpartition(".")[2] if not name.endswith(".bias") else name.split(".")[-2]
         if self.shape.architecture != "llama" or part not in ("attn_q", "attn_k"):
             return rows
-        n_heads = self.shape.n_heads if part == "attn_q" else self.shape.n_kv_heads
-        pairs = rows.reshape(n_heads, self.shape.head_dim // 2, 2, -1)
-        return pairs.swapaxes(1, 2).reshape(rows.shape)
+        return in_halves(rows, self.shape.n_heads if part == "attn_q" else self.shape.n_kv_heads)
+
+
+def in_halves(rows: npt.NDArray[Any], n_heads: int) -> npt.NDArray[Any]:
+    """`rows` [heads x head_dim, ...] for a RoPE that turns halves, of rows for one that turns neighbors."""
+    return rows.reshape(n_heads, len(rows) // n_heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _full(name: str) -> str:

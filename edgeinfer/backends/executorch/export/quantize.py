@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
@@ -48,6 +49,22 @@ def four_bit_tensor(weight: Q4Weight) -> torch.Tensor:
         (1, GROUP),
         torch.float32,
         _DYNAMIC,
+    )
+
+
+def rows_of(weight: torch.Tensor, ids: npt.NDArray[np.int32]) -> torch.Tensor:
+    """The rows `ids` of a matrix, as they are quantized."""
+    chosen = torch.from_numpy(ids.astype(np.int64))
+    if not isinstance(weight, IntxUnpackedToInt8Tensor):
+        return weight.detach()[chosen]
+    return IntxUnpackedToInt8Tensor(
+        weight.qdata[chosen],
+        weight.scale[chosen],
+        weight.zero_point[chosen],
+        weight.target_dtype,
+        weight.block_size,
+        weight.dtype,
+        weight.activation_quantization,
     )
 
 
