@@ -49,6 +49,7 @@ ei_kv_type kv_type_of(const Manifest& manifest) {
 }
 
 void check_shape(const Manifest& manifest, const ei_info& info) {
+  const BundleDraft draft = manifest.draft.value_or(BundleDraft{});
   const struct {
     const char* name;
     int64_t declared, found;
@@ -56,7 +57,10 @@ void check_shape(const Manifest& manifest, const ei_info& info) {
       {"n_layers", manifest.n_layers, info.n_layers},      {"n_kv_heads", manifest.n_kv_heads, info.n_kv_heads},
       {"head_dim", manifest.head_dim, info.head_dim},      {"hidden", manifest.hidden, info.hidden},
       {"n_vocab", manifest.n_vocab, info.n_vocab},         {"limit", manifest.limit, info.limit},
-      {"exit_layer", manifest.exit_layer, info.exit_layer}};
+      {"exit_layer", manifest.exit_layer, info.exit_layer},
+      {"draft_exit_layer", draft.exit_layer, info.draft_exit_layer},
+      {"draft_n_taps", static_cast<int64_t>(draft.taps.size()), info.draft_n_taps},
+      {"draft_n_ranked", draft.n_ranked, info.draft_n_ranked}};
   for (const auto& field : fields)
     if (field.declared != field.found)
       fail(kArtifactError,
@@ -84,6 +88,12 @@ void Model::load() {
   check_shape(manifest_, info_);
   packed_weights_.loaded();
   costs_ = measure(*program_, manifest_.exact_rows, options_.drafting, cost_file(manifest_, options_, info_.n_threads));
+}
+
+std::string Model::note() const {
+  if (!manifest_.draft) return packed_weights_.note();
+  const std::string unused = "this runtime does not use the " + manifest_.draft->kind + " draft of the bundle";
+  return packed_weights_.note().empty() ? unused : packed_weights_.note() + "; " + unused;
 }
 
 AnswerText Model::text_of_answer(const std::vector<TraceFormat>& traces,

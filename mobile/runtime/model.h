@@ -44,7 +44,7 @@ class Model {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const ei_info& info() const { return info_; }
   // What could not be done, as a sentence; "" if nothing failed.
-  const std::string& note() const { return packed_weights_.note(); }
+  std::string note() const;
   const WindowPolicy& policy() const { return policy_; }
   bool is_closing() const { return closing_; }
 
