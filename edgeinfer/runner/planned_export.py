@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeinfer.backends.executorch.export.bundle import Storage
 from edgeinfer.backends.executorch.export.source import open_source
-from edgeinfer.backends.executorch.exports import BUNDLES, SOURCE_BACKEND, bundle_artifact, source_of
+from edgeinfer.backends.executorch.exports import BUNDLES, SOURCE_BACKEND, bundle_artifact, draft_bytes, source_of
 from edgeinfer.backends.executorch.facts import FACTS
 from edgeinfer.catalog import load_catalog
 from edgeinfer.catalog.entry import ModelEntry
@@ -15,8 +15,10 @@ from edgeinfer.decode.drafters import drafter_facts
 from edgeinfer.device import named
 from edgeinfer.entries.files import RANK_SOURCE, entry_of_path
 from edgeinfer.errors import ArtifactError
+from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.plan import Plan, Request, make_plan
 from edgeinfer.runner.choose import resolve
+from edgeinfer.runner.taught import taught_draft
 from edgeinfer.types import Sampling
 
 __all__ = ["entry_of", "plan_export", "plan_named_export", "source_request"]
@@ -40,7 +42,7 @@ def plan_export(model: Path, storage: Storage, device: str) -> Plan:
         exit_layer=source.exit_layer,
         in_catalog=False,
     )
-    return _planned(entry, device)
+    return _planned(_with_draft(entry, storage.draft) if storage.draft else entry, device)
 
 
 def plan_named_export(model: str, storage: Storage, device: str, *, offline: bool) -> Plan:
@@ -69,6 +71,14 @@ def source_request(model: str, *, offline: bool) -> Request:
 def entry_of(model: str, path: Path, *, offline: bool) -> ModelEntry:
     """The entry of the model that is named `model` and whose file is at `path`."""
     return entry_of_path(path, load_catalog().models) if Path(model).exists() else _entry(model, offline=offline)
+
+
+def _with_draft(entry: ModelEntry, draft: DraftFile) -> ModelEntry:
+    """`entry` with the draft as a part of its bundle."""
+    [artifact] = entry.artifacts
+    larger = replace(artifact, n_bytes=artifact.n_bytes + draft_bytes(draft, artifact.tier))
+    taught = replace(taught_draft(draft.path, entry.shape), file="", n_bytes=0)
+    return replace(entry, artifacts=(larger,), draft=taught)
 
 
 def _entry(model: str, *, offline: bool) -> ModelEntry:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeinfer.backends.executorch.export.bundle import Storage
 from edgeinfer.cli.main import main
 from edgeinfer.entries.files import entry_of_path
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.bundle import check_bundle, file_of, ranked_tokens, write_ranked_tokens
 from edgeinfer.formats.manifest import DRAFT_TOKENS, write_manifest
 from edgeinfer.runner.exporting import found_draft
+from edgeinfer.runner.planned_export import plan_export
 from tests.executorch.bundles import DRAFT, write_bundle, write_drafted_bundle
 from tests.executorch.exported import bundle_of, missing
 from tests.tiny_draft import draft_beside, write_tiny_draft
@@ -61,6 +63,16 @@ def test_a_bundle_is_an_entry_with_its_draft(tmp_path: Path) -> None:
     assert (draft.kind, draft.file, draft.n_bytes, draft.n_taps, draft.n_ranked) == ("feature", "", 0, 3, 200)
     assert draft.agreement == DRAFT.agreement
     assert entry_of_path(write_bundle(tmp_path / "plain")).draft is None
+
+
+def test_a_plan_for_a_phone_counts_the_draft(model: Path) -> None:
+    storage = Storage("fp32", draft=found_draft(entry_of_path(model)).file)
+    plain, drafted = (plan_export(model, how, "iphone-15-pro") for how in (Storage("fp32"), storage))
+    assert drafted.speculation.drafters == ("lookup", "feature") and len(drafted.files) == 1
+    matrices = 128 * (2 * 128 + 2 * 64 + 3 * 256) + 5 * 128 * 128 + 224 * 128  # of the layer, its inputs and its head
+    assert drafted.estimate.weight_bytes - plain.estimate.weight_bytes == 4 * matrices + 20_000
+    kept = 512 * 3 * 128 * 4  # tapped states
+    assert drafted.estimate.draft_bytes == kept + drafted.window.slots * 2 * 64 * 4
 
 
 @pytest.mark.parametrize("ids", [[*range(199), 0], [*range(199), 288], [*range(199), -1]])
