@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from edgeinfer.errors import EdgeInferError
-from tests.conformance.backends import available, missing_executorch, missing_gguf, missing_mlx, write_model
+from tests.conformance.backends import available, missing_gguf, missing_mlx, write_model
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain import Case
+from tests.executorch.exported import missing as missing_executorch
 
 README = Path(__file__).parents[1] / "README.md"
 
