@@ -22,7 +22,8 @@ _PYTHON_LEAKS = ":detect_leaks=0"
 
 
 def flags_of(sanitizer: str) -> tuple[str, ...]:
-    return (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-g1", *ROUNDS_ALIKE) if sanitizer else ()
+    """UndefinedBehaviorSanitizer traps, and AddressSanitizer reports that: by itself it writes to no file."""
+    return (f"-fsanitize={sanitizer}", "-fsanitize-undefined-trap-on-error", "-g1", *ROUNDS_ALIKE) if sanitizer else ()
 
 
 FLAGS = flags_of(SANITIZER)
@@ -55,11 +56,10 @@ def main(sanitizer: str, tests: Sequence[str]) -> int:
         environment = {
             **os.environ,
             "EDGEINFER_SANITIZER": sanitizer,
-            "ASAN_OPTIONS": options,
-            "UBSAN_OPTIONS": options,
+            "ASAN_OPTIONS": f"{options}:handle_sigill=1",
             "TSAN_OPTIONS": f"{options}:ignore_noninstrumented_modules=1",  # Python and ExecuTorch
         }
-        command = [sys.executable, "-m", "pytest", *(tests or [str(Path(__file__).parent)])]
+        command = [sys.executable, "-m", "pytest", "-p", "no:faulthandler", *(tests or [str(Path(__file__).parent)])]
         code = subprocess.run(command, env=of_python(sanitizer, environment), check=False).returncode
         reports = sorted(Path(folder).iterdir())
         for report in reports:
