@@ -74,9 +74,15 @@ def test_clients_ask_at_the_same_time_and_a_load_ends_with_its_last_token(monkey
 
 def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    seeds: dict[int, list[str]] = {}
 
     def workload(value: object) -> Callable[..., Any]:
-        return lambda server, **sizes: (asked.append(server.name), value)[1]
+        def run(server: Server, seed: int, **sizes: object) -> object:
+            asked.append(server.name)
+            seeds.setdefault(seed, []).append(server.name)
+            return value
+
+        return run
 
     loaded = Load(10, 1.0, (0.1,), (0.1, 0.1), (0.9,))
     monkeypatch.setattr(measure, "load", workload(loaded))
@@ -89,6 +95,7 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measure.measure(subjects, (1, 4), SIZES, 2, lambda text: None)
     in_turn = [["ours", "theirs"], ["theirs", "ours"]]
     assert asked[3:] == [name for both in in_turn for name in (*both, *both, "single", *both, *both, *both)]
+    assert all(len(set(names)) == len(names) for names in seeds.values()), "a server got a prompt twice"
     assert found.alone == Pairs([10.0, 10.0], [10.0, 10.0])
     assert len(found.loads[4].ours) == len(found.loads[4].theirs) == len(found.gaps.ours) == 2
 

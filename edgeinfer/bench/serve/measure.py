@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, TypeVar
+from itertools import count
+from typing import Final, Generic, TypeVar
 
 from edgeinfer.bench.serve.servers import Server
 from edgeinfer.bench.serve.workloads import QUESTION, Load, load, longest_gap, repeated_system, second_turn, text_of
 from edgeinfer.runner.model import LoadedModel
 from edgeinfer.types import GREEDY
+
+SEEDS: Final = 100  # of a run: each of its workloads has another, so that no prompt is in a cache
 
 T = TypeVar("T")
 
@@ -68,15 +71,18 @@ def measure(
     for run in range(runs):
         say(f"run {run + 1} of {runs}")
         both = partial(paired, sides, list(sides) if run % 2 == 0 else list(reversed(sides)))
+        seeds = count(SEEDS * run)
         for n, pairs in found.loads.items():
-            both(pairs, partial(load, n_clients=n, n_tokens=sizes.n_tokens, seed=run))
-        single = load(subjects.single, n_clients=1, n_tokens=sizes.n_tokens, seed=run)
+            both(pairs, partial(load, n_clients=n, n_tokens=sizes.n_tokens, seed=next(seeds)))
+        seed = next(seeds)
+        single = load(subjects.single, n_clients=1, n_tokens=sizes.n_tokens, seed=seed)
         found.alone.ours.append(single.tokens_per_s_after_first)
-        found.alone.theirs.append(chat_speed(subjects.chat, sizes.n_tokens, run))
+        found.alone.theirs.append(chat_speed(subjects.chat, sizes.n_tokens, seed))
         if max(clients) > 2:
-            both(found.gaps, partial(longest_gap, n_words=sizes.arriving_words, seed=run))
-        both(found.second_turns, partial(second_turn, n_words=sizes.chat_words, seed=run))
-        both(found.systems, partial(repeated_system, n_words=sizes.system_words, n_slots=sizes.n_slots, seed=run))
+            both(found.gaps, partial(longest_gap, n_words=sizes.arriving_words, seed=next(seeds)))
+        both(found.second_turns, partial(second_turn, n_words=sizes.chat_words, seed=next(seeds)))
+        last = partial(repeated_system, n_words=sizes.system_words, n_slots=sizes.n_slots, seed=next(seeds))
+        both(found.systems, last)
     return found
 
 

@@ -38,7 +38,7 @@ def throughput(found: Measured, ceilings: Mapping[int, float]) -> Iterator[str]:
     yield "## Latency\n"
     yield (
         "Milliseconds to the first token, and between pieces of text: median and 95th percentile of all clients. A "
-        "piece of edgeinfer's holds what was written in a 60th of a second.\n"
+        "piece of edgeinfer's holds what was written in a 30th of a second.\n"
     )
     yield table(["clients", "server", "first, median", "first, 95 %", "between, median", "between, 95 %"], rows)
 

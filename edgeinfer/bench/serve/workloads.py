@@ -1,4 +1,4 @@
-"""What the clients do, and what is measured. Prompts differ in each run, so that none is in a cache."""
+"""What the clients do, and what is measured. Workloads with different seeds share no prompt."""
 
 from __future__ import annotations
 
