@@ -67,7 +67,12 @@ class State:
         cells = order[first : first + len(span)]
         if not np.array_equal(self.positions[cells], np.array(span)):
             return None
-        return b"".join(rows[cells].tobytes() for rows in self.rows)
+        taken = slice(int(cells[0]), int(cells[-1]) + 1) if in_a_row(cells) else cells  # a slice copies nothing
+        return b"".join(rows[taken].data for rows in self.rows)
+
+
+def in_a_row(cells: npt.NDArray[np.intp]) -> bool:
+    return len(cells) > 0 and bool((np.diff(cells) == 1).all())
 
 
 def parsed(data: Bytes, stream: int) -> State:
@@ -84,13 +89,14 @@ def joined(layout: StateLayout, blocks: Sequence[bytes], counts: Sequence[int], 
     cells["position"] = np.arange(len(cells))
     cells["n_streams"] = 1
     cells["stream"] = stream
-    parts = [_HEAD.pack(layout.magic, stream), _COUNT.pack(layout.n_streams)]
+    parts: list[bytes | memoryview] = [_HEAD.pack(layout.magic, stream), _COUNT.pack(layout.n_streams)]
     parts += [_COUNT.pack(0)] * stream + [_COUNT.pack(len(cells)), cells.tobytes()]
     parts += [_COUNT.pack(_V_TRANSPOSED), _COUNT.pack(layout.n_layers)]
+    views = [memoryview(block) for block in blocks]
     starts = [0] * len(blocks)
     for rows in layout.rows:
         parts.append(_KIND.pack(rows.kind, rows.n_bytes))
-        for index, (block, n) in enumerate(zip(blocks, counts, strict=True)):
+        for index, (block, n) in enumerate(zip(views, counts, strict=True)):
             parts.append(block[starts[index] : starts[index] + n * rows.n_bytes])
             starts[index] += n * rows.n_bytes
     parts += [_COUNT.pack(0)] * (layout.n_streams - stream - 1)
