@@ -51,6 +51,13 @@ def add_plan_options(parser: argparse.ArgumentParser, *, several_models: bool = 
         help="f16, q8_0, q4_0, or q8_0/f16: K in 8 bits, V in 16 (f32 on the reference)",
     )
     group.add_argument(
+        "--threads",
+        type=count,
+        default=0,
+        metavar="N",
+        help="of the processor; without it the fastest number is measured",
+    )
+    group.add_argument(
         "--prefer",
         default="balanced",
         choices=("balanced", "speed", "quality", "context"),
@@ -159,6 +166,7 @@ def request_from(args: argparse.Namespace) -> Request:
         draft_file=args.draft,
         force=args.force,
         conversations=args.conversations,
+        threads=args.threads,
         json_schemas=args.json_schemas,
         others_bytes=args.others_bytes,
     )

@@ -79,7 +79,7 @@ def make_plan(
         facts=chosen.facts,
         window=chosen.window,
         kv_type=chosen.kv_type,
-        n_threads=device.n_cores if device.named else 0,
+        n_threads=_threads(device, chosen.facts, request),
         speculation=plan_speculation(device, chosen, request, drafters),
         estimate=chosen.estimate,
         expected_tokens_per_s=expected_tokens_per_s(device, chosen.model.shape, chosen.artifact),
@@ -114,6 +114,22 @@ def _checked(catalog: Catalog, facts: Sequence[BackendFacts], request: Request) 
     if request.context is not None:
         make_policy(model.shape, request.context, request.sink)
     return replace(request, model=model.name, tier=tier)
+
+
+def _threads(device: DeviceProfile, facts: BackendFacts, request: Request) -> int:
+    """Plan.n_threads. Raises UsageError for a number that this device or backend cannot take."""
+    if not request.threads:
+        return device.n_cores if device.named else 0
+    if not facts.takes_threads:
+        raise UsageError(
+            f"the {facts.name} backend chooses its own threads",
+            hint="leave the number of threads out, or name another backend",
+        )
+    if not 1 <= request.threads <= device.n_cores:
+        raise UsageError(
+            f"threads must be from 1 to {device.n_cores}, the cores of the device; received {request.threads}"
+        )
+    return request.threads
 
 
 def _drafts(

@@ -91,6 +91,11 @@ class BackendFacts(Protocol):
         ...
 
     @property
+    def takes_threads(self) -> bool:
+        """Whether a plan can say how many threads it runs on."""
+        ...
+
+    @property
     def rows_cheap_to_read(self) -> bool:
         """Whether reading a drafted row is cheap. False where it stalls a GPU."""
         ...

@@ -34,6 +34,7 @@ class Request:
     draft_file: str = ""  # a taught draft for `model`
     force: bool = False
     conversations: int = 1  # open at once on one model
+    threads: int = 0  # of the processor; 0: the backend measures the fastest number
     json_schemas: bool = False  # answers may have to follow a JSON schema, as in a server
     others_bytes: int | None = None  # what other models of the same server take
 

@@ -57,6 +57,17 @@ def test_of_two_backends_for_a_tier_the_faster_is_taken() -> None:
     assert make_plan(device(), catalog(both), [GGUF, MLX], Request(backend="gguf")).backend == "gguf"
 
 
+def test_threads_are_measured_unless_the_request_names_them() -> None:
+    both = catalog(model("both", 3, artifact(0.5, "Q4_0", "gguf"), artifact(0.5, "Q4_0", "mlx")))
+    assert make_plan(replace(device(), named=False), both, [GGUF], Request()).n_threads == 0
+    assert make_plan(device(), both, [GGUF], Request(threads=2)).n_threads == 2
+    n_cores = device().n_cores
+    with pytest.raises(UsageError, match=f"from 1 to {n_cores}, the cores of the device; received {n_cores + 1}"):
+        make_plan(device(), both, [GGUF], Request(threads=n_cores + 1))
+    with pytest.raises(UsageError, match="the mlx backend chooses its own threads"):
+        make_plan(device(), both, [GGUF, MLX], Request(threads=2))
+
+
 def test_over_bytes_is_the_memory_missing_from_the_budget() -> None:
     plan = make_plan(device(6), catalog(SMALL, LARGE), [GGUF], Request(context=4096))
     (q8,) = [one for one in plan.rejected if (one.model, one.tier) == ("large", "Q8_0")]

@@ -40,6 +40,7 @@ class ExecutorchFacts:
     name: str = BUNDLE_BACKEND
     package: str = "edgeinfer.backends.executorch"
     on_request_only: bool = False
+    takes_threads: bool = True
     rows_cheap_to_read: bool = True
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS

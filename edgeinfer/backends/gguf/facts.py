@@ -90,6 +90,7 @@ class LlamaCppFacts:
     name: str = "gguf"
     package: str = "edgeinfer.backends.gguf"
     on_request_only: bool = False
+    takes_threads: bool = True
     rows_cheap_to_read: bool = True
     prefill_rows: int = PREFILL_ROWS
     max_rows: int = N_OUTPUTS

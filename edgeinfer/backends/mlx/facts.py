@@ -44,6 +44,7 @@ class MlxFacts:
     name: str = "mlx"
     package: str = "edgeinfer.backends.mlx"
     on_request_only: bool = False
+    takes_threads: bool = False
     rows_cheap_to_read: bool = False
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS

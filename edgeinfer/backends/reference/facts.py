@@ -40,6 +40,7 @@ class ReferenceFacts:
     name: str = "reference"
     package: str = "edgeinfer.backends.reference"
     on_request_only: bool = True
+    takes_threads: bool = False
     rows_cheap_to_read: bool = True
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS

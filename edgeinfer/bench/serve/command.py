@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         n_threads, versions = subject.model.n_threads, subject.versions
         words = words_per_token(subject.model.tokenizer)
         stops = tuple(sorted(subject.model.tokenizer.stop_tokens))
+    request = replace(request, threads=n_threads)  # each side would measure on its own, and might choose another number
     plan = edgeinfer.choose(request, offline=True)
     single = edgeinfer.choose(replace(request, conversations=1), offline=True)
     sizes = Sizes(
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         sides = [stack.enter_context(ours(plan, stops, args.template))]
         if args.against is not None:
-            sides.append(stack.enter_context(llama_server(args.against, plan, n_threads, stops, args.template)))
+            sides.append(stack.enter_context(llama_server(args.against, plan, stops, args.template)))
         subjects = Subjects(
             sides,
             stack.enter_context(ours(single, stops, args.template)),

@@ -34,9 +34,10 @@ class Server:
 
 @contextmanager
 def ours(plan: Plan, stops: tuple[int, ...] = (), template: str = "") -> Iterator[Server]:
+    """A server of `plan`, which names the threads."""
     port, window = free_port(), plan.window
     size = ("--context", window.slots, "--sink", window.sink, "--conversations", plan.n_conversations)
-    how = ("--kv-type", plan.kv_type, "--prefix-disk", 0, "--offline", "--port", port)
+    how = ("--kv-type", plan.kv_type, "--threads", plan.n_threads, "--prefix-disk", 0, "--offline", "--port", port)
     words = ("--template", template) if template else ()
     command = (sys.executable, "-m", "edgeinfer", "serve", path_of(plan), *size, *how, *words)
     with running("edgeinfer", command, port, stops) as server:
@@ -44,14 +45,12 @@ def ours(plan: Plan, stops: tuple[int, ...] = (), template: str = "") -> Iterato
 
 
 @contextmanager
-def llama_server(
-    binary: Path, plan: Plan, n_threads: int, stops: tuple[int, ...] = (), template: str = ""
-) -> Iterator[Server]:
+def llama_server(binary: Path, plan: Plan, stops: tuple[int, ...] = (), template: str = "") -> Iterator[Server]:
     """The server's defaults, except slots, context, K/V types, flash attention and threads, which are made equal."""
     port, n = free_port(), plan.n_conversations
     k, v = of_k_and_v(plan.kv_type)
     size = ("--parallel", n, "--ctx-size", n * plan.window.slots, "--cache-type-k", k, "--cache-type-v", v)
-    how = ("--flash-attn", "on", "--threads", n_threads, "--host", "127.0.0.1", "--port", port)
+    how = ("--flash-attn", "on", "--threads", plan.n_threads, "--host", "127.0.0.1", "--port", port)
     flag = "--chat-template" if template == "chatml" else "--chat-template-file"
     words = (flag, template) if template else ()
     with running("llama.cpp", (binary, "--model", path_of(plan), *size, *how, *words), port, stops) as server:
