@@ -17,9 +17,7 @@ __all__ = ["Letter", "Mailbox", "joined"]
 Letter: TypeAlias = tuple[int, Event]
 """The index of an answer in its request, and what happened to it."""
 
-FRAME_S: Final = (
-    1 / 60
-)  # displays show 60 pictures a second: more messages would only take processor time from decoding
+FRAME_S: Final = 1 / 30  # more messages than can be read would only take processor time from decoding
 
 
 class Mailbox:

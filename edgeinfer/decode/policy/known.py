@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 __all__ = ["KnownDrafts", "KnowsDrafts", "expected_tokens", "share_rows"]
 
 DEPTHS: Final = (1, 3, 7)  # drafts, so that rows come in the tiles of kernels
-MIN_SPEEDUP: Final = 1.05  # estimates are noisy, and conversations without drafts wait for those with drafts
+MIN_SPEEDUP: Final = 1.15  # estimates are noisy: at 1.05 eight conversations were 3 % slower than without drafts
 
 
 @dataclass(frozen=True, slots=True)
