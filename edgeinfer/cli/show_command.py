@@ -190,7 +190,7 @@ def draft_line(draft: object, no_draft: object) -> str:
         return f"not used: {no_draft}" if no_draft else ""
     right = ", ".join(f"{share:.2f}" for share in draft["agreement"])
     agrees = f", right by depth {right}" if right else ""
-    return f"{draft['kind']}, taught to {draft['base_model']}{agrees}: {draft['file']}"
+    return f"{draft['kind']}, taught to {draft['base_model']}{agrees}: {draft['file'] or 'a part of the bundle'}"
 
 
 def digest_line(file: dict[str, object]) -> str:

@@ -65,6 +65,12 @@ def test_a_bundle_is_an_entry_with_its_draft(tmp_path: Path) -> None:
     assert entry_of_path(write_bundle(tmp_path / "plain")).draft is None
 
 
+def test_show_names_the_draft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(write_drafted_bundle(tmp_path / "b"))]) == 0
+    shown = capsys.readouterr().out
+    assert "feature, taught to Somebody/Base-1B" in shown and "a part of the bundle" in shown
+
+
 def test_a_plan_for_a_phone_counts_the_draft(model: Path) -> None:
     storage = Storage("fp32", draft=found_draft(entry_of_path(model)).file)
     plain, drafted = (plan_export(model, how, "iphone-15-pro") for how in (Storage("fp32"), storage))
