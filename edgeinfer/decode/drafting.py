@@ -145,7 +145,7 @@ def _row_costs(model: Model, plan: Plan, max_rows: int, budget_s: float) -> RowC
     key = cost_key(
         plan.artifact.source, plan.artifact.file, plan.artifact.revision, plan.artifact.n_bytes, plan.artifact.tier,
         plan.backend, plan.facts.engine_version(), plan.device.chip, model.n_threads, plan.kv_type, max_rows,
-        model.drafts_with, plan.speculation.exit_layer, plan.taught,
+        model.exact_rows, model.drafts_with, plan.speculation.exit_layer, plan.taught,
     )  # fmt: skip
     costs = store.load(key)
     if costs is None:

@@ -58,13 +58,14 @@ class GgufBackend:
         from edgeinfer.formats.artifact import check_artifact
         from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.gguf_header import GgufHeader
-        from edgeinfer.formats.shape import shape_from_gguf
+        from edgeinfer.formats.shape import read_by_type, shape_from_gguf
 
         header = check_artifact(path)
         if not isinstance(header, GgufHeader):
             raise ArtifactError(f"{path} is a folder; llama.cpp loads one .gguf file")
         llama = _engine()
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
+        from edgeinfer.backends.gguf.rows.library import install as install_rows
         from edgeinfer.backends.gguf.threads import fastest_threads
 
         return_large_buffers()
@@ -73,8 +74,10 @@ class GgufBackend:
         try:
             if loaded.refusal:
                 raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
+            has_f16 = "F16" in read_by_type(header)
+            no_own_rows = install_rows(plan.device) if has_f16 and not n_gpu_layers else ""
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
-            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers=n_gpu_layers)
+            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_f16_rows=has_f16 and not no_own_rows)
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)
@@ -82,7 +85,8 @@ class GgufBackend:
                 draft = read_draft_for(Path(plan.taught.file), shape_from_gguf(header))
                 model.draft_by_file(draft.with_vocabulary(plan.taught.n_ranked), path)
             if plan.speculation.drafters:
-                model.note = "; ".join(note for note in (model.note, rounding_note(header, settings)) if note)
+                rounding = rounding_note(header, settings, no_own_rows=no_own_rows)
+                model.note = "; ".join(note for note in (model.note, rounding) if note)
             return model
         except BaseException:
             loaded.close()

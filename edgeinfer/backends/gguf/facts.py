@@ -30,6 +30,7 @@ __all__ = [
     "DRAFT_ROWS",
     "FACTS",
     "N_OUTPUTS",
+    "OWN_ROWS",
     "PREFILL_ROWS",
     "LlamaCppFacts",
     "exact_rows_of",
@@ -39,6 +40,7 @@ __all__ = [
 
 PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
+OWN_ROWS: Final = 16  # MOST_INPUTS of rows/rows.h
 DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
 DRAFTED_ARCHITECTURES: Final[Mapping[str, frozenset[str]]] = {
     "exit": frozenset({"llama"}),  # a taught layer has no Q and K norms, so it cannot follow layers that have them
@@ -65,8 +67,14 @@ _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  #
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
 
-def exact_rows_of(tensor_types: Set[str]) -> int | None:
-    """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86."""
+def exact_rows_of(tensor_types: Set[str], *, own_f16_rows: bool = False) -> int | None:
+    """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86.
+
+    `own_f16_rows`: those of `rows/` take the place of ggml's.
+    """
+    if own_f16_rows and "F16" in tensor_types:
+        rest = tensor_types - {"F16"}
+        return exact_rows_of(rest) if rest else OWN_ROWS
     return next((rows for types, rows in _EXACT_ROWS if tensor_types and tensor_types <= types), None)
 
 
@@ -127,9 +135,12 @@ class LlamaCppFacts:
         return base + forward_bytes(shape, PREFILL_ROWS, N_OUTPUTS) + (_exit_bytes(shape) if early_exit else 0)
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
+        from edgeinfer.backends.gguf.rows.library import why_not
+
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
-        return exact_rows_of(tensor_types)
+        own_f16_rows = "F16" in tensor_types and not device.named and not why_not(device)
+        return exact_rows_of(tensor_types, own_f16_rows=own_f16_rows)
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         """A model of the draft's layers in Q8_0, its K/V and its buffers; what is projected in front of it in

@@ -42,16 +42,22 @@ def matrix_bytes(header: GgufHeader) -> Mapping[str, int]:
 
 def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
     """Model.exact_rows for this file, opened like this, on this processor."""
-    return facts.exact_rows_of(read_by_type(header).keys()) if _may_be_exact(settings) else None
+    if not _may_be_exact(settings):
+        return None
+    return facts.exact_rows_of(read_by_type(header).keys(), own_f16_rows=settings.own_f16_rows)
 
 
-def rounding_note(header: GgufHeader, settings: EngineSettings) -> str:
-    """A note for files whose tensor types keep several rows from equaling single ones; "" for others."""
+def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: str = "") -> str:
+    """A note for files whose tensor types keep several rows from equaling single ones; "" for others.
+
+    `no_own_rows`: why rows/ is not in use.
+    """
     types = read_by_type(header)
-    if not _may_be_exact(settings) or facts.exact_rows_of(types.keys()):
+    if not _may_be_exact(settings) or exact_rows(header, settings):
         return ""
+    why = f" (edgeinfer's own F16 rows are not in use: {no_own_rows})" if no_own_rows else ""
     return (
-        f"llama.cpp rounds several rows of this file's tensors ({', '.join(types)}) differently from a single one: "
+        f"llama.cpp rounds several rows of this file's tensors ({', '.join(types)}) differently from a single one{why}: "
         "with drafts, a token may differ where the best two are nearly tied. `--speculation off` is exactly plain "
         "decoding, without the gain on repeated text"
     )
@@ -75,6 +81,7 @@ class EngineSettings:
     n_threads: int
     kv_type: KvType
     n_gpu_layers: int = 0
+    own_f16_rows: bool = False  # rows/ takes the place of ggml's kernel for several rows
 
     def options(self, policy: WindowPolicy) -> ContextOptions:
         return ContextOptions(

@@ -6,10 +6,11 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any, Final
 
+from edgeinfer.backends.gguf.arena import arena
 from edgeinfer.backends.gguf.llama import base_function
 from edgeinfer.errors import EngineError
 
-_ARENA_BYTES: Final = 1 << 20  # a graph of default size takes 80 KiB of it
+_ARENA_BYTES: Final = 1 << 20
 _F32: Final = 0
 
 
@@ -24,10 +25,6 @@ class TensorLayout:
     data: int
 
 
-class _InitParams(ctypes.Structure):
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
-
-
 def read_pointer(address: int) -> int:
     """The pointer stored at `address`. A wrong address crashes the process."""
     return ctypes.c_void_p.from_address(address).value or 0
@@ -40,23 +37,17 @@ def write_pointer(address: int, value: int) -> None:
 
 def find_layout() -> TensorLayout:
     """Raises EngineError when a field is not found in exactly one place."""
-    init = base_function("ggml_init", ctypes.c_void_p, _InitParams)
-    arena = init(_InitParams(_ARENA_BYTES, None, False))
-    if not arena:
-        raise EngineError("ggml has no memory for a few test tensors")
-    try:
-        return _measure(arena)
-    finally:
-        base_function("ggml_free", None, ctypes.c_void_p)(arena)
+    with arena(_ARENA_BYTES) as made:
+        return _measure(made)
 
 
-def _measure(arena: int) -> TensorLayout:
+def _measure(context: int) -> TensorLayout:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     tensor = base_function("ggml_new_tensor_1d", pointer, pointer, ctypes.c_int, ctypes.c_int64)
-    left, right = tensor(arena, _F32, 8), tensor(arena, _F32, 8)
-    total = base_function("ggml_add", pointer, pointer, pointer, pointer)(arena, left, right)
-    view = base_function("ggml_view_1d", pointer, pointer, pointer, ctypes.c_int64, size)(arena, left, 4, 0)
-    graph = base_function("ggml_new_graph", pointer, pointer)(arena)
+    left, right = tensor(context, _F32, 8), tensor(context, _F32, 8)
+    total = base_function("ggml_add", pointer, pointer, pointer, pointer)(context, left, right)
+    view = base_function("ggml_view_1d", pointer, pointer, pointer, ctypes.c_int64, size)(context, left, 4, 0)
+    graph = base_function("ggml_new_graph", pointer, pointer)(context)
     data = base_function("ggml_get_data", pointer, pointer)(left)
     n_bytes = data - left  # a tensor's elements follow it in the arena
     if not 128 <= n_bytes <= 1024:

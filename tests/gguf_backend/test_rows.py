@@ -1,0 +1,169 @@
+"""F16 rows in place of ggml's: the bits of single rows, how they get there, and what happens where they cannot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from edgeinfer.backends import gguf as backend
+from edgeinfer.backends.gguf.facts import FACTS, OWN_ROWS
+from edgeinfer.backends.gguf.rows import library
+from edgeinfer.backends.gguf.rows.library import why_not
+from edgeinfer.device import detect
+from edgeinfer.errors import UsageError
+from edgeinfer.plan.types import Request
+from edgeinfer.protocols import Cache
+from edgeinfer.runner.choose import choose
+from edgeinfer.window import WindowPolicy
+from tests.tiny_gguf import Tiny, write_tiny
+
+DEVICE = detect()
+needs_rows = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
+
+COMPARE = """
+import sys
+import numpy as np
+from edgeinfer.backends.gguf.rows.library import install
+from edgeinfer.backends.gguf.rows.self_test import multiply
+from edgeinfer.device import detect
+
+if sys.argv[1] == "own":
+    assert install(detect()) == ""
+random = np.random.default_rng(1)
+for n_rows, n_values in ((64, 64), (40, 96), (8, 576), (5, 1000), (17, 4096)):
+    matrix = random.standard_normal((n_rows, n_values)).astype(np.float16)
+    inputs = random.standard_normal((17, n_values)).astype(np.float32)
+    single = np.concatenate([multiply(matrix, inputs[n : n + 1], n_threads=1) for n in range(17)])
+    exact = inputs.astype(np.float16).astype(np.float64) @ matrix.astype(np.float64).T
+    for n in range(2, 18):
+        for n_threads in (1, 2, 3):
+            found = multiply(matrix, inputs[:n], n_threads=n_threads)
+            assert np.allclose(found, exact[:n], atol=1e-3 * n_values**0.5), (n, n_values)
+            print(n_values, n, np.array_equal(found, single[:n]))
+"""
+
+
+def run(code: str, *arguments: str, **environment: str) -> str:
+    """In a process of its own, because the rows stay in the process that they were put into."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def step(cache: Cache, token: int) -> np.ndarray:
+    round_ = cache.begin(1)
+    row = round_.verify([token])[0].numpy().copy()
+    round_.commit(1)
+    return row
+
+
+def equal_by_rows(text: str) -> Mapping[int, bool]:
+    lines = [line.split() for line in text.splitlines()]
+    return {n: all(line[2] == "True" for line in lines if line[1] == str(n)) for n in range(2, 18)}
+
+
+@needs_rows
+def test_up_to_16_rows_have_the_bits_of_single_ones() -> None:
+    equal = equal_by_rows(run(COMPARE, "own"))
+    assert all(equal[n] for n in range(2, 17))
+    assert not equal[17]  # ggml's own kernel
+
+
+@needs_rows
+def test_rows_of_ggml_alone_have_other_bits() -> None:
+    """Without this, the test above would prove nothing."""
+    assert not any(equal_by_rows(run(COMPARE, "stock")).values())
+
+
+@needs_rows
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("sum[w][n][2]), add(sum[w][n][1]", "sum[w][n][1]), add(sum[w][n][2]"),
+        ("(share.index + 1) / share.of", "share.index / share.of"),
+        ("first = product.n_inputs * panel / n_panels", "first = 0 * panel"),
+        ("int64_t i = from; i < to", "int64_t i = from + 1; i < to"),
+    ],
+)  # fmt: skip
+def test_the_self_test_notices_a_mistake(right: str, wrong: str, tmp_path: Path) -> None:
+    """Another order of additions; shares of threads that end early; wrong inputs in a second panel; a short tail."""
+    folder = Path(library.__file__).parent
+    for name in ("rows.h", "rows.cpp", "install.cpp"):
+        text = (folder / name).read_text()
+        (tmp_path / name).write_text(text.replace(right, wrong))
+    assert (tmp_path / "rows.cpp").read_text() != (folder / "rows.cpp").read_text()
+    code = f"""
+from pathlib import Path
+from edgeinfer.backends.gguf.rows import library
+from edgeinfer.device import detect
+library.__file__ = {str(tmp_path / "library.py")!r}
+print(library.install(detect()))
+"""
+    assert "do not equal single rows" in run(code, XDG_CACHE_HOME=str(tmp_path))
+
+
+def test_the_switch_and_a_missing_compiler_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if not why_not(DEVICE):
+        monkeypatch.setenv("EDGEINFER_PATCH_LLAMA", "off")
+        assert why_not(DEVICE) == "EDGEINFER_PATCH_LLAMA=off forbids them"
+        monkeypatch.setenv("EDGEINFER_PATCH_LLAMA", "maybe")
+        with pytest.raises(UsageError, match="is `maybe`"):
+            why_not(DEVICE)
+        monkeypatch.delenv("EDGEINFER_PATCH_LLAMA")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert why_not(DEVICE) == "there is no C++ compiler to build them"
+    assert why_not(replace(DEVICE, cpu_features=frozenset())) == "they are for Linux on x86-64 with AVX2"
+
+
+@needs_rows
+def test_a_compiler_that_fails_leaves_the_rows_of_ggml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'rows.cpp:1: error: no such thing' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    path = write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16"))
+    plan = choose(Request(model=str(path), context=512), offline=True)
+    model = backend.BACKEND.load(plan, path)
+    try:
+        assert model.exact_rows is None
+        assert "not in use: their library cannot be built: rows.cpp:1: error: no such thing" in model.note
+        assert not list((tmp_path / "cache").rglob("*.so"))
+    finally:
+        model.close()
+
+
+@needs_rows
+def test_an_f16_file_has_exact_rows(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16"))
+    plan = choose(Request(model=str(path), context=512), offline=True)
+    assert plan.speculation.exact
+    model = backend.BACKEND.load(plan, path)
+    try:
+        assert (model.exact_rows, model.note) == (OWN_ROWS, "")
+        plain, cache = (model.new_cache(WindowPolicy(window=64, sink=0, block=16, limit=256)) for _ in range(2))
+        tokens = [5, 6, 7, 8, 9, 10, 11]
+        rows = [row.numpy().copy() for row in cache.begin(len(tokens)).verify(tokens)]
+        singly = [step(plain, token) for token in tokens]
+        assert np.array_equal(rows, singly)
+    finally:
+        model.close()
+
+
+def test_a_plan_for_another_device_does_not_count_on_them() -> None:
+    types = frozenset({"F16"})
+    assert FACTS.exact_rows(replace(DEVICE, named=True), types, "q8_0/f16") is None
+    assert (FACTS.exact_rows(DEVICE, types, "q8_0/f16") == OWN_ROWS) == (not why_not(DEVICE))
+    assert FACTS.exact_rows(DEVICE, types, "f16") is None
