@@ -57,8 +57,8 @@ def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: 
         return ""
     why = f" (edgeinfer's own F16 rows are not in use: {no_own_rows})" if no_own_rows else ""
     return (
-        f"llama.cpp rounds several rows of this file's tensors ({', '.join(types)}) differently from a single one{why}: "
-        "with drafts, a token may differ where the best two are nearly tied. `--speculation off` is exactly plain "
+        f"llama.cpp rounds several rows of this file's tensors ({', '.join(types)}) differently from a single one{why}"
+        ": with drafts, a token may differ where the best two are nearly tied. `--speculation off` is exactly plain "
         "decoding, without the gain on repeated text"
     )
 

@@ -17,7 +17,7 @@ from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.paths import cache_folder
 
-__all__ = ["install", "why_not"]
+__all__ = ["install", "remove", "why_not"]
 
 _SOURCES: Final = ("rows.h", "rows.cpp", "install.cpp")
 _FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-shared", "-mavx2", "-mfma", "-mf16c")
@@ -50,16 +50,26 @@ def install(device: DeviceProfile) -> str:
     if reason:
         return reason
     try:
-        library = ctypes.CDLL(str(_compiled()))
+        library = _library()
     except (OSError, subprocess.SubprocessError) as error:
         return f"their library cannot be built: {_cause(error)}"
-    library.edgeinfer_rows_install.restype = ctypes.c_bool
     if not library.edgeinfer_rows_install():
         return "this build of llama.cpp has no place for them"
     wrong = self_test()
     if wrong:
         library.edgeinfer_rows_remove()
     return wrong
+
+
+def remove() -> None:
+    """Put ggml's rows back. `install` must have succeeded."""
+    _library().edgeinfer_rows_remove()
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_compiled()))
+    library.edgeinfer_rows_install.restype = ctypes.c_bool
+    return library
 
 
 def _compiled() -> Path:

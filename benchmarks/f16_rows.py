@@ -1,0 +1,124 @@
+"""`python -m benchmarks f16_rows demo.F16.gguf`: rows of one decode with edgeinfer's F16 kernel and with ggml's.
+
+Both take turns in one process, on one model and one context, and every number of rows is compared with single rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgeinfer.bench.report import head, table
+from edgeinfer.device import DeviceProfile, detect
+from edgeinfer.errors import BackendError
+from edgeinfer.named_files import write_text
+
+if TYPE_CHECKING:
+    from edgeinfer.backends.gguf.llama import Batch, Context
+
+__all__ = ["add_arguments", "run"]
+
+ROWS: Final = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+POSITION: Final = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, nargs="+", help="F16 files")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=15, help="turns of each kernel (15)")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgeinfer import backends
+
+    device = detect()
+    names = " ".join(path.name for path in args.source)
+    command = ["python", "-m", "benchmarks", "f16_rows", *names.split(), "--runs", str(args.runs)]
+    text = head("F16 rows on llama.cpp", command, device, backends.get("gguf").probe().versions)
+    for path in args.source:
+        text += _section(path.name, _measure(path, args.threads, args.runs, device), args.threads)
+    sys.stdout.write(text)
+    if args.out:
+        write_text(args.out, text)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    seconds: dict[int, list[float]]  # of one decode, by its rows
+    n_exact: dict[int, int]  # rows that equal single rows bit for bit, by rows of the decode
+
+
+def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> Mapping[str, Measured]:
+    from edgeinfer.backends.gguf import llama
+    from edgeinfer.backends.gguf.rows.library import install, remove
+
+    if reason := install(device):
+        raise BackendError(f"there is nothing to compare: {reason}")
+    kernels: Mapping[str, Callable[[], object]] = {"edgeinfer": lambda: install(device), "ggml": remove}
+    model = llama.load(path)
+    context = llama.Context(
+        model, llama.ContextOptions(512, POSITION, n_threads=n_threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
+    )
+    try:
+        batch = llama.Batch(POSITION)
+        batch.fill(_tokens(0, POSITION), 0, n_wanted=1)
+        context.decode(batch)
+        single = np.stack([_rows(context, batch, POSITION + row, 1)[0] for row in range(max(ROWS))])
+        measured = {name: Measured({n: [] for n in ROWS}, {}) for name in kernels}
+        for turn in range(n_runs):
+            for name in sorted(kernels, reverse=bool(turn % 2)):
+                kernels[name]()
+                for n in ROWS:
+                    context.remove(POSITION)
+                    began = time.perf_counter()
+                    rows = _rows(context, batch, POSITION, n)
+                    measured[name].seconds[n].append(time.perf_counter() - began)
+                    equal = sum(np.array_equal(row, one) for row, one in zip(rows, single, strict=False))
+                    measured[name].n_exact[n] = equal
+        return measured
+    finally:
+        context.close()
+        model.close()
+
+
+def _rows(context: Context, batch: Batch, position: int, n: int) -> Sequence[np.ndarray]:
+    batch.fill(_tokens(position, n), position, n_wanted=n)
+    context.decode(batch)
+    return [context.logits(row).copy() for row in range(n)]
+
+
+def _tokens(position: int, n: int) -> list[int]:
+    return [3 + index * 7 % 200 for index in range(position, position + n)]
+
+
+def _section(name: str, measured: Mapping[str, Measured], n_threads: int) -> str:
+    ours, ggml = measured["edgeinfer"], measured["ggml"]
+
+    def row(n: int) -> list[str]:
+        medians = [statistics.median(one.seconds[n]) for one in (ours, ggml)]
+        plain = [statistics.median(one.seconds[1]) for one in (ours, ggml)]
+        ratios = sorted(b / a for a, b in zip(ours.seconds[n], ggml.seconds[n], strict=True))
+        spread = f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}"
+        return [
+            str(n),
+            *(f"{1e3 * took:.2f}" for took in medians),
+            *(f"{took / one:.2f}" for took, one in zip(medians, plain, strict=True)),
+            f"{statistics.median(ratios):.2f} ({spread})",
+            f"{ours.n_exact[n]}, {ggml.n_exact[n]}",
+        ]
+
+    titles = ("rows", "ms, edgeinfer", "ggml", "of one row", "ggml", "speed-up (middle half)", "equal to single rows")
+    return (
+        f"\n## {name}\n\n{n_threads} threads, position {POSITION}, K in q8_0, V in f16; medians. "
+        "A single row runs in ggml either way.\n\n" + table(titles, [row(n) for n in ROWS])
+    )
