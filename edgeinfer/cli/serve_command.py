@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             f"the server needs {error.name}, which is not installed", hint="pip install 'edgeinfer[serve]'"
         ) from error
     from edgeinfer.cli.opening import load_from, say_choice
+    from edgeinfer.serve.engine.scheduler import REST_AFTER_S
     from edgeinfer.serve.models import Models
     from edgeinfer.serve.served import ServedModel
     from edgeinfer.serve.store.opening import StoreSize, prefixes_of
@@ -72,12 +73,16 @@ def run(args: argparse.Namespace) -> int:
     plans = plans_of(args, names)
     if not names:
         say_choice(plans[0])
+    rest_after_s = REST_AFTER_S if len(plans) > 1 else None
     size = StoreSize(args.prefix_memory * 10**6 // len(plans), args.prefix_disk * 10**6 // len(plans))
     with ExitStack() as opened:
         served = []
         for plan in plans:
             model = load_from(args, plan)
-            served.append(ServedModel(model, open_prefixes=prefixes_of(plan, size, whisper), max_waiting=args.queue))
+            open_prefixes = prefixes_of(plan, size, whisper)
+            served.append(
+                ServedModel(model, open_prefixes=open_prefixes, max_waiting=args.queue, rest_after_s=rest_after_s)
+            )
             opened.callback(served[-1].close)
         for plan in plans:
             say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")

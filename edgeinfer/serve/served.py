@@ -50,8 +50,12 @@ class ServedModel:
         *,
         open_prefixes: Callable[[Cache], Prefixes] = lambda _: NoPrefixes(),
         max_waiting: int | None = None,
+        rest_after_s: float | None = None,
     ) -> None:
-        """`open_prefixes` gets an empty cache of the model, and gives what keeps the beginnings of prompts."""
+        """`open_prefixes` gets an empty cache of the model, and gives what keeps the beginnings of prompts.
+
+        `max_waiting` and `rest_after_s` are those of Scheduler.
+        """
         self.started_s = int(time.time())
         self.tokenizer = loaded.tokenizer
         opened = together(loaded)
@@ -64,7 +68,9 @@ class ServedModel:
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self.prefixes = open_prefixes(opened.decoders[0].cache)
         slots = [Slot(decoder) for decoder in opened.decoders]
-        self.scheduler = Scheduler(opened.model, slots, prefixes=self.prefixes, max_waiting=max_waiting)
+        self.scheduler = Scheduler(
+            opened.model, slots, prefixes=self.prefixes, max_waiting=max_waiting, rest_after_s=rest_after_s
+        )
         opened.model.rest()  # from now on the scheduler's thread runs it
         self.scheduler.start()
 

@@ -44,12 +44,13 @@ class Engine:
     poison: tuple[int, ...] = ()
     after: int = 0
     max_waiting: int | None = None
+    rest_after_s: float | None = None
     asked: list[list[int]] = field(default_factory=list)  # number of rows of each ask, per run
 
     def __post_init__(self) -> None:
         self.model = FakeModel()
         self.slots = [Slot(Decoder(self.model, POLICY)) for _ in range(self.n_slots)]
-        self.scheduler = Scheduler(self, self.slots, max_waiting=self.max_waiting)
+        self.scheduler = Scheduler(self, self.slots, max_waiting=self.max_waiting, rest_after_s=self.rest_after_s)
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         self.asked.append([len(ask.tokens) for ask in asks])

@@ -227,10 +227,9 @@ def test_a_small_chunk_does_not_make_the_next_ones_small() -> None:
     assert pace.chunk_rows() == 100
 
 
-def test_an_engine_without_work_rests_on_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_work_rests_on_its_own_thread() -> None:
     """Threads that it keeps would take the cores from those of another model."""
-    monkeypatch.setattr(scheduler_module, "REST_AFTER_S", 0.01)
-    engine, rested = Engine(n_slots=1), SimpleQueue[str]()
+    engine, rested = Engine(n_slots=1, rest_after_s=0.01), SimpleQueue[str]()
     engine.rest = lambda: rested.put(current_thread().name)  # type: ignore[method-assign]
     engine.scheduler.start()
     for _ in range(2):

@@ -23,7 +23,7 @@ from edgeinfer.serve.engine.pace import Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
 from edgeinfer.types import Prompt, compact
 
-__all__ = ["Scheduler"]
+__all__ = ["REST_AFTER_S", "Scheduler"]
 
 Drafts: TypeAlias = Mapping[int, KnownDrafts]  # by the id of the slot
 
@@ -32,7 +32,7 @@ MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time
 EARLY_KEEP_TOKENS: Final = 128  # a prompt of more is kept before its answer has ended, for others that begin like it
 LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before its first keys leave; a round has fewer
 PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
-REST_AFTER_S: Final = 1.0  # without a job; starting the engine's threads again takes a moment on a busy machine
+REST_AFTER_S: Final = 1.0  # without a job; starting the engine's threads again takes 0.2 s on a busy machine
 STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
 _NO_PREFIXES: Final = NoPrefixes()
 _NO_DRAFTS: Final[Drafts] = {}
@@ -56,14 +56,19 @@ class Scheduler:
         *,
         prefixes: Prefixes = _NO_PREFIXES,
         max_waiting: int | None = None,
+        rest_after_s: float | None = None,
     ) -> None:
-        """`engine` is the model of `slots`. `max_waiting` jobs may wait in addition to those that run."""
+        """`engine` is the model of `slots`. `max_waiting` jobs may wait in addition to those that run.
+
+        With `rest_after_s` the engine rests after that time without a job: another one in this process needs the cores.
+        """
         self.counts = Counts()
         self.pace = Pace()
         self._engine = engine
         self._slots = list(slots)
         self._prefixes = prefixes
         self._max_waiting = WAITING_PER_SLOT * len(slots) if max_waiting is None else max_waiting
+        self._rest_after_s = rest_after_s
         self._waiting: deque[Job] = deque()
         self._changed = Condition()
         self._closing = False
@@ -132,7 +137,7 @@ class Scheduler:
 
     def _loop(self) -> None:
         while True:
-            if not self._has_work(REST_AFTER_S):
+            if not self._has_work(self._rest_after_s):
                 self._engine.rest()
                 self._has_work(None)
             if self._closing:
