@@ -283,6 +283,35 @@ def test_a_chat_finds_its_own_conversation_and_a_title_request_leaves_it_alone()
     assert choose_slot(slots, continued) is slots[0]
 
 
+def test_where_conversations_are_kept_a_new_one_goes_next_to_those_that_run() -> None:
+    """Engines run neighbors in one forward."""
+    slots = slots_with([9, 9], [8, 8], [7, 7], [6, 6], [5, 5])
+    slots[2].job = slots[4].job = Engine().job([1]).job
+    new = Prompt((1, 2, 3))
+    assert choose_slot(slots, new) is slots[0]
+    assert choose_slot(slots, new, kept=True) is slots[3]
+    slots[4].job = None
+    assert choose_slot(slots, new, kept=True) is slots[1]
+    assert choose_slot(slots, Prompt((9, 9, 1)), kept=True) is slots[0]
+
+
+def test_requests_that_come_together_run_side_by_side_whatever_ran_before() -> None:
+    engine = Engine(n_slots=6)
+    engine.scheduler._prefixes = Keeping()
+    for at, slot in enumerate(engine.slots):
+        slot.last_used = [3, 6, 1, 5, 2, 4][at]
+    engine.submit(*(engine.job([n, 1], 3) for n in range(3)))
+    engine.scheduler.step()
+    running = [at for at, slot in enumerate(engine.slots) if slot.job is not None]
+    assert running == [2, 3, 4]
+
+
+class Keeping(NoPrefixes):
+    """Says that it keeps conversations."""
+
+    keeps = True
+
+
 def test_after_an_engine_failure_requests_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(n_slots=1, poison=(23,))
 

@@ -35,7 +35,7 @@ def test_the_times_of_a_streamed_answer() -> None:
     asked = script.asked[0]
     assert asked["messages"][0] == {"role": "system", "content": "Be brief"}
     assert asked["logit_bias"] == {"2": -100, "5": -100}
-    assert (asked["max_tokens"], asked["temperature"], asked["stream"]) == (7, 0, True)
+    assert (asked["max_tokens"], asked["temperature"], asked["repeat_penalty"], asked["stream"]) == (7, 0, 1, True)
 
 
 @pytest.mark.parametrize("script", [Script(status=429), Script([chunk({"content": "cut"})]), Script(said())])
@@ -84,7 +84,7 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    loaded = Load(10, 1.0, (0.1,), (0.1, 0.1), (0.9,))
+    loaded = Load(10, 1.0, (0.1,), (0.1, 0.1), (0.9,), ("a",))
     monkeypatch.setattr(measure, "load", workload(loaded))
     for name in ("longest_gap", "second_turn", "repeated_system"):
         monkeypatch.setattr(measure, name, workload(0.5))
@@ -101,9 +101,10 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_report_states_its_claims() -> None:
-    slow, fast = Load(10, 2.0, (0.2,), (0.1, 0.1), (0.9,)), Load(10, 1.0, (0.1,), (0.05, 0.05), (0.9,))
+    slow = Load(10, 2.0, (0.2,), (0.1, 0.1), (0.9,), ("one",))
+    fast = Load(10, 1.0, (0.1,), (0.05, 0.05), (0.9,), ("another",))
     found = Measured(
-        {1: Pairs([slow], [fast]), 2: Pairs([fast], [slow])},
+        {1: Pairs([slow], [fast]), 2: Pairs([fast, slow], [slow, slow])},
         Pairs([0.1], [0.4]),
         Pairs(),
         Pairs(),
@@ -111,11 +112,13 @@ def test_the_report_states_its_claims() -> None:
     )
     text = text_of_report(found, {1: 10.0, 2: 20.0})
     assert "| 1 | 5.0 | 10.0 | 0.50 [0.50, 0.50] | 50% |" in text
+    assert "1 of 3 answers have the same text on both servers." in text
     assert "| longest gap of two running chats while a long prompt arrives | 0.100 | 0.400 | 0.25" in text
     assert list(verdicts(found).values()) == [False, True, True, True]
     assert "gives 9.8 tokens/s and `chat` 10.0: 0.98" in text
     alone = Measured({2: Pairs([fast], [])}, Pairs([0.1], []), Pairs(), Pairs(), Pairs([9.6], [10.0]))
     assert "| 2 | 10.0 | - | - | 50% |" in text_of_report(alone, {2: 20.0})
+    assert "both servers." not in text_of_report(alone, {2: 20.0})
     assert verdicts(alone) == {"one conversation: at least 0.97 of `edgeinfer chat`": False}
 
 

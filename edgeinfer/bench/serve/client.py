@@ -49,7 +49,9 @@ def stream(
     *,
     never: Sequence[int] = (),
 ) -> Streamed:
-    """Greedy, without the tokens in `never`. `on_piece` gets the number of pieces so far.
+    """Greedy without a penalty, so that servers with other defaults choose alike, and without the tokens in `never`.
+
+    `on_piece` gets the number of pieces so far.
 
     Raises EngineError for any answer but a whole one.
     """
@@ -58,6 +60,7 @@ def stream(
         "messages": [{"role": role, "content": text} for role, text in messages],
         "max_tokens": max_tokens,
         "temperature": 0,
+        "repeat_penalty": 1,
         "logit_bias": {str(token): -100 for token in never},
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -23,10 +23,11 @@ def throughput(found: Measured, ceilings: Mapping[int, float]) -> Iterator[str]:
     yield (
         "From the first request to the last token, prompts included; the median of the runs. The ratio is that of each "
         "pair of runs: median, lowest and highest. The ceiling is what the engine decodes in steps of so many rows, "
-        "without prompts and without a server; speculation can pass it. A bias against "
-        "the tokens that end an answer gives every answer the same length, on both servers.\n"
+        "without prompts and without a server; speculation can pass it. Both servers decode greedily, without a "
+        "penalty for repetition. A bias against the tokens that end an answer gives every answer the same length.\n"
     )
     yield table(["clients", "edgeinfer", "llama.cpp", "ratio", "of the ceiling"], rows)
+    yield from agreement(found)
     rows = []
     for n, pairs in found.loads.items():
         for name, side in (("edgeinfer", pairs.ours), ("llama.cpp", pairs.theirs)):
@@ -41,6 +42,19 @@ def throughput(found: Measured, ceilings: Mapping[int, float]) -> Iterator[str]:
         "piece of edgeinfer's holds what was written in a 30th of a second.\n"
     )
     yield table(["clients", "server", "first, median", "first, 95 %", "between, median", "between, 95 %"], rows)
+
+
+def agreement(found: Measured) -> Iterator[str]:
+    """How many answers are the same: only then have both servers done the same work."""
+    pairs = [
+        (one, other)
+        for of_clients in found.loads.values()
+        for ours, theirs in zip(of_clients.ours, of_clients.theirs, strict=False)
+        for one, other in zip(ours.texts, theirs.texts, strict=True)
+    ]
+    if pairs:
+        n_same = sum(one == other for one, other in pairs)
+        yield f"{n_same} of {len(pairs)} answers have the same text on both servers.\n"
 
 
 def waiting(found: Measured) -> Iterator[str]:

@@ -33,6 +33,7 @@ class Load:
     first_s: tuple[float, ...]
     between_s: tuple[float, ...]  # times between pieces
     writing_s: tuple[float, ...]  # of each answer, from its first token to its last
+    texts: tuple[str, ...]  # the answers
 
     @property
     def tokens_per_s(self) -> float:
@@ -67,7 +68,7 @@ def load(server: Server, n_clients: int, n_tokens: int, seed: int) -> Load:
     between = [late - early for one in answers for early, late in pairwise(one.pieces)]
     total = sum(one.n_tokens for one in answers)
     first, writing = tuple(one.first_s for one in answers), tuple(one.writing_s for one in answers)
-    return Load(total, ended - began, first, tuple(between), writing)
+    return Load(total, ended - began, first, tuple(between), writing, tuple(one.text for one in answers))
 
 
 def longest_gap(server: Server, n_words: int, seed: int, n_running: int = 2) -> float:

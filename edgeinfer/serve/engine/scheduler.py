@@ -183,7 +183,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting:
             job = self._waiting[0]
-            slot = choose_slot(self._slots, job.task.prompt)
+            slot = choose_slot(self._slots, job.task.prompt, kept=self._prefixes.keeps)
             if slot is None:
                 self._refuse_late()
                 break

@@ -53,6 +53,11 @@ class Prefixes(Protocol):
         ...
 
     @property
+    def keeps(self) -> bool:
+        """Whether a conversation that has ended can be restored, so that its cache may go to another one."""
+        ...
+
+    @property
     def figures(self) -> PrefixFigures: ...
     def close(self) -> None:
         """Wait for what is being written."""
@@ -62,6 +67,7 @@ class Prefixes(Protocol):
 class NoPrefixes:
     """Keeps nothing."""
 
+    keeps = False
     figures = PrefixFigures()
 
     def restore(self, cache: Cache, tokens: Tokens, n_held: int) -> int:
@@ -75,11 +81,13 @@ class NoPrefixes:
         pass
 
 
-def choose_slot(slots: Sequence[Slot], prompt: Prompt) -> Slot | None:
+def choose_slot(slots: Sequence[Slot], prompt: Prompt, *, kept: bool = False) -> Slot | None:
     """The resting slot for `prompt`; None when all are taken.
 
     The conversation that the prompt continues, if one is there. Else the one that was not used for the longest time: a
-    prompt that only begins like a chat, as a request for its title does, must not take the chat's place.
+    prompt that only begins like a chat, as a request for its title does, must not take the chat's place. Where
+    conversations are `kept` outside the caches, a slot next to those that run comes before it: engines run neighbors
+    in one forward, and others one after the other.
     """
     resting = [slot for slot in slots if slot.job is None and not slot.broken]
     if not resting:
@@ -89,4 +97,11 @@ def choose_slot(slots: Sequence[Slot], prompt: Prompt) -> Slot | None:
     n_tokens = len(best.decoder.tokens)
     if n_tokens and shared[id(best)] >= SAME_CHAT * n_tokens and shared[id(best)] > prompt.n_system:
         return best
-    return min(resting, key=lambda slot: slot.last_used)
+    beside = running_neighbors(slots) if kept else {}
+    return min(resting, key=lambda slot: (-beside.get(id(slot), 0), slot.last_used))
+
+
+def running_neighbors(slots: Sequence[Slot]) -> dict[int, int]:
+    """How many of the two slots next to each one run, by the id of the slot."""
+    runs = [False, *(slot.job is not None for slot in slots), False]
+    return {id(slot): runs[at] + runs[at + 2] for at, slot in enumerate(slots)}

@@ -47,6 +47,10 @@ class PrefixStore:
         self._warned = self._broken = False
 
     @property
+    def keeps(self) -> bool:
+        return not self._broken
+
+    @property
     def figures(self) -> PrefixFigures:
         disk = self._disk
         return PrefixFigures(
