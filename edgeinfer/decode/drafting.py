@@ -12,7 +12,7 @@ from edgeinfer.decode.drafters.kind import DrafterInputs, DrafterKind, OpenedDra
 from edgeinfer.decode.policy.arms import Controller, Fixed
 from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
 from edgeinfer.decode.policy.controller import Auto
-from edgeinfer.decode.policy.costs import Costs, RowCosts
+from edgeinfer.decode.policy.costs import DEEPER, Costs, RowCosts
 from edgeinfer.device.row_times import RowTimes, keep_row_times
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.taught import why_hopeless
@@ -89,7 +89,7 @@ def _row_times(plan: Plan, costs: Costs | None) -> RowTimes | None:
         return None
     rows = range(1, min(costs.max_rows, KEPT_ROWS) + 1)
     verify_s = {n: costs.unit_s * costs.ratio("verify", n) for n in rows}
-    return RowTimes(verify_s, costs.unit_s * costs.ratio("exit-draft"), plan.taught.n_ranked)
+    return RowTimes(verify_s, costs.unit_s * costs.ratio("exit-draft", DEEPER), plan.taught.n_ranked)
 
 
 def new_drafting(model: Model, plan: Plan, costs: Costs | None, *, draft: OpenedDraftModel | None = None) -> Drafting:

@@ -28,7 +28,10 @@ class CacheRounds : public TimedRounds {
     cache_.verify(tokens, 1);
     cache_.commit(static_cast<int64_t>(tokens.size()));
   }
-  void draft(int32_t token) override { (void)argmax(cache_.draft(token), cache_.n_vocab()); }
+  void draft(int32_t token) override {  // as the gate reads it
+    const float* row = cache_.draft(token);
+    (void)confidence(row, cache_.n_vocab(), argmax(row, cache_.n_vocab()));
+  }
   void verify(const std::vector<int32_t>& tokens) override {
     const int64_t n = static_cast<int64_t>(tokens.size());
     const float* rows = cache_.verify(tokens, n);

@@ -66,7 +66,7 @@ struct SimulatedRounds : TimedRounds {
 
   bool drafts() const override { return has_exit; }
   void fill(int64_t to) override { now_s += 0.001 * scale * static_cast<double>(to - length), length = to; }
-  void draft(int32_t) override { now_s += 0.001 * scale, ++n_drafted; }
+  void draft(int32_t) override { now_s += (n_drafted ? 0.001 : 0.0015) * scale, ++n_drafted; }
   void verify(const std::vector<int32_t>& tokens) override {
     const double n = static_cast<double>(tokens.size()), drafted = static_cast<double>(n_drafted);
     now_s += scale * (0.004 + 0.0005 * (n - 1) - 0.0001 * drafted);
@@ -83,6 +83,7 @@ void write_costs(const RowCosts& costs, int64_t max_rows, double* out) {
   write_rows(costs.back_s, out + max_rows);
   write_rows(costs.back_short_s, out + 2 * max_rows);
   out[3 * max_rows] = costs.exit_draft_s;
+  out[3 * max_rows + 1] = costs.first_draft_s;
 }
 
 std::map<int64_t, double> by_rows(const double* seconds, int64_t n) {
@@ -149,8 +150,9 @@ int64_t check_pick(Sampler* sampler, const float* row, int64_t n_vocab, int64_t 
 
 // verify, back, back_short: seconds [max_rows] of 1, 2 ... rows; 0 where a number was not measured.
 Choosing* check_choosing(const double* verify, const double* back, const double* back_short, double exit_draft_s,
-                         int64_t max_rows, int64_t n_vocab, double tick_s) {
-  const RowCosts prior{by_rows(verify, max_rows), by_rows(back, max_rows), by_rows(back_short, max_rows), exit_draft_s};
+                         double first_draft_s, int64_t max_rows, int64_t n_vocab, double tick_s) {
+  const RowCosts prior{by_rows(verify, max_rows), by_rows(back, max_rows), by_rows(back_short, max_rows), exit_draft_s,
+                       first_draft_s};
   return new Choosing(prior, max_rows, n_vocab, tick_s);
 }
 

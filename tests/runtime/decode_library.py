@@ -117,8 +117,9 @@ class CppChoosing:
             np.array([table.get(rows, 0.0) for rows in range(1, max_rows + 1)])
             for table in (costs.verify_s, costs.back_s, costs.back_short_s)
         ]
-        draft_s, sizes = c_double(costs.exit_draft_s), (c_int64(max_rows), c_int64(n_vocab))
-        handle = library.check_choosing(*map(at, tables), draft_s, *sizes, c_double(tick_s))
+        drafts_s = (c_double(costs.exit_draft_s), c_double(costs.first_draft_s))
+        sizes = (c_int64(max_rows), c_int64(n_vocab))
+        handle = library.check_choosing(*map(at, tables), *drafts_s, *sizes, c_double(tick_s))
         self._handle = c_void_p(handle)
 
     def reset(self, context: Tokens) -> None:

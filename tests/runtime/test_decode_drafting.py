@@ -27,11 +27,13 @@ N_VOCAB = 203
 MAX_ROWS = 16
 LIMIT = 15
 DRAFT_S = 0.0009
+FIRST_DRAFT_S = 0.0011
 COSTS = RowCosts(
     {1: 0.004, 2: 0.0052, 4: 0.0056, 8: 0.0069, 16: 0.011},
     {1: 0.0031, 2: 0.0038, 4: 0.0042, 8: 0.0052},
     {1: 0.0031, 2: 0.0040, 4: 0.0045, 8: 0.0056},
     DRAFT_S,
+    FIRST_DRAFT_S,
 )
 
 
@@ -144,7 +146,7 @@ class PyChoosing:
         clock = partial(next, count(step=DRAFT_S))
         self._source = PreparedSource()
         self.lookup, self.gated = Lookup(), Gated(self._source, self._costs, clock=clock)
-        estimators = (LookupEstimator(self.lookup, self._costs), GatedEstimator(self.gated, self._costs, max_depth=8))
+        estimators = (LookupEstimator(self.lookup, self._costs), GatedEstimator(self.gated, self._costs))
         self.controller = Auto(estimators, self._costs)
 
     def propose(self, arm: Arm, rows: np.ndarray) -> list[int]:
@@ -213,6 +215,14 @@ MISTAKES = {
     "another acceptance rate": ("hit_rates.cpp", "{0.93, 0.83, 0.61}", "{0.93, 0.83, 0.62}"),
     "another rate of costs": ("costs.cpp", "kDriftRate = 0.15", "kDriftRate = 0.14"),
     "another memory of the gate": ("gate.cpp", "kPriorWeight = 4.0", "kPriorWeight = 5.0"),
+    "a missed draft is forgotten": ("gated.cpp", "if (!hit) state_ = kMissed;", ""),
+    "no look at dropped drafts": ("lookahead.cpp", "dropped.worth(tokens_per_time) ? kept", "-1e9 ? kept"),
+    "the first draft is as quick as others": (
+        "lookahead.cpp",
+        "n ? times.deeper_draft : times.first_draft",
+        "times.deeper_draft",
+    ),
+    "an answer begins with what the last one showed": ("gated.cpp", "gate_.begin_answer();", ""),
     "a plain round too late": ("controller.cpp", "kRecheckMax = 64", "kRecheckMax = 128"),
 }
 

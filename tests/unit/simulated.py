@@ -171,7 +171,7 @@ def auto(
     lookup, gated = Lookup(), Gated(ExitSource(), costs, clock=clock)
     estimators: dict[str, Callable[[], object]] = {
         "lookup": lambda: LookupEstimator(lookup, costs),
-        "early-exit": lambda: GatedEstimator(gated, costs, max_depth=8),
+        "early-exit": lambda: GatedEstimator(gated, costs),
     }
     made = [estimators[name]() for name in drafters]
     return Auto(made, costs), {"lookup": lookup, "early-exit": gated}  # type: ignore[arg-type]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 
 from edgeinfer.decode.drafters.early_exit import EarlyExit
-from edgeinfer.decode.drafters.gated import GatedEstimator
 from edgeinfer.decode.drafters.lookup import Lookup
 from edgeinfer.decode.policy.arms import NONE, Arm, Fixed, Outcome
 from edgeinfer.decode.policy.controller import Auto, TrialBudget, decide
 from edgeinfer.decode.policy.costs import Costs, RowCosts
-from edgeinfer.decode.policy.gate import UNKNOWN
 from edgeinfer.decode.policy.offers import Offer
 from tests.unit.simulated import Clock, Device, Played, a_text, auto, play
 
@@ -72,8 +70,9 @@ def test_where_speculation_never_pays_it_ends_within_two_percent_of_plain(seed: 
     [
         # The stored costs say that rows are free. They are not.
         (Device(row=0.0, draft=0.05), DEAR_ROWS, "prose", 0.95),
-        # These costs were stored on a busy machine. Lookup pays on copied text, so it must recover.
-        (Device(row=2.0, draft=2.0), CHEAP_ROWS, "copy", 1.5),
+        # These costs were stored on a busy machine. Drafts pay on copied text, so a drafter must recover: the exit
+        # does, and then lookup is not tried.
+        (Device(row=2.0, draft=2.0), CHEAP_ROWS, "copy", 1.4),
     ],
     ids=["flatters", "scares"],
 )
@@ -196,36 +195,3 @@ def test_plain_rounds_are_measured_while_a_drafter_wins() -> None:
         plain += arm == NONE
         controller.observe(arm, Outcome(2, 2, 3, 0.0, 1.5) if arm.depth else Outcome(0, 0, 1, 0.0, 1.0))
     assert 15 <= plain <= 25
-
-
-class Losing:
-    """A gated drafter that promises a gain before its first round and never delivers one."""
-
-    name = "early-exit"
-    tokens_per_time = 1.0
-    has_read_prompt = True
-    state = UNKNOWN
-
-    def expected_time_of_one(self, *, p_verified: float) -> float:
-        return 1.25
-
-    def expected_time(self, drafted: int) -> float:
-        return 2.2
-
-    def observe_verify(self, drafted: int, seconds: float) -> None:
-        pass
-
-
-def test_a_drafter_that_loses_in_one_state_is_not_tried_again_in_every_other() -> None:
-    gated = Losing()
-    estimator = GatedEstimator(gated, Costs(RowCosts({1: 0.01, 4: 0.02}), 4), max_depth=3)  # type: ignore[arg-type]
-    first = estimator.offer(3)
-    assert first is not None
-    assert first.speedup > 1.1
-    for _ in range(3):
-        estimator.offer(3)
-        estimator.observe(Outcome(drafted=3, accepted=0, emitted=1, draft_s=0.01, verify_s=0.012))
-    gated.state = 8
-    sure = estimator.offer(3)
-    assert sure is not None
-    assert sure.speedup < 0.8

@@ -5,6 +5,8 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from edgeinfer.decode.policy import calibrate as calibration
@@ -111,15 +113,12 @@ class Ticking:
         return self
 
     def draft(self, token: int) -> Ticking:
-        self.now += 0.3 * self.plain_s
+        self.now += (0.3 if self._drafted else 0.4) * self.plain_s
         self._drafted += 1
         return self
 
-    def numpy(self) -> Ticking:
-        return self
-
-    def max(self) -> None:
-        return None
+    def numpy(self) -> npt.NDArray[np.float32]:
+        return np.zeros(2, np.float32)
 
     def argmax(self) -> int:
         return 0
@@ -153,6 +152,7 @@ def test_calibration_measures_each_part_and_closes_its_cache() -> None:
     assert costs.back_s[2] == pytest.approx(0.001)
     assert costs.back_short_s[4] == pytest.approx(0.001 * (2.5 - 0.75))
     assert costs.exit_draft_s == pytest.approx(0.0003)
+    assert costs.first_draft_s == pytest.approx(0.0004)
     assert model.closed == 1
     assert model.open_rounds == 0
     assert model.length == 216

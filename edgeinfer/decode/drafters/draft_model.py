@@ -20,7 +20,6 @@ from edgeinfer.window import WindowPolicy
 __all__ = ["DRAFT_MODEL", "DraftModel"]
 
 NAME: Final = "draft"
-MAX_DRAFTS: Final = 8
 ROUND_POSITIONS: Final = 16  # kept free in the cache for the drafts of a round
 MAX_WINDOW: Final = 1024  # tokens: the draft model needs no long memory
 TRIED_FIRST: Final = 32  # the most rejected drafts that the search for a common prefix goes back
@@ -136,8 +135,7 @@ def _build(inputs: DrafterInputs) -> Built:
         raise UsageError("speculation with a draft model needs its name", hint="--draft-model NAME")
     source = DraftModel(draft.model, _draft_window(inputs.window, draft.max_positions))
     gated = Gated(source, inputs.costs)
-    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
-    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth), source.close)
+    return Built(gated, GatedEstimator(gated, inputs.costs), source.close)
 
 
 DRAFT_MODEL: Final = DrafterKind(DrafterFacts(NAME, _note, needs="draft model"), _build)

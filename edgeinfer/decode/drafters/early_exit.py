@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.gated import MAX_DRAFTS, Gated, GatedEstimator
 from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.arms import Arm, Outcome
-from edgeinfer.decode.policy.costs import Costs, Part
+from edgeinfer.decode.policy.costs import DEEPER, Costs, Part
 from edgeinfer.decode.policy.offers import Offer, best_length
 from edgeinfer.plan.speculation import DrafterFacts, Target
 from edgeinfer.protocols import Round, Row, TokenLike
@@ -17,7 +17,6 @@ from edgeinfer.types import Tokens
 __all__ = ["EARLY_EXIT", "EarlyExit", "ExitSource", "FixedDepthEstimator"]
 
 NAME: Final = "early-exit"
-MAX_DRAFTS: Final = 8
 
 
 class ExitSource:
@@ -103,11 +102,11 @@ class FixedDepthEstimator:
             self._rounds[depth] = min(self._rounds[depth] + 1.0, self.MEMORY_ROUNDS)
             self._rates[depth] += ((depth < outcome.accepted) - self._rates[depth]) / self._rounds[depth]
         if outcome.drafted:
-            self._costs.observe("exit-draft", 1, outcome.draft_s / outcome.drafted)
+            self._costs.observe("exit-draft", DEEPER, outcome.draft_s / outcome.drafted)
         self._costs.observe(self._verify_part, outcome.drafted + 1, outcome.verify_s)
 
     def _time(self, n: int) -> float:
-        return n * self._costs.ratio("exit-draft") + self._costs.ratio(self._verify_part, n + 1) if n else 1.0
+        return n * self._costs.ratio("exit-draft", DEEPER) + self._costs.ratio(self._verify_part, n + 1) if n else 1.0
 
 
 def _note(target: Target) -> str:
@@ -115,11 +114,11 @@ def _note(target: Target) -> str:
 
 
 def _build(inputs: DrafterInputs) -> Built:
-    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
     if not inputs.rows_cheap_to_read:
+        max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
         return Built(EarlyExit(), FixedDepthEstimator(inputs.costs, max_depth=max_depth))
     gated = Gated(ExitSource(), inputs.costs)
-    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth))
+    return Built(gated, GatedEstimator(gated, inputs.costs))
 
 
 EARLY_EXIT: Final = DrafterKind(DrafterFacts(NAME, _note, needs="early exit"), _build)

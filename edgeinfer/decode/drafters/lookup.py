@@ -15,7 +15,7 @@ from edgeinfer.decode.drafters.text_index import LONGEST, Match, TextIndex
 from edgeinfer.decode.policy.arms import Arm, Outcome
 from edgeinfer.decode.policy.costs import Costs
 from edgeinfer.decode.policy.known import KnownDrafts
-from edgeinfer.decode.policy.offers import Offer, best_length
+from edgeinfer.decode.policy.offers import OVERESTIMATE, Offer, best_length
 from edgeinfer.plan.speculation import DrafterFacts, Target
 from edgeinfer.protocols import Round, TokenLike
 from edgeinfer.types import Tokens, common_prefix, compact
@@ -114,8 +114,6 @@ class LookupEstimator:
     """Lookup knows its drafts before the round, so its offer is for these drafts."""
 
     name = NAME
-    # Winner's curse: the best of several noisy estimates is biased upwards.
-    OVERESTIMATE: Final = 1.05
     # A few odd numbers of drafts, so that rows come in even counts: kernels process rows in tiles, and an engine reuses
     # its graph for a number of rows that it has seen.
     LENGTHS: Final = frozenset({1, 3, 5, 7, 11, 15})
@@ -139,7 +137,7 @@ class LookupEstimator:
         self._costs.observe("verify", outcome.drafted + 1, outcome.seconds)
 
     def _time(self, n: int) -> float:
-        return self._costs.ratio("verify", n + 1) * self.OVERESTIMATE if n else 1.0
+        return self._costs.ratio("verify", n + 1) * OVERESTIMATE if n else 1.0
 
 
 # docs/speculation.md: greedy copies on two x86 cores, with every drafter. Wide weights leave the processor waiting for

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgeinfer.decode.drafters.early_exit import MAX_DRAFTS, EarlyExit, ExitSource, FixedDepthEstimator
-from edgeinfer.decode.drafters.gated import Gated, GatedEstimator
+from edgeinfer.decode.drafters.early_exit import EarlyExit, ExitSource, FixedDepthEstimator
+from edgeinfer.decode.drafters.gated import MAX_DRAFTS, Gated, GatedEstimator
 from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.controller import MIN_SPEEDUP
 from edgeinfer.plan.speculation import DrafterFacts, Target
@@ -32,8 +32,8 @@ def _worth(speedup: float) -> str:
 
 def _build(name: str, inputs: DrafterInputs) -> Built:
     # The drafts have run no layer in the model's own memory, so a verify is a whole one.
-    max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
     if not inputs.rows_cheap_to_read:
+        max_depth = min(MAX_DRAFTS, inputs.costs.max_rows - 1)
         estimator = FixedDepthEstimator(
             inputs.costs, max_depth=max_depth, name=name, verify_part="verify", agreement=inputs.agreement
         )
@@ -41,7 +41,7 @@ def _build(name: str, inputs: DrafterInputs) -> Built:
     source = ExitSource(name, whole_part="verify", short_part="verify")
     first = inputs.agreement[0] if inputs.agreement else None
     gated = Gated(source, inputs.costs, agreement=first, reads_prompt=True)
-    return Built(gated, GatedEstimator(gated, inputs.costs, max_depth=max_depth, agreement=inputs.agreement))
+    return Built(gated, GatedEstimator(gated, inputs.costs))
 
 
 EXIT: Final = DrafterKind(DrafterFacts("exit", _note, needs="exit draft"), lambda inputs: _build("exit", inputs))

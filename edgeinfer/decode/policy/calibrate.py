@@ -11,6 +11,7 @@ from time import perf_counter, time
 from typing import Final
 
 from edgeinfer.decode.policy.costs import RowCosts
+from edgeinfer.decode.policy.gate import confidence
 from edgeinfer.device.load import is_busy
 from edgeinfer.kept import read_kept, write_kept
 from edgeinfer.paths import cache_folder
@@ -37,7 +38,7 @@ ROW_ORDER: Final = (1, 4, 2, 8, 16, 3, 6, 12)
 
 KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, other programs
 KEEP_BUSY_S: Final = 600.0  # measured while others used the machine: enough for starts in a row
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def calibrate(
         trials = _trials(max_rows, drafts=bool(model.drafts_with))
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in (_PLAIN, *trials)}
         trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
-        draft_s: list[float] = []
+        draft_s: list[list[float]] = []
         began = clock()
         while True:
             for trial in trials:
@@ -121,12 +122,15 @@ def _enough(verify_s: Mapping[_Trial, Sequence[float]]) -> bool:
 
 def _time_rounds(
     cache: Cache, trial: _Trial, clock: Callable[[], float], *, warm: bool
-) -> tuple[list[float], list[float]]:
-    """Seconds of each draft, and of the verify. With `warm`, an untimed round goes first, because engines reuse the
-    graph for a number of rows. A plain round is timed twice, because all others are relative to it."""
+) -> tuple[list[list[float]], list[float]]:
+    """Seconds of the drafts of each round, and of each verify.
+
+    With `warm`, an untimed round goes first, because engines reuse the graph for a number of rows. A plain round is
+    timed twice, because all others are relative to it.
+    """
     times = [_time(cache, trial, clock) for _ in range(warm + 1 + (trial == _PLAIN))]
     timed = times[warm:]
-    return [second for drafted, _ in timed for second in drafted], [verified for _, verified in timed]
+    return [drafted for drafted, _ in timed], [verified for _, verified in timed]
 
 
 def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list[float], float]:
@@ -136,7 +140,8 @@ def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list
     try:
         for token in tokens[: trial.drafts]:
             began = clock()
-            step.draft(token).numpy().max()
+            row = step.draft(token)
+            confidence(row.numpy(), row.argmax())
             drafted.append(clock() - began)
         began = clock()
         for row in step.verify(tokens):
@@ -146,7 +151,7 @@ def _time(cache: Cache, trial: _Trial, clock: Callable[[], float]) -> tuple[list
         step.rollback()
 
 
-def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float]) -> RowCosts:
+def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[Sequence[float]]) -> RowCosts:
     def of(missing: int | None) -> dict[int, float]:
         """Seconds by rows, for rounds with `missing` fewer drafts than rows; None: rounds without drafts."""
         return {
@@ -156,9 +161,17 @@ def _costs(verify_s: Mapping[_Trial, Sequence[float]], draft_s: Sequence[float])
             and (trial.drafts == 0 if missing is None else trial.drafts > 0 and trial.rows - trial.drafts == missing)
         }
 
-    if not draft_s:
+    first = [drafted[0] for drafted in draft_s if drafted]
+    if not first:
         return RowCosts(of(None))
-    return RowCosts(of(None), of(0), {1: of(None)[1], **of(1)}, _quartile(draft_s))
+    deeper = [seconds for drafted in draft_s for seconds in drafted[1:]]
+    return RowCosts(
+        of(None),
+        of(0),
+        {1: of(None)[1], **of(1)},
+        exit_draft_s=_quartile(deeper or first),
+        first_draft_s=_quartile(first),
+    )
 
 
 def _quartile(times: Sequence[float]) -> float:
@@ -188,7 +201,8 @@ class CostStore:
             if not 0 <= time() - float(stored["measured"]) <= keep_s:
                 return None
             tables = [{int(n): float(s) for n, s in stored[name].items()} for name in ("verify", "back", "back_short")]
-            costs = RowCosts(tables[0], tables[1], tables[2], float(stored["exit_draft"]), float(stored["model_draft"]))
+            drafts = [float(stored[name]) for name in ("exit_draft", "first_draft", "model_draft")]
+            costs = RowCosts(tables[0], tables[1], tables[2], *drafts)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return (
@@ -207,6 +221,7 @@ class CostStore:
             "back": dict(costs.back_s),
             "back_short": dict(costs.back_short_s),
             "exit_draft": costs.exit_draft_s,
+            "first_draft": costs.first_draft_s,
             "model_draft": costs.model_draft_s,
         }
         write_kept(self._file(key), stored)

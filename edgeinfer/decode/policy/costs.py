@@ -8,7 +8,11 @@ from typing import Final, Literal, TypeAlias
 
 Part: TypeAlias = Literal["verify", "back", "back-short", "exit-draft", "model-draft"]
 """`verify`: rows through all layers. `back`: rows through the late layers, after drafts ran the early ones for all of
-them; `back-short`: the same, after drafts ran them for all rows but the newest. The others: one draft."""
+them; `back-short`: the same, after drafts ran them for all rows but the newest. The others: one draft, with FIRST or
+DEEPER in place of the number of rows."""
+
+FIRST: Final = 1  # the first draft of a round: its weights have left the processor's caches
+DEEPER: Final = 2
 
 # How fast estimates follow the rounds. Chosen on the simulated devices of tests/unit/test_controller.py, where priors
 # are wrong, rounds are noisy and the machine slows down.
@@ -27,6 +31,7 @@ class RowCosts:
     back_s: Mapping[int, float] = field(default_factory=dict)  # after as many drafts as rows
     back_short_s: Mapping[int, float] = field(default_factory=dict)  # after one draft fewer
     exit_draft_s: float = 0.0  # 0: the model has no early exit
+    first_draft_s: float = 0.0  # the first draft of a round; 0: as long as a deeper one
     model_draft_s: float = 0.0  # 0: no draft model
 
     @property
@@ -71,8 +76,10 @@ class Costs:
             if prior.back_s:
                 self._ratios["back", rows] = interpolate(prior.back_s, rows) / prior.plain_s
                 self._ratios["back-short", rows] = interpolate(prior.back_short_s, rows) / prior.plain_s
-        self._ratios["exit-draft", 1] = prior.exit_draft_s / prior.plain_s
-        self._ratios["model-draft", 1] = prior.model_draft_s / prior.plain_s
+        self._ratios["exit-draft", FIRST] = (prior.first_draft_s or prior.exit_draft_s) / prior.plain_s
+        self._ratios["exit-draft", DEEPER] = prior.exit_draft_s / prior.plain_s
+        for place in (FIRST, DEEPER):
+            self._ratios["model-draft", place] = prior.model_draft_s / prior.plain_s
 
     def ratio(self, part: Part, rows: int = 1) -> float:
         """Plain rounds that this part takes. Raises KeyError for more than `max_rows` rows."""
@@ -99,9 +106,9 @@ class Costs:
         surprise = seconds / (self.unit_s * ratio) - 1.0
         if seen <= FIRST_ROUNDS:
             step = min(max(surprise, -0.5), 1.0) / (seen + 1)
-            self._correct_unseen(part, step / 2)
         else:
             step = max(1.0 / (seen + 1), MIN_RATIO_RATE) * _clip(surprise)
+        self._correct_unseen(part, step / 2)
         self._ratios[key] = ratio * (1.0 + step)
         self.drift += DRIFT_RATE * (_clip(surprise) - self.drift)
 

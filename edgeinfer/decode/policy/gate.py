@@ -1,4 +1,4 @@
-"""Whether to draft one more token: acceptance rates by the drafter's confidence, learned from accepted drafts."""
+"""What the gate has learned from drafts: how often each confidence is right, and which confidence follows which."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ if TYPE_CHECKING:
 
 # Probability of the drafted token, by the drafter's own softmax. Below the first edge is bucket 0.
 BUCKET_EDGES: Final = (0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-UNKNOWN: Final = len(BUCKET_EDGES) + 1  # the state before the first draft, and after a rejected one
+N_BUCKETS: Final = len(BUCKET_EDGES) + 1
+UNKNOWN: Final = N_BUCKETS  # the state after a round without drafts
+MISSED: Final = N_BUCKETS + 1  # the state after a rejected draft
+N_STATES: Final = N_BUCKETS + 2
 
 # A well-calibrated drafter is accepted as often as it is confident, so each prior is about the middle of its bucket.
-# Four accepted or rejected drafts weigh as much as the prior. No report set these values.
+# Four accepted or rejected drafts weigh as much as the prior. No report set these values; replayed on recorded answers,
+# half or twice as much made no difference.
 PRIOR_ACCEPTANCE: Final = (0.1, 0.25, 0.4, 0.55, 0.68, 0.78, 0.87, 0.94, 0.97, 0.985, 0.995)
 PRIOR_WEIGHT: Final = 4.0
 MEMORY_TOKENS: Final = 200.0
+KEPT_IN_NEW_ANSWER: Final = 0.5  # of what follows what: the next answer may be easier or harder
 MAX_TILT: Final = 50.0  # of the prior of what follows: means from 0.12 to 0.98 can be reached
 
 
@@ -34,20 +39,34 @@ def bucket(probability: float) -> int:
 
 
 class Gate:
-    """Acceptance rate of each confidence bucket, and which bucket follows which. States are buckets, or UNKNOWN."""
+    """Acceptance rate of each confidence bucket, and which bucket follows which state: a bucket, UNKNOWN or MISSED."""
 
     def __init__(self, agreement: float | None = None) -> None:
         """`agreement` is the share of the drafter's drafts that are known to be right, from 0 to 1."""
-        n = len(PRIOR_ACCEPTANCE)
         self._accepted = [rate * PRIOR_WEIGHT for rate in PRIOR_ACCEPTANCE]
-        self._tries = [PRIOR_WEIGHT] * n
+        self._tries = [PRIOR_WEIGHT] * N_BUCKETS
         # Prior: every bucket may follow, and the same bucket gets the weight of two more.
-        shares = [1.0] * n if agreement is None else _tilted(PRIOR_ACCEPTANCE, agreement)
-        self._next = [[share + 2.0 * (state == after) for after, share in enumerate(shares)] for state in range(n + 1)]
+        shares = [1.0] * N_BUCKETS if agreement is None else _tilted(PRIOR_ACCEPTANCE, agreement)
+        self._prior = [
+            [share + 2.0 * (state == after) for after, share in enumerate(shares)] for state in range(N_STATES)
+        ]
+        self._next = [[*counts] for counts in self._prior]
+
+    def begin_answer(self) -> None:
+        for counts, priors in zip(self._next, self._prior, strict=True):
+            counts[:] = [
+                prior + KEPT_IN_NEW_ANSWER * (count - prior) for count, prior in zip(counts, priors, strict=True)
+            ]
 
     def acceptance(self, state: int) -> float:
         """Probability that a draft of this bucket is accepted, given that those before it were."""
         return self._accepted[state] / self._tries[state]
+
+    def following(self, state: int) -> list[float]:
+        """Probability of each bucket for the draft after `state`."""
+        counts = self._next[state]
+        total = sum(counts)
+        return [count / total for count in counts]
 
     def learn(self, state: int, accepted: bool) -> None:
         if self._tries[state] >= MEMORY_TOKENS:
@@ -63,12 +82,6 @@ class Gate:
         if total >= MEMORY_TOKENS:
             self._next[before] = counts = [count * (1 - 1 / MEMORY_TOKENS) for count in counts]
         counts[after] += 1.0
-
-    def expected_gain(self, state: int, row_price: float) -> float:
-        """Tokens gained by one more draft after `state`. It is verified only if its acceptance exceeds `row_price`."""
-        counts = self._next[state]
-        gain = sum(count * max(0.0, self.acceptance(after) - row_price) for after, count in enumerate(counts))
-        return gain / sum(counts)
 
 
 def _tilted(rates: Sequence[float], mean: float) -> list[float]:
@@ -95,10 +108,3 @@ def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time:
         if value > best_value:
             best, best_value = n, value
     return best
-
-
-def marginal_row_time(time: Callable[[int], float], rows: int, max_rows: int) -> float:
-    """Time of the row after `rows`: the lowest average over the counts up to `max_rows`, because kernels process rows
-    in tiles and the rows that fill a tile are nearly free."""
-    now = time(rows)
-    return min((time(more) - now) / (more - rows) for more in range(rows + 1, max(max_rows, rows + 1) + 1))

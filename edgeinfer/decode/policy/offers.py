@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgeinfer.decode.policy.arms import Arm, Outcome
+
+# Winner's curse: the best of several noisy estimates is biased upwards, so drafters state more time than they expect.
+OVERESTIMATE: Final = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +54,18 @@ def best_length(
         tokens += reached
         if n in lengths and tokens * best[2] > best[1] * (needed := time(n)):
             best = (n, tokens, needed)
+    return best
+
+
+def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time: Callable[[int], float]) -> int:
+    """How many of the drafts to verify: the number with the most expected tokens after paying `tokens_per_time` for the
+    time of the verify."""
+    tokens, reached = 1.0, 1.0
+    best, best_value = 0, 1.0 - tokens_per_time * time(0)
+    for n, rate in enumerate(acceptance, start=1):
+        reached *= rate
+        tokens += reached
+        value = tokens - tokens_per_time * time(n)
+        if value > best_value:
+            best, best_value = n, value
     return best

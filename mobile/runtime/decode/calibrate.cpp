@@ -25,7 +25,7 @@ constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 6, 8, 12, 16};
 constexpr int64_t kDraftedRowCounts[] = {1, 2, 4, 8};
 constexpr int64_t kRowOrder[] = {1, 4, 2, 8, 16, 3, 6, 12};  // a run that is cut short has seen the most useful ones
 constexpr double kKeepS = 7 * 24 * 3600.0;
-constexpr char kFormat[] = "edgeinfer-costs-1";
+constexpr char kFormat[] = "edgeinfer-costs-2";
 
 // One kind of round: `rows` verified after `drafts` drafts.
 struct Trial {
@@ -82,14 +82,19 @@ void fill(TimedRounds& rounds, const Clock& clock) {
   }
 }
 
-// Seconds of the verify; those of each draft are added to `draft_s`, where it is given.
-double time_round(TimedRounds& rounds, const Trial& trial, const Clock& clock, std::vector<double>* draft_s) {
+// Seconds of drafts: the first of a round, and the deeper ones.
+struct DraftTimes {
+  std::vector<double> first_s, deeper_s;
+};
+
+// Seconds of the verify; those of each draft are added to `drafts`, where it is given.
+double time_round(TimedRounds& rounds, const Trial& trial, const Clock& clock, DraftTimes* drafts) {
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < trial.rows; ++i) tokens.push_back(static_cast<int32_t>(5 + i));
   for (int64_t i = 0; i < trial.drafts; ++i) {
     const double began = clock();
     rounds.draft(tokens[i]);
-    if (draft_s) draft_s->push_back(clock() - began);
+    if (drafts) (i ? drafts->deeper_s : drafts->first_s).push_back(clock() - began);
   }
   const double began = clock();
   rounds.verify(tokens);
@@ -99,11 +104,11 @@ double time_round(TimedRounds& rounds, const Trial& trial, const Clock& clock, s
 }
 
 // On a quick model an untimed round goes first, because engines reuse the graph for a number of rows.
-void time_trial(TimedRounds& rounds, Timed& timed, bool is_quick, const Clock& clock, std::vector<double>& draft_s) {
+void time_trial(TimedRounds& rounds, Timed& timed, bool is_quick, const Clock& clock, DraftTimes& drafts) {
   if (is_quick) time_round(rounds, timed.trial, clock, nullptr);
   const bool is_plain = timed.trial.rows == 1 && !timed.trial.drafts;
   for (int i = 0; i < 1 + is_plain; ++i)  // twice, because all others are relative to it
-    timed.seconds.push_back(time_round(rounds, timed.trial, clock, &draft_s));
+    timed.seconds.push_back(time_round(rounds, timed.trial, clock, &drafts));
 }
 
 // Whether every kind of round was timed with one and with several rows.
@@ -125,16 +130,17 @@ double quartile(std::vector<double> seconds) {
   return seconds[seconds.size() / 4];
 }
 
-RowCosts costs_of(const std::vector<Timed>& trials, const std::vector<double>& draft_s) {
+RowCosts costs_of(const std::vector<Timed>& trials, const DraftTimes& drafts) {
   RowCosts costs;
   for (const auto& [trial, seconds] : trials) {
     if (seconds.empty()) continue;
     auto& table = !trial.drafts ? costs.verify_s : trial.rows == trial.drafts ? costs.back_s : costs.back_short_s;
     table[trial.rows] = quartile(seconds);
   }
-  if (draft_s.empty()) return costs;
+  if (drafts.first_s.empty()) return costs;
   costs.back_short_s.emplace(1, costs.plain_s());
-  costs.exit_draft_s = quartile(draft_s);
+  costs.exit_draft_s = quartile(drafts.deeper_s.empty() ? drafts.first_s : drafts.deeper_s);
+  costs.first_draft_s = quartile(drafts.first_s);
   return costs;
 }
 
@@ -153,15 +159,15 @@ std::vector<size_t> in_turn(size_t n_trials) {
 RowCosts calibrate(TimedRounds& rounds, int64_t max_rows, double budget_s, const Clock& clock) {
   fill(rounds, clock);
   std::vector<Timed> trials = trials_of(max_rows, rounds.drafts());
-  std::vector<double> draft_s;
+  DraftTimes drafts;
   const double began = clock();
   for (;;) {
     for (const size_t index : in_turn(trials.size())) {
       const std::vector<double>& plain = trials[0].seconds;
-      time_trial(rounds, trials[index], plain.empty() || plain[0] < kQuickRoundS, clock, draft_s);
+      time_trial(rounds, trials[index], plain.empty() || plain[0] < kQuickRoundS, clock, drafts);
       const double spent = clock() - began;
       if ((spent > budget_s && is_complete(trials)) || (spent > kMaxOverrun * budget_s && is_enough(trials)))
-        return costs_of(trials, draft_s);
+        return costs_of(trials, drafts);
     }
   }
 }
@@ -209,7 +215,7 @@ std::optional<RowCosts> CostFile::load() const {
     if (!(file >> rows >> seconds) || rows < 1 || rows > 64 || !(std::isfinite(seconds) && seconds > 0))
       return std::nullopt;
     if (name == "exit_draft")
-      costs.exit_draft_s = seconds;
+      (rows == kFirst ? costs.first_draft_s : costs.exit_draft_s) = seconds;
     else if (const auto table = tables.find(name); table != tables.end())
       (*table->second)[rows] = seconds;
     else
@@ -231,7 +237,8 @@ void CostFile::save(const RowCosts& costs) const {
     for (const auto& [rows, seconds] : costs.verify_s) file << "verify " << rows << ' ' << seconds << '\n';
     for (const auto& [rows, seconds] : costs.back_s) file << "back " << rows << ' ' << seconds << '\n';
     for (const auto& [rows, seconds] : costs.back_short_s) file << "back_short " << rows << ' ' << seconds << '\n';
-    if (costs.exit_draft_s > 0) file << "exit_draft 1 " << costs.exit_draft_s << '\n';
+    if (costs.first_draft_s > 0) file << "exit_draft " << kFirst << ' ' << costs.first_draft_s << '\n';
+    if (costs.exit_draft_s > 0) file << "exit_draft " << kDeeper << ' ' << costs.exit_draft_s << '\n';
     file << "end\n";
     if (!file.flush()) {
       std::remove(unfinished.c_str());

@@ -44,7 +44,9 @@ Costs::Costs(const RowCosts& prior, int64_t max_rows) : unit_s_(prior.plain_s())
     cell(Part::back, rows).ratio = interpolate(prior.back_s, rows) / unit_s_;
     cell(Part::back_short, rows).ratio = interpolate(prior.back_short_s, rows) / unit_s_;
   }
-  cell(Part::exit_draft, 1).ratio = prior.exit_draft_s / unit_s_;
+  const double first_draft_s = prior.first_draft_s > 0.0 ? prior.first_draft_s : prior.exit_draft_s;
+  cell(Part::exit_draft, kFirst).ratio = first_draft_s / unit_s_;
+  cell(Part::exit_draft, kDeeper).ratio = prior.exit_draft_s / unit_s_;
 }
 
 bool Costs::is_known(Part part, int64_t rows) const { return cell(part, rows).seen >= kFirstRounds; }
@@ -64,10 +66,8 @@ void Costs::observe(Part part, int64_t rows, double seconds) {
   const double surprise = seconds / (unit_s_ * measured.ratio) - 1.0;
   const double share = 1.0 / static_cast<double>(measured.seen + 1);
   double step = std::max(share, kMinRatioRate) * clip(surprise);
-  if (measured.seen <= kFirstRounds) {
-    step = std::clamp(surprise, -0.5, 1.0) / static_cast<double>(measured.seen + 1);
-    correct_unseen(part, step / 2);
-  }
+  if (measured.seen <= kFirstRounds) step = std::clamp(surprise, -0.5, 1.0) / static_cast<double>(measured.seen + 1);
+  correct_unseen(part, step / 2);
   measured.ratio *= 1.0 + step;
   drift_ += kDriftRate * (clip(surprise) - drift_);
 }

@@ -11,8 +11,12 @@
 namespace edgeinfer {
 
 // verify: rows through all layers. back: rows through the late layers, after drafts ran the early ones for all of them;
-// back_short: the same, after drafts ran them for all rows but the newest. exit_draft: one draft.
+// back_short: the same, after drafts ran them for all rows but the newest. exit_draft: one draft, with kFirst
+// or kDeeper in place of the number of rows.
 enum class Part { verify, back, back_short, exit_draft };
+
+constexpr int64_t kFirst = 1;  // the first draft of a round: its weights have left the processor's caches
+constexpr int64_t kDeeper = 2;
 
 // Seconds by the number of rows, measured before any answer.
 struct RowCosts {
@@ -20,6 +24,7 @@ struct RowCosts {
   std::map<int64_t, double> back_s;        // after as many drafts as rows
   std::map<int64_t, double> back_short_s;  // after one draft fewer
   double exit_draft_s = 0.0;               // 0: the model has no early exit
+  double first_draft_s = 0.0;              // the first draft of a round; 0: as long as a deeper one
 
   double plain_s() const { return verify_s.at(1); }
 };

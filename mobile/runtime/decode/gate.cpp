@@ -1,7 +1,6 @@
 #include "gate.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "../engine/vectors.h"
@@ -13,6 +12,9 @@ constexpr double kBucketEdges[] = {0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.
 constexpr double kPriorAcceptance[kBuckets] = {0.1, 0.25, 0.4, 0.55, 0.68, 0.78, 0.87, 0.94, 0.97, 0.985, 0.995};
 constexpr double kPriorWeight = 4.0;
 constexpr double kMemoryTokens = 200.0;
+constexpr double kKeptInNewAnswer = 0.5;
+
+double prior_next(int state, int after) { return state == after ? 3.0 : 1.0; }
 
 }  // namespace
 
@@ -36,8 +38,16 @@ Gate::Gate() {
     accepted_[state] = kPriorAcceptance[state] * kPriorWeight;
     tries_[state] = kPriorWeight;
   }
-  for (int state = 0; state <= kBuckets; ++state)
-    for (int after = 0; after < kBuckets; ++after) next_[state][after] = state == after ? 3.0 : 1.0;
+  for (int state = 0; state < kStates; ++state)
+    for (int after = 0; after < kBuckets; ++after) next_[state][after] = prior_next(state, after);
+}
+
+void Gate::begin_answer() {
+  for (int state = 0; state < kStates; ++state)
+    for (int after = 0; after < kBuckets; ++after) {
+      const double prior = prior_next(state, after);
+      next_[state][after] = prior + kKeptInNewAnswer * (next_[state][after] - prior);
+    }
 }
 
 void Gate::learn(int state, bool accepted) {
@@ -56,35 +66,11 @@ void Gate::learn_transition(int before, int after) {
   counts[after] += 1.0;
 }
 
-double Gate::expected_gain(int state, double row_price) const {
-  const auto& counts = next_[state];
-  double gain = 0.0;
-  for (int after = 0; after < kBuckets; ++after) gain += counts[after] * std::max(0.0, acceptance(after) - row_price);
-  return gain / std::accumulate(counts.begin(), counts.end(), 0.0);
-}
-
-int64_t n_worth_verifying(const std::vector<double>& acceptance, double tokens_per_time,
-                          const std::function<double(int64_t)>& time) {
-  double tokens = 1.0, reached = 1.0, best_value = 1.0 - tokens_per_time * time(0);
-  int64_t best = 0, n = 0;
-  for (const double rate : acceptance) {
-    reached *= rate;
-    tokens += reached;
-    const double value = tokens - tokens_per_time * time(++n);
-    if (value > best_value) {
-      best = n;
-      best_value = value;
-    }
-  }
-  return best;
-}
-
-double marginal_row_time(const std::function<double(int64_t)>& time, int64_t rows, int64_t max_rows) {
-  const double now = time(rows);
-  double least = std::numeric_limits<double>::infinity();
-  for (int64_t more = rows + 1; more <= std::max(max_rows, rows + 1); ++more)
-    least = std::min(least, (time(more) - now) / static_cast<double>(more - rows));
-  return least;
+std::array<double, kBuckets> Gate::following(int state) const {
+  auto shares = next_[state];
+  const double total = std::accumulate(shares.begin(), shares.end(), 0.0);
+  for (double& share : shares) share /= total;
+  return shares;
 }
 
 }  // namespace edgeinfer

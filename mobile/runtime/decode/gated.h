@@ -2,7 +2,7 @@
 // edgeinfer/decode/drafters/gated.py and early_exit.py.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "costs.h"
 #include "gate.h"
+#include "lookahead.h"
 #include "offers.h"
 
 namespace edgeinfer {
@@ -28,18 +29,18 @@ class Gated : public Drafter {
   void extend(const Tokens& tokens) override;
   Tokens propose(DraftRound& round, int64_t limit) override;
 
-  // Confidence bucket of the newest draft in the last round of this drafter, or kUnknown.
+  int64_t max_depth() const { return std::min(kMaxDrafts, costs_.max_rows() - 1); }
+  // State of the gate before the next round.
   int state() const { return state_; }
-  // What the time of a draft would earn elsewhere, in tokens per plain round.
-  void set_tokens_per_time(double value) { tokens_per_time_ = value; }
+  // What rounds are expected to give, and how far they draft.
+  const LookAhead& ahead();
   // The verify of the last round, with `drafted` drafts, took this long.
   void observe_verify(int64_t drafted, double seconds);
   // Plain rounds that the last round should have taken, with `drafted` of its drafts verified.
   double expected_time(int64_t drafted) const;
-  // Plain rounds that a round of one draft takes, when the draft is verified with this probability.
-  double expected_time_of_one(double p_verified) const;
 
  private:
+  void look();
   int32_t draft(DraftRound& round, int32_t token, int& state);
   Part verify_part(int64_t n) const { return n_drafts_ > n ? Part::back : Part::back_short; }
   double verify_time(int64_t n) const { return costs_.ratio(verify_part(n), n + 1); }
@@ -48,39 +49,32 @@ class Gated : public Drafter {
   Costs& costs_;
   int64_t n_vocab_;
   Clock clock_;
-  double tokens_per_time_ = 1.0;
+  double tokens_per_time_ = 1.0;  // what the time of a plain round would earn elsewhere, in tokens
   Gate gate_;
   int32_t last_ = 0;  // emitted token
   Tokens drafts_;     // of the running round, also those not proposed
   std::vector<int> states_;
   int64_t n_drafts_ = 0;  // of the last round, also those not proposed
   int state_ = kUnknown;  // in which the last round ended
+  LookAhead ahead_;
+  int64_t look_after_ = 0, until_look_ = 0;  // rounds
 };
 
-// A gated drafter decides its depth inside the round. Its offer is the mean of past rounds that started in a similar
-// confidence state, shrunk towards the mean of all its rounds while the sample is small.
+// Offers the rounds of a gated drafter: what its gate expects, in the time that such rounds have really taken.
 class GatedEstimator : public Estimator {
  public:
-  GatedEstimator(Gated& gated, Costs& costs);
+  GatedEstimator(Gated& gated, Costs& costs) : gated_(gated), costs_(costs) {}
 
   const std::string& name() const override { return gated_.name(); }
   std::optional<Offer> offer(int64_t limit) override;
   void observe(const Outcome& outcome) override;
 
  private:
-  // Running means of the tokens and the time of a round.
-  struct Mean {
-    double tokens = 0.0, time = 0.0, rounds = 0.0;
-    void add(double new_tokens, double new_time);
-  };
+  static constexpr double kPriorTime = 16.0;  // plain rounds, as long as expected
 
   Gated& gated_;
   Costs& costs_;
-  int64_t max_depth_;
-  std::array<Mean, 4> means_;  // by group of states
-  Mean all_;
-  size_t group_;
-  std::optional<Offer> offer_;  // holds until the next round of this drafter
+  double expected_ = kPriorTime, taken_ = kPriorTime;  // time of the last rounds, fading
 };
 
 }  // namespace edgeinfer

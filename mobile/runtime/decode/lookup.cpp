@@ -6,7 +6,6 @@ namespace edgeinfer {
 namespace {
 
 constexpr int64_t kMaxIndexed = 16384;  // tokens; when there are more, only the newest half of these is kept
-constexpr double kOverestimate = 1.05;  // winner's curse: the best of several noisy estimates is biased upwards
 
 }  // namespace
 

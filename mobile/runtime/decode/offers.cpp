@@ -19,4 +19,20 @@ Offer best_length(const std::vector<double>& acceptance, const std::function<dou
   return best;
 }
 
+int64_t n_worth_verifying(const std::vector<double>& acceptance, double tokens_per_time,
+                          const std::function<double(int64_t)>& time) {
+  double tokens = 1.0, reached = 1.0, best_value = 1.0 - tokens_per_time * time(0);
+  int64_t best = 0, n = 0;
+  for (const double rate : acceptance) {
+    reached *= rate;
+    tokens += reached;
+    const double value = tokens - tokens_per_time * time(++n);
+    if (value > best_value) {
+      best = n;
+      best_value = value;
+    }
+  }
+  return best;
+}
+
 }  // namespace edgeinfer

@@ -11,6 +11,9 @@
 
 namespace edgeinfer {
 
+// The best of several noisy estimates is biased upwards, so drafters state more time than they expect.
+constexpr double kOverestimate = 1.05;
+
 // Time is in plain rounds. A plain round is one token for one.
 struct Offer {
   Arm arm;
@@ -36,5 +39,9 @@ class Estimator {
 // drafts. The name of the offer's arm is left empty.
 Offer best_length(const std::vector<double>& acceptance, const std::function<double(int64_t)>& time,
                   const std::vector<int64_t>& lengths);
+
+// How many of the drafts to verify: the most expected tokens, less `tokens_per_time` for the time of the verify.
+int64_t n_worth_verifying(const std::vector<double>& acceptance, double tokens_per_time,
+                          const std::function<double(int64_t)>& time);
 
 }  // namespace edgeinfer
