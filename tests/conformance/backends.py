@@ -227,13 +227,6 @@ EXECUTORCH_EXIT_DRAFT = Subject(
 EXECUTORCH_SUBJECTS = (
     EXECUTORCH_FEATURE,
     EXECUTORCH_EXIT_DRAFT,
-    Subject(
-        "executorch-feature-8da4w", LLAMA_Q4_POSITIVE, executorch("8da4w"), "f32", 2.5, taps=(2, 3),
-        draft_tolerance=3.0,
-    ),
-    Subject(
-        "executorch-exit-draft-qwen3-8da8w", QWEN, executorch("8da8w"), "f32", 1.2, exit_draft=1, draft_tolerance=1.5
-    ),
     Subject("executorch-llama-fp32", LLAMA, executorch("fp32"), "f32", oracle_tolerance=1e-3),
     Subject("executorch-qwen3-8da8w", QWEN, executorch("8da8w"), "f32", oracle_tolerance=1.2),
     Subject("executorch-llama-f16", LLAMA, executorch("fp32", "f16"), "f16", oracle_tolerance=0.1),
