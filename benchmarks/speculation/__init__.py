@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from benchmarks.speculation.trace import trace_exit
+from benchmarks.speculation.trace import Chain, trace_exit
 from edgeinfer.bench.speculation.measure import add_arguments, command_of, measure_all, show
 from edgeinfer.bench.speculation.records import Log, Subject
 from edgeinfer.bench.speculation.report import rows_of
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def traces(args: argparse.Namespace, log: Log) -> Mapping[Subject, Mapping[int, tuple[bool, ...]]]:
-    """For each model, by prompt: whether the exit would have drafted each token of the plain greedy answer."""
+def traces(args: argparse.Namespace, log: Log) -> Mapping[Subject, Mapping[int, tuple[Chain, ...]]]:
+    """For each model, by prompt: what the exit would have drafted at each token of the plain greedy answer."""
     found = {}
     for name in args.model or ["demo"]:
         with Sides(name, ("early-exit",), args.draft_model) as sides:

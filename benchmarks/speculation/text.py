@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from benchmarks.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
+from benchmarks.speculation.ceiling import NEVER, FixedGate, Reach, best_gate, best_seconds, fixed_seconds, reach
 from benchmarks.speculation.targets import NOT_SLOWER, slower, verdicts
+from benchmarks.speculation.trace import Chain
 from edgeinfer.bench.speculation.records import CONTROL, Log, Measured, Subject, subjects
 from edgeinfer.bench.speculation.report import ALL, Row, rows_of, won
 
-Traces: TypeAlias = Mapping[Subject, Mapping[int, tuple[bool, ...]]]
+Traces: TypeAlias = Mapping[Subject, Mapping[int, tuple[Chain, ...]]]
 _DEPTHS: Final = (1, 2, 3, 4)
 
 
@@ -68,7 +69,9 @@ def ceilings(log: Log, rows: Sequence[Row], traces: Traces) -> Iterator[str]:
             yield from _ceilings(log, subject, own, traces.get(subject, {}))
 
 
-def _ceilings(log: Log, subject: Subject, rows: Sequence[Row], traces: Mapping[int, tuple[bool, ...]]) -> Iterator[str]:
+def _ceilings(
+    log: Log, subject: Subject, rows: Sequence[Row], traces: Mapping[int, tuple[Chain, ...]]
+) -> Iterator[str]:
     reaches = list(_reaches(log, subject, traces))
     measured = log.costs[subject]
     costs = measured.costs
@@ -96,6 +99,8 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row], traces: Mapping[i
         share = f"{(gained[arm, ALL] - 1) / (best[ALL] - 1):.0%}" if best[ALL] > 1.005 else ""
         yield f"| {arm} | {cells} | {share} |"
     yield ""
+    won = {arm: gained[arm, ALL] for arm in arms}
+    yield from _fixed_gates(won, reaches, measured, {arm: uses[arm] for arm in arms})
     if traced and costs.back_short_s:
         plain = sum(len(one.exit) for one in traced) * costs.plain_s
         fixed = [f"{depth}: {plain / sum(fixed_seconds(one, costs, depth) for one in traced):.2f}" for depth in _DEPTHS]
@@ -103,15 +108,51 @@ def _ceilings(log: Log, subject: Subject, rows: Sequence[Row], traces: Mapping[i
         yield ""
 
 
+def _fixed_gates(
+    won: Mapping[str, float],
+    reaches: Sequence[tuple[str, Reach]],
+    measured: Measured,
+    uses: Mapping[str, tuple[bool, bool]],
+) -> Iterator[str]:
+    yield "Won, of what the best fixed gate on the drafters' own confidence would win with these row costs, and with"
+    yield "nothing else to pay (the same answers):"
+    yield ""
+    yield "| arm | gate | won | would win | of the speed-up | of the gain |"
+    yield "|---|---|---|---|---|---|"
+    for arm, (lookup, early_exit) in uses.items():
+        chosen = _of_use(reaches, ALL, early_exit=early_exit)
+        gate, seconds = best_gate(
+            chosen, measured.costs, lookup=lookup, early_exit=early_exit, max_rows=measured.max_rows
+        )
+        best = sum(len(one.lookup) for one in chosen) * measured.costs.plain_s / seconds
+        gain = f"{(won[arm] - 1) / (best - 1):.0%}" if best > 1.005 else ""
+        yield f"| {arm} | {_words(gate)} | {won[arm]:.2f} | {best:.2f} | {won[arm] / best:.0%} | {gain} |"
+    yield ""
+
+
+def _words(gate: FixedGate) -> str:
+    parts = []
+    if gate.least_promised < NEVER:
+        parts.append(f"lookup from {gate.least_promised:g}x promised")
+    if gate.least_sure < NEVER:
+        parts.append(f"exit while its probability is {gate.least_sure:g}")
+    return ", ".join(parts) or "no drafts"
+
+
+def _of_use(reaches: Sequence[tuple[str, Reach]], kind: str, *, early_exit: bool) -> list[Reach]:
+    """The answers of a kind; where the exit drafts, those that it was traced on."""
+    traced = any(one.exit for _, one in reaches)
+    return [one for its, one in reaches if kind in (its, ALL) and (one.exit or not (early_exit and traced))]
+
+
 def _best(reaches: Sequence[tuple[str, Reach]], kind: str, measured: Measured, use: tuple[bool, bool]) -> float:
     (lookup, early_exit), costs, max_rows = use, measured.costs, measured.max_rows
-    traced = any(one.exit for _, one in reaches)
-    chosen = [one for its, one in reaches if kind in (its, ALL) and (one.exit or not (early_exit and traced))]
+    chosen = _of_use(reaches, kind, early_exit=early_exit)
     seconds = sum(best_seconds(one, costs, lookup=lookup, early_exit=early_exit, max_rows=max_rows) for one in chosen)
     return sum(len(one.lookup) for one in chosen) * costs.plain_s / seconds if seconds else 1.0
 
 
-def _reaches(log: Log, subject: Subject, traces: Mapping[int, tuple[bool, ...]]) -> Iterator[tuple[str, Reach]]:
+def _reaches(log: Log, subject: Subject, traces: Mapping[int, tuple[Chain, ...]]) -> Iterator[tuple[str, Reach]]:
     for record in log.latest().values():
         prompt, answer = record.text
         if record.subject == subject and len(answer) > 1:

@@ -6,7 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.speculation.ceiling import Reach, best_seconds, fixed_seconds, reach
+from benchmarks.speculation.ceiling import (
+    NEVER,
+    FixedGate,
+    Reach,
+    best_gate,
+    best_seconds,
+    fixed_seconds,
+    gated_seconds,
+    reach,
+)
 from benchmarks.speculation.targets import slower, verdicts
 from benchmarks.speculation.text import ceilings, targets
 from edgeinfer.bench.speculation.records import CONTROL, PLAIN, Log, Measured
@@ -37,9 +46,12 @@ def test_a_missed_target_is_explained_by_its_parts() -> None:
 
 def test_what_lookup_and_the_exit_could_reach_by_hand() -> None:
     #                       answer: 9 5 6 7 8 ; the prompt holds 9 5 6 7 once
-    found = reach([9, 5, 6, 7, 1], [9, 5, 6, 7, 8], [True, True, False, True])
+    chains = [((5, 0.9), (6, 0.8), (1, 0.2)), ((6, 0.8), (1, 0.2)), ((1, 0.2), (8, 0.9)), ((8, 0.9),)]
+    found = reach([9, 5, 6, 7, 1], [9, 5, 6, 7, 8], chains)
     assert found.lookup == (3, 2, 1, 0)
     assert found.exit == (2, 1, 0, 1)
+    assert found.exit_sure == ((0.9, 0.8, 0.2), (0.8, 0.2), (0.2, 0.9), (0.9,))
+    assert all(0.0 < rate < 1.0 for rates in found.lookup_rates for rate in rates[:1])
 
 
 def test_the_gain_of_a_perfect_gate_by_hand() -> None:
@@ -51,6 +63,37 @@ def test_the_gain_of_a_perfect_gate_by_hand() -> None:
     assert best_seconds(found, COSTS, lookup=False, early_exit=False, max_rows=16) == pytest.approx(4.0)
     # always one draft: (0.3 + 1.1) twice; the second one is wrong, so a plain round is left
     assert fixed_seconds(Reach((0, 0, 0, 0), (1, 1, 0, 1)), COSTS, 1) == pytest.approx(1.4 + 1.4 + 1.0)
+
+
+SURE = Reach((0,) * 4, (2, 1, 0, 1), ((),) * 4, ((0.9, 0.8, 0.2), (0.8, 0.2), (0.2, 0.9), (0.9,)))
+BACK = replace(COSTS, back_s={1: 0.8, 8: 1.5}, first_draft_s=0.5)
+
+
+def test_a_fixed_gate_by_hand() -> None:
+    # drafts .9 and .8 are kept, .2 is made and dropped (.5 + 2 * .3, three of four rows: 1.0); both are right, and the
+    # third token comes with the verify. No draft fits before the last token.
+    assert gated_seconds(SURE, BACK, FixedGate(NEVER, 0.5), 16) == pytest.approx(1.1 + 1.0 + 1.0)
+    # the first draft alone is kept, twice right: (.5 + .3, two of three rows: .9), then one more token, all of them
+    assert gated_seconds(SURE, BACK, FixedGate(NEVER, 0.85), 16) == pytest.approx(0.8 + 0.9 + (0.5 + 0.8) + 1.0)
+    assert gated_seconds(SURE, BACK, FixedGate(NEVER, NEVER), 16) == pytest.approx(4.0)
+
+
+def test_the_best_fixed_gate_is_the_quickest_and_may_be_none() -> None:
+    gate, seconds = best_gate([SURE], BACK, lookup=False, early_exit=True, max_rows=16)
+    assert gate.least_promised == NEVER
+    assert seconds == pytest.approx(3.1)
+    assert 0.2 < gate.least_sure <= 0.8
+    dear = replace(BACK, exit_draft_s=2.0, first_draft_s=2.0)
+    assert best_gate([SURE], dear, lookup=False, early_exit=True, max_rows=16) == (FixedGate(NEVER, NEVER), 4.0)
+
+
+def test_lookup_is_taken_by_its_own_rates() -> None:
+    rates = ((0.9, 0.9, 0.9), (0.9, 0.9), (0.9,), ())
+    copied = Reach((3, 2, 1, 0), (), rates, ())
+    # 1 + .9 + .81 + .729 = 3.44 tokens for 1.6: all four in one round
+    assert gated_seconds(copied, COSTS, FixedGate(2.0, NEVER), 16) == pytest.approx(1.6)
+    assert gated_seconds(copied, COSTS, FixedGate(2.2, NEVER), 16) == pytest.approx(4.0)
+    assert best_gate([copied], COSTS, lookup=False, early_exit=False, max_rows=16)[1] == pytest.approx(4.0)
 
 
 def a_row(**changes: object) -> Row:

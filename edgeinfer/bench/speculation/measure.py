@@ -286,7 +286,8 @@ def measure_costs(sides: Sides, log: LogFile, *, budget_s: float) -> None:
         return
     drafting = calibrate(sides.exit_model, max_rows=max_rows, budget_s=budget_s)
     back, short = dict(drafting.back_s), {**drafting.back_short_s, 1: plain.plain_s}
-    log.add(Measured(sides.subject, RowCosts(plain.verify_s, back, short, drafting.exit_draft_s), max_rows))
+    drafts_s = drafting.exit_draft_s, drafting.first_draft_s
+    log.add(Measured(sides.subject, RowCosts(plain.verify_s, back, short, *drafts_s), max_rows))
 
 
 def read_prompts(path: Path | None) -> list[Task]:

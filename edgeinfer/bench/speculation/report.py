@@ -153,5 +153,11 @@ def per_token(record: Record) -> float:
     return record.seconds / record.tokens
 
 
-def exit_round_s(costs: RowCosts, drafts: int) -> float:
-    return drafts * costs.exit_draft_s + interpolate(costs.back_short_s, drafts + 1)
+def exit_round_s(costs: RowCosts, drafts: int, verified: int | None = None) -> float:
+    """A round that makes so many drafts by the exit, and verifies the first `verified` of them: all by default."""
+    if not drafts:
+        return costs.plain_s
+    drafted = (costs.first_draft_s or costs.exit_draft_s) + (drafts - 1) * costs.exit_draft_s
+    all_kept = verified is None or verified == drafts
+    kept = drafts if verified is None else verified
+    return drafted + interpolate(costs.back_short_s if all_kept else costs.back_s, kept + 1)

@@ -131,7 +131,9 @@ def _costs(measured: Measured) -> Iterator[str]:
     yield f"| speed-up if every draft were free and right | {most} |"
     if costs.back_short_s:
         drafted = " | ".join(f"{exit_round_s(costs, n - 1) / costs.plain_s:.2f}" if n <= 9 else "" for n in shown)
-        yield f"| drafted by the exit (one draft {costs.exit_draft_s / costs.plain_s:.2f}), then verified | {drafted} |"
+        deeper = costs.exit_draft_s / costs.plain_s
+        first = costs.first_draft_s / costs.plain_s or deeper
+        yield f"| drafted by the exit (first draft {first:.2f}, others {deeper:.2f}), then verified | {drafted} |"
     yield ""
 
 
