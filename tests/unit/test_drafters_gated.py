@@ -233,6 +233,29 @@ def test_the_offer_is_what_the_gate_expects_in_the_time_that_rounds_took() -> No
     assert later.expected_time / drafter.ahead.time[drafter.state] > 1.2 * OVERESTIMATE
 
 
+def test_interruptions_count_as_they_do_in_plain_rounds() -> None:
+    """One plain round in four takes five times as long: two plain rounds on average. A drafted round that takes twice
+    its expected time is then no slower than expected."""
+    costs = Costs(CHEAP, 8)
+    for _ in range(100):
+        for seconds in (1.0, 1.0, 1.0, 5.0):
+            costs.observe_plain(seconds)
+    mean = costs.plain_mean * costs.unit_s
+    assert mean == pytest.approx(2.0, rel=0.1)
+    assert costs.unit_s < 1.7  # near the median
+    drafter = Gated(ExitSource(), costs, clock=lambda: 0.0)
+    estimator = GatedEstimator(drafter, costs)
+    drafter.reset([5])
+    for _ in range(200):
+        propose(drafter, [(11, 0.02)])
+        expected = drafter.expected_time(0)
+        drafter.extend([9])
+        estimator.observe(Outcome(0, 0, 1, 0.0, expected * mean))
+    offer = estimator.offer(7)
+    assert offer is not None
+    assert offer.expected_time == pytest.approx(drafter.ahead.time[drafter.state] * OVERESTIMATE, rel=0.05)
+
+
 def test_where_rows_are_expensive_a_taught_draft_promises_no_gain() -> None:
     costs = Costs(RowCosts({1: 1.0, 2: 2.2, 4: 3.0}, exit_draft_s=0.05), 4)
     source = ExitSource("feature", whole_part="verify", short_part="verify")

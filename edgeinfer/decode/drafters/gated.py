@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 from edgeinfer.decode.policy.arms import Arm, Outcome
-from edgeinfer.decode.policy.costs import DEEPER, FIRST, Costs, Part
+from edgeinfer.decode.policy.costs import DEEPER, FIRST, MAX_ROUND, Costs, Part
 from edgeinfer.decode.policy.gate import MISSED, UNKNOWN, Gate, bucket, confidence
 from edgeinfer.decode.policy.lookahead import LookAhead, RoundTimes, look_ahead
 from edgeinfer.decode.policy.offers import OVERESTIMATE, Offer, n_worth_verifying
@@ -168,11 +168,14 @@ class Gated:
 
 
 class GatedEstimator:
-    """Offers the rounds of a gated drafter: what its gate expects, in the time that such rounds have really taken."""
+    """Offers the rounds of a gated drafter: what its gate expects, in the mean time that such rounds have really taken.
 
-    PRIOR_TIME: Final = 16.0  # plain rounds, as long as expected
+    Costs are near medians. On a busy machine every part of a round may be interrupted, and the mean is far from the sum
+    of the parts' medians.
+    """
+
+    PRIOR_TIME: Final = 6.0  # plain rounds, as long as expected
     MEMORY_ROUNDS: Final = 64.0
-    MAX_OVERRUN: Final = 1.5  # a round that takes longer than this multiple of its parts was interrupted
 
     def __init__(self, gated: Gated, costs: Costs) -> None:
         self.name = gated.name
@@ -185,12 +188,12 @@ class GatedEstimator:
         if depth < 1:
             return None
         ahead, state = self._gated.ahead, self._gated.state
-        time = ahead.time[state] * self._taken / self._expected * OVERESTIMATE
+        time = ahead.time[state] * self._taken / self._expected / self._costs.plain_mean * OVERESTIMATE
         return Offer(Arm(self.name, depth), ahead.tokens[state], time)
 
     def observe(self, outcome: Outcome) -> None:
         expected = self._gated.expected_time(outcome.drafted)
-        longest = self.MAX_OVERRUN * expected if self._gated.has_read_prompt else expected
+        longest = MAX_ROUND * expected if self._gated.has_read_prompt else expected
         fade = 1.0 - 1.0 / self.MEMORY_ROUNDS
         self._expected = fade * self._expected + expected
         self._taken = fade * self._taken + min(outcome.seconds / self._costs.unit_s, longest)

@@ -20,6 +20,8 @@ MAX_SURPRISE: Final = 0.25  # relative; an outlier counts as no more than this
 UNIT_RATE: Final = 0.1
 DRIFT_RATE: Final = 0.15
 MIN_RATIO_RATE: Final = 0.04
+MAX_ROUND: Final = 8.0  # times the unit or what is expected: a round that takes longer counts as no longer
+PLAIN_MEMORY: Final = 64.0  # plain rounds
 FIRST_ROUNDS: Final = 4  # stored costs may be out of date, so the first rounds move an estimate quickly
 
 
@@ -62,6 +64,9 @@ class Costs:
     Heat, load and a growing context change all times alike: the unit (seconds of a plain round) moves quickly, and the
     ratios to it move slowly. Only a plain round moves the unit. `drift` shows when one is due: it is how far the other
     rounds have recently been from their estimates.
+
+    The unit and the ratios are near the median, since an outlier moves them little. `plain_mean` is the mean of a plain
+    round, outliers included: rounds of many parts meet more of them, and are judged by their mean.
     """
 
     def __init__(self, prior: RowCosts, max_rows: int) -> None:
@@ -69,6 +74,7 @@ class Costs:
         self.max_rows = max_rows
         self._ratios: dict[tuple[Part, int], float] = {}
         self._seen: dict[tuple[Part, int], int] = {}
+        self.plain_mean = 1.0  # in units
         self.drift = 0.0  # relative; positive when rounds take longer than estimated
         self._n_plain = 0
         for rows in range(1, max_rows + 1):
@@ -120,6 +126,8 @@ class Costs:
 
     def observe_plain(self, seconds: float) -> None:
         self._n_plain += 1
+        mean_rate = 1.0 / min(self._n_plain + FIRST_ROUNDS, PLAIN_MEMORY)
+        self.plain_mean += mean_rate * (min(seconds / self.unit_s, MAX_ROUND) - self.plain_mean)
         if self._n_plain <= FIRST_ROUNDS:
             self.unit_s += (seconds - self.unit_s) / (self._n_plain + 1)
         else:

@@ -12,6 +12,7 @@ constexpr double kUnitRate = 0.1;
 constexpr double kDriftRate = 0.15;
 constexpr double kMinRatioRate = 0.04;
 constexpr int64_t kFirstRounds = 4;
+constexpr double kPlainMemory = 64.0;  // plain rounds
 
 double clip(double surprise) { return std::clamp(surprise, -kMaxSurprise, kMaxSurprise); }
 
@@ -80,6 +81,8 @@ void Costs::correct_unseen(Part part, double step) {
 
 void Costs::observe_plain(double seconds) {
   ++n_plain_;
+  const double mean_rate = 1.0 / std::min(static_cast<double>(n_plain_ + kFirstRounds), kPlainMemory);
+  plain_mean_ += mean_rate * (std::min(seconds / unit_s_, kMaxRound) - plain_mean_);
   if (n_plain_ <= kFirstRounds) {
     unit_s_ += (seconds - unit_s_) / static_cast<double>(n_plain_ + 1);
   } else {

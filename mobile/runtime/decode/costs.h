@@ -18,6 +18,9 @@ enum class Part { verify, back, back_short, exit_draft };
 constexpr int64_t kFirst = 1;  // the first draft of a round: its weights have left the processor's caches
 constexpr int64_t kDeeper = 2;
 
+// Times the unit or what is expected: a round that takes longer counts as no longer.
+constexpr double kMaxRound = 8.0;
+
 // Seconds by the number of rows, measured before any answer.
 struct RowCosts {
   std::map<int64_t, double> verify_s;      // 1 is a plain round
@@ -41,6 +44,8 @@ class Costs {
 
   double unit_s() const { return unit_s_; }
   double drift() const { return drift_; }
+  // Mean of a plain round in units, outliers included; the unit is near the median.
+  double plain_mean() const { return plain_mean_; }
   int64_t max_rows() const { return max_rows_; }
   bool drafts() const { return cell(Part::exit_draft, 1).ratio > 0.0; }
   // Plain rounds that this part takes.
@@ -65,6 +70,7 @@ class Costs {
 
   double unit_s_;
   double drift_ = 0.0;
+  double plain_mean_ = 1.0;
   int64_t max_rows_;
   int64_t n_plain_ = 0;
   std::array<std::vector<Cell>, 4> cells_;  // by part, then by rows

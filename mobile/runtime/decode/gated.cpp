@@ -8,7 +8,6 @@ namespace {
 // Rounds of an answer, of any drafter, after which the look-ahead is worked out again; then after twice as many, up to
 // the most.
 constexpr int64_t kFirstLook = 16, kMaxLook = 64;
-constexpr double kMaxOverrun = 1.5;  // a round that takes longer than this times its parts was interrupted
 constexpr double kMemoryRounds = 64.0;
 
 }  // namespace
@@ -100,14 +99,14 @@ std::optional<Offer> GatedEstimator::offer(int64_t limit) {
   if (depth < 1) return std::nullopt;
   const LookAhead& ahead = gated_.ahead();
   const int state = gated_.state();
-  const double time = ahead.time[state] * taken_ / expected_ * kOverestimate;
+  const double time = ahead.time[state] * taken_ / expected_ / costs_.plain_mean() * kOverestimate;
   return Offer{{name(), depth}, ahead.tokens[state], time};
 }
 
 void GatedEstimator::observe(const Outcome& outcome) {
   const double expected = gated_.expected_time(outcome.drafted), fade = 1.0 - 1.0 / kMemoryRounds;
   expected_ = fade * expected_ + expected;
-  taken_ = fade * taken_ + std::min(outcome.seconds() / costs_.unit_s(), kMaxOverrun * expected);
+  taken_ = fade * taken_ + std::min(outcome.seconds() / costs_.unit_s(), kMaxRound * expected);
   gated_.observe_verify(outcome.drafted, outcome.verify_s);
 }
 
