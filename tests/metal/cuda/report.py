@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - prose of the report
-"""`python tests/metal/cuda/report.py report.json > docs/cuda-kernels.md`: what run.py measured, as Markdown."""
+"""`python -m tests.metal.cuda.report FILE.json MEMCHECK.txt RACECHECK.txt`: what run.py measured, as Markdown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from edgeinfer.bench.report import commit
 
 WORDS = """# The Metal kernels, run as CUDA
 
@@ -18,9 +20,9 @@ arrays become `__shared__`, a SIMD group is a warp. A second real machine runs t
 ```
 python -m tests.metal.cuda.generate FOLDER                      # here: sources, inputs, the simulator's outputs
 python tests/metal/cuda/run.py FOLDER report.json               # there: nvcc, a GPU and PyTorch
-compute-sanitizer --tool memcheck python tests/metal/cuda/run.py FOLDER again.json compare
-compute-sanitizer --tool racecheck python tests/metal/cuda/run.py FOLDER again.json compare
-python tests/metal/cuda/report.py report.json > docs/cuda-kernels.md
+compute-sanitizer --tool memcheck python tests/metal/cuda/run.py FOLDER again.json compare > memcheck.txt
+compute-sanitizer --tool racecheck python tests/metal/cuda/run.py FOLDER again.json compare > racecheck.txt
+python -m tests.metal.cuda.report report.json memcheck.txt racecheck.txt > docs/cuda-kernels.md    # here
 ```
 """
 
@@ -35,7 +37,12 @@ def figures(row: dict[str, Any]) -> list[str]:
     return [f"{kernel:.0f}", f"{twin:.0f}", f"{kernel / twin:.2f}", f"{row['gb_per_s']:.0f}", f"{row['worst']:.1e}"]
 
 
-def markdown(report: dict[str, Any]) -> str:
+def summary(text: str) -> str:
+    """The sanitizer's last line, without its mark."""
+    return next(line for line in reversed(text.splitlines()) if "SUMMARY: " in line).partition("SUMMARY: ")[2].strip()
+
+
+def markdown(report: dict[str, Any], memcheck: str, racecheck: str) -> str:
     attend = [row for row in report["timed"] if row["kind"] == "attend"]
     heads = [row for row in report["timed"] if row["kind"] == "head"]
     products = [row for row in report["timed"] if row["kind"] == "matmul"]
@@ -43,15 +50,15 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             WORDS,
-            f"Device: {report['device']}. PyTorch {report['torch']}, nvcc {report['nvcc'].strip()}. Commit: {report['commit']}.\n",
+            f"Device: {report['device']}. PyTorch {report['torch']}, nvcc {report['nvcc'].strip()}. Commit: {commit()}.\n",
             "## Values\n",
             "Every launch of the value checks of `tests/metal` (which compare with float64 NumPy), against the simulator's output.\n",
             table(
                 ["kernel", "launches", "largest difference, relative to max(1, expected)"],
                 [[name, str(n), f"{worst:.1e}"] for name, (n, worst) in sorted(report["compared"].items())],
             ),
-            f"Outside the tolerance: {len(report['wrong'])}. `compute-sanitizer` memcheck: {report['memcheck']}; "
-            f"racecheck: {report['racecheck']}.\n",
+            f"Outside the tolerance: {len(report['wrong'])}. `compute-sanitizer` memcheck: {summary(memcheck)}; "
+            f"racecheck: {summary(racecheck)}.\n",
             "## Time against a twin in PyTorch\n",
             "The twin of attend unpacks K and V where they are quantized and calls `scaled_dot_product_attention` with the window's "
             "mask; at 16 bits there is nothing to unpack. Layers are cycled through 256 MB and more, so that no cache holds the ring; "
@@ -72,10 +79,11 @@ def markdown(report: dict[str, Any]) -> str:
                 [[f"{r['model']}, {r['bits']} bits, {r['rows']}", *figures(r)] for r in products],
             ),
             "The shapes (rows per threadgroup, splits) were set by runs on this GPU; for a Mac they are untuned. Where a ratio is above 1, PyTorch's own kernel is "
-            "better on this GPU: flash attention over 16-bit K and V for one row.\n",
+            "better on this GPU: flash attention over 16-bit K and V for one row, and 16-bit products of several rows, which run on tensor cores.\n",
         ]
     )
 
 
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())), end="")
+    measured, memcheck, racecheck = (Path(name).read_text() for name in sys.argv[1:4])
+    print(markdown(json.loads(measured), memcheck, racecheck), end="")
