@@ -10,7 +10,7 @@ pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends.gguf import llama
 from edgeinfer.backends.gguf.model import EngineSettings, GgufModel
-from edgeinfer.backends.gguf.state import joined, parsed
+from edgeinfer.backends.gguf.state import Rows, State, StateLayout, joined, parsed
 from edgeinfer.errors import EngineError
 from edgeinfer.formats.gguf_header import read_header
 from edgeinfer.prefill import prefill
@@ -53,6 +53,15 @@ def test_a_state_comes_back_byte_for_byte(state: bytes) -> None:
     given = [block for block in blocks if block is not None]
     assert len(given) == 3
     assert joined(whole.layout, given, [16, 16, 16], 1) == state
+
+
+def test_a_block_is_cut_from_whatever_cells_hold_it() -> None:
+    layout = StateLayout(0, 1, 1, (Rows(0, 2),))
+    positions = np.array([4, 5, 0, 1, 3, 2], np.int32)
+    state = State(layout, positions, (np.arange(12, dtype=np.uint8).reshape(6, 2),))
+    assert state.cut(range(2)) == bytes([4, 5, 6, 7])
+    assert state.cut(range(1, 4)) == bytes([6, 7, 10, 11, 8, 9])
+    assert state.cut(range(4, 7)) is None
 
 
 @pytest.mark.parametrize("n_caches", [1, 2, 5])
