@@ -1,8 +1,8 @@
 """Mixed load on a server, by hand: `python -m tests.serve.soak SECONDS`. Prints a report; fails on a broken promise.
 
-Clients ask in three protocols, leave in the middle, break off as a killed process does, send what cannot be used, and
-read slowly. Every reply must be a whole answer or an error in its envelope; at the end nothing may run, and the same
-request must have the answer of the start.
+Clients ask in three protocols, leave in the middle, break off, are processes that are killed, send what cannot be used,
+and read slowly. They come in bursts of which not all may wait. Every reply must be a whole answer or an error in its
+envelope; at the end nothing may run, and the same request must have the answer of the start.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 
 import psutil
@@ -31,7 +33,14 @@ WARM_UP = 0.3  # share of the time before memory is compared
 MAX_GROWTH = 0.01
 EVERY_S = 60.0  # memory is noted
 TEXTS = ("Hi", "Who are you?", "Tell me a story. ", "List three colors. ")
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset, as the end of a killed process does
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
+N_AT_ONCE = 32  # of a burst: more than run and may wait
+ASKS = """
+import socket, sys
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+connection.sendall(sys.stdin.buffer.read())
+while connection.recv(64): pass
+"""
 
 
 def chat(server: Server, chance: random.Random) -> str:
@@ -67,13 +76,17 @@ def wrong(server: Server, chance: random.Random) -> str:
     return outcome(server.ask("/v1/chat/completions", body), "")
 
 
-def opened(server: Server, chance: random.Random) -> socket.socket:
-    """A connection that has asked for a long answer."""
+def long_request(chance: random.Random) -> bytes:
     message = {"role": "user", "content": "Tell me a story. " * chance.choice((1, 50))}
     data = json.dumps({"model": "demo", "messages": [message], "max_tokens": 500, "stream": True}).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
+    return head.encode() + data
+
+
+def opened(server: Server, chance: random.Random) -> socket.socket:
+    """A connection that has asked for a long answer."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+    connection.sendall(long_request(chance))
     return connection
 
 
@@ -90,6 +103,28 @@ def break_off(server: Server, chance: random.Random) -> str:
     return "broken off"
 
 
+def be_killed(server: Server, chance: random.Random) -> str:
+    with subprocess.Popen([sys.executable, "-S", "-c", ASKS, str(server.port)], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(long_request(chance))
+        process.stdin.close()
+        time.sleep(2 * chance.random())
+        process.kill()
+    return "killed"
+
+
+def burst(server: Server, chance: random.Random) -> str:
+    connections = [opened(server, chance) for _ in range(N_AT_ONCE)]
+    time.sleep(1)
+    refused = 0
+    for connection in connections:
+        with connection:
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                refused += connection.recv(16).startswith(b"HTTP/1.1 429")
+    return "burst, some refused with 429" if refused else "burst, none refused"
+
+
 def read_slowly(server: Server, chance: random.Random) -> str:
     with opened(server, chance) as connection:
         for _ in range(20):
@@ -102,7 +137,8 @@ def read_slowly(server: Server, chance: random.Random) -> str:
 def client(server: Server, number: int, until: float) -> Counter[str]:
     chance, seen = random.Random(number), Counter[str]()
     while time.monotonic() < until:
-        act = chance.choices((chat, other, wrong, leave, break_off, read_slowly), (12, 6, 2, 2, 2, 1))[0]
+        acts = (chat, other, wrong, leave, break_off, be_killed, read_slowly, burst)
+        act = chance.choices(acts, (48, 24, 8, 8, 8, 8, 4, 1))[0]
         seen[act(server, chance)] += 1
     return seen
 
