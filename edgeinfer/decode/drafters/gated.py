@@ -15,8 +15,8 @@ from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
 
 MAX_DRAFTS: Final = 8
-# Rounds of an answer, of any drafter, after which the look-ahead is worked out again; then after twice as many, up to
-# the most. It takes 0.4 ms.
+# Rounds of a conversation, of any drafter, after which the look-ahead is worked out again; then after twice as many, up
+# to the most. It takes 0.4 ms.
 FIRST_LOOK: Final = 16
 MAX_LOOK: Final = 64
 
@@ -68,7 +68,7 @@ class Gated:
         self._n_rounds = 0  # of this answer
         self._state = UNKNOWN  # in which the last round ended
         self._ahead: LookAhead | None = None
-        self._look_after = self._until_look = FIRST_LOOK  # rounds
+        self._look_after = self._until_look = 0  # rounds
 
     def reset(self, context: Tokens) -> None:
         self._last = context[-1]
@@ -77,8 +77,6 @@ class Gated:
         self._state = UNKNOWN
         self._source.reset(context)
         self.gate.begin_answer()
-        self._look_after = self._until_look = FIRST_LOOK
-        self._look()
 
     def extend(self, tokens: Tokens) -> None:
         self._until_look -= 1
@@ -114,7 +112,7 @@ class Gated:
         """What rounds are expected to give, and how far they draft."""
         if self._ahead is not None and self._until_look > 0:
             return self._ahead
-        self._look_after = self._until_look = min(2 * self._look_after, MAX_LOOK)
+        self._look_after = self._until_look = min(max(2 * self._look_after, FIRST_LOOK), MAX_LOOK)
         return self._look()
 
     def _look(self) -> LookAhead:

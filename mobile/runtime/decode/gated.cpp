@@ -5,8 +5,8 @@
 namespace edgeinfer {
 namespace {
 
-// Rounds of an answer, of any drafter, after which the look-ahead is worked out again; then after twice as many, up to
-// the most.
+// Rounds of a conversation, of any drafter, after which the look-ahead is worked out again; then after twice as many,
+// up to the most.
 constexpr int64_t kFirstLook = 16, kMaxLook = 64;
 constexpr double kMemoryRounds = 64.0;
 
@@ -18,8 +18,6 @@ void Gated::reset(const Tokens& context) {
   states_.clear();
   state_ = kUnknown;
   gate_.begin_answer();
-  look_after_ = until_look_ = kFirstLook;
-  look();
 }
 
 void Gated::extend(const Tokens& tokens) {
