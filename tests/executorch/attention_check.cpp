@@ -8,9 +8,10 @@
 
 #include "attention.h"
 
-using edgeinfer::AttendTile;
-using edgeinfer::AttentionTile;
-using edgeinfer::KvType;
+namespace engine = edgeinfer::engine;
+using engine::AttendTile;
+using engine::AttentionTile;
+using engine::KvType;
 using Floats = std::vector<float>;
 
 namespace {
@@ -25,10 +26,10 @@ struct Kept {
   Floats values;
 
   Kept(KvType type, int head_dim, const Floats& from) : values(from.size()) {
-    const int64_t n = static_cast<int64_t>(from.size()) / head_dim, size = edgeinfer::row_bytes(type, head_dim);
+    const int64_t n = static_cast<int64_t>(from.size()) / head_dim, size = engine::row_bytes(type, head_dim);
     rows.resize(static_cast<size_t>(n * size));
     for (int64_t row = 0; row < n; ++row) {
-      edgeinfer::store_row(type, &from[row * head_dim], head_dim, &rows[row * size]);
+      engine::store_row(type, &from[row * head_dim], head_dim, &rows[row * size]);
       for (int d = 0; d < head_dim; ++d) values[row * head_dim + d] = value(type, &rows[row * size], head_dim, d);
     }
   }
@@ -154,8 +155,8 @@ int main() {
     for (const int head_dim : {8, 24, 32, 64, 80, 128})
       for (const int n_queries : {1, 2, 3, 5, 6, 7, 12})
         for (const int n_first : {1, 5, 8, 37, 200}) {
-          good = good && check("portable", edgeinfer::attend_tile_portable, type, head_dim, n_queries, n_first);
-          good = good && check("fastest here", edgeinfer::attend_tile(), type, head_dim, n_queries, n_first);
+          good = good && check("portable", engine::attend_tile_portable, type, head_dim, n_queries, n_first);
+          good = good && check("fastest here", engine::attend_tile(), type, head_dim, n_queries, n_first);
         }
   }
   return good ? 0 : 1;

@@ -57,7 +57,8 @@ def runtime(*flags: str, compiler: str = "c++") -> Runtime:
             made.mkdir()
             for file in (built.library, built.program):
                 file.rename(made / file.name)
-            made.rename(kept)
+            if not kept.exists():  # another process may have been quicker
+                made.rename(kept)
     return Runtime(kept)
 
 

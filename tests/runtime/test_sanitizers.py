@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.formats.manifest import PROGRAM
 from tests.executorch.exported import missing
 from tests.runtime.built import SOURCES, runtime
 from tests.runtime.sanitized import SANITIZER, flags_of
 
-PROGRAM = Path(__file__).with_name("threads.c")
+SOURCE = Path(__file__).with_name("threads.c")
 pytestmark = pytest.mark.skipif(
     bool(missing()) or shutil.which("cc") is None, reason=missing() or "there is no C compiler"
 )
@@ -32,7 +33,10 @@ def test_sessions_in_threads_of_a_c_program_are_clean(tiny: Path, tmp_path: Path
     program = tmp_path / "threads"
     strict = ("-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread")
     link = (f"-L{library.parent}", "-ledgeinfer", f"-Wl,-rpath,{library.parent}")
-    command = ["cc", *strict, *flags, f"-I{SOURCES}", str(PROGRAM), "-o", str(program), *link]
+    command = ["cc", *strict, *flags, f"-I{SOURCES}", str(SOURCE), "-o", str(program), *link]
     subprocess.run(command, check=True)
-    done = subprocess.run([str(program), str(tiny)], capture_output=True, text=True, check=False)
+    broken = Path(shutil.copytree(tiny, tmp_path / "broken"))
+    (broken / PROGRAM).write_bytes(bytes((tiny / PROGRAM).stat().st_size))
+    command = [str(program), str(tiny), str(broken)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "as expected\n"), done.stderr[-4000:]

@@ -1,5 +1,5 @@
 /* Cancel, close and two sessions at once, for ThreadSanitizer and
- * AddressSanitizer: threads BUNDLE. C99. */
+ * AddressSanitizer, and a bundle that is refused: threads BUNDLE BROKEN. C99. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,8 +81,17 @@ static void expect(int32_t finish, int32_t expected, const char* what) {
   exit(1);
 }
 
+static void expect_refusal(const char* folder) {
+  edgeinfer_error error;
+  edgeinfer_model* model;
+  if (edgeinfer_open(folder, NULL, &model, &error) == EDGEINFER_ARTIFACT_ERROR) return;
+  fprintf(stderr, "%s was not refused\n", folder);
+  exit(1);
+}
+
 int main(int argc, char** argv) {
-  if (argc != 2) return 2;
+  if (argc != 3) return 2;
+  expect_refusal(argv[2]);
   for (int round = 0; round < N_ROUNDS; ++round) {
     edgeinfer_error error;
     edgeinfer_model* model;

@@ -8,7 +8,7 @@
 
 #include "storage.h"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 struct AttentionTile {
   const float* queries;  // [n_queries, head_dim], turned by RoPE and scaled
@@ -35,4 +35,4 @@ void attend_tile_avx2(const AttentionTile& tile);
 // The fastest that this processor runs.
 AttendTile attend_tile();
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

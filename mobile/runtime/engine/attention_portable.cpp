@@ -5,7 +5,7 @@
 #define ATTEND_TILE attend_tile_portable
 #include "attention_kernel.inc"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 #if defined(__x86_64__)
@@ -26,4 +26,4 @@ AttendTile attend_tile() {
   return attend_tile_portable;
 }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

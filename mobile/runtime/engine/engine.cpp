@@ -7,13 +7,15 @@
 #include "program.h"
 #include "threads.h"
 
+namespace engine = edgeinfer::engine;
+
 struct ei_cache {
-  std::shared_ptr<edgeinfer::LoadedProgram> program;
-  edgeinfer::Rings rings;
+  std::shared_ptr<engine::LoadedProgram> program;
+  engine::Rings rings;
   std::vector<float> states;  // between the early and the late layers
 };
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 constexpr size_t kMaxPathBytes = 255;  // of a text option of an ExecuTorch backend
@@ -75,7 +77,7 @@ class Step {
   struct Rows {
     Rows(int64_t n, int64_t n_rows) : wanted(n_rows) {
       for (int64_t row = n - std::max<int64_t>(1, n_rows); row < n; ++row) indices.push_back(row);
-      tensor = edgeinfer::tensor(indices.data(), {static_cast<int64_t>(indices.size())});
+      tensor = engine::tensor(indices.data(), {static_cast<int64_t>(indices.size())});
     }
     int64_t n() const { return static_cast<int64_t>(indices.size()); }
     void copy(const float* from, int64_t n_vocab, float* to) const {
@@ -98,20 +100,20 @@ class Step {
 };
 
 }  // namespace
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine
 
-using edgeinfer::guarded;
-using edgeinfer::Step;
+using engine::guarded;
+using engine::Step;
 
 ei_code ei_open(const char* path, const ei_options* options, ei_model** model, ei_error* error) {
-  edgeinfer::capture_log();
+  engine::capture_log();
   return guarded(error, [&] {
-    if (options->size != sizeof(ei_options)) edgeinfer::refuse("ei_options is of another version of this header");
-    if (options->packed_cache_path && std::strlen(options->packed_cache_path) > edgeinfer::kMaxPathBytes)
-      edgeinfer::refuse("the path of the packed weights is longer than 255 bytes");
-    edgeinfer::check_range("the K/V type", options->kv_type, EI_KV_F32, EI_KV_Q8);
-    if (options->n_threads > 0) edgeinfer::set_pool_threads(options->n_threads);
-    *model = new ei_model{std::make_shared<edgeinfer::LoadedProgram>(path, *options)};
+    if (options->size != sizeof(ei_options)) engine::refuse("ei_options is of another version of this header");
+    if (options->packed_cache_path && std::strlen(options->packed_cache_path) > engine::kMaxPathBytes)
+      engine::refuse("the path of the packed weights is longer than 255 bytes");
+    engine::check_range("the K/V type", options->kv_type, EI_KV_F32, EI_KV_Q8);
+    if (options->n_threads > 0) engine::set_pool_threads(options->n_threads);
+    *model = new ei_model{std::make_shared<engine::LoadedProgram>(path, *options)};
   });
 }
 
@@ -122,8 +124,8 @@ void ei_close(ei_model* model) { delete model; }
 ei_code ei_cache_new(ei_model* model, const ei_policy* policy, ei_cache** cache, ei_error* error) {
   return guarded(error, [&] {
     const ei_info& info = model->program->info();
-    edgeinfer::check_policy(*policy, info);
-    *cache = new ei_cache{model->program, edgeinfer::Rings(*policy, info, info.n_layers, model->program->kv_type()), {}};
+    engine::check_policy(*policy, info);
+    *cache = new ei_cache{model->program, engine::Rings(*policy, info, info.n_layers, model->program->kv_type()), {}};
   });
 }
 

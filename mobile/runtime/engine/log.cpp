@@ -2,7 +2,7 @@
 
 #include <executorch/runtime/platform/platform.h>
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 thread_local std::string complaint;
@@ -24,4 +24,4 @@ void clear_log() { complaint.clear(); }
 
 std::string first_complaint() { return complaint; }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

@@ -3,7 +3,7 @@
 
 #include <string>
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 // Replaces ExecuTorch's printing. Safe to call again.
 void capture_log();
@@ -14,4 +14,4 @@ void clear_log();
 // The first error since then, "" where there was none.
 std::string first_complaint();
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

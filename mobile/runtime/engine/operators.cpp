@@ -12,7 +12,7 @@
 #include "attention.h"
 #include "rings.h"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 thread_local Rings* RunningRings::current_ = nullptr;
 
@@ -216,4 +216,4 @@ const Kernel kKernels[] = {Kernel("edgeinfer::rotation.out", call_rotation),
 [[maybe_unused]] const auto kRegistered = executorch::runtime::register_kernels({kKernels, 2});
 
 }  // namespace
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

@@ -8,7 +8,7 @@
 #include "threads.h"
 #include "vectors.h"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 using executorch::extension::Module;
@@ -163,4 +163,4 @@ void check_policy(const ei_policy& policy, const ei_info& info) {
   if (policy.window % policy.block) refuse("the window must be a multiple of the block");
 }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

@@ -17,7 +17,7 @@
 #include "log.h"
 #include "rings.h"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 using executorch::extension::TensorPtr;
 
@@ -107,8 +107,8 @@ ei_code guarded(ei_error* error, const Body& body) {
   return code;
 }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine
 
 struct ei_model {
-  std::shared_ptr<edgeinfer::LoadedProgram> program;
+  std::shared_ptr<edgeinfer::engine::LoadedProgram> program;
 };

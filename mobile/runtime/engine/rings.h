@@ -8,7 +8,7 @@
 #include "storage.h"
 #include "window.h"
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 class Rings {
  public:
@@ -27,7 +27,7 @@ class Rings {
   };
 
   WindowPolicy window() const { return {policy.window, policy.sink, policy.block, policy.limit}; }
-  int64_t row_bytes() const { return edgeinfer::row_bytes(kv_type, head_dim); }
+  int64_t row_bytes() const { return engine::row_bytes(kv_type, head_dim); }
   int64_t head_bytes() const { return window().slots() * row_bytes(); }
   int64_t n_layers() const { return static_cast<int64_t>(layers_.size()); }
   int64_t n_bytes() const { return 2 * n_layers() * n_kv_heads * head_bytes(); }
@@ -58,4 +58,4 @@ class RunningRings {
   Rings* before_;
 };
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

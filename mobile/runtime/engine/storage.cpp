@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 constexpr float kLargestHalf = 65504.0f, kSmallestHalf = 0x1p-14f;
@@ -43,4 +43,4 @@ void store_row(KvType type, const float* from, int64_t head_dim, char* to) {
   }
 }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

@@ -12,7 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 enum class KvType : int32_t { f32 = 0, f16 = 1, q8 = 2 };  // as ei_kv_type
 
@@ -111,4 +111,4 @@ struct Q8 {
 };
 
 }  // namespace
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine

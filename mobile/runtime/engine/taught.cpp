@@ -5,12 +5,14 @@
 
 #include "program.h"
 
+namespace engine = edgeinfer::engine;
+
 struct ei_taught {
-  std::shared_ptr<edgeinfer::LoadedProgram> program;
-  edgeinfer::Rings rings;  // of one layer
+  std::shared_ptr<engine::LoadedProgram> program;
+  engine::Rings rings;  // of one layer
 };
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 namespace {
 
 void copy(const float* from, int64_t n, float* to) {
@@ -52,31 +54,31 @@ void layer(ei_taught& draft, const float* inputs, int64_t n, int64_t position, i
 }
 
 }  // namespace
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine
 
-using edgeinfer::guarded;
+using engine::guarded;
 
 ei_code ei_taught_new(ei_model* model, const ei_policy* policy, ei_taught** draft, ei_error* error) {
   return guarded(error, [&] {
     const ei_info& info = model->program->info();
-    if (!info.draft_n_ranked) edgeinfer::refuse("this program has no taught draft");
-    edgeinfer::check_policy(*policy, info);
-    *draft = new ei_taught{model->program, edgeinfer::Rings(*policy, info, 1, model->program->kv_type())};
+    if (!info.draft_n_ranked) engine::refuse("this program has no taught draft");
+    engine::check_policy(*policy, info);
+    *draft = new ei_taught{model->program, engine::Rings(*policy, info, 1, model->program->kv_type())};
   });
 }
 
 void ei_taught_free(ei_taught* draft) { delete draft; }
 
 ei_code ei_taught_known(ei_taught* draft, const float* tapped, int64_t n, float* known, ei_error* error) {
-  return guarded(error, [&] { edgeinfer::known(*draft->program, tapped, n, known); });
+  return guarded(error, [&] { engine::known(*draft->program, tapped, n, known); });
 }
 
 ei_code ei_taught_input(ei_taught* draft, const int64_t* tokens, const float* known, int64_t n, float* inputs,
                         ei_error* error) {
-  return guarded(error, [&] { edgeinfer::input(*draft->program, tokens, known, n, inputs); });
+  return guarded(error, [&] { engine::input(*draft->program, tokens, known, n, inputs); });
 }
 
 ei_code ei_taught_layer(ei_taught* draft, const float* inputs, int64_t n, int64_t position, int64_t first,
                         float* logits, float* state, ei_error* error) {
-  return guarded(error, [&] { edgeinfer::layer(*draft, inputs, n, position, first, logits, state); });
+  return guarded(error, [&] { engine::layer(*draft, inputs, n, position, first, logits, state); });
 }

@@ -14,7 +14,7 @@ class ThreadPool {
 ThreadPool* get_threadpool();
 }  // namespace executorch::extension::threadpool
 
-namespace edgeinfer {
+namespace edgeinfer::engine {
 
 inline int64_t n_pool_threads() {
   return static_cast<int64_t>(executorch::extension::threadpool::get_threadpool()->get_thread_count());
@@ -24,4 +24,4 @@ inline void set_pool_threads(int32_t n_threads) {
   executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(n_threads));
 }
 
-}  // namespace edgeinfer
+}  // namespace edgeinfer::engine
