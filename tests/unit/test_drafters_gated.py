@@ -256,6 +256,15 @@ def test_interruptions_count_as_they_do_in_plain_rounds() -> None:
     assert offer.expected_time == pytest.approx(drafter.ahead.time[drafter.state] * OVERESTIMATE, rel=0.05)
 
 
+def test_a_draft_that_is_only_dropped_is_never_offered_as_a_gain() -> None:
+    """By these costs a draft and the late layers take .8 of a plain round: noise, since together they are one."""
+    costs = Costs(RowCosts({1: 1.0, 2: 3.0}, {1: 0.5, 2: 2.5}, {1: 1.0, 2: 3.0}, 0.3), 2)
+    offer = GatedEstimator(Gated(ExitSource(), costs), costs).offer(1)
+    assert offer is not None
+    assert offer.expected_tokens == pytest.approx(1.0)
+    assert offer.speedup < 1.0
+
+
 def test_where_rows_are_expensive_a_taught_draft_promises_no_gain() -> None:
     costs = Costs(RowCosts({1: 1.0, 2: 2.2, 4: 3.0}, exit_draft_s=0.05), 4)
     source = ExitSource("feature", whole_part="verify", short_part="verify")

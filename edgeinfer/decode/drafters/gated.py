@@ -186,8 +186,9 @@ class GatedEstimator:
         if depth < 1:
             return None
         ahead, state = self._gated.ahead, self._gated.state
-        time = ahead.time[state] * self._taken / self._expected / self._costs.plain_mean * OVERESTIMATE
-        return Offer(Arm(self.name, depth), ahead.tokens[state], time)
+        overrun = max(1.0, self._taken / self._expected / self._costs.plain_mean)
+        time = max(1.0, ahead.time[state] * overrun)  # no drafted round is quicker than a plain one, whatever was timed
+        return Offer(Arm(self.name, depth), ahead.tokens[state], time * OVERESTIMATE)
 
     def observe(self, outcome: Outcome) -> None:
         expected = self._gated.expected_time(outcome.drafted)

@@ -97,8 +97,9 @@ std::optional<Offer> GatedEstimator::offer(int64_t limit) {
   if (depth < 1) return std::nullopt;
   const LookAhead& ahead = gated_.ahead();
   const int state = gated_.state();
-  const double time = ahead.time[state] * taken_ / expected_ / costs_.plain_mean() * kOverestimate;
-  return Offer{{name(), depth}, ahead.tokens[state], time};
+  const double overrun = std::max(1.0, taken_ / expected_ / costs_.plain_mean());
+  const double time = std::max(1.0, ahead.time[state] * overrun);  // no drafted round is quicker than a plain one
+  return Offer{{name(), depth}, ahead.tokens[state], time * kOverestimate};
 }
 
 void GatedEstimator::observe(const Outcome& outcome) {
