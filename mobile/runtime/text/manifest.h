@@ -66,9 +66,9 @@ struct Manifest {
 
 // In the order of ei_kv_type.
 inline const std::vector<std::string> kKvTypes = {"f32", "f16", "q8_0"};
-inline const char* const kProgramFile = "model.pte";
-inline const char* const kTokenizerFile = "tokenizer.json";
-inline const char* const kDraftTokensFile = "draft_tokens.bin";
+inline constexpr const char* kProgramFile = "model.pte";
+inline constexpr const char* kTokenizerFile = "tokenizer.json";
+inline constexpr const char* kDraftTokensFile = "draft_tokens.bin";
 
 // Reads the text of a manifest, and looks at no other file. Errors call it `name`.
 Result<Manifest> parse_manifest(const std::string& text, const std::string& name);
