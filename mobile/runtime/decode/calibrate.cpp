@@ -23,7 +23,7 @@ constexpr double kMaxFillS = 0.25;
 constexpr int64_t kFillStep = 24, kFillMost = 216;
 constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 6, 8, 12, 16};
 constexpr int64_t kDraftedRowCounts[] = {1, 2, 4, 8};
-constexpr int64_t kRowOrder[] = {1, 4, 2, 8, 16, 3, 6, 12};  // a run that is cut short has seen the most useful ones
+constexpr int64_t kRowOrder[] = {1, 2, 4, 8, 16, 3, 6, 12};  // a run that is cut short has seen the most useful ones
 constexpr double kKeepS = 7 * 24 * 3600.0;
 constexpr char kFormat[] = "edgeinfer-costs-2";
 
