@@ -55,8 +55,9 @@ def test_a_draft_is_hopeless_where_no_depth_pays_and_only_where_rows_were_measur
     dear = RowTimes({1: 1.0, 2: 1.7, 3: 2.4}, 0.1, 8000)
     said = why_hopeless(TAUGHT, SHAPE, dear)  # 1.6 tokens in 1.8 plain rounds
     assert said == "at best 0.89x plain speed by the rows measured on this machine"
-    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 2.4}, 0.1, 8000)) == ""  # 1.6 in 1.6
-    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.7, 3: 1.7}, 0.1, 8000)) == ""  # 1.9 in 1.9
+    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.3, 3: 2.4}, 0.1, 8000)) == ""  # 1.6 in 1.4
+    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.7, 3: 1.5}, 0.1, 8000)) == ""  # 1.9 in 1.7
+    assert why_hopeless(TAUGHT, SHAPE, RowTimes({1: 1.0, 2: 1.5, 3: 1.7}, 0.1, 8000))  # 1.6 in 1.6: too little
     assert why_hopeless(TAUGHT, SHAPE, None) == ""
     assert why_hopeless(replace(TAUGHT, agreement=()), SHAPE, dear) == ""
 
