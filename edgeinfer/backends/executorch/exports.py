@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgeinfer.catalog.entry import Artifact, ModelEntry
 from edgeinfer.device.profile import DeviceProfile
-from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.shape import ModelShape
 from edgeinfer.types import KvType
+
+if TYPE_CHECKING:
+    from edgeinfer.formats.draft_file import DraftFile  # needs NumPy, which a plan does without
 
 __all__ = [
     "ARCHITECTURES",
