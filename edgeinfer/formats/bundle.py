@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.manifest import (
@@ -27,6 +25,10 @@ from edgeinfer.formats.manifest import (
     read_manifest,
 )
 from edgeinfer.formats.paths import sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["Bundle", "check_bundle", "check_files", "file_of", "is_bundle", "ranked_tokens", "write_ranked_tokens"]
 
@@ -72,6 +74,8 @@ def check_files(bundle: Bundle) -> None:
 
 def ranked_tokens(bundle: Bundle) -> npt.NDArray[np.int32]:
     """The ids [n_ranked] among which the taught draft chooses. Raises ArtifactError for ids that the model lacks."""
+    import numpy as np  # a plan checks bundles and does without it
+
     path = bundle.path / DRAFT_TOKENS
     ids = np.fromfile(path, "<i4").astype(np.int32)
     if ids.min() < 0 or ids.max() >= bundle.manifest.n_vocab or len(np.unique(ids)) != len(ids):
