@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import exp
 from typing import TYPE_CHECKING, Final
 
@@ -94,17 +94,3 @@ def _tilted(rates: Sequence[float], mean: float) -> list[float]:
         found = sum(weight * rate for weight, rate in zip(weights, rates, strict=True)) / sum(weights)
         low, high = (tilt, high) if found < mean else (low, tilt)
     return [weight * len(rates) / sum(weights) for weight in weights]
-
-
-def n_worth_verifying(acceptance: Sequence[float], tokens_per_time: float, time: Callable[[int], float]) -> int:
-    """How many of the drafts to verify: the number with the most expected tokens after paying `tokens_per_time` for the
-    time of the verify."""
-    tokens, reached = 1.0, 1.0
-    best, best_value = 0, 1.0 - tokens_per_time * time(0)
-    for n, rate in enumerate(acceptance, start=1):
-        reached *= rate
-        tokens += reached
-        value = tokens - tokens_per_time * time(n)
-        if value > best_value:
-            best, best_value = n, value
-    return best
