@@ -135,12 +135,9 @@ class LlamaCppFacts:
         return base + forward_bytes(shape, PREFILL_ROWS, N_OUTPUTS) + (_exit_bytes(shape) if early_exit else 0)
 
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
-        from edgeinfer.backends.gguf.rows.library import why_not
-
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
-        own_f16_rows = "F16" in tensor_types and not device.named and not why_not(device)
-        return exact_rows_of(tensor_types, own_f16_rows=own_f16_rows)
+        return exact_rows_of(tensor_types, own_f16_rows="F16" in tensor_types and _has_own_rows(device))
 
     def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
         """A model of the draft's layers in Q8_0, its K/V and its buffers; what is projected in front of it in
@@ -181,6 +178,12 @@ def _exit_bytes(shape: ModelShape) -> int:
     """Two more contexts, each with the smallest K/V that llama.cpp allocates."""
     cell = sum(group.n_layers * kv_row_bytes("q4_0", group.n_kv_heads * group.head_dim, _BLOCK) for group in shape.kv)
     return _EXIT_BYTES + 2 * _CELLS * cell
+
+
+def _has_own_rows(device: DeviceProfile) -> bool:
+    from edgeinfer.backends.gguf.rows.library import why_not
+
+    return not device.named and not why_not(device)
 
 
 def _runs_on_x86(device: DeviceProfile) -> bool:
