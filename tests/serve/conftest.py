@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.run import Listener, bound, configured, listen
 from edgeinfer.serve.served import ServedModel
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass
@@ -39,25 +41,28 @@ class Reply:
         return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
+def asked(url: str, body: object = None, headers: Mapping[str, str] = NO_HEADERS, timeout_s: float = 60) -> Reply:
+    """The reply to a POST of `body`, to a GET without one."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+            return Reply(reply.status, dict(reply.headers), reply.read())
+    except urllib.error.HTTPError as error:
+        return Reply(error.code, dict(error.headers), error.read())
+
+
 @dataclass
 class Server:
     port: int
     served: ServedModel
-    timeout_s: float = 60
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, body: object = None, **headers: str) -> Reply:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **named})
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
-                return Reply(reply.status, dict(reply.headers), reply.read())
-        except urllib.error.HTTPError as error:
-            return Reply(error.code, dict(error.headers), error.read())
+        return asked(self.url + path, body, {name.replace("_", "-"): value for name, value in headers.items()})
 
     def chat(self, text: str = "Hi", **more: object) -> Reply:
         messages = [{"role": "user", "content": text}]
