@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.serve.engine.job import Admitted, Ended, Event, Failed, Finish, Job, TokenLogprob, Written
@@ -52,7 +53,7 @@ class Answering:
 
     def reporter(self, index: int) -> Callable[[Event], None]:
         """The callback of the engine thread for the events of answer `index`."""
-        return lambda event: self._mailbox.post(index, event)
+        return partial(self._mailbox.post, index)  # it must not hold `self`, whose jobs hold it
 
     @property
     def n_prompt(self) -> int:

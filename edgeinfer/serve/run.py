@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Callable
@@ -31,9 +32,20 @@ def serve(models: Models, access: Access, *, port: int) -> None:
     try:
         listening = bound(access.address, port)
         sys.setswitchinterval(SWITCH_S)
+        freeze_what_is_loaded()
         listen(Listener(configured(make_app(models, access)), models), listening)
     finally:
         models.close()
+
+
+def freeze_what_is_loaded() -> None:
+    """Leave out of garbage collection what lives as long as the server.
+
+    Python looks for old garbage when new objects are a quarter of the old ones. With 80,000 from modules and the model,
+    that was every 900 requests: 5 MB had come together, and a search stopped all threads for 50 to 70 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def listen(listener: Listener, listening: socket.socket) -> None:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from functools import cached_property
+from typing import Final
 
-from edgeinfer.backends.gguf.llama import C, LlamaModel
+import numpy as np
+
+from edgeinfer.backends.gguf.llama import C, LlamaModel, library_function
 
 PieceBuffer = ctypes.c_char * 64  # enough for nearly every token
+_tokenize: Final = library_function(
+    "llama_tokenize",
+    ctypes.c_int32,
+    *(ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool),
+)
 
 
 class LlamaTokenizer:
@@ -35,10 +43,11 @@ class LlamaTokenizer:
         data = text.encode("utf-8", "replace")  # a lone surrogate becomes "?"
         room = len(data) + 8
         while True:
-            tokens = (ctypes.c_int32 * room)()
-            n = C.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+            tokens = np.empty(room, np.int32)  # a ctypes array would be a new type for each length
+            n: int = _tokenize(self._vocab, data, len(data), tokens.ctypes.data, room, False, special)
             if n >= 0:
-                return tokens[:n]
+                found: list[int] = tokens[:n].tolist()
+                return found
             room = -n
 
     def piece(self, token: int) -> bytes:
