@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, TypeVar
 
 from starlette.requests import Request
@@ -17,7 +16,7 @@ from edgeinfer.serve.answering import Answering, Whole
 __all__ = ["AnswerResponse", "GoneError", "as_json", "event", "reply", "unless_gone"]
 
 EVENTS: Final = "text/event-stream"
-SLOW_READER_S: Final = 60.0  # a reader that takes nothing for this long has left
+SLOW_READER_S: Final = 30.0  # a reader that takes nothing for this long, or for up to twice as long, has left
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ def event(data: str, *, name: str = "") -> bytes:
 
 
 class AnswerResponse(Response):
-    """The answers of `answering` as `body`. They end when the reader leaves, or takes nothing for a minute.
+    """The answers of `answering` as `body`. They end when the reader leaves, or takes nothing for up to a minute.
 
     The engine does not wait for the reader: what it has written waits in memory, and is bounded by the answer's length.
     """
@@ -46,13 +45,15 @@ class AnswerResponse(Response):
         del self.headers["content-length"]
         self._answering = answering
         self._body = body
+        self._n_sent = 0  # messages, the one in sending included
+        self._in_sending = 0  # the number of the message that waits for the reader; 0: none does
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         writing = asyncio.ensure_future(self._write(send))
         left = asyncio.ensure_future(gone(receive))
         try:
-            await asyncio.wait({writing, left}, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_one_ends(writing, left)
             if writing.done():
                 writing.result()
         finally:
@@ -61,13 +62,24 @@ class AnswerResponse(Response):
             left.cancel()
 
     async def _write(self, send: Send) -> None:
-        with suppress(TimeoutError):  # uvicorn closes the connection of a response that has not ended
-            await in_time(
-                send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-            async for data in self._body:
-                await in_time(send, {"type": "http.response.body", "body": data, "more_body": True})
-            await in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for data in self._body:
+            await self._send(send, {"type": "http.response.body", "body": data, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        self._n_sent += 1
+        self._in_sending = self._n_sent
+        await send(message)
+        self._in_sending = 0
+
+    async def _until_one_ends(self, *tasks: asyncio.Future[None]) -> None:
+        """Or until one message has waited for the reader from one look to the next."""
+        seen = 0
+        while not (await asyncio.wait(tasks, timeout=SLOW_READER_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if self._in_sending and self._in_sending == seen:
+                return  # uvicorn closes the connection of a response that has not ended
+            seen = self._in_sending
 
 
 async def reply(
@@ -86,11 +98,6 @@ async def reply(
         return JSONResponse(whole(await unless_gone(request, answering.whole())))
     finally:
         answering.cancel()
-
-
-async def in_time(send: Send, message: Message) -> None:
-    async with asyncio.timeout(SLOW_READER_S):
-        await send(message)
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
