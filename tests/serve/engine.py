@@ -79,7 +79,7 @@ class Engine:
     def until_idle(self, limit: int = 10_000) -> int:
         """Runs steps until no job is left, and returns their number."""
         for step in range(limit):
-            if not self.scheduler.n_running and not self.scheduler.n_waiting:
+            if self.scheduler.idle:
                 return step
             self.scheduler.step()
         raise AssertionError("the scheduler does not come to rest")

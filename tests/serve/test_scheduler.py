@@ -16,7 +16,7 @@ from edgeinfer.protocols import Cache, Round, TokenLike
 from edgeinfer.serve.engine import scheduler as scheduler_module
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed
 from edgeinfer.serve.engine.pace import Pace
-from edgeinfer.serve.engine.slots import NoPrefixes, Slot, choose_slot
+from edgeinfer.serve.engine.slots import PATIENCE, NoPrefixes, Slot, choose_slot
 from edgeinfer.types import GREEDY, Prompt, Sampling, Tokens
 from tests.serve.engine import POLICY, Engine, Heard, Letters
 from tests.unit.fake_model import FakeModel
@@ -149,20 +149,39 @@ def test_beside_a_long_prompt_others_get_a_row_in_every_step() -> None:
     assert reader.tokens == engine.alone([5] * 60, 5)
 
 
-def test_the_end_is_reported_before_the_conversation_is_kept() -> None:
+def test_an_ended_conversation_is_kept_before_the_next_prompt_and_when_none_runs() -> None:
     order: list[str] = []
 
     class Notes(NoPrefixes):
         def keep(self, cache: Cache, tokens: Tokens) -> None:
-            order.append("kept")
+            order.append(f"keep {tokens[0]}")
 
-    engine = Engine()
+    engine = Engine(n_slots=2)
     engine.scheduler._prefixes = Notes()
-    heard = engine.job([1, 2, 3], 2)
-    heard.job.report = lambda event: order.append(type(event).__name__)
-    engine.submit(heard)
+    heard = [engine.job([first, 2], n) for first, n in ((5, 2), (6, 8), (7, 2))]
+    for name, one in zip("abc", heard, strict=True):
+        one.job.report = lambda event, name=name: order.append(f"{type(event).__name__} {name}")
+    engine.submit(*heard)
     engine.until_idle()
-    assert order == ["Admitted", "Written", "Written", "Ended", "kept"]
+    told = [one for one in order if not one.startswith("Written")]
+    assert told == [
+        *("Admitted a", "Admitted b", "Ended a"),
+        *("keep 5", "Admitted c", "Ended c"),
+        "Ended b",
+        "keep 7",
+        "keep 6",
+    ]
+
+
+def test_a_scheduler_that_is_closed_keeps_what_has_ended() -> None:
+    kept: list[int] = []
+    engine = Engine(n_slots=1)
+    engine.slots[0].unkept = True
+    engine.scheduler._prefixes = type("Notes", (NoPrefixes,), {"keep": lambda *of: kept.append(1)})()
+    engine.scheduler._closing = True
+    engine.scheduler.start()
+    engine.scheduler.close()
+    assert kept == [1]
 
 
 class Foresees:
@@ -258,7 +277,7 @@ def test_short_prompts_go_first_but_do_not_starve_a_long_one() -> None:
         before = engine.slots[0].decoder.n_waiting
         engine.scheduler.step()
         waited = 0 if engine.slots[0].decoder.n_waiting < before else waited + 1
-        assert waited <= scheduler_module.PATIENCE
+        assert waited <= PATIENCE
     assert engine.slots[0].decoder.n_waiting < 39
 
 

@@ -49,7 +49,7 @@ class Served:
     def run(self, *prompts: Sequence[int], n: int = 20, how: Sampling = GREEDY) -> list[list[int]]:
         jobs = [self.job(prompt, n, how) for prompt in prompts]
         self.scheduler.submit(jobs)
-        while self.scheduler.n_running or self.scheduler.n_waiting:
+        while not self.scheduler.idle:
             self.scheduler.step()
         return [list(job.text.tokens) for job in jobs]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 import edgeinfer
+from edgeinfer.bench.serve.servers import free_port
+from edgeinfer.bench.serve.servers import running as serving
 from edgeinfer.plan import Plan, Request
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.store import opening
 from edgeinfer.serve.store.opening import StoreSize, prefixes_of
-from tests.serve.conftest import Server, running
+from tests.serve.conftest import Server, asked, running
 
 SYSTEM = "You are the keeper of a lighthouse. " * 14
 
@@ -35,10 +38,13 @@ def started(plan: Plan, folder: Path, said: list[str], patch: pytest.MonkeyPatch
     return running(Access("127.0.0.1"), plan=plan, open_prefixes=prefixes_of(plan, StoreSize(), said.append))
 
 
-def ask(server: Server, question: str, **more: object) -> Any:
+def body(question: str, **more: object) -> dict[str, object]:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    body = {"model": "demo", "messages": messages, "max_tokens": 24, "temperature": 0, "seed": 3, **more}
-    return server.ask("/v1/chat/completions", body).json
+    return {"model": "demo", "messages": messages, "max_tokens": 24, "temperature": 0, "seed": 3, **more}
+
+
+def ask(server: Server, question: str, **more: object) -> Any:
+    return server.ask("/v1/chat/completions", body(question, **more)).json
 
 
 def cached(answer: Any) -> int:
@@ -93,3 +99,18 @@ def test_a_request_for_a_title_does_not_evict_the_chat(
             for title in range(3):
                 prompt = f"{title + 1} words as a title for: {chat[0]['content']} {SYSTEM}"
                 server.chat(prompt, max_tokens=8)
+
+
+def test_a_new_process_finds_the_prompt_on_disk_and_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answers = []
+    for _ in range(2):
+        port = free_port()
+        size = ("--conversations", 2, "--context", 512, "--sink", 256)
+        command = (sys.executable, "-m", "edgeinfer", "serve", "demo", *size, "--offline", "--port", port)
+        with serving("edgeinfer", command, port):
+            answers.append(asked(f"http://127.0.0.1:{port}/v1/chat/completions", body("Who are you?")).json)
+    assert [cached(answer) >= 64 for answer in answers] == [False, True]
+    assert text(answers[0]) == text(answers[1])

@@ -20,7 +20,7 @@ from edgeinfer.protocols import Ask, Cache, Row
 from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
 from edgeinfer.serve.engine.pace import Pace
-from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, choose_slot
+from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, by_turn, choose_slot
 from edgeinfer.types import Prompt, compact
 
 __all__ = ["REST_AFTER_S", "Scheduler"]
@@ -31,7 +31,6 @@ WAITING_PER_SLOT: Final = 4
 MAX_WAIT_S: Final = 120.0  # a request that waits longer is refused, with a time to try again
 EARLY_KEEP_TOKENS: Final = 128  # a prompt of more is kept before its answer has ended, for others that begin like it
 LAST_ROWS: Final = 32  # of the window, in which a conversation is kept before its first keys leave; a round has fewer
-PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
 REST_AFTER_S: Final = 1.0  # without a job; starting the engine's threads again takes 0.2 s on a busy machine
 STALLED_S: Final = 30.0  # without the end of a step: the engine hangs
 _NO_PREFIXES: Final = NoPrefixes()
@@ -109,6 +108,11 @@ class Scheduler:
         return len(self._slots)
 
     @property
+    def idle(self) -> bool:
+        """Whether no job waits or runs, and no conversation is to be kept: `step` would do nothing."""
+        return not self._waiting and all(slot.job is None and not slot.unkept for slot in self._slots)
+
+    @property
     def stalled(self) -> str:
         """Why the server cannot answer any more; "" when it can."""
         if not self._thread.is_alive():
@@ -141,13 +145,14 @@ class Scheduler:
                 self._engine.rest()
                 self._has_work(None)
             if self._closing:
+                self._keep_ended()
                 return
             self.step()
 
     def _has_work(self, timeout_s: float | None) -> bool:
         """Wait for a job, or the end, for at most `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._closing or bool(self._waiting) or self.n_running > 0, timeout_s)
+            return self._changed.wait_for(lambda: self._closing or not self.idle, timeout_s)
 
     def step(self) -> None:
         """Admit what can be admitted; a round of every answer that is being written; a chunk of the prompts."""
@@ -165,6 +170,8 @@ class Scheduler:
             self.pace.observe_round(rows, perf_counter() - began)
         if reading:
             self._read(reading, most, alone=alone)
+        if not active:
+            self._keep_ended(at_most=1)  # a job may come meanwhile
         self._n_steps += 1
         self._stepped_s = monotonic()
 
@@ -187,6 +194,7 @@ class Scheduler:
             if slot is None:
                 self._refuse_late()
                 break
+            self._keep_ended()
             with self._changed:
                 self._waiting.popleft()
             slot.job = job
@@ -339,7 +347,13 @@ class Scheduler:
         self._leave(slot, "finished")
         text = job.text
         job.report(Ended(finish, stats, len(text.tokens), text.n_thought, text.stop_string))
-        self._prefixes.keep(slot.decoder.cache, slot.decoder.at_their_positions)
+        slot.unkept = True
+
+    def _keep_ended(self, at_most: int | None = None) -> None:
+        """Put conversations that have ended into the prefix cache: before the next prompt, or when none runs."""
+        for slot in [slot for slot in self._slots if slot.unkept][:at_most]:
+            slot.unkept = False
+            self._guarded(slot, partial(self._prefixes.keep, slot.decoder.cache, slot.decoder.at_their_positions))
 
     def _count(self, job: Job, stats: AnswerStats) -> None:
         now = perf_counter()
@@ -370,16 +384,6 @@ class Scheduler:
             job.state = state
         self.counts.canceled += state == "canceled"
         self.counts.failed += state == "failed"
-
-
-def by_turn(reading: Sequence[Slot]) -> list[Slot]:
-    """The shortest rest of a prompt first, but before it those that have been passed too often."""
-
-    def order(slot: Slot) -> tuple[bool, int]:
-        patient = slot.job is None or slot.job.n_passed < PATIENCE
-        return patient, slot.decoder.n_waiting
-
-    return sorted(reading, key=order)
 
 
 def fills_its_window(cache: Cache) -> bool:

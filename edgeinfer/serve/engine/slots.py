@@ -1,4 +1,4 @@
-"""The conversations that a server keeps open, and the choice of one for the next prompt."""
+"""The conversations that a server keeps open, and which of them comes next."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgeinfer.serve.engine.job import Job
 from edgeinfer.types import Prompt, Tokens, common_prefix
 
 SAME_CHAT: Final = 0.5  # a prompt that shares this much of a conversation continues it
+PATIENCE: Final = 8  # steps that a prompt lets shorter ones go first
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class Slot:
     job: Job | None = None
     last_used: int = 0  # number of the step; 0: never
     broken: bool = False  # its cache cannot be emptied, so the slot is no longer used
+    unkept: bool = False  # its conversation has ended, and `Prefixes.keep` has not seen it
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,13 @@ def running_neighbors(slots: Sequence[Slot]) -> dict[int, int]:
     """How many of the two slots next to each one run, by the id of the slot."""
     runs = [False, *(slot.job is not None for slot in slots), False]
     return {id(slot): runs[at] + runs[at + 2] for at, slot in enumerate(slots)}
+
+
+def by_turn(reading: Sequence[Slot]) -> list[Slot]:
+    """The shortest rest of a prompt first, but before it those that have been passed too often."""
+
+    def order(slot: Slot) -> tuple[bool, int]:
+        patient = slot.job is None or slot.job.n_passed < PATIENCE
+        return patient, slot.decoder.n_waiting
+
+    return sorted(reading, key=order)
