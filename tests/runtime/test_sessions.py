@@ -180,6 +180,18 @@ def test_sessions_and_models_run_at_once(built: Runtime, tiny: Path) -> None:
 
 
 @in_child
+def test_trimming_memory_changes_no_answer(built: Runtime, tiny: Path) -> None:
+    """Between two answers, and in a callback, where it does nothing. The cache is kept."""
+    model = opened(built, tiny)
+    session = model.session()
+    prompt, whole = answered_at_length(session, 60)
+    for watch in (None, after(3, model.trim_memory)):
+        model.trim_memory()
+        said = session.generate(prompt, watch, max_tokens=60)
+        assert (said.tokens, said.stats["reused"]) == (whole, len(prompt) - 1)
+
+
+@in_child
 def test_closing_ends_the_answer_first(built: Runtime, tiny: Path) -> None:
     model = opened(built, tiny)
     session = model.session()
