@@ -1,5 +1,4 @@
-"""Runs work in a separate process: an engine's operators can be registered once per process, and a crash fails only one
-test."""
+"""Runs work in other processes: an engine's operators can be registered once per process. A crash fails one test."""
 
 from __future__ import annotations
 
@@ -8,6 +7,8 @@ import importlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
@@ -19,13 +20,29 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def apart(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """The result of a module's `function`, called in a fresh process."""
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_programs_without_preload)
-    with pytest.MonkeyPatch.context() as patch, pool:
-        for name, value in of_python(SANITIZER, dict(os.environ)).items():
-            patch.setenv(name, value)
-        return pool.submit(function, *arguments, **named).result()
+class Process:
+    """One process for many calls. After a crash, the next call starts another."""
+
+    def __init__(self) -> None:
+        self._pool = _new_pool()
+
+    def __call__(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """The result of a module's `function`."""
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in of_python(SANITIZER, dict(os.environ)).items():
+                    patch.setenv(name, value)
+                return self._pool.submit(function, *arguments, **named).result()
+        except BrokenProcessPool:
+            self._pool = _new_pool()
+            raise
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def _new_pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_programs_without_preload)
 
 
 def in_child(test: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +50,8 @@ def in_child(test: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(test)
     def run(**fixtures: object) -> None:
-        apart(_call, test.__module__, test.__qualname__, fixtures)
+        with closing(Process()) as fresh:
+            fresh(_call, test.__module__, test.__qualname__, fixtures)
 
     return run
 

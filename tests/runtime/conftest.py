@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.executorch.exported import ROOT, bundle_of, keep_compiled_engine, missing
 from tests.runtime.built import Runtime, runtime
+from tests.runtime.child import Process
 from tests.runtime.decode_library import DECODE, compiled, mutant
 from tests.runtime.sanitized import FLAGS, SANITIZER, start_programs_without_preload
 from tests.tiny_gguf import Tiny, write_tiny
@@ -45,6 +47,20 @@ def demo() -> Path:
     if missing():
         pytest.skip(missing())
     return bundle_of(ROOT / "edgeinfer/models/demo.Q4_0.gguf", "8da4w")
+
+
+@pytest.fixture(scope="session")
+def in_python() -> Iterator[Process]:
+    """The process of the backend `executorch`."""
+    with closing(Process()) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def in_runtime() -> Iterator[Process]:
+    """The process of libedgeinfer."""
+    with closing(Process()) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,12 @@ class Model:
     def close(self) -> None:
         self._library.c.edgeinfer_close(self.handle)
 
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 class Session:
     def __init__(self, library: Library, handle: c_void_p) -> None:

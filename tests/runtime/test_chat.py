@@ -9,8 +9,8 @@ import pytest
 
 from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
-from tests.runtime.child import apart, in_child
-from tests.runtime.library import AUTO, CANCELED, EARLY_EXIT, LOOKUP, NEVER, STOP, USAGE, Library, Refused
+from tests.runtime.child import Process, in_child
+from tests.runtime.library import AUTO, CANCELED, EARLY_EXIT, LOOKUP, NEVER, STOP, USAGE, Library, Refused, Session
 from tests.runtime.oracle import Ask, Reply, replies
 
 CONTEXT = 384
@@ -29,26 +29,28 @@ ASKS = (
 def said_by_library(
     library: Path, bundle: Path, system: str, asks: tuple[Ask, ...], drafting: int = NEVER
 ) -> list[Reply]:
-    session = Library(library).open(bundle, context=CONTEXT, sink=64, drafting=drafting).session(system)
-    said = []
-    for ask in asks:
-        if ask.rewind is not None:
-            session.rewind(ask.rewind)
-        how = ask.sampling
-        answer = session.chat(
-            ask.text,
-            max_tokens=ask.max_tokens,
-            temperature=how.temperature,
-            top_k=how.top_k,
-            top_p=how.top_p,
-            min_p=how.min_p,
-            repeat_penalty=how.repeat_penalty,
-            seed=how.seed,
-            stops=ask.stop,
-        )
-        finish = FINISHED[int(answer.stats["finish"])]
-        said.append(Reply(answer.text, tuple(answer.tokens), finish, int(answer.stats["reused"])))
-    return said
+    with Library(library).open(bundle, context=CONTEXT, sink=64, drafting=drafting) as model:
+        session = model.session(system)
+        return [said_by_session(session, ask) for ask in asks]
+
+
+def said_by_session(session: Session, ask: Ask) -> Reply:
+    if ask.rewind is not None:
+        session.rewind(ask.rewind)
+    how = ask.sampling
+    answer = session.chat(
+        ask.text,
+        max_tokens=ask.max_tokens,
+        temperature=how.temperature,
+        top_k=how.top_k,
+        top_p=how.top_p,
+        min_p=how.min_p,
+        repeat_penalty=how.repeat_penalty,
+        seed=how.seed,
+        stops=ask.stop,
+    )
+    finish = FINISHED[int(answer.stats["finish"])]
+    return Reply(answer.text, tuple(answer.tokens), finish, int(answer.stats["reused"]))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +58,16 @@ def said_by_library(
     [("You are a storyteller for children. Be kind <|im_end|> and brief.", GREEDY), ("", SAMPLED)],
     ids=["greedy", "sampled"],
 )
-def test_a_chat_equals_that_of_python(built: Runtime, demo: Path, system: str, sampling: Sampling) -> None:
+def test_a_chat_equals_that_of_python(
+    built: Runtime, demo: Path, in_python: Process, in_runtime: Process, system: str, sampling: Sampling
+) -> None:
     """Past the window, with an edited message, stop strings, and control tokens in messages."""
     asks = tuple(replace(ask, sampling=sampling) for ask in ASKS)
-    expected = apart(replies, demo, CONTEXT, system, asks)
+    expected = in_python(replies, demo, CONTEXT, system, asks)
     assert sum(reply.reused for reply in expected) > 200
-    assert apart(said_by_library, built.library, demo, system, asks) == expected
+    assert in_runtime(said_by_library, built.library, demo, system, asks) == expected
     for drafting in (LOOKUP, EARLY_EXIT, AUTO):
-        assert apart(said_by_library, built.library, demo, system, asks, drafting) == expected
+        assert in_runtime(said_by_library, built.library, demo, system, asks, drafting) == expected
 
 
 @in_child

@@ -13,7 +13,7 @@ import pytest
 import edgeinfer
 from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
-from tests.runtime.child import apart
+from tests.runtime.child import Process
 from tests.runtime.library import AUTO, LOOKUP, NEVER, Library
 
 PROMPTS = Path(edgeinfer.__file__).parent / "bench/data/prompts.jsonl"
@@ -43,38 +43,38 @@ def by_library(
     library: Path, bundle: Path, prompts: tuple[str, ...], sampling: Sampling, drafting: int
 ) -> tuple[list[tuple[int, ...]], int]:
     """The answers, and how many of their tokens were drafted."""
-    model = Library(library).open(bundle, context=CONTEXT, drafting=drafting)
     said, n_accepted = [], 0
-    for index, question in enumerate(prompts):
-        session = model.session()
-        answer = session.chat(
-            question,
-            max_tokens=MAX_TOKENS,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=sampling.seed + index,
-        )
-        said.append(tuple(answer.tokens))
-        n_accepted += int(answer.stats["accepted"])
-        session.free()
+    with Library(library).open(bundle, context=CONTEXT, drafting=drafting) as model:
+        for index, question in enumerate(prompts):
+            session = model.session()
+            answer = session.chat(
+                question,
+                max_tokens=MAX_TOKENS,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                seed=sampling.seed + index,
+            )
+            said.append(tuple(answer.tokens))
+            n_accepted += int(answer.stats["accepted"])
+            session.free()
     return said, n_accepted
 
 
 @cache
-def expected(bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list[tuple[int, ...]]:
-    return apart(by_python, bundle, prompts, sampling)
+def expected(in_python: Process, bundle: Path, prompts: tuple[str, ...], sampling: Sampling) -> list[tuple[int, ...]]:
+    return in_python(by_python, bundle, prompts, sampling)
 
 
 @pytest.mark.parametrize("drafting", [NEVER, LOOKUP, AUTO], ids=["plain", "lookup", "auto"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_every_prompt_has_the_answer_of_plain_decoding(
-    built: Runtime, demo: Path, sampling: Sampling, drafting: int
+    built: Runtime, demo: Path, in_python: Process, in_runtime: Process, sampling: Sampling, drafting: int
 ) -> None:
     prompts = read_prompts()
     assert len(prompts) == 90
-    said, n_accepted = apart(by_library, built.library, demo, prompts, sampling, drafting)
-    assert said == expected(demo, prompts, sampling)
+    said, n_accepted = in_runtime(by_library, built.library, demo, prompts, sampling, drafting)
+    assert said == expected(in_python, demo, prompts, sampling)
     if drafting == LOOKUP:  # what `auto` drafts depends on the speed of the machine
         assert n_accepted > 0
 
@@ -82,7 +82,9 @@ def test_every_prompt_has_the_answer_of_plain_decoding(
 @pytest.mark.skipif(not SMOLLM2, reason="EDGEINFER_SMOLLM2_BUNDLE names no bundle of SmolLM2-135M-Instruct")
 @pytest.mark.parametrize("drafting", [NEVER, AUTO], ids=["plain", "auto"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_thirty_prompts_of_smollm2(built: Runtime, sampling: Sampling, drafting: int) -> None:
+def test_thirty_prompts_of_smollm2(
+    built: Runtime, in_python: Process, in_runtime: Process, sampling: Sampling, drafting: int
+) -> None:
     bundle, prompts = Path(SMOLLM2), read_prompts()[:30]
-    said, _ = apart(by_library, built.library, bundle, prompts, sampling, drafting)
-    assert said == expected(bundle, prompts, sampling)
+    said, _ = in_runtime(by_library, built.library, bundle, prompts, sampling, drafting)
+    assert said == expected(in_python, bundle, prompts, sampling)

@@ -48,8 +48,16 @@ LOADED = "import ctypes\ndef test_it(): ctypes.CDLL({made!r}).act()"
         pytest.param(LOADED, OVERFLOW, "AddressSanitizer: ILL", id="library with undefined behavior"),
     ],
 )
-def test_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str], test: str, act: str, report: str) -> None:
+def test_what_is_reported(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    test: str,
+    act: str,
+    report: str,
+) -> None:
     assert COMPILER is not None
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they import for seconds
     source = tmp_path / "act.cpp"
     source.write_text(SOURCE.format(act=act))
     flags = flags_of("address,undefined")

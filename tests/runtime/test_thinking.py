@@ -14,7 +14,7 @@ from edgeinfer.formats.bundle import check_bundle, file_of
 from edgeinfer.formats.manifest import TEMPLATE, write_manifest
 from edgeinfer.runner.exporting import describe_chat
 from tests.runtime.built import Runtime
-from tests.runtime.child import apart
+from tests.runtime.child import Process
 from tests.runtime.library import Library
 
 QUESTIONS = ("Tell me a story about a little dog and a cat.", "And then?")
@@ -69,17 +69,20 @@ def by_python(bundle: Path, how: How) -> list[Said]:
 
 
 def by_library(library: Path, bundle: Path, how: How) -> list[Said]:
-    session = Library(library).open(bundle, context=CONTEXT).session()
+    budget = -1 if how.budget is None else how.budget
     said = []
-    for question in QUESTIONS:
-        budget = -1 if how.budget is None else how.budget
-        answer = session.chat(question, max_tokens=how.max_tokens, thinking=int(how.thinking), think_budget=budget)
-        said.append(Said(answer.text, answer.thinking, tuple(answer.tokens), int(answer.stats["emitted"])))
+    with Library(library).open(bundle, context=CONTEXT) as model:
+        session = model.session()
+        for question in QUESTIONS:
+            answer = session.chat(question, max_tokens=how.max_tokens, thinking=int(how.thinking), think_budget=budget)
+            said.append(Said(answer.text, answer.thinking, tuple(answer.tokens), int(answer.stats["emitted"])))
     return said
 
 
 @pytest.mark.parametrize("how", [How(budget=8), How(), How(thinking=False), How(budget=0), How(budget=29)], ids=str)
-def test_a_chat_with_reasoning_equals_that_of_python(built: Runtime, reasoner: Path, how: How) -> None:
-    expected = apart(by_python, reasoner, how)
+def test_a_chat_with_reasoning_equals_that_of_python(
+    built: Runtime, reasoner: Path, in_python: Process, in_runtime: Process, how: How
+) -> None:
+    expected = in_python(by_python, reasoner, how)
     assert any(said.thinking for said in expected) == (how.thinking and how.budget != 0)
-    assert apart(by_library, built.library, reasoner, how) == expected
+    assert in_runtime(by_library, built.library, reasoner, how) == expected

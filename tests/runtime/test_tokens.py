@@ -13,7 +13,7 @@ from edgeinfer.formats.manifest import MANIFEST, sealed
 from edgeinfer.types import KvType, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.runtime.built import Runtime
-from tests.runtime.child import apart
+from tests.runtime.child import Process
 from tests.runtime.library import AUTO, EARLY_EXIT, LOOKUP, NEVER, Library
 from tests.runtime.oracle import Turn, answers
 
@@ -38,35 +38,34 @@ def conversation(sampling: Sampling) -> list[Turn]:
 
 
 def said_by_library(library: Path, bundle: Path, turns: list[Turn], drafting: int = NEVER) -> list[list[int]]:
-    model = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink, drafting=drafting)
-    session = model.session()
     said = []
-    for turn in turns:
-        how = turn.sampling
-        answer = session.generate(
-            turn.prompt,
-            max_tokens=turn.max_tokens,
-            temperature=how.temperature,
-            top_k=how.top_k,
-            top_p=how.top_p,
-            repeat_penalty=how.repeat_penalty,
-            seed=how.seed,
-        )
-        said.append(answer.tokens)
-    session.free()
-    model.close()
+    with Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink, drafting=drafting) as model:
+        session = model.session()
+        for turn in turns:
+            how = turn.sampling
+            answer = session.generate(
+                turn.prompt,
+                max_tokens=turn.max_tokens,
+                temperature=how.temperature,
+                top_k=how.top_k,
+                top_p=how.top_p,
+                repeat_penalty=how.repeat_penalty,
+                seed=how.seed,
+            )
+            said.append(answer.tokens)
+        session.free()
     return said
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0.0), SAMPLED], ids=["greedy", "sampled"])
 def test_a_conversation_past_the_window_has_the_tokens_of_python(
-    built: Runtime, tiny: Path, sampling: Sampling
+    built: Runtime, tiny: Path, in_python: Process, in_runtime: Process, sampling: Sampling
 ) -> None:
     turns = conversation(sampling)
-    expected = apart(answers, tiny, POLICY, turns)
+    expected = in_python(answers, tiny, POLICY, turns)
     assert len(POLICY.evicted(len(turns[0].prompt))) > POLICY.block
     for drafting in (NEVER, LOOKUP, EARLY_EXIT, AUTO):
-        assert apart(said_by_library, built.library, tiny, turns, drafting) == expected
+        assert in_runtime(said_by_library, built.library, tiny, turns, drafting) == expected
 
 
 def kept_as(kv_type: KvType, bundle: Path, folder: Path) -> Path:
@@ -82,33 +81,36 @@ def kept_as(kv_type: KvType, bundle: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
 def test_keys_and_values_are_kept_as_the_manifest_says(
-    built: Runtime, tiny: Path, tmp_path: Path, kv_type: KvType
+    built: Runtime, tiny: Path, in_python: Process, in_runtime: Process, tmp_path: Path, kv_type: KvType
 ) -> None:
     turns = conversation(Sampling(temperature=0.0))
     bundle = kept_as(kv_type, tiny, tmp_path / kv_type)
-    expected = apart(answers, tiny, POLICY, turns, kv_type)
-    assert expected != apart(answers, tiny, POLICY, turns)
+    expected = in_python(answers, tiny, POLICY, turns, kv_type)
+    assert expected != in_python(answers, tiny, POLICY, turns)
     for drafting in (NEVER, LOOKUP, EARLY_EXIT):
-        assert apart(said_by_library, built.library, bundle, turns, drafting) == expected
+        assert in_runtime(said_by_library, built.library, bundle, turns, drafting) == expected
 
 
-def test_an_answer_past_the_limit_has_the_tokens_of_python(built: Runtime, tiny: Path) -> None:
+def test_an_answer_past_the_limit_has_the_tokens_of_python(
+    built: Runtime, tiny: Path, in_python: Process, in_runtime: Process
+) -> None:
     """An answer that begins below the model's limit of 2,048 positions and continues past it, re-anchored."""
     turns = [Turn(random_ids(2035, seed), 60) for seed in range(4)]
-    expected = apart(answers, tiny, POLICY, turns)
+    expected = in_python(answers, tiny, POLICY, turns)
     assert max(map(len, expected)) > 20
-    assert apart(said_by_library, built.library, tiny, turns) == expected
-    assert apart(n_reanchored, built.library, tiny, turns) >= 1
+    assert in_runtime(said_by_library, built.library, tiny, turns) == expected
+    assert in_runtime(n_reanchored, built.library, tiny, turns) >= 1
 
 
 def n_reanchored(library: Path, bundle: Path, turns: list[Turn]) -> int:
-    session = Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink).session()
-    return sum(int(session.generate(turn.prompt, max_tokens=turn.max_tokens).stats["reanchored"]) for turn in turns)
+    with Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink) as model:
+        session = model.session()
+        return sum(int(session.generate(turn.prompt, max_tokens=turn.max_tokens).stats["reanchored"]) for turn in turns)
 
 
-def test_the_program_prints_tokens(built: Runtime, demo: Path) -> None:
+def test_the_program_prints_tokens(built: Runtime, demo: Path, in_python: Process) -> None:
     prompt = (8526, 982, 261, 601, 529, 323, 261, 749, 2234, 519)
-    expected = apart(answers, demo, WindowPolicy(window=384, sink=128, block=64, limit=2048), [Turn(prompt, 48)])
+    expected = in_python(answers, demo, WindowPolicy(window=384, sink=128, block=64, limit=2048), [Turn(prompt, 48)])
     tokens = ",".join(map(str, prompt))
     done = built.run(str(demo), "--tokens", tokens, "--temp", "0", "--max-tokens", "48", "--context", "512")
     assert (done.returncode, done.stderr) == (0, "")
