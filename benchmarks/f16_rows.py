@@ -22,7 +22,8 @@ from edgeinfer.errors import BackendError
 from edgeinfer.named_files import write_text
 
 if TYPE_CHECKING:
-    from edgeinfer.backends.gguf.llama import Batch, Context
+    from edgeinfer.backends.gguf.batch import Batch
+    from edgeinfer.backends.gguf.llama import Context
 
 __all__ = ["add_arguments", "run"]
 
@@ -60,6 +61,7 @@ class Measured:
 
 def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> Mapping[str, Measured]:
     from edgeinfer.backends.gguf import llama
+    from edgeinfer.backends.gguf.batch import Batch
     from edgeinfer.backends.gguf.rows.library import install, remove
 
     if reason := install(device):
@@ -70,7 +72,7 @@ def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> 
         model, llama.ContextOptions(512, POSITION, n_threads=n_threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
     )
     try:
-        batch = llama.Batch(POSITION)
+        batch = Batch(POSITION)
         batch.fill(_tokens(0, POSITION), 0, n_wanted=1)
         context.decode(batch)
         single = np.stack([_rows(context, batch, POSITION + row, 1)[0] for row in range(max(ROWS))])

@@ -86,7 +86,8 @@ def _tokens(n: int) -> list[int]:
 
 
 def _token_s(context: object) -> float:
-    from edgeinfer.backends.gguf.llama import Batch, Context
+    from edgeinfer.backends.gguf.batch import Batch
+    from edgeinfer.backends.gguf.llama import Context
 
     assert isinstance(context, Context)
     batch, times = Batch(MAX_ROWS), []
@@ -100,7 +101,8 @@ def _token_s(context: object) -> float:
 
 def _exact_rows(context: object) -> int:
     """The most rows up to which every smaller batch equals single rows too."""
-    from edgeinfer.backends.gguf.llama import Batch, Context
+    from edgeinfer.backends.gguf.batch import Batch
+    from edgeinfer.backends.gguf.llama import Context
 
     assert isinstance(context, Context)
     batch, tokens = Batch(MAX_ROWS), _tokens(N_CONTEXT + MAX_ROWS)

@@ -140,14 +140,15 @@ def _high(errors: Errors) -> float:
 def _errors(path: Path, engine: Engine, policy: WindowPolicy, tokens: Tokens, expected: Rows, start: int) -> Errors:
     """The largest |logit difference| of each row that was seen from position `start` on."""
     from edgeinfer.backends.gguf import llama
-    from edgeinfer.backends.gguf.cache import cache_alone
     from edgeinfer.backends.gguf.model import EngineSettings
+    from edgeinfer.backends.gguf.streams import Streams
 
     options = EngineSettings(1, engine.kv_type).options(policy)
     loaded = llama.load(path)
     try:
         with _unrotated():
-            cache = cache_alone(loaded, replace(options, flash_attention=engine.flash_attention), policy, 0)
+            options = replace(options, flash_attention=engine.flash_attention)
+            cache = Streams(loaded, options, n_together=None).new_cache(policy, 0)
         try:
             errors = _played(cache, tokens, expected)
             return np.array([error for position, error in errors if position >= start])

@@ -24,7 +24,8 @@ class Timed:
 
 def bare_run(model: GgufModel, policy: WindowPolicy, prompt: Tokens, n_tokens: int) -> Timed:
     """Greedy tokens by a plain loop over llama_decode and llama_get_logits_ith. The prompt must fit the window."""
-    from edgeinfer.backends.gguf.llama import Batch, Context
+    from edgeinfer.backends.gguf.batch import Batch
+    from edgeinfer.backends.gguf.llama import Context
 
     options = model.settings.options(policy)
     context = Context(model.loaded, options)

@@ -59,15 +59,14 @@ class Candidate:
 
     def with_window(self, window: WindowPolicy) -> Candidate:
         kv_bytes = self.n_conversations * self.facts.kv_bytes(self.model.shape, window, self.kv_type)
-        more = self.n_conversations * (self._taught_bytes(window) - self._taught_bytes(self.window))
-        draft_bytes = self.estimate.draft_bytes + more
+        draft_bytes = self.estimate.draft_bytes + self._taught_bytes(window) - self._taught_bytes(self.window)
         return replace(self, window=window, estimate=replace(self.estimate, kv_bytes=kv_bytes, draft_bytes=draft_bytes))
 
     def _taught_bytes(self, window: WindowPolicy) -> int:
-        """Of one conversation."""
         if self.taught is None:
             return 0
-        return self.facts.taught_bytes(self.taught, self.model.shape, window, self.kv_type) or 0
+        shape, n = self.model.shape, self.n_conversations
+        return self.facts.taught_bytes(self.taught, shape, window, self.kv_type, n) or 0
 
     def rejected(self, kind: RejectionKind, reason: str, over_bytes: int = 0) -> Rejection:
         artifact = self.artifact
@@ -153,8 +152,8 @@ def _judge(
         return refuse("kv", why)
     draft = drafts[facts.name] if drafts is not None else None
     exit_layer, no_early_exit = _early_exit(model, backend, request)
-    taught, no_taught = _taught(device, model, artifact, backend, request)
-    taught_bytes = facts.taught_bytes(taught, model.shape, window, kv_type) if taught else 0
+    taught, no_taught = _taught(device, model, artifact, request)
+    taught_bytes = facts.taught_bytes(taught, model.shape, window, kv_type, request.conversations) if taught else 0
     if taught is not None and taught_bytes is None:
         no_taught = f"{facts.name} runs no {taught.kind} draft of {model.shape.architecture} models"
     taught = None if taught_bytes is None else taught
@@ -174,7 +173,7 @@ def _judge(
             workspace_bytes=found.interpreter_bytes
             + facts.workspace_bytes(model.shape, early_exit=exit_layer is not None and not taught)
             + (model.shape.n_vocab * GRAMMAR_BYTES_PER_ENTRY if request.json_schemas else 0),
-            draft_bytes=draft_bytes + (taught_bytes or 0) * request.conversations,
+            draft_bytes=draft_bytes + (taught_bytes or 0),
             packed_bytes=facts.exporting.packed_bytes(artifact) if facts.exporting else 0,
         ),
         tokens_per_s=tokens_per_s(device, model.shape, artifact),
@@ -208,20 +207,16 @@ def _early_exit(model: ModelEntry, backend: BackendOnDevice, request: Request) -
         return None, f"the model has {n_layers} layers and cannot stop after layer {layer}"
     if backend.no_early_exit:
         return None, backend.no_early_exit
-    if request.conversations > 1 and not backend.facts.early_exit_in_batches:
-        return None, f"{backend.facts.name} has it for one conversation only"
     return (layer if backend.capabilities.early_exit else None), ""
 
 
 def _taught(
-    device: DeviceProfile, model: ModelEntry, artifact: Artifact, backend: BackendOnDevice, request: Request
+    device: DeviceProfile, model: ModelEntry, artifact: Artifact, request: Request
 ) -> tuple[TaughtDraft | None, str]:
     """The draft that was taught to the model, with the vocabulary for this device, and why it is left out."""
-    draft, facts = model.draft, backend.facts
+    draft = model.draft
     if draft is None or request.speculation not in ("auto", draft.kind):
         return None, model.no_draft
-    if request.conversations > 1 and not facts.early_exit_in_batches:
-        return None, f"{facts.name} uses it in one conversation only"
     times = device.row_times.get(draft.key(artifact))
     best = sized(draft, model.shape, times)
     why = why_hopeless(best, model.shape, times) if request.speculation == "auto" else ""

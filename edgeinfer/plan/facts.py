@@ -111,11 +111,6 @@ class BackendFacts(Protocol):
         ...
 
     @property
-    def early_exit_in_batches(self) -> bool:
-        """Whether conversations can draft with early layers while others are open on the same model."""
-        ...
-
-    @property
     def exporting(self) -> Exporting | None:
         """None where the files of models run as they are."""
         ...
@@ -141,9 +136,11 @@ class BackendFacts(Protocol):
         """
         ...
 
-    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
-        """Bytes that a taught draft adds for one conversation: weights, K/V, kept states. None: it cannot run this
-        draft."""
+    def taught_bytes(
+        self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
+    ) -> int | None:
+        """Bytes that a taught draft adds: its weights, and K/V and kept states of each conversation. None: it cannot
+        run this draft."""
         ...
 
     def is_measured_on(self, device: DeviceProfile) -> bool:

@@ -153,6 +153,14 @@ TAUGHT_GGUF = Subject(
     "gguf-feature", LLAMA, gguf("f16", drafts="taught"), "f16", 0.5, tolerance=0.2, pad_slots=256, taps=(1, 2, 3),
     draft_tolerance=0.8,
 )  # fmt: skip
+TAUGHT_STREAMS = Subject(
+    "gguf-streams-feature", LLAMA, gguf("f16", drafts="taught", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256,
+    taps=(1, 2, 3), draft_tolerance=0.8,
+)  # fmt: skip
+EXIT_STREAMS = Subject(
+    "gguf-streams-exit-q4_0", LLAMA_Q4, gguf("q8_0/f16", drafts="early-exit", n_caches=4), "q8_0/f16", 2.5,
+    tolerance=0.5, pad_slots=256,
+)  # fmt: skip
 EXIT_DRAFT = Subject(
     "reference-exit", LLAMA, reference("f32", taught=True), "f32", 1e-3, exit_draft=2, draft_tolerance=1e-3
 )
@@ -179,6 +187,12 @@ GGUF_SUBJECTS = (
     Subject("gguf-exit-q4_0", LLAMA_Q4, as_chat_opens_it, "q8_0/f16", 2.5, tolerance=0.5, pad_slots=256),
     Subject("gguf-streams-llama", LLAMA, gguf("f16", n_caches=4), "f16", 0.5, tolerance=0.2, pad_slots=256),
     STREAMS,
+    EXIT_STREAMS,
+    TAUGHT_STREAMS,
+    Subject(
+        "gguf-streams-exit-draft", LLAMA, gguf("f16", drafts="taught", n_caches=4), "f16", 0.5, tolerance=0.2,
+        pad_slots=256, exit_draft=2, draft_tolerance=1.5,
+    ),
     TAUGHT_GGUF,
     EXIT_DRAFT_GGUF,
     Subject(

@@ -88,6 +88,30 @@ def check_draft_rows_together(case: Case) -> None:
         cache.close()
 
 
+def check_draft_rows_after_neighbors(case: Case) -> None:
+    """A conversation drafts, continues beside others without drafts while some leave and come, and drafts again."""
+    if case.model.n_caches < 4:
+        pytest.skip("fewer than four conversations")
+    tokens = [tokens_of(110, seed) for seed in (52, 53, 54)]
+    first, leaves, last = caches = [case.model.new_cache(case.policy) for _ in tokens]
+    for cache, own, n in zip(caches, tokens, (41, 20, 35), strict=True):
+        prefill(cache, own[:n])
+        draft_once(case, cache, own[:n], own[n])
+    leaves.close()
+    for _ in range(30):
+        asks = [Ask(cache.begin(1), [own[cache.length]], 1) for cache, own in ((first, tokens[0]), (last, tokens[2]))]
+        case.model.run(asks)
+        for ask in asks:
+            ask.round.commit(1)
+    comes = case.model.new_cache(case.policy)
+    prefill(comes, tokens[1][:25])
+    for cache, own in ((last, tokens[2]), (comes, tokens[1]), (first, tokens[0])):
+        draft_once(case, cache, own[: cache.length], own[cache.length])
+        assert cache is comes or case.policy.evicted(cache.length)
+    for cache in (first, last, comes):
+        cache.close()
+
+
 def draft_once(case: Case, cache: Cache, before: Sequence[int], token: int) -> None:
     step = cache.begin(3)
     chain = [token, *tokens_of(1, 3)]

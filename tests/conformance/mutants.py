@@ -23,12 +23,13 @@ from edgeinfer.formats.draft_file import DraftFile
 from edgeinfer.protocols import Ask
 from edgeinfer.types import Sampling, common_prefix
 from edgeinfer.window import WindowPolicy
-from tests.conformance import blocks, checks, drafted, mlx_mutants, together
+from tests.conformance import blocks, checks, drafted, gguf_mutants, mlx_mutants, together
 from tests.conformance.backends import (
     EXECUTORCH_EXIT_DRAFT,
     EXECUTORCH_FEATURE,
     EXIT_DRAFT,
     EXIT_DRAFT_GGUF,
+    EXIT_STREAMS,
     MLX_EXIT_DRAFT,
     MLX_PACKED,
     MLX_TAUGHT,
@@ -36,6 +37,7 @@ from tests.conformance.backends import (
     SUBJECTS,
     TAUGHT,
     TAUGHT_GGUF,
+    TAUGHT_STREAMS,
     Subject,
 )
 from tests.conformance.plain import GREEDY, SAMPLED, Check
@@ -293,32 +295,6 @@ def keys_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reference_model, "_conversations", lambda queries: [(0, len(queries))])
 
 
-def eviction_of_a_neighbor(patch: pytest.MonkeyPatch) -> None:
-    """An eviction of one conversation removes keys from the streams of all."""
-    from edgeinfer.backends.gguf.llama import Context
-
-    true = Context.remove
-
-    def remove(self: Any, start: int, stop: int = -1, *, stream: int = 0) -> None:
-        for one in range(4) if stop >= 0 else (stream,):
-            true(self, start, stop, stream=one)
-
-    patch.setattr(Context, "remove", remove)
-
-
-def stream_reused_without_clearing(patch: pytest.MonkeyPatch) -> None:
-    from edgeinfer.backends.gguf.cache import GgufCache
-
-    true = GgufCache.__init__
-
-    def init(self: Any, context: Any, *rest: Any) -> None:
-        context.remove = lambda *arguments, **options: None
-        true(self, context, *rest)
-        del context.remove
-
-    patch.setattr(GgufCache, "__init__", init)
-
-
 def block_one_position_late(patch: pytest.MonkeyPatch) -> None:
     true = ReferenceCache.snapshot
     patch.setattr(
@@ -326,23 +302,6 @@ def block_one_position_late(patch: pytest.MonkeyPatch) -> None:
         "snapshot",
         lambda self, spans: true(self, [range(max(0, span.start - 1), span.stop - (span.start > 0)) for span in spans]),
     )
-
-
-def values_of_another_layer(patch: pytest.MonkeyPatch) -> None:
-    """The rows of a block are written into the state in reverse order of their layers."""
-    from edgeinfer.backends.gguf import state
-
-    true = state.State.cut
-    patch.setattr(
-        state.State, "cut", lambda self, span: true(state.State(self.layout, self.positions, self.rows[::-1]), span)
-    )
-
-
-def moved_without_its_keys(patch: pytest.MonkeyPatch) -> None:
-    """A conversation that moves to another stream leaves its keys in the old one."""
-    from edgeinfer.backends.gguf import llama
-
-    patch.setattr(llama, "_seq_cp", lambda *arguments: None)
 
 
 def taps_one_position_late(patch: pytest.MonkeyPatch) -> None:
@@ -474,6 +433,21 @@ MLX_TAUGHT_MISTAKES = (
     ("taps of a neighbor", mlx_mutants.taps_of_a_neighbor, drafted.check_draft_rows_together),
     ("keys before the first read", mlx_mutants.keys_before_the_first_read, drafted.check_draft_rows),
 )
+STREAMS_MISTAKES = (
+    ("taps of a neighbor", gguf_mutants.taps_of_a_neighbor, drafted.check_draft_rows_together),
+    (
+        "draft of a neighbor rolled back",
+        gguf_mutants.draft_of_a_neighbor_rolled_back,
+        drafted.check_draft_rows_together,
+    ),
+    (
+        "states of shared steps lost",
+        gguf_mutants.states_of_shared_steps_lost,
+        drafted.check_draft_rows_after_neighbors,
+    ),
+    ("exit states of a neighbor", gguf_mutants.exit_states_of_a_neighbor, together.check_together),
+    ("early layers in another stream", gguf_mutants.early_layers_in_another_stream, together.check_together),
+)
 MUTANTS = (
     Mutant("window one longer", window_one_longer, checks.check_oracle),
     Mutant("window one shorter", window_one_shorter, checks.check_oracle),
@@ -537,11 +511,20 @@ MUTANTS = (
     ),
     Mutant("rows of another ask", rows_of_another_ask, together.check_together),
     Mutant("keys of a neighbor", keys_of_a_neighbor, together.check_together),
-    Mutant("eviction of a neighbor", eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
-    Mutant("stream reused without clearing", stream_reused_without_clearing, together.check_closing_neighbor, STREAMS),
-    Mutant("moved without its keys", moved_without_its_keys, together.check_neighbor_that_left, STREAMS),
+    Mutant("eviction of a neighbor", gguf_mutants.eviction_of_a_neighbor, together.check_rows_in_step, STREAMS),
+    Mutant(
+        "stream reused without clearing",
+        gguf_mutants.stream_reused_without_clearing,
+        together.check_closing_neighbor,
+        STREAMS,
+    ),
+    Mutant("moved without its keys", gguf_mutants.moved_without_its_keys, together.check_neighbor_that_left, STREAMS),
+    *(
+        Mutant(f"{name}, llama.cpp", patch, check, EXIT_STREAMS if check is together.check_together else TAUGHT_STREAMS)
+        for name, patch, check in STREAMS_MISTAKES
+    ),
     *(Mutant(f"{name}, MLX", patch, check, MLX_PACKED) for name, patch, check in MLX_MISTAKES),
     *(Mutant(f"{name}, MLX", patch, check, MLX_TAUGHT) for name, patch, check in MLX_TAUGHT_MISTAKES),
     Mutant("block one position late", block_one_position_late, blocks.check_blocks),
-    Mutant("values of another layer", values_of_another_layer, blocks.check_blocks, STREAMS),
+    Mutant("values of another layer", gguf_mutants.values_of_another_layer, blocks.check_blocks, STREAMS),
 )

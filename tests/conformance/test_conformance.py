@@ -39,6 +39,7 @@ def exact(case: Case) -> Case:
         drafted.check_draft_rows,
         drafted.check_draft_rows_after_rewind,
         drafted.check_draft_rows_together,
+        drafted.check_draft_rows_after_neighbors,
         drafted.check_draft_of_another_model,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),

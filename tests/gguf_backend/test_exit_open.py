@@ -61,9 +61,9 @@ def assert_plain(model: GgufModel, reason: str) -> None:
     model.close()
 
 
-def broken_early(contexts: ExitContexts, tokens: Sequence[int], position: int, row: int) -> None:
+def broken_early(contexts: ExitContexts, tokens: Sequence[int], position: int, row: int, **stream: int) -> None:
     """The early layers are not run for the newest token."""
-    contexts._verify.run(tokens, position, Stage.WHOLE)
+    contexts._verify.run(tokens, position, Stage.WHOLE, **stream)
 
 
 def stale_states(self: ExitStates, n_rows: int, hidden: int) -> None:
@@ -72,15 +72,15 @@ def stale_states(self: ExitStates, n_rows: int, hidden: int) -> None:
     self.cells = np.zeros(n_rows, np.int64)
 
 
-def no_removal(self: ExitContexts, tokens: Sequence[int], position: int) -> llama.Context:
+def no_removal(self: ExitContexts, tokens: Sequence[int], position: int, **stream: int) -> llama.Context:
     """Verified rows follow the drafted ones instead of replacing them."""
-    self._verify.run(tokens, position + len(tokens), Stage.LATE)
+    self._verify.run(tokens, position + len(tokens), Stage.LATE, **stream)
     return self._verify.context
 
 
-def wrong_whole(self: ExitContexts, tokens: Sequence[int], position: int) -> llama.Context:
+def wrong_whole(self: ExitContexts, tokens: Sequence[int], position: int, **stream: int) -> llama.Context:
     """Several rows without drafts run through the early layers only."""
-    self._verify.run(tokens, position, Stage.DRAFT)
+    self._verify.run(tokens, position, Stage.DRAFT, **stream)
     return self._verify.context
 
 

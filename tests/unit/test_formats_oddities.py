@@ -83,11 +83,12 @@ def test_files_that_the_engine_runs_are_read(tmp_path: Path, name: str) -> None:
     ours = GgufTokenizer(header)
     pytest.importorskip("llama_cpp", reason="the engine is not here")
     from edgeinfer.backends.gguf import llama, tokenizer
+    from edgeinfer.backends.gguf.batch import Batch
 
     model = llama.load(path)  # the table's claim, tried on the engine
     try:
         context = llama.Context(model, llama.ContextOptions(slots=64, n_batch=8, n_threads=1))
-        batch = llama.Batch(8)
+        batch = Batch(8)
         batch.fill([2, 3, 4], 0, n_wanted=1)
         context.decode(batch)
         assert len(context.logits(-1)) == 8

@@ -204,9 +204,8 @@ def test_every_conversation_adds_its_keys_and_values() -> None:
     assert four.n_conversations == 4
     assert four.window == one.window
     assert four.estimate.kv_bytes == 4 * one.estimate.kv_bytes
-    # llama.cpp drafts with early layers in one conversation only; with several it needs no memory for that
-    assert (one.speculation.exit_layer, four.speculation.exit_layer) == (3, None)
-    assert four.estimate.workspace_bytes < one.estimate.workspace_bytes
+    assert one.speculation.exit_layer == four.speculation.exit_layer == 3
+    assert four.estimate.workspace_bytes == one.estimate.workspace_bytes  # all draft in the same two contexts
     with pytest.raises(UsageError, match="conversations must be from 1 to 256; received 0"):
         planned(0)
 
@@ -252,13 +251,6 @@ def test_a_plan_refuses_an_exit_layer_that_the_model_does_not_have(layer: int) -
     assert plan.speculation.note.endswith(words)
     with pytest.raises(UsageError, match="small has no early exit on gguf"):
         make_plan(device(), catalog(exits), [GGUF], Request(speculation="early-exit"), drafters=drafter_facts())
-
-
-def test_a_plan_for_several_conversations_says_that_early_exit_serves_one() -> None:
-    exits = replace(SMALL, exit_layer=2)
-    plan = make_plan(device(), catalog(exits), [GGUF], Request(conversations=2), drafters=drafter_facts())
-    assert plan.speculation.exit_layer is None
-    assert plan.speculation.note.endswith("; no early exit: gguf has it for one conversation only")
 
 
 def test_a_draft_model_that_no_catalog_has_is_refused() -> None:

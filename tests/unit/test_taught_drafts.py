@@ -108,12 +108,16 @@ def test_what_cannot_be_used_is_refused(model: Path, how: dict[str, str], kind: 
         edgeinfer.choose(Request(backend="reference", force=True, **request), offline=True)  # type: ignore[arg-type]
 
 
-def test_a_draft_that_no_engine_runs_is_refused(model: Path) -> None:
-    several = plan_of(model, conversations=2, draft_file=str(draft_beside(model)))
-    assert several.taught is not None, "the reference drafts for several conversations"
-    request = Request(model=str(model), backend="gguf", context=512, force=True, conversations=2)
-    note = edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True).speculation.note
-    assert "no taught draft: gguf uses it in one conversation only" in note
+def test_conversations_share_the_weights_of_a_draft(model: Path) -> None:
+    def draft_bytes(n: int) -> int:
+        request = Request(model=str(model), backend="gguf", context=512, force=True, conversations=n)
+        plan = edgeinfer.choose(request, device="raspberry-pi-5-8gb", offline=True)
+        assert plan.taught is not None and plan.kv_type == "q8_0"
+        return plan.estimate.draft_bytes
+
+    of_each = 512 * 2 * (64 + 2 * 2) + TAPPED_ROWS * 3 * 128 * 4  # K and V, 2 heads of 32 in 8 bits; tapped states
+    assert draft_bytes(4) - draft_bytes(1) == 3 * of_each
+    assert draft_bytes(1) > 2 * of_each // 3
 
 
 def test_the_catalog_names_a_draft(model: Path, tmp_path: Path) -> None:

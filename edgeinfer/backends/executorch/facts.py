@@ -44,7 +44,6 @@ class ExecutorchFacts:
     rows_cheap_to_read: bool = True
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
-    early_exit_in_batches: bool = True
     exporting: Bundles = BUNDLES
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
@@ -65,11 +64,13 @@ class ExecutorchFacts:
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS  # 8da4w: on x86 and three emulated Arm cores; a bundle's manifest says what was measured
 
-    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+    def taught_bytes(
+        self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
+    ) -> int | None:
         """A bundle holds the weights of its own draft, and runs no other one."""
         if draft.file:
             return None
-        return self.kv_bytes(shape, policy, kv_type) // shape.n_layers + tapped_bytes(draft, shape)
+        return n_conversations * (self.kv_bytes(shape, policy, kv_type) // shape.n_layers + tapped_bytes(draft, shape))
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

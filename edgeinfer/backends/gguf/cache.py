@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edgeinfer.backends.blocks import positions_in
 from edgeinfer.backends.engine_errors import maps_engine_errors
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
+from edgeinfer.backends.gguf.batch import Batch
+from edgeinfer.backends.gguf.llama import Context
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.backends.gguf.state import StateLayout, joined, parsed
 from edgeinfer.backends.rounds import HeldRow, RoundGuard
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from edgeinfer.backends.gguf.llama import Floats
     from edgeinfer.types import Logits
 
-__all__ = ["ContextRow", "GgufCache", "PlainRound", "cache_alone"]
+__all__ = ["ContextRow", "Drafting", "GgufCache", "PlainRound"]
 
 
 @maps_engine_errors("llama.cpp")
@@ -64,7 +65,7 @@ def pieces(n_tokens: int, n_rows: int, n_batch: int, n_outputs: int) -> Iterator
 class GgufCache:
     """One conversation: a stream of a context, with `policy.slots` cells, and the number of positions that count.
 
-    `close` is called once, with the cache. The caller chooses what it frees: the context, or the stream.
+    `close` is called once, with the cache, and frees the stream.
     """
 
     def __init__(
@@ -101,14 +102,17 @@ class GgufCache:
     def is_open(self) -> bool:
         return not self._closed and self.context.handle is not None
 
-    def draft_by(self, open_round: Callable[[int], Round], close: Callable[[], None]) -> None:
-        """Rounds are opened by `open_round(max_rows)` from now on; `close` frees what they use."""
+    def draft_by(self, open_round: Callable[[int], Round]) -> None:
+        """Rounds are opened by `open_round(max_rows)` from now on."""
         self._open_round = open_round
-        self._close.append(close)
 
     def watch(self, decode: Callable[[Batch], None], drafts: TaughtDrafts[Floats]) -> None:
         """Decode by `decode`, which calls the context's own; `drafts` follow rewinds and restores."""
         self._decode, self._drafts = decode, drafts
+
+    def on_close(self, close: Callable[[], None]) -> None:
+        """`close` is called with the cache, before what was given earlier."""
+        self._close.append(close)
 
     def begin(self, max_rows: int) -> Round:
         self._be_ready("a round")
@@ -161,7 +165,7 @@ class GgufCache:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            for close in reversed(self._close):  # lanes before the context whose memory they share
+            for close in reversed(self._close):  # contexts before the one whose memory they share
                 close()
 
     def forward(self, tokens: Tokens, n_rows: int) -> Sequence[Row]:
@@ -224,10 +228,19 @@ class GgufCache:
         self._uncounted = False
 
 
-def cache_alone(model: LlamaModel, options: ContextOptions, policy: WindowPolicy, n_bytes: int) -> GgufCache:
-    """A cache with a separate context."""
-    context = Context(model, options)
-    return GgufCache(context, Batch(options.n_batch), policy, n_bytes, context.close)
+class Drafting(Protocol):
+    """What lets the caches of one context draft. It is closed before the context."""
+
+    @property
+    def decode(self) -> Callable[[Batch], None]:
+        """Takes the place of the context's own."""
+        ...
+
+    def attach(self, cache: GgufCache) -> None:
+        """Let the rounds of `cache` draft."""
+        ...
+
+    def close(self) -> None: ...
 
 
 @maps_engine_errors("llama.cpp")
@@ -244,22 +257,28 @@ class PlainRound:
     def draft(self, token: TokenLike) -> Row:  # noqa: ARG002
         raise EngineError("this model does not draft: its file names no exit layer, or speculation is off")
 
+    @property
+    def is_plain(self) -> bool:
+        """See streams.JoinedRound."""
+        return True
+
     def verify(self, tokens: Sequence[TokenLike], n_rows: int | None = None) -> Sequence[Row]:
         ids, n_wanted = self.asked(tokens, n_rows)
         rows = self.cache.forward(ids, n_wanted)
-        self.has_run()
+        self.has_run(len(ids))
         return rows
 
     def asked(self, tokens: Sequence[TokenLike], n_rows: int | None) -> tuple[list[int], int]:
-        """The ids to run, and how many rows are wanted. From now on a rollback removes what the engine may have run."""
+        """See streams.JoinedRound."""
         n_wanted = self._guard.verify(len(tokens), n_rows)
         ids = [as_id(token) for token in tokens]
         self.cache.be_open()
         self._n_run = len(ids)
         return ids, n_wanted
 
-    def has_run(self) -> None:
-        self._guard.n_verified = self._n_run
+    def has_run(self, n: int) -> None:
+        """See streams.JoinedRound."""
+        self._guard.n_verified = n
 
     def commit(self, n: int) -> None:
         self._guard.commit(n)

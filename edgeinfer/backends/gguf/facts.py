@@ -102,7 +102,6 @@ class LlamaCppFacts:
     rows_cheap_to_read: bool = True
     prefill_rows: int = PREFILL_ROWS
     max_rows: int = N_OUTPUTS
-    early_exit_in_batches: bool = False
     exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
@@ -139,7 +138,9 @@ class LlamaCppFacts:
             return None
         return exact_rows_of(tensor_types, own_f16_rows="F16" in tensor_types and _has_own_rows(device))
 
-    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+    def taught_bytes(
+        self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
+    ) -> int | None:
         """A model of the draft's layers in Q8_0, its K/V and its buffers; what is projected in front of it in
         float32."""
         if shape.architecture not in DRAFTED_ARCHITECTURES[draft.kind]:
@@ -153,7 +154,8 @@ class LlamaCppFacts:
         )
         weights = max(2, n_layers) * draft.n_bytes + layer.n_vocab * shape.hidden * 17 // 16
         buffers = forward_bytes(layer, DRAFT_ROWS, 1)
-        return weights + buffers + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
+        of_each = self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
+        return weights + buffers + n_conversations * of_each
 
     def is_measured_on(self, device: DeviceProfile) -> bool:
         return _runs_on_x86(device)

@@ -1,4 +1,4 @@
-"""llama.cpp by ctypes: models, contexts, batches and their few calls, typed. No policy here.
+"""llama.cpp by ctypes: models, contexts and their few calls, typed. No policy here.
 
 Written against llama-cpp-python 0.3.36 (llama.h of its llama.cpp). Struct layouts come from that binding; the functions
 on the hot path have prototypes of our own, so that an address comes back as an integer.
@@ -20,11 +20,12 @@ import numpy as np
 from edgeinfer.backends.gguf.logs import EngineLog
 from edgeinfer.backends.gguf.state import StateLayout
 from edgeinfer.errors import ArtifactError, EngineError
-from edgeinfer.types import KvType, Tokens, ValueType, of_k_and_v
+from edgeinfer.types import KvType, ValueType, of_k_and_v
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edgeinfer.backends.gguf.batch import Batch
     from edgeinfer.types import Logits
 
     Floats: TypeAlias = npt.NDArray[np.float32]
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = [
     "KV_TYPES",
     "LOG",
-    "Batch",
     "C",
     "Context",
     "ContextOptions",
@@ -180,79 +180,10 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
     return LlamaModel(handle)
 
 
-class Batch:
-    """Up to `capacity` rows. Filled in place, never freed while in use: llama.cpp reads these arrays only inside
-    `decode`."""
-
-    def __init__(self, capacity: int, *, hidden: int = 0) -> None:
-        """With `hidden`, rows are embeddings [hidden] in place of tokens."""
-        self.capacity = capacity
-        self.n_wanted = 0
-        self.tokens = np.zeros(capacity, np.int32)
-        self._positions = np.zeros(capacity, np.int32)
-        self._wanted = np.zeros(capacity, np.int8)
-        self._steps = np.arange(capacity, dtype=np.int32)
-        self._n_sequences = np.ones(capacity, np.int32)
-        self._streams = np.zeros(capacity, np.int32)
-        self._sequences = (ctypes.POINTER(ctypes.c_int32) * capacity)(
-            *[ctypes.cast(self._streams[row:].ctypes.data, ctypes.POINTER(ctypes.c_int32)) for row in range(capacity)]
-        )
-        self.struct = C.llama_batch()
-        self._inputs: Floats = np.zeros((capacity if hidden else 0, hidden), np.float32)
-        if hidden:
-            self.struct.embd = self._inputs.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        else:
-            self.struct.token = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self.struct.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self.struct.n_seq_id = self._n_sequences.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self.struct.seq_id = ctypes.cast(self._sequences, type(self.struct.seq_id))
-        self.struct.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-
-    def place(self, n: int, position: int, *, n_wanted: int) -> None:
-        """Use the first `n` rows at `position`, `position` + 1, ... of one stream, that of the last `fill`; only the
-        last `n_wanted` give logits."""
-        if n == 1:  # the plain decode step
-            self._positions[0] = position
-            self._wanted[0] = n_wanted
-        else:
-            np.add(self._steps[:n], position, out=self._positions[:n])
-            self._wanted[: n - n_wanted] = 0
-            self._wanted[n - n_wanted : n] = 1
-        self.struct.n_tokens = n
-        self.n_wanted = n_wanted
-
-    def fill(self, tokens: Tokens, position: int, *, n_wanted: int, stream: int = 0) -> None:
-        n = len(tokens)
-        if n == 1:
-            self.tokens[0] = tokens[0]
-            self._streams[0] = stream
-        else:
-            self.tokens[:n] = tokens
-            self._streams[:n] = stream
-        self.place(n, position, n_wanted=n_wanted)
-
-    def fill_inputs(self, inputs: Floats, position: int, *, n_wanted: int) -> None:
-        """inputs: [T, hidden]."""
-        self._inputs[: len(inputs)] = inputs
-        self.place(len(inputs), position, n_wanted=n_wanted)
-
-    def add(self, tokens: Tokens, position: int, *, n_wanted: int, stream: int) -> None:
-        """Rows of another stream, after those that `fill` and `add` have placed."""
-        start: int = self.struct.n_tokens
-        stop = start + len(tokens)
-        self.tokens[start:stop] = tokens
-        self._streams[start:stop] = stream
-        np.add(self._steps[: len(tokens)], position, out=self._positions[start:stop])
-        self._wanted[start : stop - n_wanted] = 0
-        self._wanted[stop - n_wanted : stop] = 1
-        self.struct.n_tokens = stop
-        self.n_wanted += n_wanted
-
-
 @dataclass(frozen=True, slots=True)
 class ContextOptions:
-    """`slots` K/V positions (rounded up to 256 cells) in each of `n_streams`; at most `n_batch` rows a decode,
-    `n_outputs` with logits."""
+    """`slots` K/V positions (rounded up to 256 cells) in each of `n_streams`, in all of them together if they are
+    `unified`; at most `n_batch` rows a decode, `n_outputs` with logits."""
 
     slots: int
     n_batch: int
@@ -262,25 +193,27 @@ class ContextOptions:
     flash_attention: bool = True
     n_gpu_layers: int = 0
     n_streams: int = 1
+    unified: bool = False
     cb_eval: NodeCallback | None = None  # called for graph nodes; see NodeCallback
 
 
 class Context:
     """A llama_context: the K/V of `n_streams` conversations and the buffers of its graph. `close` may be called twice.
 
-    Several streams are not unified in one set of cells: the order of a conversation's cells, and so the rounding of its
-    rows, would then depend on its neighbors.
+    Streams of conversations are not unified in one set of cells: the order of a conversation's cells, and so the
+    rounding of its rows, would then depend on its neighbors.
     """
 
     def __init__(self, model: LlamaModel, options: ContextOptions) -> None:
         self.handle: Any = None
         params = C.llama_context_default_params()
-        params.n_ctx = options.slots if options.n_streams == 1 else padded(options.slots) * options.n_streams
+        unified = options.unified or options.n_streams == 1
+        params.n_ctx = options.slots if unified else padded(options.slots) * options.n_streams
         params.n_batch = params.n_ubatch = options.n_batch
         params.n_seq_max = options.n_streams
         self.n_outputs = min(options.n_outputs or options.n_batch, options.n_batch)
         params.n_outputs_max = max(self.n_outputs, options.n_streams)  # llama.cpp asks for a row of each stream
-        params.kv_unified = options.n_streams == 1
+        params.kv_unified = unified
         params.n_threads = params.n_threads_batch = options.n_threads
         params.flash_attn_type = int(options.flash_attention)
         params.type_k, params.type_v = (KV_TYPES[kind][0] for kind in of_k_and_v(options.kv_type))

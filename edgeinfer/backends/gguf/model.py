@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeinfer.backends.engine_errors import maps_engine_errors
 from edgeinfer.backends.gguf import facts
-from edgeinfer.backends.gguf.cache import GgufCache, cache_alone
+from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.draft.support import TaughtSupport
 from edgeinfer.backends.gguf.exit import self_test_cache
 from edgeinfer.backends.gguf.exit.self_test import POLICY as SELF_TEST_POLICY
@@ -117,7 +117,7 @@ class GgufModel:
         self.loaded = loaded
         self._header = header
         self._shape = shape_from_gguf(header)
-        self._caches: list[GgufCache] = []
+        self._alone: list[GgufCache] = []  # each in a context of its own
         self._exit: ExitSupport | None = None
         self._taught: TaughtSupport | None = None
         self.note = ""
@@ -125,8 +125,7 @@ class GgufModel:
         self._policy = policy
         self._streams: Streams | None = None
         if n_caches > 1 and policy is not None:
-            options = replace(settings.options(policy), n_streams=n_caches)
-            self._streams = Streams(loaded, options, n_together=self.exact_rows)
+            self._streams = self._new_streams(policy, n_caches)
 
     @property
     def n_threads(self) -> int:
@@ -147,12 +146,11 @@ class GgufModel:
 
         `note` says why they do not: a draft must not keep its model from running.
         """
-        if self.n_caches > 1:
-            self.note = "no drafts from the taught layer: that is for one conversation"
-            return
         try:
             self._taught = TaughtSupport(draft, self._header, path)
-            self.new_cache(SELF_TEST_POLICY).close()
+            self._new_streams(SELF_TEST_POLICY, 1).close()
+            if self._streams is not None:
+                self._let_draft(self._streams)
         except (ArtifactError, EngineError) as error:
             if self._taught is not None:
                 self._taught.close()
@@ -164,21 +162,21 @@ class GgufModel:
 
         The test takes about twelve tokens; its outcome is kept for the file at `path` and this engine.
         """
-        if self.n_caches > 1:
-            self.note = "no drafts from early layers: that is for one conversation"
-            return
         found = find_support(self.loaded, exit_layer, self.settings.options(SELF_TEST_POLICY), self._shape.kv)
         if isinstance(found, Refused):
             self.note = f"no drafts from early layers: {found.reason}"
             return
         versions = tuple(library_versions().values())
-        tested = self_test_cache.TestedModel(path, exit_layer, (repr(self.settings),), versions)
+        how = "alone" if self._streams is None else "in streams"
+        tested = self_test_cache.TestedModel(path, exit_layer, (repr(self.settings), how), versions)
         self._exit = found
         wrong = self_test_cache.load(tested)
         try:
             if wrong is None:
                 wrong = self._self_test()
                 self_test_cache.store(tested, wrong)
+            if not wrong and self._streams is not None:
+                self._let_draft(self._streams)
         except EngineError as error:  # perhaps memory was short: try again next time
             wrong = str(error)
         if wrong:
@@ -186,43 +184,53 @@ class GgufModel:
             self.note = f"no drafts from early layers: the self-test failed, {wrong}"
 
     def _self_test(self) -> str:
-        cache = self.new_cache(SELF_TEST_POLICY)
+        """In the last of two streams if the model has several, else alone."""
+        n_streams = 1 if self._streams is None else 2
+        streams = self._new_streams(SELF_TEST_POLICY, n_streams)
         try:
-            return self_test(cache, self.tokenizer.n_vocab)
+            caches = [streams.new_cache(SELF_TEST_POLICY, 0) for _ in range(n_streams)]
+            return self_test(caches[-1], self.tokenizer.n_vocab)
         finally:
-            cache.close()
+            streams.close()
 
     def run(self, asks: Sequence[Ask]) -> Sequence[Sequence[Row]]:
         check_tokens(asks, self.loaded.n_vocab)
-        streams = self._streams
-        if streams is not None and len(asks) > 1 and all(streams.holds(ask) for ask in asks):
-            return streams.run(asks)
-        return run_in_turn(asks)
+        if self._streams is None or len(asks) == 1:
+            return run_in_turn(asks)
+        return self._streams.run(asks)
 
     def rest(self) -> None:
         end_team()
 
     def new_cache(self, policy: WindowPolicy) -> GgufCache:
         n_bytes = facts.FACTS.kv_bytes(self._shape, policy, self.settings.kv_type)
-        options = self.settings.options(policy)
         if self._streams is not None and policy == self._policy:
             return self._streams.new_cache(policy, n_bytes)
-        support = self._taught or self._exit
-        # with an early exit, several rows run in a separate context
-        own = options if self._exit is None or self._taught else replace(options, n_outputs=1)
-        cache = cache_alone(self.loaded, own, policy, n_bytes)
-        if support is not None:
-            try:
-                support.attach(cache, self.loaded, options)
-            except EngineError:
-                cache.close()
-                raise
-        self._caches = [open_one for open_one in self._caches if open_one.is_open]
-        self._caches.append(cache)
+        cache = self._new_streams(policy, 1).new_cache(policy, n_bytes)
+        self._alone = [open_one for open_one in self._alone if open_one.is_open]
+        self._alone.append(cache)
         return cache
 
+    def _new_streams(self, policy: WindowPolicy, n: int) -> Streams:
+        options = replace(self.settings.options(policy), n_streams=n)
+        if n == 1 and self._exit is not None and self._taught is None:
+            options = replace(options, n_outputs=1)  # several rows run in a separate context
+        streams = Streams(self.loaded, options, n_together=self.exact_rows)
+        try:
+            self._let_draft(streams)
+        except BaseException:
+            streams.close()
+            raise
+        return streams
+
+    def _let_draft(self, streams: Streams) -> None:
+        """Raises EngineError when the contexts for it cannot be opened."""
+        support = self._taught or self._exit
+        if support is not None:
+            streams.draft_by(support.open(self.loaded, streams.options, streams.context))
+
     def close(self) -> None:
-        for cache in self._caches:
+        for cache in self._alone:
             cache.close()
         if self._streams is not None:
             self._streams.close()

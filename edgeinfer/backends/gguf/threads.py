@@ -9,7 +9,8 @@ from typing import Final
 
 import llama_cpp.llama_cpp as C
 
-from edgeinfer.backends.gguf.llama import Batch, Context, ContextOptions, LlamaModel
+from edgeinfer.backends.gguf.batch import Batch
+from edgeinfer.backends.gguf.llama import Context, ContextOptions, LlamaModel
 
 _ROUNDS: Final = 7
 _MAX_S: Final = 0.4  # a large model is timed once for each number

@@ -48,7 +48,6 @@ class MlxFacts:
     rows_cheap_to_read: bool = False
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
-    early_exit_in_batches: bool = True
     exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
@@ -81,13 +80,15 @@ class MlxFacts:
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return None  # one row and several take different kernels, which round differently
 
-    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+    def taught_bytes(
+        self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
+    ) -> int | None:
         """Weights in 16 bits, as in the file, and the draft's own rows of the head."""
         if shape.architecture not in DRAFTED_ARCHITECTURES:
             return None
         layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1 + draft.exit_layer),))
         weights = draft.n_bytes + 2 * draft.n_ranked * shape.hidden
-        return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
+        return weights + n_conversations * (self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape))
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

@@ -44,7 +44,6 @@ class ReferenceFacts:
     rows_cheap_to_read: bool = True
     prefill_rows: int = _PREFILL_ROWS
     max_rows: int = _MAX_ROWS
-    early_exit_in_batches: bool = True
     exporting: None = None
 
     def capabilities(self, device: DeviceProfile) -> Capabilities:
@@ -65,13 +64,15 @@ class ReferenceFacts:
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:  # noqa: ARG002
         return _MAX_ROWS
 
-    def taught_bytes(self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType) -> int | None:
+    def taught_bytes(
+        self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
+    ) -> int | None:
         """Weights in float32, and the draft's own rows of the head."""
         if shape.architecture not in _ARCHITECTURES:
             return None
         layer = replace(shape, kv=(replace(shape.kv[0], n_layers=1 + draft.exit_layer),))
         weights = 2 * draft.n_bytes + 4 * draft.n_ranked * shape.hidden
-        return weights + self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape)
+        return weights + n_conversations * (self.kv_bytes(layer, policy, kv_type) + tapped_bytes(draft, shape))
 
     def is_measured_on(self, device: DeviceProfile) -> bool:  # noqa: ARG002
         return False

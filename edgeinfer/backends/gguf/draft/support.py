@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from edgeinfer.backends.gguf.cache import GgufCache
 from edgeinfer.backends.gguf.draft.kept_layers import load_layer
-from edgeinfer.backends.gguf.draft.layer import GgufDraftLayer
+from edgeinfer.backends.gguf.draft.layer import DraftStreams, GgufDraftLayer
 from edgeinfer.backends.gguf.draft.round import TaughtRound
 from edgeinfer.backends.gguf.draft.taps import Taps
-from edgeinfer.backends.gguf.facts import DRAFT_ROWS, DRAFTED_ARCHITECTURES
-from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
+from edgeinfer.backends.gguf.facts import DRAFTED_ARCHITECTURES
+from edgeinfer.backends.gguf.llama import Context, ContextOptions, LlamaModel
 from edgeinfer.backends.taught import ExitDrafts, FeatureDrafts, FeatureInputs, RankedRow, TapTable, TaughtDrafts
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.draft_file import DraftFile
@@ -48,19 +46,19 @@ class TaughtSupport:
         # A thread of BLAS spins for milliseconds after a product, on a core that llama.cpp's threads need.
         self._one_blas_thread = threadpool_limits(1, user_api="blas")
 
-    def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
-        """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
-        taps = Taps(cache.context, self._taps, model.n_layers, self._output_norm) if self._inputs else None
-        drafts = self._new_drafts(model, options, cache)
-        tapped = taps.take if taps else lambda: _NO_STATES
-        cache.draft_by(lambda max_rows: TaughtRound(cache, drafts, tapped, max_rows), drafts.close)
-        cache.watch(taps.decode if taps else cache.context.decode, drafts)
+    def open(self, model: LlamaModel, options: ContextOptions, context: Context) -> TaughtDrafting:
+        """What lets the caches of `context` draft; it was opened with `options`.
 
-    def _new_drafts(self, model: LlamaModel, options: ContextOptions, cache: GgufCache) -> TaughtDrafts[Floats]:
-        layer = GgufDraftLayer(self._layer, replace(options, n_batch=DRAFT_ROWS, n_outputs=1), cache.policy)
+        Raises EngineError where the draft's own context cannot be opened, or the states be tapped.
+        """
+        taps = Taps(context, self._taps, model.n_layers, self._output_norm) if self._inputs else None
+        return TaughtDrafting(self, DraftStreams(self._layer, options), taps, context)
+
+    def new_drafts(self, layer: GgufDraftLayer, n_vocab: int) -> TaughtDrafts[Floats]:
+        """The drafts of one conversation."""
 
         def row(logits: Logits) -> RankedRow:
-            return RankedRow(logits, self._ranked, model.n_vocab)
+            return RankedRow(logits, self._ranked, n_vocab)
 
         if self._inputs is None:
             return ExitDrafts(layer, self._embed, row)
@@ -75,4 +73,22 @@ class TaughtSupport:
         self._layer.close()
 
 
-_NO_STATES = np.zeros((0, 0), np.float32)
+class TaughtDrafting:
+    """See cache.Drafting."""
+
+    def __init__(self, support: TaughtSupport, streams: DraftStreams, taps: Taps | None, context: Context) -> None:
+        """`taps` of `context`, the model's; None: the draft needs none."""
+        self._support = support
+        self._streams = streams
+        self._n_vocab = context.n_vocab
+        self._taps = taps
+        self.decode = taps.decode if taps else context.decode
+
+    def attach(self, cache: GgufCache) -> None:
+        drafts = self._support.new_drafts(self._streams.new_layer(cache.policy), self._n_vocab)
+        cache.draft_by(lambda max_rows: TaughtRound(cache, drafts, self._taps, max_rows))
+        cache.watch(self.decode, drafts)
+        cache.on_close(drafts.close)
+
+    def close(self) -> None:
+        self._streams.close()

@@ -6,9 +6,10 @@ import ctypes
 from dataclasses import replace
 from typing import Final
 
+from edgeinfer.backends.gguf.batch import Batch
 from edgeinfer.backends.gguf.exit.graph import ExitGraph, ExitStates, Stage
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, read_pointer, write_pointer
-from edgeinfer.backends.gguf.llama import Batch, C, Context, ContextOptions, LlamaModel
+from edgeinfer.backends.gguf.llama import C, Context, ContextOptions, LlamaModel
 from edgeinfer.errors import EngineError
 from edgeinfer.types import Tokens
 
@@ -30,6 +31,9 @@ def _memory_slot(context: Context) -> int:
 class SharedContext:
     """A context with a graph of its own over the K/V memory of `owner`. Close it before the owner.
 
+    Each decode is of one of the owner's streams. Its graph is that of one stream, so it is opened as unified, which
+    takes the fewest cells.
+
     The constructor overwrites the memory pointer inside the C++ object. A wrong address here corrupts the process
     before the self-test can report anything, so the slot must be unique, and `close` puts the pointer back.
     """
@@ -37,7 +41,7 @@ class SharedContext:
     def __init__(self, model: LlamaModel, options: ContextOptions, owner: Context, graph: ExitGraph) -> None:
         self.graph = graph
         self.batch = Batch(options.n_batch)
-        self.context = Context(model, replace(options, slots=_FEWEST_CELLS, cb_eval=graph.on_node))
+        self.context = Context(model, replace(options, slots=_FEWEST_CELLS, unified=True, cb_eval=graph.on_node))
         self._slot = 0
         try:
             slot = _memory_slot(self.context)
@@ -52,10 +56,10 @@ class SharedContext:
             self.close()
             raise
 
-    def run(self, tokens: Tokens, position: int, stage: Stage, *, row: int = 0) -> bool:
+    def run(self, tokens: Tokens, position: int, stage: Stage, *, row: int = 0, stream: int = 0) -> bool:
         """See ExitGraph.run."""
         n = len(tokens)
-        self.batch.fill(tokens, position, n_wanted=n)
+        self.batch.fill(tokens, position, n_wanted=n, stream=stream)
         return self.graph.run(self.context, self.batch, stage, row=row, n_rows=n)
 
     def close(self) -> None:
@@ -66,7 +70,11 @@ class SharedContext:
 
 
 class ExitContexts:
-    """The drafting and the verifying context of one conversation. `owner` is its plain context."""
+    """The drafting and the verifying context of the conversations in the streams of `owner`, the plain context.
+
+    They hold the states of the newest drafts. A round whose states another conversation has overwritten finds that its
+    K/V cells are not those of the drafts, and runs whole.
+    """
 
     def __init__(
         self, model: LlamaModel, options: ContextOptions, owner: Context, exit_layer: int, layout: TensorLayout
@@ -87,27 +95,27 @@ class ExitContexts:
             self._draft.close()
             raise
 
-    def draft(self, token: int, position: int, row: int) -> Context:
+    def draft(self, token: int, position: int, row: int, *, stream: int) -> Context:
         """Early layers, norm and head for `token` at `position`, `row` of the round; its logits are row 0."""
-        self._draft.run([token], position, Stage.DRAFT, row=row)
+        self._draft.run([token], position, Stage.DRAFT, row=row, stream=stream)
         return self._draft.context
 
-    def early(self, tokens: Tokens, position: int, row: int) -> None:
+    def early(self, tokens: Tokens, position: int, row: int, *, stream: int) -> None:
         """The early layers alone."""
         context = self._draft if len(tokens) == 1 else self._verify
-        context.run(tokens, position, Stage.EARLY, row=row)
+        context.run(tokens, position, Stage.EARLY, row=row, stream=stream)
 
-    def late(self, tokens: Tokens, position: int) -> Context:
+    def late(self, tokens: Tokens, position: int, *, stream: int) -> Context:
         """The late layers for rows 0, 1, ... of the round. The early layers have run for them at `position`."""
-        self.owner.remove(position)  # llama.cpp takes the same cells again; they hold the early layers' keys
-        if not self._verify.run(tokens, position, Stage.LATE):
-            self.owner.remove(position)
-            return self.whole(tokens, position)
+        self.owner.remove(position, stream=stream)  # llama.cpp takes the same cells again, with the early layers' keys
+        if not self._verify.run(tokens, position, Stage.LATE, stream=stream):
+            self.owner.remove(position, stream=stream)
+            return self.whole(tokens, position, stream=stream)
         return self._verify.context
 
-    def whole(self, tokens: Tokens, position: int) -> Context:
+    def whole(self, tokens: Tokens, position: int, *, stream: int) -> Context:
         """All layers. The plain context is not used, so that it keeps its graph of one row."""
-        self._verify.run(tokens, position, Stage.WHOLE)
+        self._verify.run(tokens, position, Stage.WHOLE, stream=stream)
         return self._verify.context
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edgeinfer.backends.gguf.batch import Batch
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, read_pointer, write_pointer
-from edgeinfer.backends.gguf.llama import Batch, C, Context, base_function, tensor_name
+from edgeinfer.backends.gguf.llama import C, Context, base_function, tensor_name
 from edgeinfer.errors import EngineError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from edgeinfer.backends.gguf.exit.contexts import ExitContexts
 from edgeinfer.backends.gguf.exit.layout import TensorLayout, find_layout
 from edgeinfer.backends.gguf.exit.round import ExitRound
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
-from edgeinfer.backends.gguf.llama import ContextOptions, LlamaModel
+from edgeinfer.backends.gguf.llama import Context, ContextOptions, LlamaModel
 from edgeinfer.errors import EdgeInferError
 from edgeinfer.shape import LayerKv
 from edgeinfer.types import KvType
@@ -34,11 +34,24 @@ class ExitSupport:
     layout: TensorLayout
     unused_kv_type: KvType  # of the memory that a sharing context allocates and never uses: the smallest type
 
-    def attach(self, cache: GgufCache, model: LlamaModel, options: ContextOptions) -> None:
-        """Let the rounds of `cache` draft. Raises EngineError when the contexts cannot be opened."""
+    def open(self, model: LlamaModel, options: ContextOptions, owner: Context) -> ExitDrafting:
+        """What lets the caches of `owner` draft. Raises EngineError when its contexts cannot be opened."""
         options = replace(options, kv_type=self.unused_kv_type)
-        contexts = ExitContexts(model, options, cache.context, self.exit_layer, self.layout)
-        cache.draft_by(lambda max_rows: ExitRound(cache, contexts, max_rows), contexts.close)
+        return ExitDrafting(ExitContexts(model, options, owner, self.exit_layer, self.layout))
+
+
+class ExitDrafting:
+    """See cache.Drafting."""
+
+    def __init__(self, contexts: ExitContexts) -> None:
+        self._contexts = contexts
+        self.decode = contexts.owner.decode
+
+    def attach(self, cache: GgufCache) -> None:
+        cache.draft_by(lambda max_rows: ExitRound(cache, self._contexts, max_rows))
+
+    def close(self) -> None:
+        self._contexts.close()
 
 
 def find_support(
