@@ -43,6 +43,7 @@ __all__ = [
     "library_function",
     "load",
     "padded",
+    "quick_function",
     "tensor_name",
 ]
 
@@ -85,6 +86,7 @@ def _base_library() -> Any:
 
 
 _BASE: Final = _base_library()
+_QUICK: Final = ctypes.PyDLL(C._lib._name, handle=C._lib._handle)  # its calls keep Python's lock
 
 
 def base_function(name: str, result: Any, *arguments: Any) -> Any:
@@ -93,7 +95,8 @@ def base_function(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _decode = _function("llama_decode", ctypes.c_int32, ctypes.c_void_p, C.llama_batch)
-_logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+_synchronize = _function("llama_synchronize", None, ctypes.c_void_p)
+_logits_ith = _function("llama_get_logits_ith", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, library=_QUICK)
 _seq_cp = _function(
     "llama_memory_seq_cp", None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32
 )
@@ -111,6 +114,12 @@ _get_name = _function("ggml_get_name", ctypes.c_char_p, ctypes.c_void_p, library
 def library_function(name: str, result: Any, *arguments: Any) -> Any:
     """A function of llama.cpp's library, with its prototype. Raises AttributeError where this build has none."""
     return _function(name, result, *arguments)
+
+
+def quick_function(name: str, result: Any, *arguments: Any) -> Any:
+    """The same, for a call of about a microsecond. It keeps Python's lock, which a server's event loop would otherwise
+    take, and hold for up to half a millisecond."""
+    return _function(name, result, *arguments, library=_QUICK)
 
 
 def tensor_name(address: int) -> bytes:
@@ -233,6 +242,7 @@ class Context:
         self.kv_format = _kv_format(model, options)
         self._memory: int = ctypes.cast(C.llama_get_memory(self.handle), ctypes.c_void_p).value or 0
         self.address = self.handle if isinstance(self.handle, int) else ctypes.cast(self.handle, ctypes.c_void_p).value
+        self._on_gpu = options.n_gpu_layers != 0
         self._views: dict[int, Logits] = {}
         self.state_layout: StateLayout | None = None  # once a cache needed it
 
@@ -242,6 +252,8 @@ class Context:
         if batch.n_wanted > self.n_outputs:  # llama.cpp would abort the process
             raise EngineError(f"at most {self.n_outputs} rows of a decode give logits; {batch.n_wanted} were asked for")
         code = _decode(self.address, batch.struct)
+        if self._on_gpu:  # wait here, where Python's other threads run
+            _synchronize(self.address)
         if code != 0:
             reason = {1: "no free K/V cell", 2: "aborted", -1: "invalid batch"}.get(code, f"code {code}")
             raise EngineError(f"llama.cpp stopped decoding: {reason}" + (f" ({LOG.tail()})" if LOG.tail() else ""))

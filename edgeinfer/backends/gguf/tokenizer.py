@@ -8,9 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from edgeinfer.backends.gguf.llama import C, LlamaModel, library_function
+from edgeinfer.backends.gguf.llama import C, LlamaModel, library_function, quick_function
 
 PieceBuffer = ctypes.c_char * 64  # enough for nearly every token
+_piece: Final = quick_function(
+    "llama_token_to_piece",
+    ctypes.c_int32,
+    *(ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool),
+)
 _tokenize: Final = library_function(
     "llama_tokenize",
     ctypes.c_int32,
@@ -52,10 +57,10 @@ class LlamaTokenizer:
 
     def piece(self, token: int) -> bytes:
         buffer = PieceBuffer()  # one for each call: threads may share a tokenizer
-        n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        n = _piece(self._vocab, token, buffer, len(buffer), 0, False)
         if n < 0:
             buffer = (ctypes.c_char * -n)()
-            n = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            n = _piece(self._vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:n]
 
     def _text(self, token: int) -> str:
