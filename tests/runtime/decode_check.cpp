@@ -35,6 +35,10 @@ struct PreparedRound : DraftRound {
   }
 };
 
+DraftSource source_of(double agreement) {
+  return agreement < 0 ? DraftSource{} : DraftSource{"feature", Part::verify, Part::verify, true, agreement};
+}
+
 // Everything that one conversation chooses with.
 struct Choosing {
   Costs costs;
@@ -44,8 +48,10 @@ struct Choosing {
   Gated gated;
   std::unique_ptr<Auto> controller;
 
-  Choosing(const RowCosts& prior, int64_t max_rows, int64_t n_vocab, double tick_s)
-      : costs(prior, max_rows), tick_s(tick_s), gated(costs, n_vocab, [this] { return now_s += this->tick_s; }) {
+  Choosing(const RowCosts& prior, int64_t max_rows, int64_t n_vocab, double tick_s, double agreement)
+      : costs(prior, max_rows),
+        tick_s(tick_s),
+        gated(costs, n_vocab, source_of(agreement), [this] { return now_s += this->tick_s; }) {
     std::vector<std::unique_ptr<Estimator>> estimators;
     estimators.push_back(std::make_unique<LookupEstimator>(lookup, costs));
     if (costs.drafts()) estimators.push_back(std::make_unique<GatedEstimator>(gated, costs));
@@ -148,12 +154,13 @@ int64_t check_pick(Sampler* sampler, const float* row, int64_t n_vocab, int64_t 
   }
 }
 
-// verify, back, back_short: seconds [max_rows] of 1, 2 ... rows; 0 where a number was not measured.
+// verify, back, back_short: seconds [max_rows] of 1, 2 ... rows; 0 where a number was not measured. agreement: of a
+// taught draft; below 0 the early exit drafts.
 Choosing* check_choosing(const double* verify, const double* back, const double* back_short, double exit_draft_s,
-                         double first_draft_s, int64_t max_rows, int64_t n_vocab, double tick_s) {
+                         double first_draft_s, int64_t max_rows, int64_t n_vocab, double tick_s, double agreement) {
   const RowCosts prior{by_rows(verify, max_rows), by_rows(back, max_rows), by_rows(back_short, max_rows), exit_draft_s,
                        first_draft_s};
-  return new Choosing(prior, max_rows, n_vocab, tick_s);
+  return new Choosing(prior, max_rows, n_vocab, tick_s, agreement);
 }
 
 void check_choosing_free(Choosing* choosing) { delete choosing; }
@@ -168,7 +175,8 @@ void check_extend(Choosing* choosing, const int32_t* tokens, int64_t n) {
   choosing->gated.extend(tokens_of(tokens, n));
 }
 
-// The depth of the next round; its sign says with what: positive for lookup, negative for the early exit.
+// The depth of the next round; its sign says with what: positive for lookup, negative for the early exit or the taught
+// draft.
 int64_t check_choose(Choosing* choosing, int64_t limit) {
   const Arm arm = choosing->controller->choose(limit);
   return arm.name == choosing->gated.name() ? -arm.depth : arm.depth;

@@ -106,10 +106,23 @@ class CppSampler:
 
 
 class CppChoosing:
-    """Lookup, early exit and controller of one conversation in C++. A draft takes `tick_s`."""
+    """Lookup, early exit and controller of one conversation in C++. A draft takes `tick_s`.
 
-    def __init__(self, library: ctypes.CDLL, costs: RowCosts, max_rows: int, n_vocab: int, tick_s: float) -> None:
+    `agreement` is that of a taught draft, which drafts in place of the early exit.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        costs: RowCosts,
+        max_rows: int,
+        n_vocab: int,
+        tick_s: float,
+        *,
+        agreement: float | None = None,
+    ) -> None:
         self._library, self._n_vocab = library, n_vocab
+        self._gated = "early-exit" if agreement is None else "feature"
         library.check_choosing.restype = c_void_p
         library.check_choose.restype = library.check_propose.restype = library.check_acceptance.restype = c_int64
         library.check_unit_s.restype = c_double
@@ -119,7 +132,8 @@ class CppChoosing:
         ]
         drafts_s = (c_double(costs.exit_draft_s), c_double(costs.first_draft_s))
         sizes = (c_int64(max_rows), c_int64(n_vocab))
-        handle = library.check_choosing(*map(at, tables), *drafts_s, *sizes, c_double(tick_s))
+        numbers = (c_double(tick_s), c_double(-1.0 if agreement is None else agreement))
+        handle = library.check_choosing(*map(at, tables), *drafts_s, *sizes, *numbers)
         self._handle = c_void_p(handle)
 
     def reset(self, context: Tokens) -> None:
@@ -132,12 +146,12 @@ class CppChoosing:
 
     def choose(self, limit: int) -> Arm:
         depth = int(self._library.check_choose(self._handle, c_int64(limit)))
-        return Arm("lookup" if depth > 0 else "early-exit", abs(depth)) if depth else NONE
+        return Arm("lookup" if depth > 0 else self._gated, abs(depth)) if depth else NONE
 
     def propose(
         self, name: str, limit: int, tokens: Tokens = (), rows: npt.NDArray[np.float32] | None = None
     ) -> list[int]:
-        """`tokens` and `rows` [n, V]: what the early exit would draft."""
+        """`tokens` and `rows` [n, V]: what the early exit or the taught draft would draft."""
         out = np.empty(max(limit, 1), np.int32)
         drafts = np.array(tokens, np.int32)
         logits = np.empty((0, self._n_vocab), np.float32) if rows is None else rows

@@ -1,4 +1,4 @@
-"""Prompt lookup, early exit and controller of the phone runtime choose as the Python ones do."""
+"""Prompt lookup, early exit, taught draft and controller of the phone runtime choose as the Python ones do."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class PreparedRow:
 class PreparedSource:
     """Prepared drafts with the interface of `ExitSource`."""
 
-    name = "early-exit"
     draft_part: Part = "exit-draft"
-    whole_part: Part = "back"
-    short_part: Part = "back-short"
     rows: np.ndarray
+
+    def __init__(self, name: str, whole_part: Part, short_part: Part) -> None:
+        self.name, self.whole_part, self.short_part = name, whole_part, short_part
 
     def reset(self, context: Tokens) -> None: ...
     def extend(self, tokens: Tokens) -> None: ...
@@ -139,13 +139,19 @@ class PreparedSource:
 
 
 class PyChoosing:
-    """Lookup, early exit and controller of one conversation in Python."""
+    """Lookup, early exit or taught draft, and controller of one conversation in Python."""
 
-    def __init__(self) -> None:
+    def __init__(self, agreement: float | None = None) -> None:
         self._costs = Costs(COSTS, MAX_ROWS)
         clock = partial(next, count(step=DRAFT_S))
-        self._source = PreparedSource()
-        self.lookup, self.gated = Lookup(), Gated(self._source, self._costs, clock=clock)
+        is_taught = agreement is not None
+        self._source = (
+            PreparedSource("feature", "verify", "verify")
+            if is_taught
+            else PreparedSource("early-exit", "back", "back-short")
+        )
+        self.lookup = Lookup()
+        self.gated = Gated(self._source, self._costs, agreement=agreement, reads_prompt=is_taught, clock=clock)
         estimators = (LookupEstimator(self.lookup, self._costs), GatedEstimator(self.gated, self._costs))
         self.controller = Auto(estimators, self._costs)
 
@@ -160,13 +166,25 @@ def test_the_controller_makes_the_same_choices(cpp: CppChoosing, seed: int) -> N
     check_controller(cpp, seed)
 
 
-def check_controller(cpp: CppChoosing, seed: int) -> None:
-    random, python = np.random.default_rng(seed), PyChoosing()
+@pytest.mark.parametrize("agreement", [0.3, 0.65, 0.9])
+def test_the_controller_chooses_a_taught_draft_alike(library: ctypes.CDLL, agreement: float) -> None:
+    cpp = CppChoosing(library, COSTS, MAX_ROWS, N_VOCAB, DRAFT_S, agreement=agreement)
+    check_controller(cpp, 0, agreement)
+    cpp.close()
+
+
+def check_controller(cpp: CppChoosing, seed: int, agreement: float | None = None) -> None:
+    """An answer of 650 tokens, then one of the rest. The first draft of a taught draft reads the prompt."""
+    random, python = np.random.default_rng(seed), PyChoosing(agreement)
     text = copied(seed, 1500, 40 if seed % 2 else 190)
-    n, names = 200, set()
+    n, names, is_second, reads_prompt = 200, set(), False, agreement is not None
     for drafter in (python.lookup, python.gated, cpp):
         drafter.reset(text[:n])
     while n < len(text) - LIMIT - 1:
+        if n > 850 and not is_second:
+            is_second, reads_prompt = True, agreement is not None
+            for drafter in (python.lookup, python.gated, cpp):
+                drafter.reset(text[:n])
         arm = python.controller.choose(LIMIT)
         assert cpp.choose(LIMIT) == arm
         drafts = drafted(python, cpp, arm, text, n, random) if arm.depth else []
@@ -175,7 +193,9 @@ def check_controller(cpp: CppChoosing, seed: int) -> None:
         n += len(emitted)
         noise = float(random.uniform(0.95, 1.2))
         seconds = noise * (0.004 + 0.0004 * len(drafts))
-        draft_s = DRAFT_S * len(drafts) if arm.name == "early-exit" else 0.0
+        draft_s = DRAFT_S * len(drafts) if arm.name == python.gated.name else 0.0
+        if arm.name == python.gated.name and reads_prompt:
+            draft_s, reads_prompt = draft_s + 0.02, False
         outcome = Outcome(len(drafts), accepted, len(emitted), draft_s, seconds)
         for drafter in (python.lookup, python.gated, cpp):
             drafter.extend(emitted)
@@ -183,7 +203,7 @@ def check_controller(cpp: CppChoosing, seed: int) -> None:
         cpp.observe(arm, outcome)
         assert cpp.plain_s == pytest.approx(python.controller.plain_s, rel=1e-9)
         names.add(arm.name)
-    assert names == {NONE.name, "lookup", "early-exit"}
+    assert names == {NONE.name, "lookup", python.gated.name}
 
 
 def drafted(
@@ -233,3 +253,27 @@ def test_a_seeded_mistake_is_found(library_with: Callable[..., ctypes.CDLL], mis
     with pytest.raises(AssertionError):
         check_lookup(choosing, TEXTS["few kinds"])
         check_controller(choosing, 0)
+
+
+MISTAKES_WITH_A_TAUGHT_DRAFT = {
+    "another agreement than the file says": ("gate.cpp", "tilted(*agreement)", "tilted(*agreement / 2)"),
+    "a draft that reads the prompt is timed": ("gated.cpp", "if (!drafts_.empty() || has_read_prompt())", ""),
+    "a round that reads the prompt counts in full": (
+        "gated.cpp",
+        "gated_.has_read_prompt() ? kMaxRound * expected : expected",
+        "kMaxRound * expected",
+    ),
+    "the early layers are thought to have run": (
+        "gated.h",
+        "source_.whole_part : source_.short_part",
+        "Part::back : Part::back_short",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_WITH_A_TAUGHT_DRAFT)
+def test_a_seeded_mistake_with_a_taught_draft_is_found(library_with: Callable[..., ctypes.CDLL], mistake: str) -> None:
+    library = library_with(*MISTAKES_WITH_A_TAUGHT_DRAFT[mistake])
+    choosing = CppChoosing(library, COSTS, MAX_ROWS, N_VOCAB, DRAFT_S, agreement=0.65)
+    with pytest.raises(AssertionError):
+        check_controller(choosing, 0, 0.65)

@@ -23,7 +23,7 @@ class TimedRounds {
   virtual bool drafts() const = 0;
   // Runs a prompt up to this many positions.
   virtual void fill(int64_t length) = 0;
-  // One draft of the round, by the early layers. Its logits are read.
+  // One draft of the round. Its logits are read.
   virtual void draft(int32_t token) = 0;
   // All layers for `tokens`, the first of which may have been drafted. The logits are read.
   virtual void verify(const std::vector<int32_t>& tokens) = 0;

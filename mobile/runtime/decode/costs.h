@@ -11,8 +11,8 @@
 namespace edgeinfer {
 
 // verify: rows through all layers. back: rows through the late layers, after drafts ran the early ones for all of them;
-// back_short: the same, after drafts ran them for all rows but the newest. exit_draft: one draft, with kFirst
-// or kDeeper in place of the number of rows.
+// back_short: the same, after drafts ran them for all rows but the newest. exit_draft: one draft, by the early
+// layers or a taught draft, with kFirst or kDeeper in place of the number of rows.
 enum class Part { verify, back, back_short, exit_draft };
 
 constexpr int64_t kFirst = 1;  // the first draft of a round: its weights have left the processor's caches
@@ -26,7 +26,7 @@ struct RowCosts {
   std::map<int64_t, double> verify_s;      // 1 is a plain round
   std::map<int64_t, double> back_s;        // after as many drafts as rows
   std::map<int64_t, double> back_short_s;  // after one draft fewer
-  double exit_draft_s = 0.0;               // 0: the model has no early exit
+  double exit_draft_s = 0.0;               // 0: the program does not draft
   double first_draft_s = 0.0;              // the first draft of a round; 0: as long as a deeper one
 
   double plain_s() const { return verify_s.at(1); }

@@ -1,6 +1,7 @@
 #include "gate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "../engine/vectors.h"
@@ -14,7 +15,26 @@ constexpr double kPriorWeight = 4.0;
 constexpr double kMemoryTokens = 200.0;
 constexpr double kKeptInNewAnswer = 0.5;
 
-double prior_next(int state, int after) { return state == after ? 3.0 : 1.0; }
+constexpr double kMaxTilt = 50.0;  // means from 0.12 to 0.98 can be reached
+
+// Weights that sum to their number and give the prior rates this mean, as near to equal ones as that allows.
+std::array<double, kBuckets> tilted(double mean) {
+  std::array<double, kBuckets> weights;
+  double low = -kMaxTilt, high = kMaxTilt, sum = 0.0;
+  for (int step = 0; step < 40; ++step) {
+    const double tilt = (low + high) / 2;
+    double found = 0.0;
+    sum = 0.0;
+    for (int i = 0; i < kBuckets; ++i) {
+      weights[i] = std::exp(tilt * kPriorAcceptance[i]);
+      sum += weights[i];
+      found += weights[i] * kPriorAcceptance[i];
+    }
+    (found / sum < mean ? low : high) = tilt;
+  }
+  for (double& weight : weights) weight *= kBuckets / sum;
+  return weights;
+}
 
 }  // namespace
 
@@ -33,7 +53,9 @@ int bucket(double probability) {
                                         [&](double edge) { return edge <= probability; }));
 }
 
-Gate::Gate() {
+Gate::Gate(std::optional<double> agreement) {
+  shares_.fill(1.0);
+  if (agreement) shares_ = tilted(*agreement);
   for (int state = 0; state < kBuckets; ++state) {
     accepted_[state] = kPriorAcceptance[state] * kPriorWeight;
     tries_[state] = kPriorWeight;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 namespace edgeinfer {
 
@@ -21,7 +22,8 @@ int bucket(double probability);
 // kUnknown or kMissed.
 class Gate {
  public:
-  Gate();
+  // `agreement` is the share of the drafter's drafts that are known to be right, from 0 to 1.
+  explicit Gate(std::optional<double> agreement = std::nullopt);
 
   // Forgets half of what follows what: the next answer may be easier or harder.
   void begin_answer();
@@ -34,6 +36,9 @@ class Gate {
   std::array<double, kBuckets> following(int state) const;
 
  private:
+  double prior_next(int state, int after) const { return shares_[after] + (state == after ? 2.0 : 0.0); }
+
+  std::array<double, kBuckets> shares_;  // prior of what follows: weights of the buckets
   std::array<double, kBuckets> accepted_;
   std::array<double, kBuckets> tries_;
   std::array<std::array<double, kBuckets>, kStates> next_;

@@ -16,6 +16,7 @@ void Gated::reset(const Tokens& context) {
   last_ = context.back();
   drafts_.clear();
   states_.clear();
+  n_rounds_ = 0;
   state_ = kUnknown;
   gate_.begin_answer();
 }
@@ -36,6 +37,7 @@ void Gated::extend(const Tokens& tokens) {
 Tokens Gated::propose(DraftRound& round, int64_t limit) {
   drafts_.clear();
   states_.clear();
+  ++n_rounds_;
   const LookAhead& ahead = this->ahead();
   int32_t token = last_;
   int state = state_;
@@ -68,8 +70,8 @@ const LookAhead& Gated::ahead() {
 void Gated::look() {
   RoundTimes times{costs_.ratio(Part::exit_draft, kFirst), costs_.ratio(Part::exit_draft, kDeeper), {}, {}};
   for (int64_t rows = 1; rows <= max_depth() + 1; ++rows) {
-    times.all_kept.push_back(costs_.ratio(Part::back_short, rows));
-    times.last_dropped.push_back(costs_.ratio(Part::back, rows));
+    times.all_kept.push_back(costs_.ratio(source_.short_part, rows));
+    times.last_dropped.push_back(costs_.ratio(source_.whole_part, rows));
   }
   ahead_ = look_ahead(gate_, times, tokens_per_time_);
   tokens_per_time_ = std::max(1.0, ahead_.tokens[kUnknown] / ahead_.time[kUnknown]);  // for the next time
@@ -79,7 +81,8 @@ int32_t Gated::draft(DraftRound& round, int32_t token, int& state) {
   const double began = clock_();
   const Row row = round.draft(token);
   state = bucket(confidence(row.logits, n_vocab_, row.token));
-  costs_.observe(Part::exit_draft, drafts_.empty() ? kFirst : kDeeper, clock_() - began);
+  if (!drafts_.empty() || has_read_prompt())
+    costs_.observe(Part::exit_draft, drafts_.empty() ? kFirst : kDeeper, clock_() - began);
   return row.token;
 }
 
@@ -104,8 +107,9 @@ std::optional<Offer> GatedEstimator::offer(int64_t limit) {
 
 void GatedEstimator::observe(const Outcome& outcome) {
   const double expected = gated_.expected_time(outcome.drafted), fade = 1.0 - 1.0 / kMemoryRounds;
+  const double longest = gated_.has_read_prompt() ? kMaxRound * expected : expected;
   expected_ = fade * expected_ + expected;
-  taken_ = fade * taken_ + std::min(outcome.seconds() / costs_.unit_s(), kMaxRound * expected);
+  taken_ = fade * taken_ + std::min(outcome.seconds() / costs_.unit_s(), longest);
   gated_.observe_verify(outcome.drafted, outcome.verify_s);
 }
 
