@@ -1,20 +1,17 @@
 #include "cache.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
-#include "error.h"
+#include "engine_call.h"
 #include "text/file.h"
 
 namespace edgeinfer {
-namespace {
 
-void check(ei_code code, const ei_error& error, const char* hint = "") {
-  if (code != EI_OK) fail(code, error.message, hint);
-}
-
-}  // namespace
-
-Program::Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type) {
+Program::Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type,
+                 Tokens ranked)
+    : ranked_(std::move(ranked)) {
   ei_error error{};
   const char* packed = packed_cache.empty() ? nullptr : packed_cache.c_str();
   const ei_options options{sizeof(ei_options), n_threads, packed, kv_type};
@@ -24,15 +21,21 @@ Program::Program(const std::string& path, int32_t n_threads, const std::string& 
 
 Program::~Program() { ei_close(model_); }
 
+std::string Program::drafts_with() const {
+  if (info_.exit_layer) return "early-exit";
+  if (ranked_.empty()) return "";
+  return info_.draft_n_taps ? "feature" : "exit";
+}
+
 void Program::trim() {
   std::vector<float>().swap(rows_);
   std::vector<float>().swap(row_);
 }
 
 Cache::Cache(Program& program, const WindowPolicy& policy) : program_(program), policy_(policy) {
-  ei_error error{};
   const ei_policy of_engine{policy.window, policy.sink, policy.block, policy.limit};
-  check(ei_cache_new(program.model_, &of_engine, &cache_, &error), error);
+  if (!program.ranked_.empty()) taught_ = new_taught_drafts(program.model_, program.info_, policy);
+  call(ei_cache_new, program.model_, &of_engine, &cache_);
 }
 
 Cache::~Cache() { ei_cache_free(cache_); }
@@ -44,15 +47,20 @@ void Cache::rewind(int64_t length) {
     fail(kEngineError,
          std::to_string(length_) + " positions cannot go back to " + std::to_string(length) + ": keys for it are gone");
   length_ = length;
+  if (taught_) taught_->rewind(length);
 }
 
 const float* Cache::draft(int32_t token) {
-  ei_error error{};
   const size_t n = drafted_.size(), hidden = static_cast<size_t>(program_.info_.hidden);
   states_.resize((n + 1) * hidden);
-  program_.row_.resize(static_cast<size_t>(n_vocab()));
+  float* state = states_.data() + n * hidden;
   const int64_t position = length_ + static_cast<int64_t>(n);
-  check(ei_draft(cache_, token, position, program_.row_.data(), states_.data() + n * hidden, &error), error);
+  if (taught_) {
+    draft_taught(token, position, state);
+  } else {
+    program_.row_.resize(static_cast<size_t>(n_vocab()));
+    call(ei_draft, cache_, token, position, program_.row_.data(), state);
+  }
   drafted_.push_back(token);
   return program_.row_.data();
 }
@@ -61,12 +69,14 @@ const float* Cache::verify(const Tokens& tokens, int64_t n_rows) {
   const ei_info& info = program_.info_;
   const int64_t n = static_cast<int64_t>(tokens.size()), n_quiet = n - n_rows;
   program_.rows_.resize(static_cast<size_t>(std::max(info.max_rows, n_rows) * info.n_vocab));
-  const bool drafted = add_states(tokens) > 0;
+  const bool has_states = add_states(tokens);
+  if (taught_) verified_ = tokens;
+  tapped_.resize(taught_ ? static_cast<size_t>(n * info.draft_n_taps * info.hidden) : 0);
   float* logits = program_.rows_.data();
   for (int64_t at = 0; at < n;) {
     const int64_t size = std::min({n - at, info.max_tokens, std::max<int64_t>(0, n_quiet - at) + info.max_rows});
     const int64_t wanted = std::min(size, std::max<int64_t>(0, at + size - n_quiet));
-    run_piece(tokens, at, size, wanted, drafted, logits);
+    run_piece(tokens, at, size, wanted, has_states, logits);
     logits += wanted * info.n_vocab;
     at += size;
   }
@@ -75,33 +85,50 @@ const float* Cache::verify(const Tokens& tokens, int64_t n_rows) {
 
 void Cache::commit(int64_t n) {
   length_ += n;
-  drafted_.clear();
+  const Tokens drafted = std::exchange(drafted_, {});
+  if (!taught_) return;
+  verified_.resize(static_cast<size_t>(n));
+  taught_->end(common_prefix(drafted, verified_));
+  if (n) taught_->saw(verified_, program_.info_.draft_n_taps ? tapped_.data() : states_.data());
 }
 
-void Cache::run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_rows, bool drafted, float* logits) {
-  ei_error error{};
-  if (drafted) {
-    const float* states = states_.data() + at * program_.info_.hidden;
-    check(ei_verify(cache_, states, n, length_ + at, n_rows, logits, &error), error);
-    return;
-  }
+void Cache::draft_taught(int32_t token, int64_t position, float* state) {
+  const int64_t id = token;
+  if (program_.info_.draft_exit_layer) call(ei_front, cache_, &id, 1, position, state);
+  const float* logits = taught_->draft(token, position, state);
+  // Other tokens stay at minus infinity from one draft to the next.
+  if (program_.row_.empty())
+    program_.row_.assign(static_cast<size_t>(n_vocab()), -std::numeric_limits<float>::infinity());
+  for (const int32_t ranked : program_.ranked_) program_.row_[static_cast<size_t>(ranked)] = *logits++;
+}
+
+void Cache::run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_rows, bool has_states, float* logits) {
+  const ei_info& info = program_.info_;
+  const int64_t position = length_ + at;
   const std::vector<int64_t> ids(tokens.begin() + at, tokens.begin() + at + n);
-  check(ei_forward(cache_, ids.data(), n, length_ + at, n_rows, logits, &error), error);
+  if (has_states)
+    call(ei_verify, cache_, states_.data() + at * info.hidden, n, position, n_rows, logits);
+  else if (!tapped_.empty())
+    call(ei_forward_tapped, cache_, ids.data(), n, position, n_rows, logits,
+         tapped_.data() + at * info.draft_n_taps * info.hidden);
+  else
+    call(ei_forward, cache_, ids.data(), n, position, n_rows, logits);
 }
 
-// Computes the states at the exit layer for all `tokens`, if the first ones were drafted. Returns how many were.
-int64_t Cache::add_states(const Tokens& tokens) {
-  const int64_t ready = common_prefix(drafted_, tokens), n = static_cast<int64_t>(tokens.size());
-  if (ready == 0) return 0;
-  const size_t hidden = static_cast<size_t>(program_.info_.hidden);
-  states_.resize(tokens.size() * hidden);
+// Computes the states after the early layers for all `tokens`, if the first ones were drafted by these layers, or if a
+// taught draft starts from them.
+bool Cache::add_states(const Tokens& tokens) {
+  const ei_info& info = program_.info_;
+  const bool feeds_draft = taught_ && info.draft_exit_layer;
+  const int64_t n = static_cast<int64_t>(tokens.size());
+  const int64_t ready = info.exit_layer || feeds_draft ? common_prefix(drafted_, tokens) : 0;
+  if (!ready && !feeds_draft) return false;
+  states_.resize(static_cast<size_t>(n * info.hidden));
   if (ready < n) {
-    ei_error error{};
     const std::vector<int64_t> rest(tokens.begin() + ready, tokens.end());
-    float* states = states_.data() + static_cast<size_t>(ready) * hidden;
-    check(ei_front(cache_, rest.data(), n - ready, length_ + ready, states, &error), error);
+    call(ei_front, cache_, rest.data(), n - ready, length_ + ready, states_.data() + ready * info.hidden);
   }
-  return ready;
+  return true;
 }
 
 }  // namespace edgeinfer

@@ -2,25 +2,33 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "engine/engine.h"
 #include "engine/window.h"
 #include "protocols.h"
+#include "taught.h"
 
 namespace edgeinfer {
 
 // A loaded program and the logits of its newest forward. Only the thread of its model uses it.
 class Program {
  public:
-  // `packed_cache` is a file for the packed weights; "": they are packed in memory.
-  Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type);
+  // `packed_cache` is a file for the packed weights; "": they are packed in memory. `ranked`: the tokens among which
+  // the program's taught draft chooses; none leaves the draft out.
+  Program(const std::string& path, int32_t n_threads, const std::string& packed_cache, ei_kv_type kv_type,
+          Tokens ranked);
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
   const ei_info& info() const { return info_; }
+  // The drafter of `Cache::draft`: "early-exit", or the kind of the taught draft; "": the program does not draft.
+  std::string drafts_with() const;
+  // New conversations do without the taught draft.
+  void leave_draft_out() { ranked_.clear(); }
   // Frees the logits until the next forward.
   void trim();
 
@@ -29,6 +37,7 @@ class Program {
 
   ei_model* model_ = nullptr;
   ei_info info_{};
+  Tokens ranked_;            // [draft_n_ranked], or empty
   std::vector<float> rows_;  // [n_rows, n_vocab] of the newest verify
   std::vector<float> row_;   // [n_vocab] of the newest draft
 };
@@ -52,7 +61,7 @@ class Cache {
   // Removes the positions from `length` on. Throws Failure if keys that the rest needs are evicted.
   void rewind(int64_t length);
 
-  // The logits [n_vocab] after `token` at the next position of the round, by the early layers.
+  // The logits [n_vocab] after `token` at the next position of the round, by the early layers or the taught draft.
   const float* draft(int32_t token);
   // All layers for `tokens`, at the length and after: logits [n_rows, n_vocab] of the last `n_rows`. The early layers
   // are not run again for tokens that the round drafted.
@@ -62,15 +71,19 @@ class Cache {
   void rollback() { commit(0); }
 
  private:
-  void run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_rows, bool drafted, float* logits);
-  int64_t add_states(const Tokens& tokens);
+  void draft_taught(int32_t token, int64_t position, float* state);
+  void run_piece(const Tokens& tokens, int64_t at, int64_t n, int64_t n_rows, bool has_states, float* logits);
+  bool add_states(const Tokens& tokens);
 
   Program& program_;
   WindowPolicy policy_;
   ei_cache* cache_ = nullptr;
+  std::unique_ptr<TaughtDrafts> taught_;  // null: the conversation does without
   int64_t length_ = 0;
   Tokens drafted_;             // inputs of the round's drafts
-  std::vector<float> states_;  // [n, hidden] of them, after the early layers
+  Tokens verified_;            // with a taught draft: the round's tokens
+  std::vector<float> states_;  // [n, hidden] of the round's tokens, after the early layers
+  std::vector<float> tapped_;  // [n, draft_n_taps, hidden] of the verified tokens
 };
 
 }  // namespace edgeinfer

@@ -1,6 +1,7 @@
 #include "drafting.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "decode/controller.h"
@@ -12,13 +13,15 @@
 namespace edgeinfer {
 namespace {
 
-constexpr int64_t kMaxRows = 16;  // where the manifest does not say how many rows are exact
+constexpr int64_t kMaxRows = 16;        // where the manifest does not say how many rows are exact
+constexpr int64_t kJudgedRows = 9;      // as many as a drafted round has
+constexpr double kWorthCarrying = 1.1;  // a draft takes time in every round; edgeinfer/plan/taught.py
 
 class CacheRounds : public TimedRounds {
  public:
   explicit CacheRounds(Program& program)
       : cache_(program, WindowPolicy{256, 0, 64, std::min<int64_t>(256, program.info().limit)}),
-        drafts_(program.info().exit_layer > 0) {}
+        drafts_(!program.drafts_with().empty()) {}
 
   bool drafts() const override { return drafts_; }
   void fill(int64_t length) override {
@@ -44,6 +47,26 @@ class CacheRounds : public TimedRounds {
   bool drafts_;
 };
 
+// As many drafts as a round may have, however unsure: for tests.
+class Chain : public Drafter {
+ public:
+  explicit Chain(std::string name) : name_(std::move(name)) {}
+
+  const std::string& name() const override { return name_; }
+  void reset(const Tokens& context) override { last_ = context.back(); }
+  void extend(const Tokens& tokens) override { last_ = tokens.back(); }
+  Tokens propose(DraftRound& round, int64_t limit) override {
+    Tokens drafts;
+    for (int32_t token = last_; static_cast<int64_t>(drafts.size()) < limit; drafts.push_back(token))
+      token = round.draft(token).token;
+    return drafts;
+  }
+
+ private:
+  const std::string name_;
+  int32_t last_ = 0;
+};
+
 // Every round drafts, whatever it costs: for tests.
 class Fixed : public Controller {
  public:
@@ -56,6 +79,22 @@ class Fixed : public Controller {
  private:
   Arm arm_;
 };
+
+// The drafts of a taught draft run no layer in the model's own memory, so a verify is a whole one.
+DraftSource taught_source(const std::string& name, const std::vector<double>& agreement) {
+  DraftSource source{name, Part::verify, Part::verify, true, std::nullopt};
+  if (!agreement.empty()) source.agreement = agreement[0];
+  return source;
+}
+
+void check_mode(const Program& program, DraftMode mode) {
+  const bool has_exit = program.info().exit_layer > 0, has_draft = program.info().draft_n_ranked > 0;
+  const std::string missing = mode == DraftMode::early_exit && !has_exit ? "exit layer"
+                              : mode == DraftMode::taught && !has_draft  ? "taught draft"
+                                                                         : "";
+  if (!missing.empty())
+    fail(kUsageError, "this bundle has no " + missing + " to draft with", "let drafting be automatic");
+}
 
 }  // namespace
 
@@ -71,20 +110,38 @@ std::unique_ptr<Costs> measure(Program& program, int64_t exact_rows, DraftMode m
   return std::make_unique<Costs>(*costs, max_rows);
 }
 
-Drafting new_drafting(const Program& program, Costs* costs, DraftMode mode) {
+std::string why_hopeless(const Costs& costs, const std::vector<double>& agreement) {
+  if (agreement.empty()) return "";
+  const int64_t most = std::min(static_cast<int64_t>(agreement.size()), std::min(costs.max_rows(), kJudgedRows) - 1);
+  double tokens = 1.0, reached = 1.0, best = 0.0;
+  for (int64_t depth = 1; depth <= most; ++depth) {
+    reached *= agreement[static_cast<size_t>(depth) - 1];
+    tokens += reached;
+    const double drafts = static_cast<double>(depth) * costs.ratio(Part::exit_draft, kDeeper);
+    best = std::max(best, tokens / (drafts + costs.ratio(Part::verify, depth + 1)));
+  }
+  char text[64] = "";
+  if (best < kWorthCarrying)
+    std::snprintf(text, sizeof text, "at best %.2fx plain speed by the rows measured here", best);
+  return text;
+}
+
+Drafting new_drafting(const Program& program, Costs* costs, DraftMode mode, const std::vector<double>& agreement) {
   Drafting drafting;
-  const bool has_exit = program.info().exit_layer > 0;
-  if (mode == DraftMode::early_exit && !has_exit)
-    fail(kUsageError, "this bundle has no exit layer to draft with", "let drafting be automatic");
+  check_mode(program, mode);
   if (!costs) return drafting;
+  const std::string drafts_with = program.drafts_with();
   std::vector<std::unique_ptr<Estimator>> estimators;
-  if (mode != DraftMode::early_exit) {
+  if (mode == DraftMode::automatic || mode == DraftMode::lookup) {
     auto lookup = std::make_unique<Lookup>();
     estimators.push_back(std::make_unique<LookupEstimator>(*lookup, *costs));
     drafting.drafters.push_back(std::move(lookup));
   }
-  if (mode != DraftMode::lookup && has_exit) {
-    auto gated = std::make_unique<Gated>(*costs, program.info().n_vocab);
+  if (mode == DraftMode::taught) {
+    drafting.drafters.push_back(std::make_unique<Chain>(drafts_with));
+  } else if (mode != DraftMode::lookup && !drafts_with.empty()) {
+    const DraftSource source = program.info().exit_layer ? DraftSource{} : taught_source(drafts_with, agreement);
+    auto gated = std::make_unique<Gated>(*costs, program.info().n_vocab, source);
     estimators.push_back(std::make_unique<GatedEstimator>(*gated, *costs));
     drafting.drafters.push_back(std::move(gated));
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cache.h"
@@ -12,7 +13,10 @@
 
 namespace edgeinfer {
 
-enum class DraftMode : int32_t { automatic, never, lookup, early_exit };
+enum class DraftMode : int32_t { automatic, never, lookup, early_exit, taught };
+
+// Whether a taught draft of the bundle is opened.
+inline bool opens_taught_draft(DraftMode mode) { return mode == DraftMode::automatic || mode == DraftMode::taught; }
 
 // The drafters of one conversation. Without a controller it decodes plainly.
 struct Drafting {
@@ -24,7 +28,12 @@ struct Drafting {
 // if rounds of several rows would differ from plain ones, or if nothing is to be drafted.
 std::unique_ptr<Costs> measure(Program& program, int64_t exact_rows, DraftMode mode, const CostFile& file);
 
-// New drafters and a new controller. Throws Failure for a mode that the program does not support.
-Drafting new_drafting(const Program& program, Costs* costs, DraftMode mode);
+// Why a taught draft that agrees this often, by depth, has too little to win by these costs; "" if it may win.
+// edgeinfer/plan/taught.py.
+std::string why_hopeless(const Costs& costs, const std::vector<double>& agreement);
+
+// New drafters and a new controller. `agreement` is that of a taught draft, by depth. Throws Failure for a mode that
+// the program does not support.
+Drafting new_drafting(const Program& program, Costs* costs, DraftMode mode, const std::vector<double>& agreement);
 
 }  // namespace edgeinfer

@@ -31,7 +31,8 @@ static_assert(int{EDGEINFER_USAGE_ERROR} == kUsageError && int{EDGEINFER_BACKEND
 static_assert(int{EDGEINFER_DRAFT_AUTO} == int(DraftMode::automatic) &&
               int{EDGEINFER_DRAFT_NEVER} == int(DraftMode::never) &&
               int{EDGEINFER_DRAFT_LOOKUP} == int(DraftMode::lookup) &&
-              int{EDGEINFER_DRAFT_EXIT} == int(DraftMode::early_exit));
+              int{EDGEINFER_DRAFT_EXIT} == int(DraftMode::early_exit) &&
+              int{EDGEINFER_DRAFT_TAUGHT} == int(DraftMode::taught));
 static_assert(int{EDGEINFER_STOP} == int(Finish::stop) && int{EDGEINFER_LENGTH} == int(Finish::length) &&
               int{EDGEINFER_CANCELED} == int(Finish::canceled));
 
@@ -85,7 +86,7 @@ ModelOptions options_of(const edgeinfer_options* of_caller) {
   options.n_sessions = given.n_sessions;
   if (given.n_sessions < 1)
     fail(kUsageError, "n_sessions must be at least 1; received " + std::to_string(given.n_sessions));
-  if (given.drafting < EDGEINFER_DRAFT_AUTO || given.drafting > EDGEINFER_DRAFT_EXIT)
+  if (given.drafting < EDGEINFER_DRAFT_AUTO || given.drafting > EDGEINFER_DRAFT_TAUGHT)
     fail(kUsageError, "drafting must be one of edgeinfer_drafting; received " + std::to_string(given.drafting));
   options.drafting = static_cast<DraftMode>(given.drafting);
   if (given.cache_folder) options.cache_folder = given.cache_folder;
@@ -150,7 +151,7 @@ void fill(const Manifest& manifest, const ModelOptions& options, edgeinfer_memor
   const WindowPolicy policy = make_policy(options.context, options.sink, manifest.limit);
   to.file_bytes = manifest.file_bytes();
   to.packed_bytes = manifest.memory.packed_bytes;
-  to.session_bytes = policy.slots() * manifest.memory.kv_bytes_per_position;
+  to.session_bytes = session_bytes(manifest, policy, opens_taught_draft(options.drafting));
   to.workspace_bytes = workspace_bytes(manifest);
   to.total_bytes = to.packed_bytes + to.workspace_bytes + options.n_sessions * to.session_bytes;
   to.dirty_bytes = to.total_bytes - (options.cache_folder.empty() ? 0 : to.packed_bytes);
@@ -189,6 +190,7 @@ edgeinfer_code edgeinfer_describe(const edgeinfer_model* model, edgeinfer_info* 
     copy_line(of.manifest().name, to.name, sizeof to.name);
     copy_line(of.manifest().license, to.license, sizeof to.license);
     copy_line(of.note(), to.note, sizeof to.note);
+    copy_line(of.draft(), to.draft, sizeof to.draft);
     to.n_vocab = of.info().n_vocab;
     to.limit = of.info().limit;
     to.window = of.policy().window;

@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 /* Version of the structs below. A struct of another version is refused. */
-#define EDGEINFER_VERSION 1
+#define EDGEINFER_VERSION 2
 
 /* The numbers are the exit codes of the errors of the same name in edgeinfer/errors.py. */
 typedef enum {
@@ -50,7 +50,8 @@ typedef enum {
   EDGEINFER_DRAFT_AUTO = 0,   /* draft when the measured costs say that it pays */
   EDGEINFER_DRAFT_NEVER = 1,  /* plain decoding */
   EDGEINFER_DRAFT_LOOKUP = 2, /* draft from repeated text in every round; for tests */
-  EDGEINFER_DRAFT_EXIT = 3    /* draft with the early layers in every round; for tests */
+  EDGEINFER_DRAFT_EXIT = 3,   /* draft with the early layers in every round; for tests */
+  EDGEINFER_DRAFT_TAUGHT = 4  /* draft with the bundle's taught draft, as far as possible, in every round; for tests */
 } edgeinfer_drafting;
 
 /* How a model is opened. Start from edgeinfer_default_options(). */
@@ -72,7 +73,7 @@ typedef struct {
   uint32_t version;
   int64_t file_bytes;      /* the bundle on disk */
   int64_t packed_bytes;    /* weights as the processor reads them; with a cache folder, clean pages of a file */
-  int64_t session_bytes;   /* K and V of one session */
+  int64_t session_bytes;   /* K and V of one session, and what a taught draft keeps */
   int64_t workspace_bytes; /* activations, logits, tokenizer and engine */
   int64_t total_bytes;     /* resident with all sessions open */
   int64_t dirty_bytes;     /* the part of total_bytes that the system cannot reclaim */
@@ -90,6 +91,7 @@ typedef struct {
   int64_t exit_layer; /* layers that draft early; 0: none */
   int64_t exact_rows; /* rows of a round that equal plain decoding bit for bit */
   int64_t n_threads;
+  char draft[16]; /* the taught draft that sessions use: "feature" or "exit"; empty: none */
   char note[256]; /* what could not be done, for example keeping packed weights; may be empty */
 } edgeinfer_info;
 

@@ -23,11 +23,11 @@ std::string key_of(const Manifest& manifest) {
   return manifest.files.at(kProgramFile).sha256.substr(kDigestName, 32) + "-" + here.digest().substr(kDigestName, 8);
 }
 
-CostFile cost_file(const Manifest& manifest, const ModelOptions& options, int64_t n_threads) {
+CostFile cost_file(const Manifest& manifest, const ModelOptions& options, const Program& program) {
   const std::string& folder = options.cache_folder;
-  const std::string key = key_of(manifest);
+  const std::string key = key_of(manifest), n_threads = std::to_string(program.info().n_threads);
   return CostFile(folder.empty() ? "" : folder + "/" + key + ".costs",
-                  key + " " + manifest.kv_type + " " + std::to_string(n_threads));
+                  key + " " + manifest.kv_type + " " + n_threads + " " + program.drafts_with());
 }
 
 // Control tokens have empty pieces. This maps those in the marks of traces to their text.
@@ -82,18 +82,23 @@ Model::Model(const std::string& folder, const ModelOptions& options)
 }
 
 void Model::load() {
+  const bool opens_draft = manifest_.draft && opens_taught_draft(options_.drafting);
   program_ = std::make_unique<Program>(manifest_.path_of(kProgramFile), options_.n_threads, packed_weights_.path(),
-                                       kv_type_of(manifest_));
+                                       kv_type_of(manifest_), opens_draft ? ranked_tokens(manifest_) : Tokens{});
   info_ = program_->info();
   check_shape(manifest_, info_);
   packed_weights_.loaded();
-  costs_ = measure(*program_, manifest_.exact_rows, options_.drafting, cost_file(manifest_, options_, info_.n_threads));
+  costs_ = measure(*program_, manifest_.exact_rows, options_.drafting, cost_file(manifest_, options_, *program_));
+  if (opens_draft && costs_ && options_.drafting == DraftMode::automatic)
+    draft_left_out_ = why_hopeless(*costs_, manifest_.draft->agreement);
+  if (!costs_ || !draft_left_out_.empty()) program_->leave_draft_out();
+  draft_ = manifest_.draft ? program_->drafts_with() : "";
 }
 
 std::string Model::note() const {
-  if (!manifest_.draft) return packed_weights_.note();
-  const std::string unused = "this runtime does not use the " + manifest_.draft->kind + " draft of the bundle";
-  return packed_weights_.note().empty() ? unused : packed_weights_.note() + "; " + unused;
+  if (draft_left_out_.empty()) return packed_weights_.note();
+  const std::string left_out = "not drafting: " + manifest_.draft->kind + ", " + draft_left_out_;
+  return packed_weights_.note().empty() ? left_out : packed_weights_.note() + "; " + left_out;
 }
 
 AnswerText Model::text_of_answer(const std::vector<TraceFormat>& traces,
@@ -117,7 +122,9 @@ std::unique_ptr<Decoder> Model::add(Session& session) {
     if (n >= static_cast<size_t>(options_.n_sessions))
       fail(kUsageError, std::to_string(n) + " of " + std::to_string(options_.n_sessions) + " sessions are open",
            "free one, or open the model with more n_sessions");
-    decoder = std::make_unique<Decoder>(*program_, policy_, new_drafting(*program_, costs_.get(), options_.drafting));
+    const std::vector<double> agreement = manifest_.draft ? manifest_.draft->agreement : std::vector<double>{};
+    decoder = std::make_unique<Decoder>(*program_, policy_,
+                                        new_drafting(*program_, costs_.get(), options_.drafting, agreement));
     sessions_.insert(&session);
   });
   return decoder;

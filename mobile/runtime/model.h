@@ -45,6 +45,8 @@ class Model {
   const ei_info& info() const { return info_; }
   // What could not be done, as a sentence; "" if nothing failed.
   std::string note() const;
+  // The kind of the taught draft that sessions use; "": none.
+  const std::string& draft() const { return draft_; }
   const WindowPolicy& policy() const { return policy_; }
   bool is_closing() const { return closing_; }
 
@@ -70,6 +72,8 @@ class Model {
   const PackedWeights packed_weights_;
   std::unique_ptr<Program> program_;
   std::unique_ptr<Costs> costs_;  // null if every round is plain
+  std::string draft_;
+  std::string draft_left_out_;  // why; "" if the taught draft is used, or not wanted
   ei_info info_{};
   std::mutex mutex_;
   std::set<Session*> sessions_;

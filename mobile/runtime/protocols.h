@@ -36,7 +36,7 @@ class DraftRound {
  public:
   virtual ~DraftRound() = default;
 
-  // The row after `token` at the next position, by the model's early layers.
+  // The row after `token` at the next position, by the model's early layers or a taught draft.
   virtual Row draft(int32_t token) = 0;
 };
 

@@ -21,7 +21,7 @@ constexpr char kUsage[] =
     "       edgeinfer-run FOLDER --tokens -              the same for each line of standard input, in one "
     "conversation\n"
     "       edgeinfer-run FOLDER --memory                what the bundle needs, in bytes; loads nothing\n"
-    "options: --system TEXT --context N --sink N --threads N --cache FOLDER --draft auto|off|lookup|early-exit\n"
+    "options: --system TEXT --context N --sink N --threads N --cache FOLDER --draft auto|off|lookup|early-exit|taught\n"
     "         --temp T --top-k N --top-p P --min-p P --repeat-penalty R --seed S --max-tokens N --stop TEXT\n"
     "         --no-thinking --print-tokens --stats\n";
 
@@ -48,6 +48,7 @@ struct Arguments {
 struct Opened {
   edgeinfer_model* model = nullptr;
   edgeinfer_session* session = nullptr;
+  std::string draft;  // the taught draft that it uses
   double open_s = 0;
 
   Opened() = default;
@@ -114,7 +115,8 @@ bool open_options(const Arguments& arguments, edgeinfer_options& options) {
   static const std::map<std::string, int32_t> kDrafting = {{"auto", EDGEINFER_DRAFT_AUTO},
                                                            {"off", EDGEINFER_DRAFT_NEVER},
                                                            {"lookup", EDGEINFER_DRAFT_LOOKUP},
-                                                           {"early-exit", EDGEINFER_DRAFT_EXIT}};
+                                                           {"early-exit", EDGEINFER_DRAFT_EXIT},
+                                                           {"taught", EDGEINFER_DRAFT_TAUGHT}};
   arguments.set("--context", options.context);
   arguments.set("--sink", options.sink);
   arguments.set("--threads", options.n_threads);
@@ -151,15 +153,16 @@ int32_t print_tokens(const edgeinfer_piece* piece, void*) {
   return std::fflush(stdout);
 }
 
-void print_stats(const edgeinfer_stats& stats, double open_s) {
+void print_stats(const edgeinfer_stats& stats, const Opened& opened) {
   std::fprintf(stderr,
                "{\"open_s\": %.4f, \"first_token_s\": %.4f, \"prefill_s\": %.4f, \"decode_s\": %.4f, \"prompt\": %lld, "
                "\"reused\": %lld, \"prefilled\": %lld, \"reprefilled\": %lld, \"kept\": %lld, \"evicted\": %lld, "
-               "\"reanchored\": %lld, \"emitted\": %lld, \"rounds\": %lld, \"drafted\": %lld, \"accepted\": %lld}\n",
-               open_s, stats.first_token_s, stats.prefill_s, stats.decode_s, (long long)stats.prompt,
+               "\"reanchored\": %lld, \"emitted\": %lld, \"rounds\": %lld, \"drafted\": %lld, \"accepted\": %lld, "
+               "\"draft\": \"%s\"}\n",
+               opened.open_s, stats.first_token_s, stats.prefill_s, stats.decode_s, (long long)stats.prompt,
                (long long)stats.reused, (long long)stats.prefilled, (long long)stats.reprefilled, (long long)stats.kept,
                (long long)stats.evicted, (long long)stats.reanchored, (long long)stats.emitted, (long long)stats.rounds,
-               (long long)stats.drafted, (long long)stats.accepted);
+               (long long)stats.drafted, (long long)stats.accepted, opened.draft.c_str());
 }
 
 edgeinfer_code print_memory(const Arguments& arguments, const edgeinfer_options& options, edgeinfer_error& error) {
@@ -182,6 +185,7 @@ edgeinfer_code open(const Arguments& arguments, const edgeinfer_options& options
   opened.open_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   edgeinfer_info info = edgeinfer_empty_info();
   if (!code) code = edgeinfer_describe(opened.model, &info, &error);
+  opened.draft = info.draft;
   if (!code && info.note[0]) std::fprintf(stderr, "note: %s\n", info.note);
   return code;
 }
@@ -237,7 +241,7 @@ class Conversation {
     if (code) return code;
     std::printf("\n");
     std::fflush(stdout);
-    if (arguments_.given.count("--stats")) print_stats(stats, opened_.open_s);
+    if (arguments_.given.count("--stats")) print_stats(stats, opened_);
     return EDGEINFER_OK;
   }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "error.h"
+#include "taught.h"
 
 namespace edgeinfer {
 namespace {
@@ -38,6 +39,13 @@ WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit) {
   int64_t window = context - sink;
   window -= window % (window >= kBlocks * kMinBlock ? kBlocks : kMinBlock);
   return {window, sink, std::max(kMinBlock, window / kBlocks), limit};
+}
+
+int64_t session_bytes(const Manifest& manifest, const WindowPolicy& policy, bool opens_draft) {
+  const int64_t kv = policy.slots() * manifest.memory.kv_bytes_per_position;
+  if (!manifest.draft || !opens_draft) return kv;
+  const int64_t n_states = std::max<int64_t>(1, static_cast<int64_t>(manifest.draft->taps.size()));
+  return kv + kv / manifest.n_layers + kTappedRows * n_states * manifest.hidden * int64_t{sizeof(float)};
 }
 
 int64_t workspace_bytes(const Manifest& manifest) {

@@ -12,6 +12,9 @@ namespace edgeinfer {
 // and `sink` -1 are the defaults. Throws Failure if no policy fits.
 WindowPolicy make_policy(int64_t context, int64_t sink, int64_t limit);
 
+// Memory of one session in bytes: K and V, and what a taught draft keeps.
+int64_t session_bytes(const Manifest& manifest, const WindowPolicy& policy, bool opens_draft);
+
 // Memory of an open bundle in bytes, without packed weights and K/V: activations, logits, tokenizer and library.
 int64_t workspace_bytes(const Manifest& manifest);
 

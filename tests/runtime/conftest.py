@@ -15,6 +15,7 @@ from tests.runtime.built import Runtime, runtime
 from tests.runtime.child import Process
 from tests.runtime.decode_library import DECODE, compiled, mutant
 from tests.runtime.sanitized import FLAGS, SANITIZER, start_programs_without_preload
+from tests.tiny_draft import draft_beside, write_tiny_draft
 from tests.tiny_gguf import Tiny, write_tiny
 
 
@@ -40,6 +41,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing():
         pytest.skip(missing())
     return bundle_of(write_tiny(tmp_path_factory.mktemp("tiny") / "llama-F32.gguf", Tiny()), "fp32")
+
+
+@pytest.fixture(scope="session")
+def with_feature_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a draft on the states after three of its layers."""
+    if missing():
+        pytest.skip(missing())
+    model = write_tiny(tmp_path_factory.mktemp("feature") / "llama-F32.gguf", Tiny())
+    write_tiny_draft(draft_beside(model), model, (1, 2, 4))
+    return bundle_of(model, "fp32")
+
+
+@pytest.fixture(scope="session")
+def with_exit_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a draft on the state after its second layer."""
+    if missing():
+        pytest.skip(missing())
+    model = write_tiny(tmp_path_factory.mktemp("exit") / "llama-F32.gguf", Tiny())
+    write_tiny_draft(draft_beside(model), model, exit_layer=2)
+    return bundle_of(model, "fp32")
 
 
 @pytest.fixture(scope="session")

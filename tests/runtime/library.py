@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 
 
 class Error(ctypes.Structure):
@@ -36,6 +36,7 @@ class Info(ctypes.Structure):
         ("name", c_char * 128),
         ("license", c_char * 64),
         *((name, c_int64) for name in ("n_vocab", "limit", "window", "sink", "exit_layer", "exact_rows", "n_threads")),
+        ("draft", c_char * 16),
         ("note", c_char * 256),
     )
 
@@ -97,7 +98,7 @@ class Piece(ctypes.Structure):
 
 
 CALLBACK = ctypes.CFUNCTYPE(c_int32, POINTER(Piece), c_void_p)
-AUTO, NEVER, LOOKUP, EARLY_EXIT = range(4)
+AUTO, NEVER, LOOKUP, EARLY_EXIT, TAUGHT = range(5)
 STOP, LENGTH, CANCELED = 1, 2, 3
 USAGE, ARTIFACT, ENGINE = 2, 4, 70
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import edgeinfer
 from edgeinfer import Request
 from edgeinfer.backends.executorch.bundle import load_bundle
+from edgeinfer.decode.drafters.early_exit import EarlyExit
 from edgeinfer.decode.loop import Decoder
+from edgeinfer.decode.policy.arms import Arm, Fixed
 from edgeinfer.types import GREEDY, KvType, Prompt, Sampling
 from edgeinfer.window import WindowPolicy
 
@@ -21,6 +24,43 @@ class Turn:
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: Sampling = GREEDY
+    n_read: int | None = None  # tokens after which the reader stops
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """An answer, and what was drafted for it."""
+
+    tokens: tuple[int, ...]
+    rounds: int
+    drafted: int
+    accepted: int
+    reanchored: int
+
+
+def drafted_answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn], depth: int) -> list[Drafted]:
+    """One conversation, each round of which has `depth` taught drafts, or as many as it may have."""
+    model = load_bundle(bundle, n_threads=1)
+    name, stops = model.drafts_with, model.tokenizer.stop_tokens
+    decoder = Decoder(model, policy, controller=Fixed(Arm(name, depth)), drafters={name: EarlyExit(name)})
+    said = []
+    for turn in turns:
+        tokens = decoder.stream(Prompt(turn.prompt), turn.sampling, max_tokens=turn.max_tokens, stop_tokens=stops)
+        read = tuple(token for token in islice(tokens, turn.n_read) if token not in stops)
+        tokens.close()  # type: ignore[attr-defined]  # a generator
+        arms = decoder.stats.arms.values()
+        said.append(
+            Drafted(
+                read,
+                rounds=sum(arm.rounds for arm in arms),
+                drafted=sum(arm.drafted for arm in arms),
+                accepted=sum(arm.accepted for arm in arms),
+                reanchored=decoder.stats.reanchored,
+            )
+        )
+    decoder.close()
+    model.close()
+    return said
 
 
 def answers(bundle: Path, policy: WindowPolicy, turns: Sequence[Turn], kv_type: KvType = "f32") -> list[list[int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import PicklingError
@@ -16,8 +17,10 @@ import pytest
 
 from tests.runtime import test_bad_input as bad_input
 from tests.runtime import test_chat as chat
+from tests.runtime import test_drafted as drafted
 from tests.runtime import test_sessions as sessions
 from tests.runtime.built import SOURCES, CompiledCopy, Runtime
+from tests.runtime.child import Process
 from tests.runtime.library import Refused
 
 pytestmark = pytest.mark.skipif(
@@ -70,6 +73,27 @@ MISTAKES = (
             "error->hint[0] = 0;", bad_input.test_broken_bundles_are_refused),
     Mistake("weights of a cut file are trusted", "packed_weights.cpp", "if (is_whole()) return \"\";",
             "if (fs::exists(path_)) return \"\";", bad_input.test_a_cache_folder_on_a_full_disk),
+    Mistake("true states are not fed after acceptance", "taught.cpp", "std::min<int64_t>(n_kept, 1)", "n_kept",
+            drafted.test_a_feature_draft_proposes_what_python_proposes),
+    Mistake("taps are one position late", "taught.cpp", "layer_.length() + i - 1", "layer_.length() + i",
+            drafted.test_a_feature_draft_proposes_what_python_proposes),
+    Mistake("a feature draft is not rolled back", "taught.cpp",
+            "layer_.rewind(std::min(layer_.length(), std::max(layer_.first(), n_true)));", "(void)n_true;",
+            drafted.test_a_feature_draft_proposes_what_python_proposes),
+    Mistake("states of a long prompt are lost", "taught.cpp", "- layer_.length() > kTappedRows",
+            "- layer_.length() > 100 * kTappedRows", drafted.test_a_feature_draft_proposes_what_python_proposes),
+    Mistake("an exit draft is not rolled back", "taught.cpp",
+            "void end(int64_t n_kept) override { layer_.rewind(std::min(layer_.length(), length_ + n_kept)); }",
+            "void end(int64_t) override {}", drafted.test_an_exit_draft_proposes_what_python_proposes),
+    Mistake("states of accepted drafts are fed twice", "taught.cpp", "seen + n_run * hidden_", "seen",
+            drafted.test_an_exit_draft_proposes_what_python_proposes),
+    Mistake("a draft outlives a rewind", "cache.cpp", "  if (taught_) taught_->rewind(length);\n", "",
+            drafted.test_an_exit_draft_proposes_what_python_proposes),
+    Mistake("ranked ids are off by one", "cache.cpp", "static_cast<size_t>(ranked)]",
+            "static_cast<size_t>(ranked + 1) % program_.row_.size()]",
+            drafted.test_a_feature_draft_proposes_what_python_proposes),
+    Mistake("a dear draft is carried", "model.cpp", "if (!costs_ || !draft_left_out_.empty())", "if (!costs_)",
+            drafted.test_a_draft_is_used_where_its_costs_pay),
 )  # fmt: skip
 
 
@@ -78,24 +102,41 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CompiledCopy:
     return CompiledCopy.of(SOURCES, tmp_path_factory.mktemp("mistakes"), "-O1")
 
 
-def run(test: Callable[..., None], copy: CompiledCopy, tiny: Path, demo: Path, tmp_path: Path) -> None:
-    fixtures = {"built": Runtime(copy.compiled), "tiny": tiny, "demo": demo, "tmp_path": tmp_path}
-    test(**{name: value for name, value in fixtures.items() if name in test.__annotations__})
+@pytest.fixture(scope="module")
+def bundles(tiny: Path, demo: Path, with_feature_draft: Path, with_exit_draft: Path) -> dict[str, Path]:
+    return {
+        "tiny": tiny,
+        "demo": demo,
+        "with_feature_draft": with_feature_draft,
+        "with_exit_draft": with_exit_draft,
+    }
+
+
+def run(test: Callable[..., None], copy: CompiledCopy, bundles: dict[str, Path], tmp_path: Path) -> None:
+    with closing(Process()) as in_python, closing(Process()) as in_runtime:  # a library is loaded once in a process
+        fixtures = {
+            "built": Runtime(copy.compiled),
+            "in_python": in_python,
+            "in_runtime": in_runtime,
+            "tmp_path": tmp_path,
+            **bundles,
+        }
+        test(**{name: value for name, value in fixtures.items() if name in test.__annotations__})
 
 
 @pytest.mark.parametrize(
     "test", dict.fromkeys(mistake.found_by for mistake in MISTAKES), ids=lambda test: test.__name__
 )
 def test_without_a_mistake_it_passes(
-    test: Callable[..., None], copy: CompiledCopy, tiny: Path, demo: Path, tmp_path: Path
+    test: Callable[..., None], copy: CompiledCopy, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    run(test, copy, tiny, demo, tmp_path)
+    run(test, copy, bundles, tmp_path)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_a_mistake_is_found(mistake: Mistake, copy: CompiledCopy, tiny: Path, demo: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_found(mistake: Mistake, copy: CompiledCopy, bundles: dict[str, Path], tmp_path: Path) -> None:
     with (
         copy.mistake(mistake.file, mistake.before, mistake.after),
         pytest.raises(FOUND),
     ):
-        run(mistake.found_by, copy, tiny, demo, tmp_path)
+        run(mistake.found_by, copy, bundles, tmp_path)

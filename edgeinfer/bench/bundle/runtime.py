@@ -137,7 +137,7 @@ def memory_use(runtime: Runtime) -> MemoryUse | None:
     with Session(runtime, 1) as session:
         session.answer(filler(200))
         resident, dirty = session.memory()
-    asked = runtime.command(1, "--memory", "--context", str(_CONTEXT), "--sink", "0")
+    asked = runtime.command(1, "--memory", "--draft", "off", "--context", str(_CONTEXT), "--sink", "0")
     estimated = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
     return MemoryUse(resident, dirty, estimated["total"], estimated["dirty"])
 

@@ -328,6 +328,22 @@ Result<Manifest> read_manifest(const std::string& folder) {
   }
 }
 
+std::vector<int32_t> ranked_tokens(const Manifest& manifest) {
+  const std::string path = manifest.path_of(kDraftTokensFile);
+  const size_t n = static_cast<size_t>(manifest.draft.value().n_ranked);
+  const std::string bytes = read_file(path, 4 * n);
+  std::vector<int32_t> ids(n);
+  for (size_t i = 0; 4 * i + 3 < bytes.size(); ++i)
+    for (size_t byte = 4; byte-- > 0;)
+      ids[i] = static_cast<int32_t>(static_cast<uint32_t>(ids[i]) << 8 | static_cast<uint8_t>(bytes[4 * i + byte]));
+  const std::set<int32_t> kinds(ids.begin(), ids.end());
+  if (bytes.size() != 4 * n || kinds.size() != n || *kinds.begin() < 0 || *kinds.rbegin() >= manifest.n_vocab) {
+    fail(kArtifactError, path + " must name each token once, from 0 to " + std::to_string(manifest.n_vocab - 1),
+         kExportAgain);
+  }
+  return ids;
+}
+
 std::optional<Error> check_digests(const Manifest& manifest) {
   for (const auto& [name, expected] : manifest.files) {
     const std::string path = manifest.path_of(name), found = digest_of_file(path);

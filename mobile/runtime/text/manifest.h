@@ -76,6 +76,8 @@ Result<Manifest> parse_manifest(const std::string& text, const std::string& name
 std::string seal_of(std::string text, const std::string& digest);
 // Reads the manifest of the bundle in `folder`, and checks the names and sizes of its files.
 Result<Manifest> read_manifest(const std::string& folder);
+// The ids [n_ranked] among which the taught draft chooses. Throws Failure for ids that the model lacks.
+std::vector<int32_t> ranked_tokens(const Manifest& manifest);
 // The error for a file whose digest differs, if there is one. Reads every byte.
 std::optional<Error> check_digests(const Manifest& manifest);
 
