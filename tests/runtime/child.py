@@ -21,16 +21,17 @@ T = TypeVar("T")
 
 
 class Process:
-    """One process for many calls. After a crash, the next call starts another."""
+    """One process for many calls, with a sanitizer's library or none. After a crash, the next call starts another."""
 
-    def __init__(self) -> None:
+    def __init__(self, sanitizer: str = SANITIZER) -> None:
+        self._sanitizer = sanitizer
         self._pool = _new_pool()
 
     def __call__(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """The result of a module's `function`."""
         try:
             with pytest.MonkeyPatch.context() as patch:
-                for name, value in of_python(SANITIZER, dict(os.environ)).items():
+                for name, value in of_python(self._sanitizer, dict(os.environ)).items():
                     patch.setenv(name, value)
                 return self._pool.submit(function, *arguments, **named).result()
         except BrokenProcessPool:
