@@ -49,7 +49,7 @@ def metric_lines(models: Models) -> Iterator[str]:
         "running": lambda scheduler: scheduler.n_running,
         "waiting": lambda scheduler: scheduler.n_waiting,
         "conversations": lambda scheduler: scheduler.n_slots,
-        "chunk_budget_seconds": lambda scheduler: scheduler.pace.budget_s,
+        "chunk_budget_seconds": lambda scheduler: scheduler.pace.budget_s(max(1, scheduler.n_running)),
     }
     for gauge, value in gauges.items():
         yield f"# TYPE edgeinfer_{gauge} gauge"

@@ -239,11 +239,21 @@ def test_short_prompts_are_read_whole_or_wait_beside_others() -> None:
     assert [one.tokens for one in readers] == [engine.alone([5] * n, 5) for n in (6, 7, 9)]
 
 
+def test_a_chunk_takes_at_most_three_rounds_of_those_that_write_beside_it() -> None:
+    pace = Pace()
+    assert pace.budget_s(1) == 0.05
+    pace.observe_round([1], 0.012)
+    pace.observe_round([1] * 4, 0.030)
+    pace.observe_chunk(10, 0.032)
+    assert pace.budget_s(1) == 0.05 and pace.budget_s(4) == pytest.approx(0.090)
+    assert (pace.chunk_rows(1), pace.chunk_rows(4)) == (15, 28)
+
+
 def test_a_small_chunk_does_not_make_the_next_ones_small() -> None:
     pace = Pace()
     pace.observe_chunk(100, 0.050)
     pace.observe_chunk(4, 0.008)
-    assert pace.chunk_rows() == 100
+    assert pace.chunk_rows(1) == 100
 
 
 def test_an_engine_without_work_rests_on_its_own_thread() -> None:

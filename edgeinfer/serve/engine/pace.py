@@ -9,7 +9,7 @@ from typing import Final
 from edgeinfer.decode.policy.costs import interpolate
 
 CHUNK_BUDGET_S: Final = 0.05
-CHUNK_BUDGET_ROUNDS: Final = 3.0  # where a plain round takes long, a chunk may take this many
+CHUNK_BUDGET_ROUNDS: Final = 3.0  # where a round of the other answers takes long, a chunk may take this many
 MIN_CHUNK: Final = 8  # kernels process rows in tiles of 8 or 16
 MAX_CHUNK: Final = 256
 FIRST_CHUNK: Final = 32  # before the first measurement
@@ -46,17 +46,20 @@ class Pace:
     def observe_answer(self, seconds: float) -> None:
         self._answer_s = moved(self._answer_s, seconds)
 
-    @property
-    def budget_s(self) -> float:
-        """Time that a chunk of a prompt may take while other answers wait for it."""
-        plain = self._forward_s[min(self._forward_s)] if self._forward_s else 0.0
-        return max(CHUNK_BUDGET_S, CHUNK_BUDGET_ROUNDS * plain)
+    def budget_s(self, n_writing: int) -> float:
+        """Time that a chunk of a prompt may take while `n_writing` other answers wait for it.
 
-    def chunk_rows(self) -> int:
-        """Rows of prompts in one step beside others: as many as the budget allows."""
+        They keep at least a quarter of their speed. Shorter chunks would cost speed later, too: answers that begin one
+        after the other also end so, and steps of few rows give fewer tokens a second.
+        """
+        rounds = CHUNK_BUDGET_ROUNDS * self.forward_s(n_writing) if self._forward_s else 0.0
+        return max(CHUNK_BUDGET_S, rounds)
+
+    def chunk_rows(self, n_writing: int) -> int:
+        """Rows of prompts in one step beside `n_writing` answers: as many as the budget allows."""
         if not self._row_s:
             return FIRST_CHUNK
-        return min(MAX_CHUNK, max(MIN_CHUNK, int(self.budget_s / self._row_s)))
+        return min(MAX_CHUNK, max(MIN_CHUNK, int(self.budget_s(n_writing) / self._row_s)))
 
     def wait_s(self, n_before: int, n_slots: int) -> float:
         """How long a request with `n_before` others in front of it is likely to wait."""

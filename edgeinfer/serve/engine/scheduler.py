@@ -162,7 +162,7 @@ class Scheduler:
         writing = [slot for slot in active if not slot.decoder.prefilling]
         reading = [slot for slot in active if slot.decoder.prefilling]
         alone = len(active) == 1
-        most = self.pace.chunk_rows() if writing else None
+        most = self.pace.chunk_rows(len(writing)) if writing else None
         if writing:
             drafts = {} if alone else self._known_drafts(writing)
             began = perf_counter()
