@@ -42,7 +42,7 @@ def freeze_what_is_loaded() -> None:
     """Leave out of garbage collection what lives as long as the server.
 
     Python looks for old garbage when new objects are a quarter of the old ones. With 80,000 from modules and the model,
-    that was every 900 requests: 5 MB had come together, and a search stopped all threads for 50 to 70 ms.
+    that was about every 1,000 requests: 5 MB had come together, and a search stopped all threads for 50 to 70 ms.
     """
     gc.collect()
     gc.freeze()
