@@ -121,6 +121,19 @@ def test_a_stream_has_the_same_call_as_the_whole_answer(server: Server) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_is_the_same_alone_and_beside_others(server: Server) -> None:
+    def ask(seed: int) -> str:
+        how: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "temperature": 1, "max_tokens": 100}
+        reply = server.chat("Weather in Paris?", seed=seed, **how)
+        said: str = reply.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"]
+        return said
+
+    alone = [ask(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == alone
+    assert len(set(alone)) > 1
+
+
 def test_a_result_is_part_of_the_conversation(server: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     messages: list[dict[str, Any]] = [

@@ -57,16 +57,20 @@ def text(answer: Any) -> str:
     return content
 
 
-@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize(
+    "how",
+    [{"temperature": 0}, {"temperature": 0.9}, {"temperature": 0.9, "response_format": {"type": "json_object"}}],
+    ids=["greedy", "seeded", "json"],
+)
 def test_the_answer_after_a_restart_is_the_same_with_fewer_tokens_to_run(
-    plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, temperature: float
+    plan: Plan, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, how: dict[str, object]
 ) -> None:
     questions = ["Who are you?", "What do you see?", "Tell me a story."]
     for server in running(Access("127.0.0.1"), plan=plan):
-        alone = [text(ask(server, question, temperature=temperature)) for question in questions]
+        alone = [text(ask(server, question, **how)) for question in questions]
     for run in range(2):
         for server in started(plan, tmp_path, said, monkeypatch):
-            answers = [ask(server, question, temperature=temperature) for question in questions]
+            answers = [ask(server, question, **how) for question in questions]
             assert [text(answer) for answer in answers] == alone
             assert (cached(answers[0]) >= 64) == (run > 0) and cached(answers[2]) >= 64
             metrics = server.ask("/metrics").body.decode()
