@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from edgeinfer.decode import drafters
+from edgeinfer.decode.drafters.early_exit import EARLY_EXIT, exit_speedup
 from edgeinfer.decode.drafters.kind import DrafterInputs, DrafterKind, OpenedDraftModel
 from edgeinfer.decode.policy.arms import Controller, Fixed
 from edgeinfer.decode.policy.calibrate import BUDGET_S, CostStore, calibrate, cost_key
@@ -15,7 +16,7 @@ from edgeinfer.decode.policy.controller import Auto
 from edgeinfer.decode.policy.costs import DEEPER, Costs, RowCosts
 from edgeinfer.device.row_times import RowTimes, keep_row_times
 from edgeinfer.errors import UsageError
-from edgeinfer.plan.taught import why_hopeless
+from edgeinfer.plan.taught import too_little, why_hopeless
 from edgeinfer.plan.types import Plan
 from edgeinfer.protocols import Drafter, Model, Tokenizer
 
@@ -71,15 +72,24 @@ def measure(model: Model, plan: Plan, *, draft: OpenedDraftModel | None = None) 
 
 
 def without_hopeless(plan: Plan, costs: Costs | None) -> Plan:
-    """The plan without a taught draft that cannot win by `costs`; the same plan if it has none, or asks for it by name.
+    """The plan without a taught draft or an early exit that cannot win by `costs`; the same plan if it has neither, or
+    asks for it by name.
 
-    This is for the first run with a draft. Later plans know these costs (`DeviceProfile.row_times`).
+    For a taught draft this is the first run. Later plans know these costs (`DeviceProfile.row_times`).
     """
-    taught, times = plan.taught, _row_times(plan, costs)
-    if taught is None or plan.speculation.mode != "auto" or not (why := why_hopeless(taught, plan.model.shape, times)):
+    if plan.speculation.mode != "auto" or costs is None:
         return plan
-    left = tuple(name for name in plan.speculation.drafters if name != taught.kind)
-    note = f"{plan.speculation.note}; not drafting: {taught.kind}, {why}"
+    name: str
+    if plan.taught is not None:
+        name, why = plan.taught.kind, why_hopeless(plan.taught, plan.model.shape, _row_times(plan, costs))
+    elif EARLY_EXIT.name in plan.speculation.drafters and costs.ratio("exit-draft"):
+        name, why = EARLY_EXIT.name, too_little(exit_speedup(costs))
+    else:
+        return plan
+    if not why:
+        return plan
+    left = tuple(one for one in plan.speculation.drafters if one != name)
+    note = f"{plan.speculation.note}; not drafting: {name}, {why}"
     return replace(plan, taught=None, speculation=replace(plan.speculation, drafters=left, note=note))
 
 

@@ -9,12 +9,13 @@ from edgeinfer.catalog.entry import TaughtDraft
 from edgeinfer.device.row_times import RowTimes
 from edgeinfer.shape import ModelShape
 
-__all__ = ["expected_speedup", "sized", "why_hopeless"]
+__all__ = ["expected_speedup", "sized", "too_little", "why_hopeless"]
 
 _MIN_GAIN: Final = 1.01  # of a smaller vocabulary: less is within what was measured
 # A draft that is carried costs time in every round, because states are copied out of it: 5 % of SmolLM2's at Q4_0 on
 # llama.cpp, 8 to 13 % in a phone bundle. And prompt lookup alone drafts the text that is easiest. At 1.07, `auto` with
-# the draft was slower than lookup (docs/speculation-taught.md); at 1.3 it was quicker.
+# the draft was slower than lookup (docs/speculation-taught.md); at 1.3 it was quicker. Early exit alike: at 1.03 it took
+# 5 % of the time in the demo's bundle (docs/phone-speculation.md).
 _WORTH_CARRYING: Final = 1.1
 
 
@@ -44,9 +45,13 @@ def why_hopeless(taught: TaughtDraft, shape: ModelShape, times: RowTimes | None)
     measured."""
     if times is None or not taught.agreement:
         return ""
-    speedup = _at_best_depth(taught, shape, times)
-    too_little = speedup < _WORTH_CARRYING
-    return f"at best {speedup:.2f}x plain speed by the rows measured on this machine" if too_little else ""
+    return too_little(_at_best_depth(taught, shape, times))
+
+
+def too_little(speedup: float) -> str:
+    """Why a draft that reaches this speed-up at its best fixed depth is left out; "" if it is not."""
+    hopeless = speedup < _WORTH_CARRYING
+    return f"at best {speedup:.2f}x plain speed by the rows measured on this machine" if hopeless else ""
 
 
 def _at_best_depth(taught: TaughtDraft, shape: ModelShape, times: RowTimes) -> float:

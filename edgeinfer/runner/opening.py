@@ -72,7 +72,7 @@ def load(
         )  # last, because MLX keeps the memory limits of the newest plan, and this plan counts everything
         costs = measure(model, plan, draft=draft_model)
         planned, plan = plan, without_hopeless(plan, costs)
-        if plan is not planned:
+        if plan.taught is not planned.taught:  # an early exit that is not used takes no time
             model.close()
             model = open_file(plan, path, stack)
             costs = measure(model, plan, draft=draft_model)

@@ -157,3 +157,23 @@ def test_the_first_run_leaves_it_out_by_what_it_has_just_measured(quiet: Path, t
     assert without_hopeless(plan, None) is plan
     named = replace(plan, speculation=replace(plan.speculation, mode="feature"))
     assert without_hopeless(named, costs(DEAR_ROWS)) is named
+
+
+def test_an_early_exit_is_left_out_where_its_best_fixed_depth_would_win_too_little(quiet: Path, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", Tiny())
+    plan = edgeinfer.choose(Request(model=str(path), backend="reference", context=512, force=True), offline=True)
+    assert plan.speculation.drafters == ("lookup", "early-exit")
+
+    def costs(rows: float, draft_s: float) -> Costs:
+        verify_s = {1: 0.01, 2: 0.01 * rows}
+        return Costs(RowCosts(verify_s, verify_s, verify_s, exit_draft_s=draft_s), max_rows=2)
+
+    assert without_hopeless(plan, costs(1.2, 0.003)) is plan  # 1.72 tokens in 1.5 plain rounds
+    left = without_hopeless(plan, costs(1.3, 0.003))  # in 1.6
+    assert (left.taught, left.speculation.drafters) == (None, ("lookup",))
+    assert "not drafting: early-exit, at best 1.07x plain speed by the rows measured on this machine" in (
+        left.speculation.note
+    )
+    assert without_hopeless(plan, costs(1.3, 0.0)) is plan  # the model that was opened has no early exit
+    named = replace(plan, speculation=replace(plan.speculation, mode="early-exit"))
+    assert without_hopeless(named, costs(1.3, 0.003)) is named

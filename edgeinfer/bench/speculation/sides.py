@@ -173,6 +173,7 @@ class Sides:
         planned, plan = plan, without_hopeless(plan, costs)
         if plan is not planned:
             self.notes[arm] = plan.speculation.note
+        if plan.taught is not planned.taught:
             model = self._model(plan)
             costs = measure(model, plan, draft=draft)
         drafting = new_drafting(model, plan, costs, draft=draft)

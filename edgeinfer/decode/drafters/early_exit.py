@@ -8,15 +8,16 @@ from typing import Final
 from edgeinfer.decode.drafters.gated import MAX_DRAFTS, Gated, GatedEstimator
 from edgeinfer.decode.drafters.kind import Built, DrafterInputs, DrafterKind
 from edgeinfer.decode.policy.arms import Arm, Outcome
-from edgeinfer.decode.policy.costs import DEEPER, Costs, Part
+from edgeinfer.decode.policy.costs import DEEPER, FIRST, Costs, Part
 from edgeinfer.decode.policy.offers import Offer, best_length
 from edgeinfer.plan.speculation import DrafterFacts, Target
 from edgeinfer.protocols import Round, Row, TokenLike
 from edgeinfer.types import Tokens
 
-__all__ = ["EARLY_EXIT", "EarlyExit", "ExitSource", "FixedDepthEstimator"]
+__all__ = ["EARLY_EXIT", "EarlyExit", "ExitSource", "FixedDepthEstimator", "exit_speedup"]
 
 NAME: Final = "early-exit"
+AGREEMENT: Final = 0.72  # of the demo, the one model here that was trained with its exit; a file does not state its own
 
 
 class ExitSource:
@@ -107,6 +108,20 @@ class FixedDepthEstimator:
 
     def _time(self, n: int) -> float:
         return n * self._costs.ratio("exit-draft", DEEPER) + self._costs.ratio(self._verify_part, n + 1) if n else 1.0
+
+
+def exit_speedup(costs: Costs) -> float:
+    """Speed-up over plain decoding that is expected of the best fixed number of drafts. A gate can only do better."""
+
+    def time(n: int) -> float:
+        drafts = costs.ratio("exit-draft", FIRST) + (n - 1) * costs.ratio("exit-draft", DEEPER)
+        return drafts + costs.ratio("back-short", n + 1)
+
+    tokens, best = 1.0, 0.0
+    for n in range(1, min(MAX_DRAFTS, costs.max_rows - 1) + 1):
+        tokens += AGREEMENT**n
+        best = max(best, tokens / time(n))
+    return best
 
 
 def _note(target: Target) -> str:
