@@ -14,8 +14,8 @@ __all__ = ["expected_speedup", "sized", "too_little", "why_hopeless"]
 _MIN_GAIN: Final = 1.01  # of a smaller vocabulary: less is within what was measured
 # A draft that is carried costs time in every round, because states are copied out of it: 5 % of SmolLM2's at Q4_0 on
 # llama.cpp, 8 to 13 % in a phone bundle. And prompt lookup alone drafts the text that is easiest. At 1.07, `auto` with
-# the draft was slower than lookup (docs/speculation-taught.md); at 1.3 it was quicker. Early exit alike: at 1.03 it took
-# 5 % of the time in the demo's bundle (docs/phone-speculation.md).
+# the draft was slower than lookup (docs/speculation-taught.md); at 1.3 it was quicker. Early exit alike: at 1.03 it
+# took 5 % of the time in the demo's bundle (docs/phone-speculation.md).
 _WORTH_CARRYING: Final = 1.1
 
 

@@ -26,6 +26,11 @@ BUDGET_S: Final = 0.5
 MAX_OVERRUN: Final = 1.4  # times the budget; then incomplete measurements are enough
 QUICK_ROUND_S: Final = 0.01  # the engine's graph building is visible in a plain round faster than this
 
+# A quick plain round takes 10 to 25 % longer after rounds of several rows, and is itself again after about eight: its
+# weights had left the caches (docs/phone-speculation.md). Drafts must pay beside plain rounds that are undisturbed.
+N_SETTLING: Final = 8
+N_TIMED_PLAIN: Final = 6
+
 # The scratch cache is filled up to one of these lengths, as far as the time allows: over quantized K/V, attention for
 # several rows takes longer in a long context.
 CONTEXT_LENGTHS: Final = range(24, 240, 24)
@@ -39,7 +44,7 @@ ROW_ORDER: Final = (1, 2, 4, 8, 16, 3, 6, 12)
 
 KEEP_S: Final = 7 * 24 * 3600.0  # a machine changes: engine settings, cooling, other programs
 KEEP_BUSY_S: Final = 600.0  # measured while others used the machine: enough for starts in a row
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,8 @@ _PLAIN: Final = _Trial(1, 0)
 def calibrate(
     model: Model, *, max_rows: int, budget_s: float = BUDGET_S, clock: Callable[[], float] = perf_counter
 ) -> RowCosts:
-    """Time plain, verify and drafted rounds in turn until `budget_s` has passed. Keep the lower quartile of each: other
-    processes can only make a round slower.
+    """Time verify and drafted rounds in turn until `budget_s` has passed, and plain rounds before and after them; where
+    they are slow, among them. Keep the lower quartile of each: other processes can only make a round slower.
 
     On a slow model or a busy machine it continues until every kind of round was timed once with one and with several
     rows, which takes about twelve tokens. Numbers of rows that were not timed are interpolated.
@@ -69,22 +74,37 @@ def calibrate(
         _fill(cache, n_vocab, clock)
         trials = _trials(max_rows, drafts=bool(model.drafts_with))
         verify_s: dict[_Trial, list[float]] = {trial: [] for trial in (_PLAIN, *trials)}
-        trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
         draft_s: list[list[float]] = []
         began = clock()
+        verify_s[_PLAIN] += _plain_rounds(cache, clock)
+        is_quick = verify_s[_PLAIN][0] < QUICK_ROUND_S
+        if not is_quick:
+            trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
         while True:
             for trial in trials:
-                plain = verify_s[_PLAIN]
-                drafted, verified = _time_rounds(cache, trial, clock, warm=not plain or plain[0] < QUICK_ROUND_S)
+                drafted, verified = _time_rounds(cache, trial, clock, warm=is_quick)
                 draft_s += drafted
                 verify_s[trial] += verified
                 spent = clock() - began
                 if (spent > budget_s and all(verify_s.values())) or (
                     spent > MAX_OVERRUN * budget_s and _enough(verify_s)
                 ):
+                    if is_quick:
+                        verify_s[_PLAIN] += _plain_rounds(cache, clock)
                     return _costs(verify_s, draft_s)
     finally:
         cache.close()
+
+
+def _plain_rounds(cache: Cache, clock: Callable[[], float]) -> list[float]:
+    """Seconds of plain rounds after each other. Of slow ones, the second: engines build a graph for the first."""
+    times: list[float] = []
+    while len(times) < N_SETTLING + N_TIMED_PLAIN:
+        _, verified = _time(cache, _PLAIN, clock)
+        times.append(verified)
+        if len(times) == 2 and verified >= QUICK_ROUND_S:
+            return times[1:]
+    return times[N_SETTLING:]
 
 
 def _fill(cache: Cache, n_vocab: int, clock: Callable[[], float]) -> None:
