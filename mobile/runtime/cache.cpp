@@ -22,6 +22,7 @@ Program::Program(const std::string& path, int32_t n_threads, const std::string& 
 Program::~Program() { ei_close(model_); }
 
 std::string Program::drafts_with() const {
+  if (!drafts_) return "";
   if (info_.exit_layer) return "early-exit";
   if (ranked_.empty()) return "";
   return info_.draft_n_taps ? "feature" : "exit";

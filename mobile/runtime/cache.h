@@ -27,8 +27,11 @@ class Program {
   const ei_info& info() const { return info_; }
   // The drafter of `Cache::draft`: "early-exit", or the kind of the taught draft; "": the program does not draft.
   std::string drafts_with() const;
-  // New conversations do without the taught draft.
-  void leave_draft_out() { ranked_.clear(); }
+  // New conversations do without the taught draft, and without early exit.
+  void leave_drafts_out() {
+    ranked_.clear();
+    drafts_ = false;
+  }
   // Frees the logits until the next forward.
   void trim();
 
@@ -38,6 +41,7 @@ class Program {
   ei_model* model_ = nullptr;
   ei_info info_{};
   Tokens ranked_;            // [draft_n_ranked], or empty
+  bool drafts_ = true;       // if it can
   std::vector<float> rows_;  // [n_rows, n_vocab] of the newest verify
   std::vector<float> row_;   // [n_vocab] of the newest draft
 };

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kMaxRows = 16;        // where the manifest does not say how many rows are exact
 constexpr int64_t kJudgedRows = 9;      // as many as a drafted round has
+constexpr double kExitAgreement = 0.72;  // edgeinfer/decode/drafters/early_exit.py
 constexpr double kWorthCarrying = 1.1;  // a draft takes time in every round; edgeinfer/plan/taught.py
 
 class CacheRounds : public TimedRounds {
@@ -110,20 +111,25 @@ std::unique_ptr<Costs> measure(Program& program, int64_t exact_rows, DraftMode m
   return std::make_unique<Costs>(*costs, max_rows);
 }
 
-std::string why_hopeless(const Costs& costs, const std::vector<double>& agreement) {
-  if (agreement.empty()) return "";
-  const int64_t most = std::min(static_cast<int64_t>(agreement.size()), std::min(costs.max_rows(), kJudgedRows) - 1);
+std::string why_hopeless(const Costs& costs, const std::string& drafts_with, const std::vector<double>& agreement) {
+  const bool is_exit = drafts_with == DraftSource{}.name;
+  const std::vector<double> rates = is_exit ? std::vector<double>(kMaxDrafts, kExitAgreement) : agreement;
+  if (drafts_with.empty() || rates.empty()) return "";
+  const Part verify = is_exit ? Part::back_short : Part::verify;
+  const double deeper = costs.ratio(Part::exit_draft, kDeeper);
+  const double first = is_exit ? costs.ratio(Part::exit_draft, kFirst) : deeper;
+  const int64_t most = std::min(static_cast<int64_t>(rates.size()), std::min(costs.max_rows(), kJudgedRows) - 1);
   double tokens = 1.0, reached = 1.0, best = 0.0;
   for (int64_t depth = 1; depth <= most; ++depth) {
-    reached *= agreement[static_cast<size_t>(depth) - 1];
+    reached *= rates[static_cast<size_t>(depth) - 1];
     tokens += reached;
-    const double drafts = static_cast<double>(depth) * costs.ratio(Part::exit_draft, kDeeper);
-    best = std::max(best, tokens / (drafts + costs.ratio(Part::verify, depth + 1)));
+    const double drafts = first + static_cast<double>(depth - 1) * deeper;
+    best = std::max(best, tokens / (drafts + costs.ratio(verify, depth + 1)));
   }
+  if (best >= kWorthCarrying) return "";
   char text[64] = "";
-  if (best < kWorthCarrying)
-    std::snprintf(text, sizeof text, "at best %.2fx plain speed by the rows measured here", best);
-  return text;
+  std::snprintf(text, sizeof text, ", at best %.2fx plain speed by the rows measured here", best);
+  return drafts_with + text;
 }
 
 Drafting new_drafting(const Program& program, Costs* costs, DraftMode mode, const std::vector<double>& agreement) {

@@ -28,9 +28,9 @@ struct Drafting {
 // if rounds of several rows would differ from plain ones, or if nothing is to be drafted.
 std::unique_ptr<Costs> measure(Program& program, int64_t exact_rows, DraftMode mode, const CostFile& file);
 
-// Why a taught draft that agrees this often, by depth, has too little to win by these costs; "" if it may win.
-// edgeinfer/plan/taught.py.
-std::string why_hopeless(const Costs& costs, const std::vector<double>& agreement);
+// Why the drafter of this name has too little to win by these costs, with its name first; "" if it may win.
+// `agreement` is that of a taught draft, by depth. edgeinfer/plan/taught.py.
+std::string why_hopeless(const Costs& costs, const std::string& drafts_with, const std::vector<double>& agreement);
 
 // New drafters and a new controller. `agreement` is that of a taught draft, by depth. Throws Failure for a mode that
 // the program does not support.

@@ -89,15 +89,19 @@ void Model::load() {
   check_shape(manifest_, info_);
   packed_weights_.loaded();
   costs_ = measure(*program_, manifest_.exact_rows, options_.drafting, cost_file(manifest_, options_, *program_));
-  if (opens_draft && costs_ && options_.drafting == DraftMode::automatic)
-    draft_left_out_ = why_hopeless(*costs_, manifest_.draft->agreement);
-  if (!costs_ || !draft_left_out_.empty()) program_->leave_draft_out();
+  if (costs_ && options_.drafting == DraftMode::automatic)
+    draft_left_out_ = why_hopeless(*costs_, program_->drafts_with(), agreement());
+  if (!costs_ || !draft_left_out_.empty()) program_->leave_drafts_out();
   draft_ = manifest_.draft ? program_->drafts_with() : "";
+}
+
+std::vector<double> Model::agreement() const {
+  return manifest_.draft ? manifest_.draft->agreement : std::vector<double>{};
 }
 
 std::string Model::note() const {
   if (draft_left_out_.empty()) return packed_weights_.note();
-  const std::string left_out = "not drafting: " + manifest_.draft->kind + ", " + draft_left_out_;
+  const std::string left_out = "not drafting: " + draft_left_out_;
   return packed_weights_.note().empty() ? left_out : packed_weights_.note() + "; " + left_out;
 }
 
@@ -122,9 +126,8 @@ std::unique_ptr<Decoder> Model::add(Session& session) {
     if (n >= static_cast<size_t>(options_.n_sessions))
       fail(kUsageError, std::to_string(n) + " of " + std::to_string(options_.n_sessions) + " sessions are open",
            "free one, or open the model with more n_sessions");
-    const std::vector<double> agreement = manifest_.draft ? manifest_.draft->agreement : std::vector<double>{};
     decoder = std::make_unique<Decoder>(*program_, policy_,
-                                        new_drafting(*program_, costs_.get(), options_.drafting, agreement));
+                                        new_drafting(*program_, costs_.get(), options_.drafting, agreement()));
     sessions_.insert(&session);
   });
   return decoder;

@@ -63,6 +63,7 @@ class Model {
 
  private:
   void load();
+  std::vector<double> agreement() const;  // of a taught draft, by depth
 
   const ModelOptions options_;
   const Manifest manifest_;
@@ -73,7 +74,7 @@ class Model {
   std::unique_ptr<Program> program_;
   std::unique_ptr<Costs> costs_;  // null if every round is plain
   std::string draft_;
-  std::string draft_left_out_;  // why; "" if the taught draft is used, or not wanted
+  std::string draft_left_out_;  // which, and why; "" if the taught draft or early exit is used, or not wanted
   ei_info info_{};
   std::mutex mutex_;
   std::set<Session*> sessions_;

@@ -176,3 +176,24 @@ def check_refused(library: Path, bundle: Path, drafting: int, code: int, cause: 
     with pytest.raises(Refused) as caught:
         Library(library).open(bundle, drafting=drafting).session()
     assert (caught.value.code, str(caught.value)) == (code, cause)
+
+
+@in_child
+def test_early_exit_is_left_out_where_its_best_fixed_depth_would_win_too_little(
+    built: Runtime, tiny: Path, tmp_path: Path
+) -> None:
+    library = Library(built.library)
+    options: dict[str, Any] = {"context": POLICY.slots, "sink": POLICY.sink, "cache_folder": str(tmp_path).encode()}
+    library.open(tiny, drafting=AUTO, **options).close()
+    answers = []
+    for verify_s, draft_s in ((lambda _: 1e-3, 1e-5), (lambda rows: 1e-3 * rows, 1e-3)):
+        with_costs(tmp_path, verify_s, draft_s)
+        model = library.open(tiny, drafting=AUTO, **options)
+        answers.append((model.info().note, model.session().generate(random_ids(60, 1), max_tokens=60)))
+        model.close()
+    (no_note, drafted), (note, plain) = answers
+    assert no_note == b""
+    # 1.72 tokens for one draft, as long as a plain round, and a verify of twice that
+    assert note == b"not drafting: early-exit, at best 0.57x plain speed by the rows measured here"
+    assert drafted.tokens == plain.tokens
+    assert drafted.stats["drafted"] > plain.stats["drafted"]

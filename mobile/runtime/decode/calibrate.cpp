@@ -20,12 +20,14 @@ namespace {
 constexpr double kMaxOverrun = 1.4;    // times the budget; then incomplete measurements are enough
 constexpr double kQuickRoundS = 0.01;  // the engine's graph building is visible in a plain round faster than this
 constexpr double kMaxFillS = 0.25;
+// A quick plain round takes longer after rounds of several rows, and is itself again after about eight.
+constexpr size_t kSettling = 8, kTimedPlain = 6;
 constexpr int64_t kFillStep = 24, kFillMost = 216;
 constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 6, 8, 12, 16};
 constexpr int64_t kDraftedRowCounts[] = {1, 2, 4, 8};
 constexpr int64_t kRowOrder[] = {1, 2, 4, 8, 16, 3, 6, 12};  // a run that is cut short has seen the most useful ones
 constexpr double kKeepS = 7 * 24 * 3600.0;
-constexpr char kFormat[] = "edgeinfer-costs-2";
+constexpr char kFormat[] = "edgeinfer-costs-3";
 
 // One kind of round: `rows` verified after `drafts` drafts.
 struct Trial {
@@ -103,6 +105,18 @@ double time_round(TimedRounds& rounds, const Trial& trial, const Clock& clock, D
   return seconds;
 }
 
+// Seconds of plain rounds after each other. Of slow ones, the second: engines build a graph for the first.
+std::vector<double> plain_rounds(TimedRounds& rounds, const Clock& clock) {
+  std::vector<double> seconds;
+  while (seconds.size() < kSettling + kTimedPlain) {
+    seconds.push_back(time_round(rounds, kPlain, clock, nullptr));
+    if (seconds.size() == 2 && seconds[1] >= kQuickRoundS) return {seconds[1]};
+  }
+  return {seconds.begin() + kSettling, seconds.end()};
+}
+
+void add(std::vector<double>& to, const std::vector<double>& more) { to.insert(to.end(), more.begin(), more.end()); }
+
 // On a quick model an untimed round goes first, because engines reuse the graph for a number of rows.
 void time_trial(TimedRounds& rounds, Timed& timed, bool is_quick, const Clock& clock, DraftTimes& drafts) {
   if (is_quick) time_round(rounds, timed.trial, clock, nullptr);
@@ -144,11 +158,11 @@ RowCosts costs_of(const std::vector<Timed>& trials, const DraftTimes& drafts) {
   return costs;
 }
 
-// A plain round before every four others.
-std::vector<size_t> in_turn(size_t n_trials) {
+// Of slow rounds, a plain one before every four others.
+std::vector<size_t> in_turn(size_t n_trials, bool is_quick) {
   std::vector<size_t> order;
   for (size_t i = 1; i < n_trials; ++i) {
-    if (i % 4 == 1) order.push_back(0);
+    if (i % 4 == 1 && !is_quick) order.push_back(0);
     order.push_back(i);
   }
   return order;
@@ -161,13 +175,18 @@ RowCosts calibrate(TimedRounds& rounds, int64_t max_rows, double budget_s, const
   std::vector<Timed> trials = trials_of(max_rows, rounds.drafts());
   DraftTimes drafts;
   const double began = clock();
+  std::vector<double>& plain = trials[0].seconds;
+  plain = plain_rounds(rounds, clock);
+  const bool is_quick = plain[0] < kQuickRoundS;
+  const std::vector<size_t> order = in_turn(trials.size(), is_quick);
   for (;;) {
-    for (const size_t index : in_turn(trials.size())) {
-      const std::vector<double>& plain = trials[0].seconds;
-      time_trial(rounds, trials[index], plain.empty() || plain[0] < kQuickRoundS, clock, drafts);
+    for (const size_t index : order) {
+      time_trial(rounds, trials[index], is_quick, clock, drafts);
       const double spent = clock() - began;
-      if ((spent > budget_s && is_complete(trials)) || (spent > kMaxOverrun * budget_s && is_enough(trials)))
+      if ((spent > budget_s && is_complete(trials)) || (spent > kMaxOverrun * budget_s && is_enough(trials))) {
+        if (is_quick) add(plain, plain_rounds(rounds, clock));
         return costs_of(trials, drafts);
+      }
     }
   }
 }
