@@ -1,8 +1,10 @@
-"""Sets one BLAS thread before NumPy is imported: spinning threads are many times slower where tests share cores."""
+"""Before NumPy and llama.cpp are imported: one BLAS thread, and engine threads that sleep while they wait. Threads that
+spin are many times slower where tests share cores."""
 
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import sys
 import zipfile

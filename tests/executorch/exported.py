@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from edgeinfer.backends.executorch.facts import kv_bytes_per_position
 from edgeinfer.backends.executorch.golden import record
 from edgeinfer.formats.bundle import check_bundle
@@ -52,17 +54,18 @@ def bundle_of(model: Path, tier: str) -> Path:
     """The bundle of `model` with the draft beside it, exported again only when these or the exporter changed."""
     keep_compiled_engine()
     out = KEPT / f"{model.stem}-{tier}-{_digest(model)}"
-    if not out.exists():
-        # in a separate process, because importing torch warns and warnings fail tests
-        subprocess.run([sys.executable, "-c", _EXPORT, str(model), str(out), tier], check=True, cwd=ROOT)
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            # in a separate process, because importing torch warns and warnings fail tests
+            subprocess.run([sys.executable, "-c", _EXPORT, str(model), str(out), tier], check=True, cwd=ROOT)
     return out
 
 
 def with_kv_type(bundle: Path, kv_type: KvType) -> Path:
     """The bundle of `bundle_of` as an export with `kv_type` makes it: the program does not depend on that."""
     out = bundle.with_name(f"{bundle.name}-{kv_type}")
-    if not out.exists():
-        with tempfile.TemporaryDirectory(dir=KEPT) as scratch:
+    with FileLock(f"{out}.lock"), tempfile.TemporaryDirectory(dir=KEPT) as scratch:
+        if not out.exists():
             folder = Path(scratch) / out.name
             shutil.copytree(bundle, folder)
             manifest = check_bundle(folder).manifest

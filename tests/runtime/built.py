@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 from edgeinfer.backends.executorch.build import _cmake_folder, executorch_version
 from tests.executorch.exported import ROOT
 from tests.object_cache import LAUNCHER, compiled, linked
@@ -48,17 +50,16 @@ def runtime(*flags: str, compiler: str = "c++") -> Runtime:
     for source in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         state.update(source.name.encode() + source.read_bytes())
     kept = KEPT / state.hexdigest()[:16]
-    if not kept.exists():
-        KEPT.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=KEPT) as folder:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{kept}.lock"), tempfile.TemporaryDirectory(dir=KEPT) as folder:
+        if not kept.exists():
             built = Runtime(Path(folder) / "build")
             build(SOURCES, built.folder, flags, compiler)
             made = Path(folder) / kept.name
             made.mkdir()
             for file in (built.library, built.program):
                 file.rename(made / file.name)
-            if not kept.exists():  # another process may have been quicker
-                made.rename(kept)
+            made.rename(kept)
     return Runtime(kept)
 
 
