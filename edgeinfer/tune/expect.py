@@ -19,8 +19,8 @@ __all__ = [
     "layer_params",
 ]
 
-# Agreement by depth of the drafts that were taught to SmolLM2-135M-Instruct for minutes on a GPU, on answers to prompts
-# that they were not taught on: benchmarks/models/drafts/README.md.
+# Agreement by depth of drafts that were taught to SmolLM2-135M-Instruct in 5 and 7 minutes on a GPU, on answers to
+# prompts that they were not taught on. A quarter of an hour gives more: benchmarks/models/drafts/README.md.
 KNOWN_AGREEMENT: Final[Mapping[str, tuple[float, ...]]] = {
     "exit": (0.49, 0.49, 0.49, 0.49),
     "feature": (0.67, 0.69, 0.72, 0.72),

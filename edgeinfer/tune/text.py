@@ -18,9 +18,10 @@ from edgeinfer.tune.work import Sizes, Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Text", "first_greedy", "text_of"]
+__all__ = ["Text", "first_answers", "first_greedy", "text_of"]
 
-_ANSWER_TOKENS: Final = 64  # of each answer that is judged, at least
+_ANSWER_TOKENS: Final = 64  # room for each answer that is judged, at least
+_JUDGED_TOKENS: Final = 128  # of each answer, at most: a small model that does not end repeats itself, which is easy
 _HELD_OUT_SHARE: Final = 0.1  # of given text
 
 
@@ -70,7 +71,15 @@ def _answers(folder: Path, model: TorchModel, turns: Turns, prepared: Prepared, 
             path,
             write(model, turns, chosen, speaker=ASSISTANT, n_tokens=sizes.n_tokens, seed=0, greedy_share=1.0),
         )
-    return read_part(path)
+    return first_answers(read_part(path))
+
+
+def first_answers(data: Conversations) -> Conversations:
+    """Only the first answer of each conversation counts as the assistant's, up to `_JUDGED_TOKENS`."""
+    ended = (data.own[:, :-1] & ~data.own[:, 1:]).cumsum(1) > 0
+    own = data.own.clone()
+    own[:, 1:] &= ~ended
+    return replace(data, own=own & (own.cumsum(1) <= _JUDGED_TOKENS))
 
 
 def _given(given: GivenText, sizes: Sizes) -> Text:

@@ -16,7 +16,8 @@ from edgeinfer.tune.conversations import ASSISTANT, USER, Conversations, batches
 from edgeinfer.tune.judge import judge, rank_tokens  # noqa: E402
 from edgeinfer.tune.openings import openings  # noqa: E402
 from edgeinfer.tune.prepare import JUDGED_PROMPTS, Prepared, read_conversations  # noqa: E402
-from edgeinfer.tune.text import text_of  # noqa: E402
+from edgeinfer.tune.teach import _target  # noqa: E402
+from edgeinfer.tune.text import first_answers, text_of  # noqa: E402
 from edgeinfer.tune.turns import Turns  # noqa: E402
 from edgeinfer.tune.work import Sizes, Work  # noqa: E402
 
@@ -135,6 +136,21 @@ def test_text_that_is_not_greedy_is_not_judged() -> None:
     sampled = replace(DATA, greedy=torch.tensor([False]))
     found = judge(Judged(SAYS), drafts(SAYS), joined([DATA, sampled]), torch.arange(6), head_sizes=[6])
     assert (found[0].by_depth, found[0].n) == ((1.0,), 4)
+
+
+def test_only_the_beginning_of_a_first_answer_is_judged() -> None:
+    own = torch.zeros((2, 300), dtype=torch.bool)
+    own[0, 2:5] = own[0, 9:12] = True  # two answers
+    own[1, 2:290] = True  # a model that does not stop
+    data = Conversations(torch.zeros((2, 300), dtype=torch.int32), own, torch.tensor([True, True]))
+    judged = [row.nonzero().flatten().tolist() for row in first_answers(data).own]
+    assert judged == [[2, 3, 4], [*range(2, 130)]]
+
+
+def test_half_of_what_is_taught_is_the_likeliest_token() -> None:
+    model = SimpleNamespace(logits=lambda _: torch.tensor([[[0.6, 0.3, 0.1]]]).log(), dtype=torch.float32)
+    assert _target(model, None, torch.tensor([1, 0]))[0, 0].tolist() == pytest.approx([0.15, 0.8])
+    assert _target(model, None, torch.tensor([2, 1]))[0, 0].tolist() == pytest.approx([0.05, 0.15])
 
 
 def test_tokens_are_ranked_by_their_frequency_in_answers() -> None:
