@@ -20,7 +20,8 @@ from tests.serve.test_openai_chat import LONG
 def test_it_drafts_with_early_layers_and_says_the_same(server: Server, n: int) -> None:
     texts = [LONG, "List three colors."]
     plain = [said(server, text) for text in texts]
-    plan = edgeinfer.choose(Request(model="demo", context=1024, sink=512, conversations=n))
+    how = Request(model="demo", context=1024, sink=512, conversations=n, speculation="early-exit")
+    plan = edgeinfer.choose(how)
     for drafting in running(Access("127.0.0.1"), plan):
         for slot in drafting.served.scheduler._slots:
             assert "early-exit" in slot.decoder._drafters
