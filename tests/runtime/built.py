@@ -38,8 +38,9 @@ class Runtime:
         return self.folder / "edgeinfer-run"
 
     def run(self, *arguments: str, lines: str = "") -> subprocess.CompletedProcess[str]:
-        """`lines` are standard input."""
-        command = [str(self.program), *arguments]
+        """`lines` are standard input. `auto` would write a note that depends on the speed of the machine."""
+        drafting = () if "--draft" in arguments else ("--draft", "lookup")
+        command = [str(self.program), *arguments, *drafting]
         return subprocess.run(command, input=lines, capture_output=True, text=True, check=False, timeout=120)
 
 

@@ -23,6 +23,7 @@ from tests.runtime.library import (
     CANCELED,
     ENGINE,
     USAGE,
+    VERSION,
     AnswerOptions,
     Error,
     Library,
@@ -101,16 +102,16 @@ def test_invalid_prompts_are_refused(built: Runtime, tiny: Path) -> None:
 def test_structs_of_another_version_and_null_are_refused(built: Runtime, tiny: Path) -> None:
     library = Library(built.library)
     error, handle = Error(), c_void_p()
-    wrong = Options(ctypes.sizeof(Options) - 8, 1)
+    wrong = Options(ctypes.sizeof(Options) - 8, VERSION)
     future = open_options({})
-    future.version = 2
+    future.version = VERSION + 1
     for options in (wrong, future):
         assert library.c.edgeinfer_open(str(tiny).encode(), byref(options), byref(handle), byref(error)) == USAGE
-        assert error.cause == b"options is not of version 1 of edgeinfer.h" and error.hint
+        assert error.cause == f"options is not of version {VERSION} of edgeinfer.h".encode() and error.hint
     assert library.c.edgeinfer_open(None, None, byref(handle), byref(error)) == USAGE
     assert library.c.edgeinfer_open(str(tiny).encode(), None, None, None) == USAGE
     session = library.open(tiny, context=CONTEXT).session()
-    answer = AnswerOptions(ctypes.sizeof(AnswerOptions), 1, max_tokens=1, n_stops=3)
+    answer = AnswerOptions(ctypes.sizeof(AnswerOptions), VERSION, max_tokens=1, n_stops=3)
     ids = (ctypes.c_int32 * 1)(5)
     assert library.c.edgeinfer_generate(session.handle, ids, 1, byref(answer), None, None, None, byref(error)) == USAGE
     assert error.cause == b"stops is NULL"
