@@ -86,7 +86,7 @@ MISTAKES = (
     Mistake("an exit draft is not rolled back", "taught.cpp",
             "void end(int64_t n_kept) override { layer_.rewind(std::min(layer_.length(), length_ + n_kept)); }",
             "void end(int64_t) override {}", drafted.test_an_exit_draft_proposes_what_python_proposes),
-    Mistake("states of accepted drafts are fed twice", "taught.cpp", "seen + n_run * hidden_", "seen",
+    Mistake("states of accepted drafts are fed twice", "taught.cpp", "seen + n_run * hidden_", "seen + 0 * n_run",
             drafted.test_an_exit_draft_proposes_what_python_proposes),
     Mistake("a draft outlives a rewind", "cache.cpp", "  if (taught_) taught_->rewind(length);\n", "",
             drafted.test_an_exit_draft_proposes_what_python_proposes),
