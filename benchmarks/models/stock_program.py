@@ -1,8 +1,8 @@
 """A Llama GGUF as ExecuTorch's own exporter makes it: `python -m benchmarks.models.stock_program model.gguf out.pte`.
 
 This is `export_llm` of the executorch wheel with K/V cache, its fused attention, 8da4w in groups of 32 and an 8-bit
-embedding. It is what `edgeinfer bench bundle --stock` compares with. Besides `edgeinfer[export]` it needs `omegaconf`
-and `hydra-core`.
+embedding. It is what `edgeinfer bench bundle --stock` compares with. `--bits-of-bundles` gives `attn_v` and
+`attn_output` 8 bits, as our bundles do. Besides `edgeinfer[export]` it needs `omegaconf` and `hydra-core`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from edgeinfer.errors import ArtifactError
 from edgeinfer.formats.gguf_header import GgufHeader, read_header
@@ -30,10 +32,11 @@ _PARTS = {
     "ffn_up": "feed_forward.w3",
     "ffn_down": "feed_forward.w2",
 }
+_IN_8_BITS = (_PARTS["attn_v"], _PARTS["attn_output"])
 
 
-def stock_program(model: Path, out: Path, tier: str = "8da4w") -> None:
-    """Raises ArtifactError for another architecture than Llama's."""
+def stock_program(model: Path, out: Path, quantization: AbstractContextManager[object]) -> None:
+    """`quantization` surrounds the export. Raises ArtifactError for another architecture than Llama's."""
     header = read_header(model)
     if header.metadata["general.architecture"] != "llama":
         raise ArtifactError(f"{model}: only Llama files are made into stock programs")
@@ -41,7 +44,26 @@ def stock_program(model: Path, out: Path, tier: str = "8da4w") -> None:
         checkpoint, params = Path(scratch) / "model.pth", Path(scratch) / "params.json"
         _write_checkpoint(model, header, checkpoint)
         params.write_text(json.dumps(_params(header)), encoding="utf-8")
-        _export(checkpoint, params, out, tier)
+        with quantization:
+            _export(checkpoint, params, out)
+
+
+def bits_of_bundles() -> AbstractContextManager[object]:
+    """torchao's `quantize_` gives `attn_v` and `attn_output` 8 bits, with a scale for each row."""
+    import torch
+    from torchao import quantization
+    from torchao.quantization.granularity import PerAxis
+
+    rounded = quantization.quantize_
+    in_8_bits = quantization.Int8DynamicActivationIntxWeightConfig(
+        weight_dtype=torch.int8, weight_granularity=PerAxis(0)
+    )
+
+    def in_two_widths(model: Any, config: Any, filter_fn: Any) -> None:
+        rounded(model, in_8_bits, lambda module, name: filter_fn(module, name) and name.endswith(_IN_8_BITS))
+        rounded(model, config, lambda module, name: filter_fn(module, name) and not name.endswith(_IN_8_BITS))
+
+    return patch.object(quantization, "quantize_", in_two_widths)
 
 
 def _write_checkpoint(model: Path, header: GgufHeader, out: Path) -> None:
@@ -84,7 +106,7 @@ def _params(header: GgufHeader) -> dict[str, float]:
     }
 
 
-def _export(checkpoint: Path, params: Path, out: Path, tier: str) -> None:
+def _export(checkpoint: Path, params: Path, out: Path) -> None:
     from executorch.examples.models.llama.export_llama_lib import export_llama
     from executorch.extension.llm.export.config.llm_config import LlmConfig, ModelType
 
@@ -95,7 +117,7 @@ def _export(checkpoint: Path, params: Path, out: Path, tier: str) -> None:
     config.model.use_kv_cache = config.model.use_sdpa_with_kv_cache = config.model.enable_dynamic_shape = True
     config.export.max_seq_length, config.export.max_context_length = 129, CONTEXT
     config.export.output_name = str(out.resolve())
-    config.quantization.qmode = tier
+    config.quantization.qmode = "8da4w"
     config.quantization.group_size = GROUP
     config.quantization.embedding_quantize = "8,0"
     config.backend.xnnpack.enabled = config.backend.xnnpack.extended_ops = True
@@ -106,9 +128,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models.stock_program", description=__doc__)
     parser.add_argument("model", type=Path, help="a GGUF file of the Llama architecture")
     parser.add_argument("out", type=Path, metavar="OUT.pte")
-    parser.add_argument("--tier", default="8da4w")
+    parser.add_argument("--bits-of-bundles", action="store_true", help="attn_v and attn_output in 8 bits")
     options = parser.parse_args(arguments)
-    stock_program(options.model, options.out, options.tier)
+    stock_program(options.model, options.out, bits_of_bundles() if options.bits_of_bundles else nullcontext())
 
 
 if __name__ == "__main__":
