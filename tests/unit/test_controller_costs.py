@@ -173,6 +173,12 @@ def test_calibration_of_a_draft_model_measures_its_plain_rounds() -> None:
     costs = calibrate(model, max_rows=1, budget_s=0.05, clock=model.clock)  # type: ignore[arg-type]
     assert costs.verify_s == {1: pytest.approx(0.001)}
 
+    model = Ticking(plain_s=0.001)
+    model.drafts_with = ""
+    costs = calibrate(model, max_rows=1, budget_s=0.05, clock=model.clock)  # type: ignore[arg-type]
+    assert costs.verify_s == {1: pytest.approx(0.001)}
+    assert not costs.back_s
+
 
 def test_calibration_measures_the_largest_number_of_rows_that_the_plan_allows() -> None:
     model = Ticking(plain_s=0.001)

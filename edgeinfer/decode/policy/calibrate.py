@@ -77,6 +77,8 @@ def calibrate(
         draft_s: list[list[float]] = []
         began = clock()
         verify_s[_PLAIN] += _plain_rounds(cache, clock)
+        if not trials:
+            return _costs(verify_s, draft_s)
         is_quick = verify_s[_PLAIN][0] < QUICK_ROUND_S
         if not is_quick:
             trials = [one for at in range(0, len(trials) + 1, 4) for one in (_PLAIN, *trials[at : at + 4])]
