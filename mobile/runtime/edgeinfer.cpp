@@ -207,12 +207,14 @@ void edgeinfer_trim_memory(edgeinfer_model* model) {
 
 void edgeinfer_close(edgeinfer_model* model) {
   if (!model) return;
-  std::shared_ptr<edgeinfer::Model> closing = std::move(model->model);
-  delete model;
-  if (closing->worker().is_this_thread())
-    std::thread([closing] { closing->close(); }).detach();  // in a callback: after it
-  else
-    closing->close();
+  (void)guarded(nullptr, [&] {
+    std::shared_ptr<edgeinfer::Model> closing = std::move(model->model);
+    delete model;
+    if (closing->worker().is_this_thread())
+      std::thread([closing] { closing->close(); }).detach();  // in a callback: after it
+    else
+      closing->close();
+  });
 }
 
 edgeinfer_code edgeinfer_session_new(edgeinfer_model* model, const char* system, edgeinfer_session** session,
@@ -226,9 +228,11 @@ edgeinfer_code edgeinfer_session_new(edgeinfer_model* model, const char* system,
 
 void edgeinfer_session_free(edgeinfer_session* session) {
   if (!session) return;
-  std::shared_ptr<edgeinfer::Session> freed = std::move(session->session);
-  delete session;
-  freed->cancel();
+  (void)guarded(nullptr, [&] {
+    std::shared_ptr<edgeinfer::Session> freed = std::move(session->session);
+    delete session;
+    freed->cancel();
+  });
 }
 
 edgeinfer_code edgeinfer_chat(edgeinfer_session* session, const char* text, const edgeinfer_answer_options* options,
@@ -254,10 +258,14 @@ edgeinfer_code edgeinfer_generate(edgeinfer_session* session, const int32_t* pro
 }
 
 void edgeinfer_cancel(edgeinfer_session* session) {
-  if (session) session->session->cancel();
+  (void)guarded(nullptr, [&] { needed(session, "session")->session->cancel(); });
 }
 
-size_t edgeinfer_n_messages(const edgeinfer_session* session) { return session ? session->session->n_messages() : 0; }
+size_t edgeinfer_n_messages(const edgeinfer_session* session) {
+  size_t n = 0;
+  (void)guarded(nullptr, [&] { n = needed(session, "session")->session->n_messages(); });
+  return n;
+}
 
 edgeinfer_code edgeinfer_rewind(edgeinfer_session* session, size_t n, edgeinfer_error* error) {
   return guarded(error, [&] { needed(session, "session")->session->rewind(n); });

@@ -51,6 +51,15 @@ inline Error current_error() {
   }
 }
 
+// Runs a clean-up in a catch block. Its own failure must not hide the one that is being handled.
+template <class Body>
+void clean_up(const Body& body) noexcept {
+  try {
+    body();
+  } catch (...) {
+  }
+}
+
 // A value or an error.
 template <class T>
 class Result {

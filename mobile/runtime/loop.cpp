@@ -65,7 +65,7 @@ Tokens Decoder::step() {
   try {
     tokens = advance();
   } catch (...) {
-    finish(Finish::running);
+    clean_up([&] { finish(Finish::running); });
     throw;
   }
   stats_.emitted += static_cast<int64_t>(tokens.size());

@@ -94,7 +94,7 @@ AnswerStats Session::run(const Begin& begin, const Ended& ended) {
     try {
       continues = writer->step(canceled_ || model_->is_closing());
     } catch (...) {
-      ended(*writer);
+      clean_up([&] { ended(*writer); });
       throw;
     }
     if (!continues) ended(*writer);

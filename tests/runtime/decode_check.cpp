@@ -105,6 +105,20 @@ Tokens tokens_of(const int32_t* tokens, int64_t n) { return Tokens(tokens, token
 
 extern "C" {
 
+// The cause that a caller sees of a failure whose clean-up fails too, in `message` [200].
+void check_clean_up(char* message) {
+  try {
+    try {
+      fail(kEngineError, "the first cause");
+    } catch (...) {
+      clean_up([] { fail(kEngineError, "the failure of the clean-up"); });
+      throw;
+    }
+  } catch (const Failure& failure) {
+    std::snprintf(message, 200, "%s", failure.what());
+  }
+}
+
 void check_exp(int64_t n, const double* x, double* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = portable_exp(x[i]);
 }

@@ -290,3 +290,9 @@ def test_a_long_message_is_cut_between_characters(built: Runtime) -> None:
         with pytest.raises(Refused) as caught:  # decodes the cause
             Library(built.library).open(Path("x" * n + "é" * 400))
         assert len(caught.value.cause.encode()) >= 509
+
+
+def test_a_clean_up_that_fails_hides_no_cause(library: ctypes.CDLL) -> None:
+    message = ctypes.create_string_buffer(200)
+    library.check_clean_up(message)
+    assert message.value == b"the first cause"
