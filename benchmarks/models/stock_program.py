@@ -32,7 +32,6 @@ _PARTS = {
     "ffn_up": "feed_forward.w3",
     "ffn_down": "feed_forward.w2",
 }
-_IN_8_BITS = (_PARTS["attn_v"], _PARTS["attn_output"])
 
 
 def stock_program(model: Path, out: Path, quantization: AbstractContextManager[object]) -> None:
@@ -54,14 +53,17 @@ def bits_of_bundles() -> AbstractContextManager[object]:
     from torchao import quantization
     from torchao.quantization.granularity import PerAxis
 
+    from edgeinfer.backends.executorch.export.quantize import IN_8_BITS
+
     rounded = quantization.quantize_
+    names = tuple(_PARTS[part] for part in IN_8_BITS)
     in_8_bits = quantization.Int8DynamicActivationIntxWeightConfig(
         weight_dtype=torch.int8, weight_granularity=PerAxis(0)
     )
 
     def in_two_widths(model: Any, config: Any, filter_fn: Any) -> None:
-        rounded(model, in_8_bits, lambda module, name: filter_fn(module, name) and name.endswith(_IN_8_BITS))
-        rounded(model, config, lambda module, name: filter_fn(module, name) and not name.endswith(_IN_8_BITS))
+        rounded(model, in_8_bits, lambda module, name: filter_fn(module, name) and name.endswith(names))
+        rounded(model, config, lambda module, name: filter_fn(module, name) and not name.endswith(names))
 
     return patch.object(quantization, "quantize_", in_two_widths)
 

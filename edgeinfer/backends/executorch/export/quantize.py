@@ -26,7 +26,7 @@ from edgeinfer.errors import ArtifactError
 
 Tier = Literal["8da4w", "8da8w", "fp32", "fp16"]
 _FLOAT = ("fp32", "fp16")  # Core ML rounds to float16 when it lowers
-_IN_8_BITS = ("attn_v", "attn_output")
+IN_8_BITS = ("attn_v", "attn_output")
 _DYNAMIC = "int8_asym_per_token"
 
 
@@ -34,7 +34,7 @@ def linear_weight(source: Source, name: str, tier: Tier) -> torch.Tensor:
     """[out, in], quantized as `tier` says. Raises ArtifactError where rows do not divide into groups."""
     if tier in _FLOAT:
         return _floats(source, name)
-    if tier == "8da8w" or name.endswith(_IN_8_BITS):
+    if tier == "8da8w" or name.endswith(IN_8_BITS):
         return _in_rows(_floats(source, name), _DYNAMIC)
     return four_bit_tensor(with_positive_scales(source.q4_0(name) or _rounded(source, name)))
 
