@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
+#include <numeric>
 #include <utility>
 
 #include "decode/controller.h"
@@ -13,10 +15,10 @@
 namespace edgeinfer {
 namespace {
 
-constexpr int64_t kMaxRows = 16;        // where the manifest does not say how many rows are exact
-constexpr int64_t kJudgedRows = 9;      // as many as a drafted round has
+constexpr int64_t kMaxRows = 16;         // where the manifest does not say how many rows are exact
+constexpr int64_t kJudgedRows = 9;       // as many as a drafted round has
 constexpr double kExitAgreement = 0.72;  // edgeinfer/decode/drafters/early_exit.py
-constexpr double kWorthCarrying = 1.1;  // a draft takes time in every round; edgeinfer/plan/taught.py
+constexpr double kWorthCarrying = 1.1;   // a draft takes time in every round; edgeinfer/plan/taught.py
 
 class CacheRounds : public TimedRounds {
  public:
@@ -113,19 +115,19 @@ std::unique_ptr<Costs> measure(Program& program, int64_t exact_rows, DraftMode m
 
 std::string why_hopeless(const Costs& costs, const std::string& drafts_with, const std::vector<double>& agreement) {
   const bool is_exit = drafts_with == DraftSource{}.name;
-  const std::vector<double> rates = is_exit ? std::vector<double>(kMaxDrafts, kExitAgreement) : agreement;
+  std::vector<double> rates = is_exit ? std::vector<double>(kMaxDrafts, kExitAgreement) : agreement;
   if (drafts_with.empty() || rates.empty()) return "";
+  rates.resize(std::min(rates.size(), static_cast<size_t>(std::min(costs.max_rows(), kJudgedRows) - 1)));
   const Part verify = is_exit ? Part::back_short : Part::verify;
   const double deeper = costs.ratio(Part::exit_draft, kDeeper);
   const double first = is_exit ? costs.ratio(Part::exit_draft, kFirst) : deeper;
-  const int64_t most = std::min(static_cast<int64_t>(rates.size()), std::min(costs.max_rows(), kJudgedRows) - 1);
-  double tokens = 1.0, reached = 1.0, best = 0.0;
-  for (int64_t depth = 1; depth <= most; ++depth) {
-    reached *= rates[static_cast<size_t>(depth) - 1];
-    tokens += reached;
-    const double drafts = first + static_cast<double>(depth - 1) * deeper;
-    best = std::max(best, tokens / (drafts + costs.ratio(verify, depth + 1)));
-  }
+  std::vector<int64_t> depths(rates.size());
+  std::iota(depths.begin(), depths.end(), 1);
+  const auto time = [&](int64_t n) {  // a round without drafts is no answer here
+    if (!n) return std::numeric_limits<double>::infinity();
+    return first + static_cast<double>(n - 1) * deeper + costs.ratio(verify, n + 1);
+  };
+  const double best = best_length(rates, time, depths).speedup();
   if (best >= kWorthCarrying) return "";
   char text[64] = "";
   std::snprintf(text, sizeof text, ", at best %.2fx plain speed by the rows measured here", best);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from edgeinfer.decode.drafters.gated import MAX_DRAFTS, Gated, GatedEstimator
@@ -114,14 +115,13 @@ def exit_speedup(costs: Costs) -> float:
     """Speed-up over plain decoding that is expected of the best fixed number of drafts. A gate can only do better."""
 
     def time(n: int) -> float:
+        if not n:
+            return inf  # a round without drafts is no answer here
         drafts = costs.ratio("exit-draft", FIRST) + (n - 1) * costs.ratio("exit-draft", DEEPER)
         return drafts + costs.ratio("back-short", n + 1)
 
-    tokens, best = 1.0, 0.0
-    for n in range(1, min(MAX_DRAFTS, costs.max_rows - 1) + 1):
-        tokens += AGREEMENT**n
-        best = max(best, tokens / time(n))
-    return best
+    _, tokens, needed = best_length([AGREEMENT] * min(MAX_DRAFTS, costs.max_rows - 1), time)
+    return tokens / needed
 
 
 def _note(target: Target) -> str:
