@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeinfer.types import Sampling
+
 VERSION = 2
 
 
@@ -240,6 +242,12 @@ class Session:
 def open_options(options: dict[str, Any]) -> Options:
     usual = {"n_threads": 1, "sink": -1, "n_sessions": 1, "drafting": NEVER}
     return Options(ctypes.sizeof(Options), VERSION, **{**usual, **options})
+
+
+def sampled_by(how: Sampling) -> dict[str, Any]:
+    """The options of an answer that samples as Python's does."""
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+    return {name: getattr(how, name) for name in names}
 
 
 def answer_options(options: dict[str, Any]) -> AnswerOptions:

@@ -10,7 +10,19 @@ import pytest
 from edgeinfer.types import GREEDY, Sampling
 from tests.runtime.built import Runtime
 from tests.runtime.child import Process, in_child
-from tests.runtime.library import AUTO, CANCELED, EARLY_EXIT, LOOKUP, NEVER, STOP, USAGE, Library, Refused, Session
+from tests.runtime.library import (
+    AUTO,
+    CANCELED,
+    EARLY_EXIT,
+    LOOKUP,
+    NEVER,
+    STOP,
+    USAGE,
+    Library,
+    Refused,
+    Session,
+    sampled_by,
+)
 from tests.runtime.oracle import Ask, Reply, replies
 
 CONTEXT = 384
@@ -37,18 +49,7 @@ def said_by_library(
 def said_by_session(session: Session, ask: Ask) -> Reply:
     if ask.rewind is not None:
         session.rewind(ask.rewind)
-    how = ask.sampling
-    answer = session.chat(
-        ask.text,
-        max_tokens=ask.max_tokens,
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
-        min_p=how.min_p,
-        repeat_penalty=how.repeat_penalty,
-        seed=how.seed,
-        stops=ask.stop,
-    )
+    answer = session.chat(ask.text, max_tokens=ask.max_tokens, stops=ask.stop, **sampled_by(ask.sampling))
     finish = FINISHED[int(answer.stats["finish"])]
     return Reply(answer.text, tuple(answer.tokens), finish, int(answer.stats["reused"]))
 

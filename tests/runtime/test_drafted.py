@@ -18,7 +18,20 @@ from edgeinfer.formats.manifest import DRAFT_TOKENS, MANIFEST, read_manifest, wr
 from edgeinfer.types import Sampling
 from tests.runtime.built import Runtime
 from tests.runtime.child import Process, in_child
-from tests.runtime.library import ARTIFACT, AUTO, LOOKUP, NEVER, TAUGHT, USAGE, Library, Refused, Session
+from tests.runtime.library import (
+    ARTIFACT,
+    AUTO,
+    LOOKUP,
+    NEVER,
+    TAUGHT,
+    USAGE,
+    Info,
+    Library,
+    Refused,
+    Said,
+    Session,
+    sampled_by,
+)
 from tests.runtime.oracle import Drafted, Turn, answers, drafted_answers
 from tests.runtime.test_sessions import has_said
 from tests.runtime.test_tokens import POLICY, SAMPLED, conversation, random_ids, said_by_library
@@ -37,17 +50,8 @@ def turns_of(sampling: Sampling) -> list[Turn]:
 
 
 def said_by(session: Session, turn: Turn) -> Drafted:
-    how = turn.sampling
-    said = session.generate(
-        turn.prompt,
-        watch=partial(has_said, turn.n_read) if turn.n_read else None,
-        max_tokens=turn.max_tokens,
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
-        repeat_penalty=how.repeat_penalty,
-        seed=how.seed,
-    )
+    watch = partial(has_said, turn.n_read) if turn.n_read else None
+    said = session.generate(turn.prompt, watch, max_tokens=turn.max_tokens, **sampled_by(turn.sampling))
     stats = {what: int(said.stats[what]) for what in ("rounds", "drafted", "accepted", "reanchored")}
     return Drafted(tuple(said.tokens), **stats)
 
@@ -124,24 +128,39 @@ def with_costs(folder: Path, verify_s: Callable[[int], float], draft_s: float) -
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def with_cheap_and_dear_rows(library: Library, bundle: Path, folder: Path) -> list[tuple[Info, Said]]:
+    """What the bundle says of itself, and its answer, where rows and drafts are free and where they are dear."""
+    options: dict[str, Any] = {"context": POLICY.slots, "sink": POLICY.sink, "cache_folder": str(folder).encode()}
+    library.open(bundle, drafting=AUTO, **options).close()
+    found = []
+    for verify_s, draft_s in ((lambda _: 1e-3, 1e-5), (lambda rows: 1e-3 * rows, 1e-3)):
+        with_costs(folder, verify_s, draft_s)
+        model = library.open(bundle, drafting=AUTO, **options)
+        found.append((model.info(), model.session().generate(random_ids(60, 1), max_tokens=60)))
+        model.close()
+    return found
+
+
 @in_child
 def test_a_draft_is_used_where_its_costs_pay(built: Runtime, with_feature_draft: Path, tmp_path: Path) -> None:
-    library = Library(built.library)
-    options: dict[str, Any] = {"context": POLICY.slots, "sink": POLICY.sink, "cache_folder": str(tmp_path).encode()}
-    library.open(with_feature_draft, drafting=AUTO, **options).close()
-    answers = []
-    for verify_s, draft_s in ((lambda _: 1e-3, 1e-5), (lambda rows: 1e-3 * rows, 1e-3)):
-        with_costs(tmp_path, verify_s, draft_s)
-        model = library.open(with_feature_draft, drafting=AUTO, **options)
-        info = model.info()
-        answers.append((info.draft, info.note, model.session().generate(random_ids(60, 1), max_tokens=60)))
-        model.close()
-    (used, no_note, drafted), (unused, note, plain) = answers
-    assert (used, no_note, unused) == (b"feature", b"", b"")
+    (used, drafted), (unused, plain) = with_cheap_and_dear_rows(Library(built.library), with_feature_draft, tmp_path)
+    assert (used.draft, used.note, unused.draft) == (b"feature", b"", b"")
     # 1.5 tokens for one draft, as long as a plain round, and a verify of twice that
-    assert note == b"not drafting: feature, at best 0.50x plain speed by the rows measured here"
+    assert unused.note == b"not drafting: feature, at best 0.50x plain speed by the rows measured here"
     assert drafted.tokens == plain.tokens
     assert drafted.stats["drafted"] > 0
+
+
+@in_child
+def test_early_exit_is_left_out_where_its_best_fixed_depth_would_win_too_little(
+    built: Runtime, tiny: Path, tmp_path: Path
+) -> None:
+    (used, drafted), (unused, plain) = with_cheap_and_dear_rows(Library(built.library), tiny, tmp_path)
+    assert used.note == b""
+    # 1.72 tokens for one draft, as long as a plain round, and a verify of twice that
+    assert unused.note == b"not drafting: early-exit, at best 0.57x plain speed by the rows measured here"
+    assert drafted.tokens == plain.tokens
+    assert drafted.stats["drafted"] > plain.stats["drafted"]
 
 
 def test_an_estimate_counts_what_a_draft_keeps(
@@ -178,24 +197,3 @@ def check_refused(library: Path, bundle: Path, drafting: int, code: int, cause: 
     with pytest.raises(Refused) as caught:
         Library(library).open(bundle, drafting=drafting).session()
     assert (caught.value.code, str(caught.value)) == (code, cause)
-
-
-@in_child
-def test_early_exit_is_left_out_where_its_best_fixed_depth_would_win_too_little(
-    built: Runtime, tiny: Path, tmp_path: Path
-) -> None:
-    library = Library(built.library)
-    options: dict[str, Any] = {"context": POLICY.slots, "sink": POLICY.sink, "cache_folder": str(tmp_path).encode()}
-    library.open(tiny, drafting=AUTO, **options).close()
-    answers = []
-    for verify_s, draft_s in ((lambda _: 1e-3, 1e-5), (lambda rows: 1e-3 * rows, 1e-3)):
-        with_costs(tmp_path, verify_s, draft_s)
-        model = library.open(tiny, drafting=AUTO, **options)
-        answers.append((model.info().note, model.session().generate(random_ids(60, 1), max_tokens=60)))
-        model.close()
-    (no_note, drafted), (note, plain) = answers
-    assert no_note == b""
-    # 1.72 tokens for one draft, as long as a plain round, and a verify of twice that
-    assert note == b"not drafting: early-exit, at best 0.57x plain speed by the rows measured here"
-    assert drafted.tokens == plain.tokens
-    assert drafted.stats["drafted"] > plain.stats["drafted"]

@@ -14,7 +14,7 @@ from edgeinfer.types import KvType, Sampling
 from edgeinfer.window import WindowPolicy
 from tests.runtime.built import Runtime
 from tests.runtime.child import Process
-from tests.runtime.library import AUTO, EARLY_EXIT, LOOKUP, NEVER, Library
+from tests.runtime.library import AUTO, EARLY_EXIT, LOOKUP, NEVER, Library, sampled_by
 from tests.runtime.oracle import Turn, answers
 
 POLICY = WindowPolicy(window=256, sink=16, block=64, limit=2048)
@@ -42,16 +42,7 @@ def said_by_library(library: Path, bundle: Path, turns: list[Turn], drafting: in
     with Library(library).open(bundle, context=POLICY.slots, sink=POLICY.sink, drafting=drafting) as model:
         session = model.session()
         for turn in turns:
-            how = turn.sampling
-            answer = session.generate(
-                turn.prompt,
-                max_tokens=turn.max_tokens,
-                temperature=how.temperature,
-                top_k=how.top_k,
-                top_p=how.top_p,
-                repeat_penalty=how.repeat_penalty,
-                seed=how.seed,
-            )
+            answer = session.generate(turn.prompt, max_tokens=turn.max_tokens, **sampled_by(turn.sampling))
             said.append(answer.tokens)
         session.free()
     return said
