@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from edgeinfer.errors import EdgeInferError
 
 MEASURES = {
+    "cpu_kernels": "what rows and prompts cost on llama.cpp, with our kernels and with ggml's",
     "draft_agreement": "how often a taught draft is right, by depth and temperature",
     "endurance": "a chat far past its window: memory and speed at the start and at the end",
     "expected_speed": "the plan's expected speed against what this machine reaches",
-    "f16_rows": "what several rows of an F16 file cost on llama.cpp, with our kernel and with ggml's",
     "lookup_priors": "the priors of prompt lookup, fitted to answers to prompts that are not in the bench",
     "mlx_drafts": "taught drafts on MLX against the reference: tokens and acceptance",
     "memory": "the plan's estimate against measured peak memory",

@@ -12,7 +12,7 @@ from tests.unit.chat_templates import Characters
 
 WITHOUT_A_MODEL = {"kernels", "predicted_speed", "traffic"}
 ALWAYS_ALIKE = {"mlx_drafts"}  # backends are compared in float32, with the model's own template
-WITHOUT_TEXT = {"bundle", "f16_rows", "tensor_types", "window"}  # these use numbers as tokens, or try every K/V type
+WITHOUT_TEXT = {"bundle", "cpu_kernels", "tensor_types", "window"}  # these use numbers as tokens, or try every K/V type
 ALL = [f"edgeinfer.bench.{name}" for name in MEASURES] + [f"benchmarks.{name}" for name in DEVELOPERS]
 
 

@@ -39,11 +39,16 @@ class GgufBackend:
             return Probe(unavailable=f"llama-cpp-python cannot be used: {error}", hint=_INSTALL)
 
     def report(self) -> Mapping[str, str]:
-        """Which taught drafts this build of llama.cpp can run."""
+        """Which taught drafts this build of llama.cpp can run, and for which matrices there are kernels of our own."""
+        from edgeinfer.backends.gguf.kernels.library import KERNELS, why_not
         from edgeinfer.backends.gguf.probe import gives_states
+        from edgeinfer.device import detect
 
         missing = "" if gives_states() else " only: this build does not give the states between layers"
-        return {"taught drafts": f"exit{missing}" if missing else "exit and feature"}
+        return {
+            "taught drafts": f"exit{missing}" if missing else "exit and feature",
+            "own kernels": why_not(detect()) or ", ".join(KERNELS),
+        }
 
     def forget(self, path: Path) -> None:
         """Deletes the outcomes of self-tests and the layers of drafts."""
@@ -64,8 +69,8 @@ class GgufBackend:
         if not isinstance(header, GgufHeader):
             raise ArtifactError(f"{path} is a folder; llama.cpp loads one .gguf file")
         llama = _engine()
+        from edgeinfer.backends.gguf.kernels.library import install as install_kernels
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
-        from edgeinfer.backends.gguf.rows.library import install as install_rows
         from edgeinfer.backends.gguf.threads import fastest_threads
 
         return_large_buffers()
@@ -74,10 +79,9 @@ class GgufBackend:
         try:
             if loaded.refusal:
                 raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
-            has_f16 = "F16" in read_by_type(header)
-            no_own_rows = install_rows(plan.device) if has_f16 and not n_gpu_layers else ""
+            no_kernel = {} if n_gpu_layers else install_kernels(plan.device, read_by_type(header).keys())
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
-            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_f16_rows=has_f16 and not no_own_rows)
+            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_f16_rows=no_kernel.get("F16") == "")
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)
@@ -85,7 +89,7 @@ class GgufBackend:
                 draft = read_draft_for(Path(plan.taught.file), shape_from_gguf(header))
                 model.draft_by_file(draft.with_vocabulary(plan.taught.n_ranked), path)
             if plan.speculation.drafters:
-                rounding = rounding_note(header, settings, no_own_rows=no_own_rows)
+                rounding = rounding_note(header, settings, no_own_rows=no_kernel.get("F16", ""))
                 model.note = "; ".join(note for note in (model.note, rounding) if note)
             return model
         except BaseException:

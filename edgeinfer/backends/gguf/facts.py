@@ -40,7 +40,7 @@ __all__ = [
 
 PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
-OWN_ROWS: Final = 16  # MOST_INPUTS of rows/rows.h
+OWN_ROWS: Final = 16  # MOST_F16_INPUTS of kernels/kernels.h
 DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
 DRAFTED_ARCHITECTURES: Final[Mapping[str, frozenset[str]]] = {
     "exit": frozenset({"llama"}),  # a taught layer has no Q and K norms, so it cannot follow layers that have them
@@ -70,7 +70,7 @@ _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 def exact_rows_of(tensor_types: Set[str], *, own_f16_rows: bool = False) -> int | None:
     """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86.
 
-    `own_f16_rows`: those of `rows/` take the place of ggml's.
+    `own_f16_rows`: those of `kernels/` take the place of ggml's.
     """
     if own_f16_rows and "F16" in tensor_types:
         rest = tensor_types - {"F16"}
@@ -161,7 +161,10 @@ class LlamaCppFacts:
         return _runs_on_x86(device)
 
     def engine_version(self) -> str:
-        return installed_version("llama-cpp-python")
+        from edgeinfer.backends.gguf.kernels.library import version
+
+        kernels = version()
+        return installed_version("llama-cpp-python") + (f" with kernels {kernels}" if kernels else "")
 
     def reads_gguf(self, architecture: str, *, n_files: int = 1) -> bool:  # noqa: ARG002  # loading refuses what it cannot use
         return True
@@ -183,7 +186,7 @@ def _exit_bytes(shape: ModelShape) -> int:
 
 
 def _has_own_rows(device: DeviceProfile) -> bool:
-    from edgeinfer.backends.gguf.rows.library import why_not
+    from edgeinfer.backends.gguf.kernels.library import why_not
 
     return not device.named and not why_not(device)
 

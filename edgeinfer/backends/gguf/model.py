@@ -50,7 +50,7 @@ def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
 def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: str = "") -> str:
     """A note for files whose tensor types keep several rows from equaling single ones; "" for others.
 
-    `no_own_rows`: why rows/ is not in use.
+    `no_own_rows`: why the F16 kernel of kernels/ is not in use.
     """
     types = read_by_type(header)
     if not _may_be_exact(settings) or exact_rows(header, settings):
@@ -81,7 +81,7 @@ class EngineSettings:
     n_threads: int
     kv_type: KvType
     n_gpu_layers: int = 0
-    own_f16_rows: bool = False  # rows/ takes the place of ggml's kernel for several rows
+    own_f16_rows: bool = False  # kernels/ takes the place of ggml's for several rows
 
     def options(self, policy: WindowPolicy) -> ContextOptions:
         return ContextOptions(

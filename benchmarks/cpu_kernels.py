@@ -1,4 +1,4 @@
-"""`python -m benchmarks f16_rows demo.F16.gguf`: rows of one decode with edgeinfer's F16 kernel and with ggml's.
+"""`python -m benchmarks cpu_kernels demo.Q4_0.gguf`: rows of one decode with edgeinfer's kernels and with ggml's.
 
 Both take turns in one process, on one model and one context, and every number of rows is compared with single rows.
 """
@@ -19,6 +19,8 @@ import numpy as np
 from edgeinfer.bench.report import head, table
 from edgeinfer.device import DeviceProfile, detect
 from edgeinfer.errors import BackendError
+from edgeinfer.formats.gguf_header import read_header
+from edgeinfer.formats.shape import read_by_type
 from edgeinfer.named_files import write_text
 
 if TYPE_CHECKING:
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 ROWS: Final = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+PROMPTS: Final = (55, 256)  # rows of which only the last gives logits
 POSITION: Final = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, nargs="+", help="F16 files")
+    parser.add_argument("source", type=Path, nargs="+", help="GGUF files")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=15, help="turns of each kernel (15)")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
@@ -43,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     device = detect()
     names = " ".join(path.name for path in args.source)
-    command = ["python", "-m", "benchmarks", "f16_rows", *names.split(), "--runs", str(args.runs)]
-    text = head("F16 rows on llama.cpp", command, device, backends.get("gguf").probe().versions)
+    command = ["python", "-m", "benchmarks", "cpu_kernels", *names.split(), "--runs", str(args.runs)]
+    text = head("Kernels for llama.cpp on CPUs", command, device, backends.get("gguf").probe().versions)
     for path in args.source:
         text += _section(path.name, _measure(path, args.threads, args.runs, device), args.threads)
     sys.stdout.write(text)
@@ -62,28 +65,33 @@ class Measured:
 def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> Mapping[str, Measured]:
     from edgeinfer.backends.gguf import llama
     from edgeinfer.backends.gguf.batch import Batch
-    from edgeinfer.backends.gguf.rows.library import install, remove
+    from edgeinfer.backends.gguf.kernels.library import install, remove
 
-    if reason := install(device):
-        raise BackendError(f"there is nothing to compare: {reason}")
-    kernels: Mapping[str, Callable[[], object]] = {"edgeinfer": lambda: install(device), "ggml": remove}
+    types = frozenset(read_by_type(read_header(path)))
+    missing = install(device, types)
+    if not missing or any(missing.values()):
+        raise BackendError(f"there is nothing to compare: {missing or sorted(types)}")
+    kernels: Mapping[str, Callable[[], object]] = {
+        "edgeinfer": lambda: install(device, types),
+        "ggml": lambda: remove(types),
+    }
     model = llama.load(path)
     context = llama.Context(
-        model, llama.ContextOptions(512, POSITION, n_threads=n_threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
+        model, llama.ContextOptions(512, max(PROMPTS), n_threads=n_threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
     )
     try:
-        batch = Batch(POSITION)
+        batch = Batch(max(PROMPTS))
         batch.fill(_tokens(0, POSITION), 0, n_wanted=1)
         context.decode(batch)
         single = np.stack([_rows(context, batch, POSITION + row, 1)[0] for row in range(max(ROWS))])
-        measured = {name: Measured({n: [] for n in ROWS}, {}) for name in kernels}
+        measured = {name: Measured({n: [] for n in (*ROWS, *PROMPTS)}, {}) for name in kernels}
         for turn in range(n_runs):
             for name in sorted(kernels, reverse=bool(turn % 2)):
                 kernels[name]()
-                for n in ROWS:
+                for n in (*ROWS, *PROMPTS):
                     context.remove(POSITION)
                     began = time.perf_counter()
-                    rows = _rows(context, batch, POSITION, n)
+                    rows = _rows(context, batch, POSITION, n, n_wanted=1 if n in PROMPTS else n)
                     measured[name].seconds[n].append(time.perf_counter() - began)
                     equal = sum(np.array_equal(row, one) for row, one in zip(rows, single, strict=False))
                     measured[name].n_exact[n] = equal
@@ -93,10 +101,13 @@ def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> 
         model.close()
 
 
-def _rows(context: Context, batch: Batch, position: int, n: int) -> Sequence[np.ndarray]:
-    batch.fill(_tokens(position, n), position, n_wanted=n)
+def _rows(
+    context: Context, batch: Batch, position: int, n: int, *, n_wanted: int | None = None
+) -> Sequence[np.ndarray]:
+    n_wanted = n_wanted or n
+    batch.fill(_tokens(position, n), position, n_wanted=n_wanted)
     context.decode(batch)
-    return [context.logits(row).copy() for row in range(n)]
+    return [context.logits(row).copy() for row in range(n - n_wanted, n)]
 
 
 def _tokens(position: int, n: int) -> list[int]:
@@ -116,11 +127,11 @@ def _section(name: str, measured: Mapping[str, Measured], n_threads: int) -> str
             *(f"{1e3 * took:.2f}" for took in medians),
             *(f"{took / one:.2f}" for took, one in zip(medians, plain, strict=True)),
             f"{statistics.median(ratios):.2f} ({spread})",
-            f"{ours.n_exact[n]}, {ggml.n_exact[n]}",
+            "" if n in PROMPTS else f"{ours.n_exact[n]}, {ggml.n_exact[n]}",
         ]
 
     titles = ("rows", "ms, edgeinfer", "ggml", "of one row", "ggml", "speed-up (middle half)", "equal to single rows")
     return (
         f"\n## {name}\n\n{n_threads} threads, position {POSITION}, K in q8_0, V in f16; medians. "
-        "A single row runs in ggml either way.\n\n" + table(titles, [row(n) for n in ROWS])
+        f"The last {len(PROMPTS)} lines are prompts.\n\n" + table(titles, [row(n) for n in (*ROWS, *PROMPTS)])
     )

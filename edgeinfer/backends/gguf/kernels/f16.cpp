@@ -5,7 +5,7 @@
 // order, for all rows, and every row is added up as ggml_vec_dot_f16 does it: four sums side by side, then their lanes,
 // then what is left of the row. Few rows then wait for the same memory as one.
 
-#include "rows.h"
+#include "kernels.h"
 
 #include <immintrin.h>
 
@@ -193,7 +193,7 @@ Halves spread(Halves inputs, int64_t n_inputs, int64_t n_values) {
 
 }  // namespace
 
-void multiply_rows(const Share &share, const F16Product &product) {
+void multiply_f16(const Share &share, const F16Product &product) {
     constexpr int64_t GROUP = 16;  // matrix rows that all panels read while they are in the cache
     const int64_t from = product.n_rows * share.index / share.of, to = product.n_rows * (share.index + 1) / share.of;
     const Halves matrix{product.matrix, product.matrix_stride};

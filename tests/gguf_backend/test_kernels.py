@@ -1,4 +1,4 @@
-"""F16 rows in place of ggml's: the bits of single rows, how they get there, and what happens where they cannot."""
+"""Kernels in place of ggml's: the same bits, how they get there, and what happens where they cannot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends import gguf as backend
 from edgeinfer.backends.gguf.facts import FACTS, OWN_ROWS
-from edgeinfer.backends.gguf.rows import library
-from edgeinfer.backends.gguf.rows.library import why_not
+from edgeinfer.backends.gguf.kernels import library
+from edgeinfer.backends.gguf.kernels.library import why_not
+from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device import detect
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
@@ -27,17 +28,20 @@ from edgeinfer.window import WindowPolicy
 from tests.tiny_gguf import Tiny, write_tiny
 
 DEVICE = detect()
-needs_rows = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
+needs_kernels = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
+needs_vnni = pytest.mark.skipif(
+    bool(why_not(DEVICE)) or "AVX512_VNNI" not in library_versions()["llama.cpp features"], reason="AVX-512 VNNI"
+)
 
 COMPARE = """
 import sys
 import numpy as np
-from edgeinfer.backends.gguf.rows.library import install
-from edgeinfer.backends.gguf.rows.self_test import multiply
+from edgeinfer.backends.gguf.kernels.library import install
+from edgeinfer.backends.gguf.kernels.self_test import multiply
 from edgeinfer.device import detect
 
 if sys.argv[1] == "own":
-    assert install(detect()) == ""
+    assert install(detect(), {"F16"}) == {"F16": ""}
 random = np.random.default_rng(1)
 for n_rows, n_values in ((64, 64), (40, 96), (8, 576), (5, 1000), (17, 4096)):
     matrix = random.standard_normal((n_rows, n_values)).astype(np.float16)
@@ -73,44 +77,96 @@ def equal_by_rows(text: str) -> Mapping[int, bool]:
     return {n: all(line[2] == "True" for line in lines if line[1] == str(n)) for n in range(2, 18)}
 
 
-@needs_rows
+@needs_kernels
 def test_up_to_16_rows_have_the_bits_of_single_ones() -> None:
     equal = equal_by_rows(run(COMPARE, "own"))
     assert all(equal[n] for n in range(2, 17))
     assert not equal[17]  # ggml's own kernel
 
 
-@needs_rows
+@needs_kernels
 def test_rows_of_ggml_alone_have_other_bits() -> None:
     """Without this, the test above would prove nothing."""
     assert not any(equal_by_rows(run(COMPARE, "stock")).values())
 
 
-@needs_rows
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        ("sum[w][n][2]), add(sum[w][n][1]", "sum[w][n][1]), add(sum[w][n][2]"),
-        ("(share.index + 1) / share.of", "share.index / share.of"),
-        ("first = product.n_inputs * panel / n_panels", "first = 0 * panel"),
-        ("int64_t i = from; i < to", "int64_t i = from + 1; i < to"),
-    ],
-)  # fmt: skip
-def test_the_self_test_notices_a_mistake(right: str, wrong: str, tmp_path: Path) -> None:
-    """Another order of additions; shares of threads that end early; wrong inputs in a second panel; a short tail."""
-    folder = Path(library.__file__).parent
-    for name in ("rows.h", "rows.cpp", "install.cpp"):
-        text = (folder / name).read_text()
-        (tmp_path / name).write_text(text.replace(right, wrong))
-    assert (tmp_path / "rows.cpp").read_text() != (folder / "rows.cpp").read_text()
-    code = f"""
-from pathlib import Path
-from edgeinfer.backends.gguf.rows import library
+F16_MISTAKES = (
+    ("sum[w][n][2]), add(sum[w][n][1]", "sum[w][n][1]), add(sum[w][n][2]"),  # another order of additions
+    ("(share.index + 1) / share.of", "share.index / share.of"),  # shares of threads that end early
+    ("first = product.n_inputs * panel / n_panels", "first = 0 * panel"),  # wrong inputs in a second panel
+    ("int64_t i = from; i < to", "int64_t i = from + 1; i < to"),  # a short tail
+)
+Q4_0_MISTAKES = (
+    ("_mm512_mul_ps(scales, _mm512_set1_ps(start.scale))", "_mm512_set1_ps(start.scale)"),  # a scale is left out
+    ("_mm512_set1_epi8(0x08)", "_mm512_setzero_si512()"),  # values with their highest bit flipped
+    ("_mm_sub_epi32(_mm_setzero_si128(), two)", "_mm_add_epi32(_mm_setzero_si128(), two)"),  # a wrong start of the sum
+    ("7, 5, 3, 1, 6, 4, 2, 0", "7, 6, 5, 4, 3, 2, 1, 0"),  # rows in another order
+    ("starts + input * n_blocks}", "starts}"),  # the sums of other inputs in a second panel
+    (
+        "multiply_tile<Layout, N>(matrix, matrix, ",
+        "multiply_tile<Layout, N>(matrix - bytes, matrix - bytes, ",
+    ),  # the last 8
+)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("right", "wrong"), F16_MISTAKES)
+def test_the_self_test_notices_a_mistake_in_f16(right: str, wrong: str, tmp_path: Path) -> None:
+    assert "do not equal single rows" in run(with_mistake(tmp_path, "f16.cpp", right, wrong, test="F16"))
+
+
+@needs_vnni
+@pytest.mark.parametrize(("right", "wrong"), Q4_0_MISTAKES)
+def test_the_self_test_notices_a_mistake_in_q4_0(right: str, wrong: str, tmp_path: Path) -> None:
+    assert "do not equal those of ggml" in run(with_mistake(tmp_path, "q4_0.cpp", right, wrong, test="Q4_0"))
+
+
+def with_mistake(folder: Path, file: str, right: str, wrong: str, *, test: str = "") -> str:
+    """Code that installs kernels of a copy of the sources with a mistake in it. It prints what the self-test says."""
+    sources = Path(library.__file__).parent
+    for source in (*sources.glob("*.cpp"), *sources.glob("*.h")):
+        (folder / source.name).write_text(source.read_text())
+    assert (folder / file).read_text().count(right) == 1
+    (folder / file).write_text((folder / file).read_text().replace(right, wrong))
+    return f"""
+import os
+from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.device import detect
-library.__file__ = {str(tmp_path / "library.py")!r}
-print(library.install(detect()))
+os.environ["XDG_CACHE_HOME"] = {str(folder)!r}
+library.__file__ = {str(folder / "library.py")!r}
+if {bool(test)}:
+    print(library.install(detect(), {{{test!r}}}))
 """
-    assert "do not equal single rows" in run(code, XDG_CACHE_HOME=str(tmp_path))
+
+
+LOGITS = """
+import hashlib
+import numpy as np
+from edgeinfer.backends.gguf import BACKEND
+from edgeinfer.plan.types import Request
+from edgeinfer.runner.choose import choose
+from edgeinfer.runner.opening import local_path
+
+plan = choose(Request(model="demo", context=512, backend="gguf", speculation="off"), offline=True)
+model = BACKEND.load(plan, local_path(plan.artifact))
+cache = model.new_cache(plan.window)
+for n in (1, 2, 3, 4, 5, 7, 8, 11, 16):
+    step = cache.begin(n)
+    rows = step.verify([7 * n + at for at in range(n)])
+    print(n, hashlib.sha256(np.array([row.numpy() for row in rows]).tobytes()).hexdigest())
+    step.commit(n)
+model.close()
+"""
+
+
+@needs_vnni
+def test_a_model_in_q4_0_has_the_logits_of_ggml(tmp_path: Path) -> None:
+    ours = run(LOGITS)
+    assert ours == run(LOGITS, EDGEINFER_PATCH_LLAMA="off")
+    unnoticed = "from edgeinfer.backends.gguf.kernels import self_test\nself_test.self_test = lambda *_: ''\n"
+    mistaken = with_mistake(tmp_path, "q4_0.cpp", "_mm512_set1_ps(start.scale))", "_mm512_set1_ps(2 * start.scale))")
+    wrong = run(mistaken + unnoticed + LOGITS)
+    assert all(a != b for a, b in zip(ours.splitlines(), wrong.splitlines(), strict=True))  # the kernel did run
 
 
 def test_the_switch_and_a_missing_compiler_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,10 +183,10 @@ def test_the_switch_and_a_missing_compiler_are_named(monkeypatch: pytest.MonkeyP
     assert why_not(replace(DEVICE, cpu_features=frozenset())) == "they are for Linux on x86-64 with AVX2"
 
 
-@needs_rows
+@needs_kernels
 def test_a_compiler_that_fails_leaves_the_rows_of_ggml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho 'rows.cpp:1: error: no such thing' >&2\nexit 1\n")
+    compiler.write_text("#!/bin/sh\necho 'f16.cpp:1: error: no such thing' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -139,13 +195,13 @@ def test_a_compiler_that_fails_leaves_the_rows_of_ggml(monkeypatch: pytest.Monke
     model = backend.BACKEND.load(plan, path)
     try:
         assert model.exact_rows is None
-        assert "not in use: their library cannot be built: rows.cpp:1: error: no such thing" in model.note
+        assert "not in use: their library cannot be built: f16.cpp:1: error: no such thing" in model.note
         assert not list((tmp_path / "cache").rglob("*.so"))
     finally:
         model.close()
 
 
-@needs_rows
+@needs_kernels
 def test_an_f16_file_has_exact_rows(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16"))
     plan = choose(Request(model=str(path), context=512), offline=True)

@@ -1,0 +1,161 @@
+// Puts edgeinfer's kernels in place of ggml's, in the running process.
+//
+// libggml-cpu calls each function that it exports through a slot of its own table (.got.plt), as shared libraries do.
+// The slots of three get the addresses of functions below; what these do not take goes to ggml's own.
+
+#include <elf.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace {
+
+constexpr int F32 = 0, F16 = 1, Q4_0 = 2;  // enum ggml_type
+
+std::atomic<unsigned> installed{0};  // a bit for each type
+
+bool is_installed(int type) { return installed.load(std::memory_order_relaxed) >> type & 1u; }
+
+struct ComputeParams {  // the start of ggml_compute_params (ggml-cpu-impl.h)
+    int thread, n_threads;
+};
+
+using Sgemm = bool (*)(const ComputeParams *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t,
+                       void *, int64_t, int, int, int);
+using Repacked = void (*)(int, float *, size_t, const void *, const void *, int, int);
+
+std::atomic<void *> ggml_sgemm{nullptr}, ggml_gemv{nullptr}, ggml_gemm{nullptr};
+
+// See llamafile/sgemm.h: C[n][m] = A[m] . B[n], with k values (or blocks of them) in a row. False: "do it another way".
+bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t a_stride, const void *b,
+           int64_t b_stride, void *c, int64_t c_stride, int a_type, int b_type, int c_type) {
+    const bool f16 = a_type == F16 && b_type == F16 && c_type == F32 && n >= 2 && n <= MOST_F16_INPUTS;
+    if (!f16 || !is_installed(F16))
+        return reinterpret_cast<Sgemm>(ggml_sgemm.load())(params, m, n, k, a, a_stride, b, b_stride, c, c_stride, a_type,
+                                                          b_type, c_type);
+    multiply_f16({params->thread, params->n_threads},
+                 {static_cast<const uint16_t *>(a), a_stride, m, static_cast<const uint16_t *>(b), b_stride, n, k,
+                  static_cast<float *>(c), c_stride});
+    return true;
+}
+
+void repacked(std::atomic<void *> &of_ggml, int n_values, float *out, size_t out_stride, const void *matrix,
+              const void *inputs, int n_inputs, int n_rows) {
+    const Q4_0Product product{matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)};
+    if (!is_installed(Q4_0) || !multiply_q4_0(product))
+        reinterpret_cast<Repacked>(of_ggml.load())(n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
+}
+
+// See ggml-cpu/repack.h: one row in block_q8_0, and groups of four in block_q8_0x4.
+void gemv(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs, int n_rows) {
+    repacked(ggml_gemv, n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
+}
+void gemm(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs, int n_rows) {
+    repacked(ggml_gemm, n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
+}
+
+struct Place {
+    int type;
+    const char *symbol;
+    void *ours;
+    std::atomic<void *> *of_ggml;
+};
+
+const Place PLACES[] = {
+    {F16, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+#ifdef EDGEINFER_VNNI
+    {Q4_0, "ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemv), &ggml_gemv},
+    {Q4_0, "ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemm), &ggml_gemm},
+#endif
+};
+
+struct Slot {
+    const char *symbol;
+    void **address = nullptr;
+    void *original = nullptr;
+    bool read_only = false;
+};
+
+struct Dynamic {
+    const Elf64_Sym *symbols = nullptr;
+    const char *names = nullptr;
+    const Elf64_Rela *calls = nullptr;
+    size_t n_calls = 0;
+};
+
+Dynamic read_dynamic(const dl_phdr_info &object, const Elf64_Dyn *entry) {
+    const auto address = [&](Elf64_Addr value) {  // some C libraries leave these relative
+        return value < object.dlpi_addr ? value + object.dlpi_addr : value;
+    };
+    Dynamic found;
+    for (; entry->d_tag != DT_NULL; ++entry) {
+        const Elf64_Addr value = entry->d_un.d_ptr;
+        if (entry->d_tag == DT_SYMTAB) found.symbols = reinterpret_cast<const Elf64_Sym *>(address(value));
+        if (entry->d_tag == DT_STRTAB) found.names = reinterpret_cast<const char *>(address(value));
+        if (entry->d_tag == DT_JMPREL) found.calls = reinterpret_cast<const Elf64_Rela *>(address(value));
+        if (entry->d_tag == DT_PLTRELSZ) found.n_calls = entry->d_un.d_val / sizeof(Elf64_Rela);
+    }
+    return found;
+}
+
+int find_slot(dl_phdr_info *object, size_t, void *wanted) {
+    Slot &slot = *static_cast<Slot *>(wanted);
+    if (!object->dlpi_name || !std::strstr(object->dlpi_name, "ggml-cpu")) return 0;
+    const Elf64_Dyn *entries = nullptr;
+    Elf64_Addr sealed = 0, sealed_end = 0;
+    for (int i = 0; i < object->dlpi_phnum; ++i) {
+        const Elf64_Phdr &part = object->dlpi_phdr[i];
+        const Elf64_Addr at = object->dlpi_addr + part.p_vaddr;
+        if (part.p_type == PT_DYNAMIC) entries = reinterpret_cast<const Elf64_Dyn *>(at);
+        if (part.p_type == PT_GNU_RELRO) sealed = at, sealed_end = at + part.p_memsz;
+    }
+    if (!entries) return 0;
+    const Dynamic dynamic = read_dynamic(*object, entries);
+    if (!dynamic.symbols || !dynamic.names || !dynamic.calls) return 0;
+    for (size_t i = 0; i < dynamic.n_calls; ++i) {
+        const Elf64_Sym &symbol = dynamic.symbols[ELF64_R_SYM(dynamic.calls[i].r_info)];
+        if (symbol.st_value == 0 || std::strcmp(dynamic.names + symbol.st_name, slot.symbol) != 0) continue;
+        const Elf64_Addr at = object->dlpi_addr + dynamic.calls[i].r_offset;
+        slot.address = reinterpret_cast<void **>(at);
+        slot.original = reinterpret_cast<void *>(object->dlpi_addr + symbol.st_value);
+        slot.read_only = at >= sealed && at < sealed_end;
+        return 1;
+    }
+    return 0;
+}
+
+bool write(const Slot &slot, void *function) {
+    const auto page_size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    void *page = reinterpret_cast<void *>(reinterpret_cast<uintptr_t>(slot.address) & ~(page_size - 1));
+    if (slot.read_only && mprotect(page, page_size, PROT_READ | PROT_WRITE) != 0) return false;
+    __atomic_store_n(slot.address, function, __ATOMIC_SEQ_CST);
+    return !slot.read_only || mprotect(page, page_size, PROT_READ) == 0;
+}
+
+}  // namespace
+
+bool edgeinfer_kernel_install(int type) {
+    bool found = false;
+    for (const Place &place : PLACES) {
+        if (place.type != type) continue;
+        Slot slot{place.symbol};
+        if (!dl_iterate_phdr(find_slot, &slot)) return false;
+        place.of_ggml->store(slot.original);
+        if (!write(slot, place.ours)) return false;
+        found = true;
+    }
+    if (found) installed |= 1u << type;
+    return found;
+}
+
+void edgeinfer_kernel_remove(int type) { installed &= ~(1u << type); }
+
+bool edgeinfer_q4_0(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs,
+                    int n_rows) {
+    return multiply_q4_0({matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)});
+}

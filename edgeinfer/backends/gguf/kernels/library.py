@@ -1,0 +1,148 @@
+"""Compiles edgeinfer's kernels once, puts them in place in this process, and proves them there."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
+from edgeinfer.backends.gguf.probe import library_versions
+from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.paths import cache_folder
+
+__all__ = ["KERNELS", "install", "remove", "version", "why_not"]
+
+KERNELS: Final[Mapping[str, int]] = {"F16": 1, "Q4_0": 2}  # types of matrices, and their numbers in enum ggml_type
+
+_HEADER: Final = "kernels.h"
+_SOURCES: Final = ("f16.cpp", "q4_0.cpp", "install.cpp")
+_FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-mavx2", "-mfma", "-mf16c")
+_FLAGS_BY_FEATURE: Final[Mapping[str, Sequence[str]]] = {  # of the engine's build
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl"),
+    "AVX512_VNNI": ("-mavx512vnni",),
+}
+_TIMEOUT_S: Final = 120
+
+
+def why_not(device: DeviceProfile) -> str:
+    """Why this machine cannot have the kernels; "" if it can. Compiles and loads nothing.
+
+    Raises UsageError for a switch that is neither on nor off.
+    """
+    if not device.has_avx2:
+        return "they are for Linux on x86-64 with AVX2"
+    return _why_not_built()
+
+
+def version() -> str:
+    """Of the kernels that this machine can have; "" if it can have none."""
+    return "" if _why_not_built() else _digest()[:8]
+
+
+def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
+    """Put the kernels for matrices of `types` in place in this process, where they stay, once they have given the bits
+    of ggml's.
+
+    Returns why a kernel is not in place, by type; "" if it is. Types without a kernel are left out.
+    """
+    wanted = [name for name in KERNELS if name in types]
+    if not wanted:
+        return {}
+    if reason := why_not(device):
+        return dict.fromkeys(wanted, reason)
+    try:
+        library = _library()
+    except (OSError, subprocess.SubprocessError) as error:
+        return dict.fromkeys(wanted, f"their library cannot be built: {_cause(error)}")
+    return {name: _install(library, name) for name in wanted}
+
+
+def remove(types: Set[str]) -> None:
+    """Let ggml's own kernels run again. `install` must have succeeded."""
+    library = _library()
+    for name in types & KERNELS.keys():
+        library.edgeinfer_kernel_remove(KERNELS[name])
+
+
+def _install(library: ctypes.CDLL, name: str) -> str:
+    from edgeinfer.backends.gguf.kernels.self_test import self_test
+
+    if not library.edgeinfer_kernel_install(KERNELS[name]):
+        return "this build of llama.cpp has no place for them"
+    wrong = self_test(name, library)
+    if wrong:
+        library.edgeinfer_kernel_remove(KERNELS[name])
+    return wrong
+
+
+def _why_not_built() -> str:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "they are for Linux on x86-64 with AVX2"
+    if not may_patch():
+        return f"{SWITCH}=off forbids them"
+    if cache_folder() is None:
+        return "there is no cache folder for their library"
+    return "" if _compiler() or any(_folder().glob("*.so")) else "there is no C++ compiler to build them"
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_compiled()))
+    library.edgeinfer_kernel_install.restype = ctypes.c_bool
+    return library
+
+
+def _compiled() -> Path:
+    path = _folder() / f"{_digest()[:16]}.so"
+    if not path.exists():
+        _folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_folder()) as folder, ThreadPoolExecutor() as threads:
+            objects = [f"{folder}/{name}.o" for name in _SOURCES]
+            list(threads.map(_compile, _SOURCES, objects))
+            made = Path(folder) / path.name
+            _run(_compiler(), "-shared", "-o", str(made), *objects)
+            made.replace(path)
+    return path
+
+
+def _compile(source: str, target: str) -> None:
+    _run(_compiler(), *_flags(), "-c", "-o", target, str(Path(__file__).parent / source))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+
+
+def _digest() -> str:
+    state = hashlib.sha256(" ".join(_flags()).encode())
+    for name in (_HEADER, *_SOURCES):
+        state.update((Path(__file__).parent / name).read_bytes())
+    return state.hexdigest()
+
+
+def _flags() -> tuple[str, ...]:
+    """F16 vectors must be as wide as ggml's, because their width decides the order of additions."""
+    features = library_versions()["llama.cpp features"].split(", ")
+    more = [flag for feature, flags in _FLAGS_BY_FEATURE.items() if feature in features for flag in flags]
+    return (*_FLAGS, *more)
+
+
+def _folder() -> Path:
+    return (cache_folder() or Path()) / "llama-kernels"
+
+
+def _compiler() -> str:
+    return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), "")
+
+
+def _cause(error: Exception) -> str:
+    lines = [line.strip() for line in (getattr(error, "stderr", None) or str(error)).splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[0] if lines else type(error).__name__)[:300]
