@@ -77,10 +77,10 @@ class Server:
         raise AssertionError("an answer still runs")
 
 
-def running(access: Access, plan: Plan | None = None, **options: Any) -> Iterator[Server]:
-    """`options` are those of ServedModel."""
+def running(access: Access, plan: Plan | None = None, template: str = "", **options: Any) -> Iterator[Server]:
+    """`template` is that of `load`, `options` are those of ServedModel."""
     plan = plan or edgeinfer.choose(Request(model="demo", conversations=4, context=1024, sink=512))
-    served = ServedModel(edgeinfer.load(plan), **options)
+    served = ServedModel(edgeinfer.load(plan, template=template), **options)
     listening = bound("127.0.0.1", 0)
     models = Models([served])
     server = Listener(configured(make_app(models, access)), models)
