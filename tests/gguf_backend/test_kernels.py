@@ -102,10 +102,13 @@ Q4_0_MISTAKES = (
     ("_mm_sub_epi32(_mm_setzero_si128(), two)", "_mm_add_epi32(_mm_setzero_si128(), two)"),  # a wrong start of the sum
     ("7, 5, 3, 1, 6, 4, 2, 0", "7, 6, 5, 4, 3, 2, 1, 0"),  # rows in another order
     ("starts + input * n_blocks}", "starts}"),  # the sums of other inputs in a second panel
-    (
-        "multiply_tile<Layout, N>(matrix, matrix, ",
-        "multiply_tile<Layout, N>(matrix - bytes, matrix - bytes, ",
-    ),  # the last 8
+    ("n_rows == TILE ? matrix + n_blocks * WEIGHTS : matrix", "matrix + WEIGHTS"),  # the second eight rows
+)
+AVX2_MISTAKES = (
+    ("static_cast<char>(0x88)", "static_cast<char>(0x08)"),  # half of the values with their highest bit flipped
+    ("half ? _mm256_add_epi16(sums_of_rows[n][four], sum) : sum", "sum"),  # a half of the products
+    ("_mm_shuffle_epi32(halves, EVEN_PAIRS_FIRST)", "halves"),  # scales of other rows
+    ("EVEN_PAIRS_FIRST = 0xD8", "EVEN_PAIRS_FIRST = 0xE4"),  # rows in another order
 )
 
 
@@ -121,7 +124,22 @@ def test_the_self_test_notices_a_mistake_in_q4_0(right: str, wrong: str, tmp_pat
     assert "do not equal those of ggml" in run(with_mistake(tmp_path, "q4_0.cpp", right, wrong, test="Q4_0"))
 
 
-def with_mistake(folder: Path, file: str, right: str, wrong: str, *, test: str = "") -> str:
+@needs_kernels
+@pytest.mark.parametrize(("right", "wrong"), AVX2_MISTAKES)
+def test_the_self_test_notices_a_mistake_in_q4_0_without_avx512(right: str, wrong: str, tmp_path: Path) -> None:
+    code = with_mistake(tmp_path, "q4_0.cpp", right, wrong, test="Q4_0", features="{}")
+    assert "do not equal those of ggml" in run(code)
+
+
+@needs_kernels
+def test_q4_0_without_avx512_has_the_bits_of_ggml(tmp_path: Path) -> None:
+    code = with_mistake(tmp_path, "q4_0.cpp", "the bits of ggml", "the bits of ggml", test="Q4_0", features="{}")
+    assert run(code) == "{'Q4_0': ''}\n"
+
+
+def with_mistake(
+    folder: Path, file: str, right: str, wrong: str, *, test: str = "", features: str = "library._FLAGS_BY_FEATURE"
+) -> str:
     """Code that installs kernels of a copy of the sources with a mistake in it. It prints what the self-test says."""
     sources = Path(library.__file__).parent
     for source in (*sources.glob("*.cpp"), *sources.glob("*.h")):
@@ -134,6 +152,7 @@ from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.device import detect
 os.environ["XDG_CACHE_HOME"] = {str(folder)!r}
 library.__file__ = {str(folder / "library.py")!r}
+library._FLAGS_BY_FEATURE = {features}
 if {bool(test)}:
     print(library.install(detect(), {{{test!r}}}))
 """
@@ -159,12 +178,12 @@ model.close()
 """
 
 
-@needs_vnni
+@needs_kernels
 def test_a_model_in_q4_0_has_the_logits_of_ggml(tmp_path: Path) -> None:
     ours = run(LOGITS)
     assert ours == run(LOGITS, EDGEINFER_PATCH_LLAMA="off")
     unnoticed = "from edgeinfer.backends.gguf.kernels import self_test\nself_test.self_test = lambda *_: ''\n"
-    mistaken = with_mistake(tmp_path, "q4_0.cpp", "_mm512_set1_ps(start.scale))", "_mm512_set1_ps(2 * start.scale))")
+    mistaken = with_mistake(tmp_path, "q4_0.cpp", "half_to_float(scale)};", "2 * half_to_float(scale)};")
     wrong = run(mistaken + unnoticed + LOGITS)
     assert all(a != b for a, b in zip(ours.splitlines(), wrong.splitlines(), strict=True))  # the kernel did run
 
@@ -199,6 +218,15 @@ def test_a_compiler_that_fails_leaves_the_rows_of_ggml(monkeypatch: pytest.Monke
         assert not list((tmp_path / "cache").rglob("*.so"))
     finally:
         model.close()
+
+
+@needs_kernels
+def test_they_are_not_built_where_memory_is_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    short = replace(DEVICE, available_bytes=500_000_000)
+    reason = "to build them takes 600 MB of memory, and 500 MB are free"
+    assert library.install(short, {"Q4_0", "Q6_K"}) == {"Q4_0": reason}
+    assert not list(tmp_path.rglob("*.so"))
 
 
 @needs_kernels

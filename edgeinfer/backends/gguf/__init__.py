@@ -75,11 +75,11 @@ class GgufBackend:
 
         return_large_buffers()
         n_gpu_layers = -1 if plan.device.accelerators else 0
+        no_kernel = {} if n_gpu_layers else install_kernels(plan.device, read_by_type(header).keys())
         loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
         try:
             if loaded.refusal:
                 raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
-            no_kernel = {} if n_gpu_layers else install_kernels(plan.device, read_by_type(header).keys())
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
             settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_f16_rows=no_kernel.get("F16") == "")
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)

@@ -68,10 +68,8 @@ struct Place {
 
 const Place PLACES[] = {
     {F16, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
-#ifdef EDGEINFER_VNNI
     {Q4_0, "ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemv), &ggml_gemv},
     {Q4_0, "ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemm), &ggml_gemm},
-#endif
 };
 
 struct Slot {

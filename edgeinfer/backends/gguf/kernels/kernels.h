@@ -40,7 +40,7 @@ struct Q4_0Product {
     int64_t out_stride;
 };
 
-// False where memory is short or this processor has no VNNI: then nothing is written.
+// False where memory is short: then nothing is written.
 bool multiply_q4_0(const Q4_0Product &product);
 
 extern "C" {

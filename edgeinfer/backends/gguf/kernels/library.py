@@ -31,6 +31,7 @@ _FLAGS_BY_FEATURE: Final[Mapping[str, Sequence[str]]] = {  # of the engine's bui
     "AVX512_VNNI": ("-mavx512vnni",),
 }
 _TIMEOUT_S: Final = 120
+_BUILD_BYTES: Final = 600_000_000  # the compilers, which run at the same time, take 0.4 GB
 
 
 def why_not(device: DeviceProfile) -> str:
@@ -52,12 +53,17 @@ def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     """Put the kernels for matrices of `types` in place in this process, where they stay, once they have given the bits
     of ggml's.
 
-    Returns why a kernel is not in place, by type; "" if it is. Types without a kernel are left out.
+    Returns why a kernel is not in place, by type; "" if it is. Types without a kernel are left out. Call it before a
+    model is loaded, because the compilers need memory of their own.
     """
     wanted = [name for name in KERNELS if name in types]
     if not wanted:
         return {}
-    if reason := why_not(device):
+    reason = why_not(device)
+    if not reason and device.available_bytes < _BUILD_BYTES and not _path().exists():
+        free = device.available_bytes // 10**6
+        reason = f"to build them takes {_BUILD_BYTES // 10**6} MB of memory, and {free} MB are free"
+    if reason:
         return dict.fromkeys(wanted, reason)
     try:
         library = _library()
@@ -100,8 +106,12 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def _path() -> Path:
+    return _folder() / f"{_digest()[:16]}.so"
+
+
 def _compiled() -> Path:
-    path = _folder() / f"{_digest()[:16]}.so"
+    path = _path()
     if not path.exists():
         _folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_folder()) as folder, ThreadPoolExecutor() as threads:

@@ -2,12 +2,10 @@
 //
 // ggml lays eight rows of a Q4_0 matrix side by side (block_q4_0x8). Its kernels for x86 then split each product of two
 // signed bytes into a sign and a product of an unsigned byte. Here the 4-bit values stay unsigned (value + 8), which
-// vpdpbusd takes as they are, and the sum starts at -8 times the sum of the inputs. The sum of a block is a whole
-// number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
+// vpdpbusd and vpmaddubsw take as they are, and the sum starts at -8 times the sum of the inputs. The sum of a block is
+// a whole number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
 
 #include "kernels.h"
-
-#ifdef EDGEINFER_VNNI
 
 #include <immintrin.h>
 
@@ -22,7 +20,6 @@ constexpr int64_t BLOCK = 32;     // values of a block
 constexpr int64_t SIDE = 8;       // matrix rows side by side
 constexpr int64_t INPUT = 34;     // bytes of a block of one input: its values and a 16-bit scale
 constexpr int64_t WEIGHTS = 144;  // bytes of block_q4_0x8: eight 16-bit scales, then 8 bytes of each row, twice
-constexpr int MOST_TOGETHER = 8;  // inputs at once
 constexpr int64_t LINE = 64;      // bytes of a cache line
 constexpr int64_t AHEAD = 4608;   // bytes: how far in front the matrix is fetched
 
@@ -64,22 +61,35 @@ inline int64_t load_8(const char *bytes) {
     return value;
 }
 
+// Four bytes of the inputs times four unsigned ones, which are at most 15.
+inline __m256i sums_of_four(__m256i unsigned_bytes, __m256i bytes) {
+    return _mm256_madd_epi16(_mm256_set1_epi16(1), _mm256_maddubs_epi16(unsigned_bytes, bytes));
+}
+
 template <class Layout>
 void find_starts(const char *inputs, int64_t n_inputs, int64_t n_blocks, Start *starts) {
-    const __m256i eights = _mm256_set1_epi8(8);
     for (int64_t input = 0; input < n_inputs; ++input) {
         const char *values = values_of<Layout>(inputs, input, n_blocks);
         const char *scale = values - 2 * Layout::ROWS - 6 * (input % Layout::ROWS);
         for (int64_t block = 0; block < n_blocks; ++block, values += input_bytes<Layout>, scale += input_bytes<Layout>) {
             const __m256i all = _mm256_set_epi64x(load_8(values + 24 * Layout::ROWS), load_8(values + 16 * Layout::ROWS),
                                                   load_8(values + 8 * Layout::ROWS), load_8(values));
-            const __m256i eight = _mm256_dpbusd_epi32(_mm256_setzero_si256(), eights, all);
+            const __m256i eight = sums_of_four(_mm256_set1_epi8(8), all);
             const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
             const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
             *starts++ = {_mm_cvtsi128_si64(_mm_sub_epi32(_mm_setzero_si128(), two)), half_to_float(scale)};
         }
     }
 }
+
+inline void fetch_ahead(const char *matrix, int64_t n_bytes) {
+    for (int64_t line = 0; line < n_bytes; line += LINE) _mm_prefetch(matrix + AHEAD + line, _MM_HINT_T0);
+}
+
+#ifdef EDGEINFER_VNNI
+
+constexpr int64_t TILE = 16;      // matrix rows at once
+constexpr int MOST_TOGETHER = 8;  // inputs at once
 
 struct Unpacked {  // 8 matrix rows: values 0 to 7, 8 to 15, 16 to 23 and 24 to 31 of each
     __m512i parts[4];
@@ -103,18 +113,20 @@ inline __m512 scales_of(const char *first, const char *second) {
     return _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi32(a, b), _mm_unpacklo_epi32(a, b)));
 }
 
-// 16 matrix rows (`second` may be `first`) times N inputs. In each 128 bits: two rows of the first 8, two of the second.
+// `n_rows` (8 or 16) rows of the matrix times N inputs. Sums are in the order of `total`: in each 128 bits, two rows of
+// the first 8 and two of the second.
 template <class Layout, int N>
-inline __attribute__((always_inline)) void multiply_tile(const char *first, const char *second, const Inputs &inputs,
-                                                         int64_t n_blocks, __m512 (&sums)[N]) {
+inline __attribute__((always_inline)) void multiply_tile(const char *matrix, int64_t n_rows, const Inputs &inputs,
+                                                         int64_t n_blocks, float *out, int64_t stride) {
+    const char *first = matrix, *second = n_rows == TILE ? matrix + n_blocks * WEIGHTS : matrix;
     const char *values[N];
+    __m512 sums[N];
     for (int n = 0; n < N; ++n) {
         values[n] = values_of<Layout>(inputs.data, n, n_blocks);
         sums[n] = _mm512_setzero_ps();
     }
-    const char *next = first + AHEAD;  // both halves follow each other in memory: they are fetched in that order
-    for (int64_t block = 0; block < n_blocks; ++block, first += WEIGHTS, second += WEIGHTS, next += 2 * WEIGHTS) {
-        for (int64_t line = 0; line < 2 * WEIGHTS; line += LINE) _mm_prefetch(next + line, _MM_HINT_T0);
+    for (int64_t block = 0; block < n_blocks; ++block, first += WEIGHTS, second += WEIGHTS) {
+        fetch_ahead(matrix + 2 * WEIGHTS * block, 2 * WEIGHTS);
         const Unpacked a = unpack(first), b = unpack(second);
         const __m512 scales = scales_of(first, second);
         const int64_t at = block * input_bytes<Layout>;
@@ -135,25 +147,75 @@ inline __attribute__((always_inline)) void multiply_tile(const char *first, cons
                                       sums[n]);
         }
     }
+    const __m512i in_order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+    const __mmask16 wanted = n_rows == TILE ? 0xFFFF : 0x00FF;
+    for (int n = 0; n < N; ++n) {
+        const __m512d ordered = _mm512_permutexvar_pd(in_order, _mm512_castps_pd(sums[n]));
+        _mm512_mask_storeu_ps(out + n * stride, wanted, _mm512_castpd_ps(ordered));
+    }
 }
 
-inline __m512 in_order(__m512 sums) {
-    return _mm512_castpd_ps(_mm512_permutexvar_pd(_mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0), _mm512_castps_pd(sums)));
+#else
+
+constexpr int64_t TILE = 8;       // matrix rows at once
+constexpr int MOST_TOGETHER = 4;  // inputs at once
+constexpr int EVEN_PAIRS_FIRST = 0xD8;
+
+// 8 rows of the matrix times N inputs. Sums are in the order of `total`: rows 0, 1, 4, 5, 2, 3, 6, 7.
+template <class Layout, int N>
+inline __attribute__((always_inline)) void multiply_tile(const char *matrix, int64_t, const Inputs &inputs,
+                                                         int64_t n_blocks, float *out, int64_t stride) {
+    const __m256i low = _mm256_set1_epi8(0x0F), flip = _mm256_set1_epi8(static_cast<char>(0x88));
+    const char *values[N];
+    __m256 sums[N];
+    for (int n = 0; n < N; ++n) {
+        values[n] = values_of<Layout>(inputs.data, n, n_blocks);
+        sums[n] = _mm256_setzero_ps();
+    }
+    for (int64_t block = 0; block < n_blocks; ++block, matrix += WEIGHTS) {
+        fetch_ahead(matrix, WEIGHTS);
+        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(matrix));
+        const __m256 scales = _mm256_cvtph_ps(_mm_shuffle_epi32(halves, EVEN_PAIRS_FIRST));
+        __m256i sums_of_rows[N][2];  // 16 bits: four parts of two products, each at most 2 * 15 * 127
+#pragma GCC unroll 4
+        for (int quarter = 0; quarter < 4; ++quarter) {  // four rows; values 0 to 7 and 16 to 23, then the others
+            const int four = quarter % 2, half = quarter / 2;
+            const auto *bytes = reinterpret_cast<const __m256i *>(matrix + 2 * SIDE + 32 * quarter);
+            const __m256i packed = _mm256_xor_si256(_mm256_loadu_si256(bytes), flip);  // ggml flips the highest bits
+            const __m256i lower = _mm256_and_si256(packed, low);
+            const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+#pragma GCC unroll 4
+            for (int n = 0; n < N; ++n) {
+                const char *at = values[n] + block * input_bytes<Layout> + half * 8 * Layout::ROWS;
+                const __m256i sum = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(lower, _mm256_set1_epi64x(load_8(at))),
+                    _mm256_maddubs_epi16(upper, _mm256_set1_epi64x(load_8(at + 16 * Layout::ROWS))));
+                sums_of_rows[n][four] = half ? _mm256_add_epi16(sums_of_rows[n][four], sum) : sum;
+            }
+        }
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+            const Start &start = inputs.starts[n * n_blocks + block];
+            const __m256i begin = _mm256_set1_epi64x(start.sums), ones = _mm256_set1_epi16(1);
+            const __m256i total = _mm256_hadd_epi32(_mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][0], ones)),
+                                                    _mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][1], ones)));
+            sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(scales, _mm256_set1_ps(start.scale)),
+                                      sums[n]);
+        }
+    }
+    for (int n = 0; n < N; ++n) {
+        const __m256d ordered = _mm256_permute4x64_pd(_mm256_castps_pd(sums[n]), EVEN_PAIRS_FIRST);
+        _mm256_storeu_ps(out + n * stride, _mm256_castpd_ps(ordered));
+    }
 }
+
+#endif
 
 template <class Layout, int N>
 void multiply(const char *matrix, int64_t n_rows, const Inputs &inputs, int64_t n_blocks, float *out, int64_t stride) {
-    const int64_t bytes = n_blocks * WEIGHTS;
-    __m512 sums[N];
-    int64_t row = 0;
-    for (; row + 2 * SIDE <= n_rows; row += 2 * SIDE, matrix += 2 * bytes) {
-        multiply_tile<Layout, N>(matrix, matrix + bytes, inputs, n_blocks, sums);
-        for (int n = 0; n < N; ++n) _mm512_storeu_ps(out + n * stride + row, in_order(sums[n]));
-    }
-    if (row < n_rows) {
-        multiply_tile<Layout, N>(matrix, matrix, inputs, n_blocks, sums);
-        for (int n = 0; n < N; ++n) _mm256_storeu_ps(out + n * stride + row, _mm512_castps512_ps256(in_order(sums[n])));
-    }
+    for (int64_t row = 0; row < n_rows; row += TILE)
+        multiply_tile<Layout, N>(matrix + row / SIDE * n_blocks * WEIGHTS, std::min(TILE, n_rows - row), inputs, n_blocks,
+                                 out + row, stride);
 }
 
 Start *room_for(int64_t n) {
@@ -194,9 +256,3 @@ bool multiply_q4_0(const Q4_0Product &product) {
     }
     return true;
 }
-
-#else
-
-bool multiply_q4_0(const Q4_0Product &) { return false; }
-
-#endif
