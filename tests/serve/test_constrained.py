@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,58 @@ def test_a_required_tool_is_called_according_to_its_schema(server: Server) -> No
         (call,) = answer["message"]["tool_calls"]
         assert call["type"] == "function" and call["function"]["name"] == "get_weather" and call["id"]
         assert set(json.loads(call["function"]["arguments"])) == {"city"}
+
+
+ITEM = {
+    "type": "object",
+    "properties": {"sku": {"type": "string", "maxLength": 5}, "parts": {"$ref": "#/$defs/Parts"}},
+    "required": ["sku"],
+    "additionalProperties": False,
+}
+ORDER = {
+    "$id": "https://example.com/order",
+    "$defs": {"Item": ITEM, "Parts": {"type": "array", "items": {"$ref": "#/$defs/Item"}, "maxItems": 1}},
+    "type": "object",
+    "properties": {"items": {"type": "array", "items": {"$ref": "#/$defs/Item"}, "minItems": 1, "maxItems": 2}},
+    "required": ["items"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("written", [GENERIC, ToolFormat("[TOOL_CALLS]", is_list=True)], ids=["one", "list"])
+@pytest.mark.parametrize("tools", [[Tool("order")], [Tool("clock"), Tool("order")]], ids=["alone", "second"])
+def test_references_in_a_schema_of_a_tool_name_its_own_parts(
+    server: Server, written: ToolFormat, tools: list[Tool]
+) -> None:
+    tools = [replace(tool, parameters=json.dumps(ORDER)) if tool.name == "order" else tool for tool in tools]
+    call = Grammars(server.served.tokenizer).json(calls_schema(tools, written), parameter="tools")
+
+    def may_be(items: object) -> bool:
+        value = {"name": "order", "arguments": {"items": items}}
+        text = json.dumps([value] if written.is_list else value, separators=(",", ":"))
+        return call.copy().accepts(server.served.tokenizer.encode(text, special=False))
+
+    assert may_be([{"sku": "a"}]) and may_be([{"sku": "a", "parts": [{"sku": "b", "parts": []}]}])
+    assert not may_be([{"sku": 1}]) and not may_be([{"sku": "a", "parts": [{"sku": "b"}, {"sku": "c"}]}])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"description": "x"}, {"properties": {}}, {"type": ["object", "null"]}, {"anyOf": [{"type": "object"}, {}]}],
+)
+def test_arguments_are_an_object_whatever_the_schema_leaves_open(server: Server, parameters: dict[str, object]) -> None:
+    call = Grammars(server.served.tokenizer).json(
+        calls_schema([Tool("note", "", json.dumps(parameters))], GENERIC), parameter="tools"
+    )
+    start = '{"name":"note","arguments":'
+    for arguments, allowed in (("{", True), ('"', False), ("[", False), ("n", False), ("1", False)):
+        assert call.copy().accepts(server.served.tokenizer.encode(start + arguments, special=False)) == allowed
+
+
+def test_arguments_that_cannot_be_an_object_are_refused(server: Server) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    reply = server.chat(tools=[tool])
+    assert reply.status == 400 and reply.json["error"]["param"] == "tools"
 
 
 def test_a_stream_has_the_same_call_as_the_whole_answer(server: Server) -> None:

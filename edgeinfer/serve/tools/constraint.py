@@ -18,18 +18,41 @@ __all__ = ["CallsInText", "calls_schema"]
 
 
 def calls_schema(tools: Sequence[Tool], written: ToolFormat) -> dict[str, Any]:
-    """What one opening may be followed by: a call of any of the tools, or a list of calls."""
+    """What one opening may be followed by: a call of any of the tools, or a list of calls. Arguments are an object."""
+    parameters = {
+        str(index): within(f"#/$defs/{index}", json.loads(tool.parameters)) for index, tool in enumerate(tools)
+    }
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, written.arguments: json.loads(tool.parameters)},
+            "properties": {
+                "name": {"const": tool.name},
+                written.arguments: {"type": "object", "$ref": f"#/$defs/{index}"},
+            },
             "required": ["name", written.arguments],
             "additionalProperties": False,
         }
-        for tool in tools
+        for index, tool in enumerate(tools)
     ]
     one = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    return {"type": "array", "items": one, "minItems": 1} if written.is_list else one
+    return {"$defs": parameters, **({"type": "array", "items": one, "minItems": 1} if written.is_list else one)}
+
+
+def within(place: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` as a part of another one, at `place`: its references name parts of itself."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        return {name: place + one[1:] if is_local(name, one) else moved(one) for name, one in value.items()}
+
+    return {name: value for name, value in moved(schema).items() if name != "$id"}
+
+
+def is_local(name: str, value: object) -> bool:
+    return name == "$ref" and isinstance(value, str) and value.startswith("#")
 
 
 class CallsInText:
