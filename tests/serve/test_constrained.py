@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,6 @@ ITEM = {
     "additionalProperties": False,
 }
 ORDER = {
-    "$id": "https://example.com/order",
     "$defs": {"Item": ITEM, "Parts": {"type": "array", "items": {"$ref": "#/$defs/Item"}, "maxItems": 1}},
     "type": "object",
     "properties": {"items": {"type": "array", "items": {"$ref": "#/$defs/Item"}, "minItems": 1, "maxItems": 2}},
@@ -129,11 +127,12 @@ ORDER = {
 
 
 @pytest.mark.parametrize("written", [GENERIC, ToolFormat("[TOOL_CALLS]", is_list=True)], ids=["one", "list"])
-@pytest.mark.parametrize("tools", [[Tool("order")], [Tool("clock"), Tool("order")]], ids=["alone", "second"])
+@pytest.mark.parametrize("more", [{}, {"$id": "https://example.com/order"}], ids=["bare", "with an id"])
+@pytest.mark.parametrize("before", [[], [Tool("clock")]], ids=["alone", "second"])
 def test_references_in_a_schema_of_a_tool_name_its_own_parts(
-    server: Server, written: ToolFormat, tools: list[Tool]
+    server: Server, written: ToolFormat, before: list[Tool], more: dict[str, str]
 ) -> None:
-    tools = [replace(tool, parameters=json.dumps(ORDER)) if tool.name == "order" else tool for tool in tools]
+    tools = [*before, Tool("order", "", json.dumps({**more, **ORDER}))]
     call = Grammars(server.served.tokenizer).json(calls_schema(tools, written), parameter="tools")
 
     def may_be(items: object) -> bool:
