@@ -28,7 +28,6 @@ class CacheControl(Body):
 class TextBlock(Body):
     type: Literal["text"]
     text: str
-    citations: None = None
     cache_control: CacheControl | None = None
 
 
@@ -61,7 +60,16 @@ class ThinkingBlock(Body):
     signature: str | None = None
 
 
-Block: TypeAlias = Annotated[TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")]
+class RedactedThinkingBlock(Body):
+    """As above, from another server: its content cannot be read."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+Block: TypeAlias = Annotated[
+    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock, Field(discriminator="type")
+]
 
 
 class Turn(Body):

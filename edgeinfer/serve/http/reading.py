@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from edgeinfer.errors import UsageError
@@ -20,7 +21,10 @@ MAX_BODY_S: Final = 30.0
 MAX_NESTING: Final = 64
 MAX_ITEMS: Final = 100_000  # of all arrays and objects together
 
-PLAIN_TYPES: Final = frozenset({"str", "int", "float", "bool", "none"})  # how pydantic names alternatives
+SAID_OF_JSON: Final = {
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "it should be an object"),
+    "list_type": "it should be an array",
+}
 
 BodyT = TypeVar("BodyT", bound="Body")
 
@@ -38,9 +42,17 @@ class TooLargeError(ParameterError):
 
 
 class Body(BaseModel):
-    """A part of a body. A field that is not named here is refused by its name."""
+    """A part of a body. A field that is not named here is refused by its name; with null it says nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_unknown_nulls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {name: one for name, one in value.items() if one is not None or name in known}
 
 
 async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
@@ -127,34 +139,57 @@ def checked(value: object, kind: type[BodyT]) -> BodyT:
     try:
         return kind.model_validate(value, strict=False)
     except ValidationError as error:
-        raise parameter_error(error, kind) from None
+        raise parameter_error(error, kind, value) from None
 
 
-def parameter_error(error: ValidationError, kind: type[Body]) -> ParameterError:
-    """The first mistake, in one plain line."""
+def parameter_error(error: ValidationError, kind: type[Body], body: object) -> ParameterError:
+    """The mistake that says most, in one plain line."""
     mistakes = error.errors(include_url=False, include_input=False)
     deepest = max(len(one["loc"]) for one in mistakes)  # of the alternatives of a union, the one that came closest
-    first = min(mistakes, key=lambda one: (one["type"] != "extra_forbidden", len(one["loc"]) < deepest))
-    place = name_of(first["loc"])
-    if first["type"] == "extra_forbidden":
+    first = min(mistakes, key=lambda one: (*in_question(one), len(one["loc"]) < deepest, is_another_type(one)))
+    kind_of_mistake, limits = first["type"], first.get("ctx", {})
+    is_missing = kind_of_mistake == "missing"
+    place = name_of(first["loc"], body, of_missing=is_missing)
+    if kind_of_mistake == "extra_forbidden":
         known = list(kind.model_fields) if len(first["loc"]) == 1 else []
         near = difflib.get_close_matches(place, known, n=2)
         hint = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?" if near else "leave it out"
         return ParameterError(f"`{place}` is not supported", parameter=place, hint=hint)
-    if first["type"] == "missing":
+    if limits.get("max_length") == 0:
+        return ParameterError(f"`{place}` is not supported", parameter=place, hint="leave it out")
+    if is_missing:
         return ParameterError(f"`{place}` is missing", parameter=place)
     if not place:
         return ParameterError("the body must be a JSON object")
+    if kind_of_mistake == "union_tag_not_found":
+        return ParameterError(f"`{place}.type` is missing", parameter=f"{place}.type")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    said = SAID_OF_JSON.get(kind_of_mistake, said.replace(" after validation", ""))
+    if kind_of_mistake == "union_tag_invalid":
+        place, said = f"{place}.type", f"it should be one of {limits['expected_tags']}"
     return ParameterError(f"`{place}` cannot be used: {said[0].lower()}{said[1:]}"[:500], parameter=place)
 
 
-def name_of(path: Sequence[int | str]) -> str:
-    """`messages[0].content` for ("messages", 0, "content"), without the names of types that pydantic adds."""
-    text = ""
-    for part in path:
+def in_question(mistake: ErrorDetails) -> tuple[bool, bool]:
+    """Sorts first what makes the other mistakes of a part follow: another `type`, then a field that is not known."""
+    kind = mistake["type"]
+    of_type = kind == "union_tag_invalid" or (kind == "literal_error" and mistake["loc"][-1] == "type")
+    return not of_type, kind != "extra_forbidden"
+
+
+def is_another_type(mistake: ErrorDetails) -> bool:
+    """Of the alternatives `a string` and `a list`, the list is meant where there is one."""
+    return mistake["type"].endswith("_type")
+
+
+def name_of(path: Sequence[int | str], body: object, *, of_missing: bool) -> str:
+    """`messages[0].content` for ("messages", 0, "content"), without the names of alternatives that pydantic adds."""
+    text, last = "", len(path) - 1
+    for at, part in enumerate(path):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and part.islower() and part not in PLAIN_TYPES:
+            body = body[part] if isinstance(body, list) else None
+        elif isinstance(body, dict) and (part in body or (of_missing and at == last)):
             text += f".{part}" if text else part
+            body = body.get(part)
     return text[:200]

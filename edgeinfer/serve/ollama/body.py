@@ -84,7 +84,7 @@ class Call(Body):
 
 class Turn(Body):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str = ""
+    content: str | None = None
     thinking: str | None = None  # parts of an answer that clients send back
     tool_calls: list[Call] | None = None
     tool_name: str | None = None
@@ -98,7 +98,7 @@ class AskedBody(Body):
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: Options | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
-    keep_alive: int | str | None = None  # harmless: the model stays loaded
+    keep_alive: float | str | None = None  # harmless: the model stays loaded
 
     @property
     def how(self) -> Options:
@@ -162,7 +162,7 @@ def as_conversation(turns: Sequence[Turn]) -> tuple[Message, ...]:
             if called is None:
                 raise ParameterError("a result of a tool follows its call", parameter=place)
             open_calls.remove(called)
-            messages.append(Message("tool", turn.content, call_id=called.id, name=called.name))
+            messages.append(Message("tool", turn.content or "", call_id=called.id, name=called.name))
             continue
         if turn.tool_calls and turn.role != "assistant":
             raise ParameterError("only the assistant calls tools", parameter=place)
@@ -171,7 +171,7 @@ def as_conversation(turns: Sequence[Turn]) -> tuple[Message, ...]:
             for n, call in enumerate(turn.tool_calls or ())
         )
         open_calls += calls
-        messages.append(Message(turn.role, turn.content, calls))
+        messages.append(Message(turn.role, turn.content or "", calls))
     if not messages or messages[-1].role not in ("user", "tool"):
         raise ParameterError("a conversation must end with a message of the user, or a tool's", parameter="messages")
     return tuple(messages)

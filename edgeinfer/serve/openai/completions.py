@@ -38,7 +38,6 @@ class CompletionBody(SamplingBody):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    suffix: None = None
 
     def generation(self, served: ServedModel) -> Generation:
         return Generation(

@@ -39,10 +39,7 @@ class ChatMessage(Body):
     tool_call_id: str | None = None
     # What clients send back of an answer.
     reasoning_content: str | None = None
-    refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
 
     @property
     def text(self) -> str:

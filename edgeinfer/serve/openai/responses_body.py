@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from edgeinfer.serve.generation import Generation
 from edgeinfer.serve.grammar import ANY_OBJECT
@@ -68,7 +68,18 @@ class ReasoningItem(Body):
     status: str | None = None
 
 
-Item: TypeAlias = MessageItem | CallItem | OutputItem | ReasoningItem
+def kind_of(item: object) -> str:
+    """A message may leave its type out."""
+    return str(item.get("type", "message")) if isinstance(item, dict) else "message"
+
+
+Item: TypeAlias = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[OutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(kind_of),
+]
 
 
 class ResponseTool(Body):
@@ -119,7 +130,6 @@ class ResponsesBody(SamplingBody):
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
     include: list[Literal["reasoning.encrypted_content"]] | None = None  # harmless: there is none
-    previous_response_id: None = None
 
     def generation(self, served: ServedModel) -> Generation:
         choice = self.tool_choice
