@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 Architecture = Literal["llama", "qwen3", "gemma3"]
-Tier = Literal["F32", "F16", "Q8_0", "Q4_0"]
+Tier = Literal["F32", "F16", "Q8_0", "Q4_1", "Q4_0"]
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = 2  # <|im_end|>

@@ -25,7 +25,7 @@ from edgeinfer.plan.types import Request
 from edgeinfer.protocols import Cache
 from edgeinfer.runner.choose import choose
 from edgeinfer.window import WindowPolicy
-from tests.tiny_gguf import Tiny, write_tiny
+from tests.tiny_gguf import Tier, Tiny, write_tiny
 
 DEVICE = detect()
 needs_kernels = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
@@ -90,6 +90,65 @@ def test_rows_of_ggml_alone_have_other_bits() -> None:
     assert not any(equal_by_rows(run(COMPARE, "stock")).values())
 
 
+COMPARE_BLOCKS = """
+import numpy as np
+from edgeinfer.backends.gguf.kernels.library import install
+from edgeinfer.backends.gguf.kernels.self_test import BLOCK_TYPES, multiply, multiply_singly
+from edgeinfer.device import detect
+
+SCALES = np.array([1.0, -0.3, 0.0, 6e-8, -1e-5, 2.5, -70.0], np.float16)  # 6e-8 and 1e-5 are denormal
+
+def random_matrix(random, kind, n_rows, n_blocks):
+    scales = random.choice(SCALES, (n_rows, n_blocks, kind.n_scales))
+    values = random.integers(0, 256, (n_rows, n_blocks, kind.n_bytes), np.uint8)  # -128 among them
+    values[random.random(values.shape) < 0.05] = {16: 255, 32: 128}[kind.n_bytes]
+    matrix = np.concatenate((scales.view(np.uint8), values), axis=2).reshape(n_rows, -1)
+    scales = scales.astype(np.float64)
+    if kind.n_scales == 1:
+        parts = (values.view(np.int8) * scales,)
+    else:
+        codes = np.concatenate((values & 15, values >> 4), axis=2)
+        parts = codes * scales[..., :1], np.broadcast_to(scales[..., 1:], codes.shape)
+    return matrix, [part.reshape(n_rows, -1) for part in parts]
+
+def random_inputs(random, n, n_values):
+    inputs = random.standard_normal((n, n_values))
+    inputs[0] = np.where(random.random(n_values) < 0.5, 1.0, -1.0)  # 127 and -127
+    inputs[1::5] *= 1e-5  # denormal scales
+    inputs[2::5, :32] = 0.0
+    inputs[3::5] *= 300.0
+    return inputs.astype(np.float32)
+
+for name, kind in BLOCK_TYPES.items():
+    assert install(detect(), {name}) == {name: ""}
+    random = np.random.default_rng(1)
+    for n_rows, n_values in ((1, 32), (5, 160), (17, 96), (40, 576), (64, 1056), (33, 2048)):
+        matrix, weights = random_matrix(random, kind, n_rows, n_values // 32)
+        inputs = random_inputs(random, 256, n_values)
+        single = multiply_singly(kind, matrix, inputs)
+        exact = inputs.astype(np.float64) @ sum(weights).T
+        step = np.abs(inputs).max(axis=1, keepdims=True) / 127 + 127 * 6e-8  # of an input in 8 bits, with its scale
+        assert (np.abs(single - exact) <= step * sum(np.abs(part).sum(axis=1) for part in weights)).all()
+        for n in (*range(1, 18), 32, 100, 129, 256):
+            for n_threads in (1, 2, 3) if n < 8 or n == 256 else (2,):
+                found = multiply(matrix, inputs[:n], ggml_type=kind.ggml_type, n_threads=n_threads)
+                assert found.tobytes() == single[:n].tobytes(), (name, n_rows, n_values, n, n_threads)
+        print(name, n_rows, n_values)
+"""
+
+
+@needs_vnni
+def test_any_number_of_rows_times_blocks_has_the_bits_of_single_products() -> None:
+    assert len(run(COMPARE_BLOCKS).splitlines()) == 12
+
+
+@needs_kernels
+def test_without_vnni_blocks_stay_with_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_FLAGS_BY_FEATURE", {})
+    assert library.types_with_kernels() == ["F16", "Q4_0"]
+    assert library.install(DEVICE, {"Q4_1", "Q8_0"}) == {}
+
+
 F16_MISTAKES = (
     ("sum[w][n][2]), add(sum[w][n][1]", "sum[w][n][1]), add(sum[w][n][2]"),  # another order of additions
     ("(share.index + 1) / share.of", "share.index / share.of"),  # shares of threads that end early
@@ -110,6 +169,15 @@ AVX2_MISTAKES = (
     ("_mm_shuffle_epi32(halves, EVEN_PAIRS_FIRST)", "halves"),  # scales of other rows
     ("EVEN_PAIRS_FIRST = 0xD8", "EVEN_PAIRS_FIRST = 0xE4"),  # rows in another order
 )
+BLOCK_MISTAKES = (
+    ("Q4_1", "four[0], four[2]), _mm512_add_ps(four[1]", "four[0], four[1]), _mm512_add_ps(four[2]"),  # another order
+    ("Q4_1", "(share.index + 1) / share.of", "share.index / share.of"),  # shares of threads that end early
+    ("Q4_1", "(1u << n_rows) - 1", "(1u << n_rows) / 2 - 1"),  # the last row of a group
+    ("Q4_1", "_mm512_set1_ps(inputs[n].sum)", "_mm512_set1_ps(inputs[n].scale)"),  # wrong minima
+    ("Q8_0", "inputs + begin * product.n_blocks", "inputs"),  # the inputs of other panels
+    ("Q8_0", "std::min(block + EARLY, n_blocks - 1)", "block"),  # scales of other blocks
+    ("Q8_0", "_mm256_sub_epi32(_mm256_setzero_si256(), times_128)", "times_128"),  # a wrong start of the sum
+)
 
 
 @needs_kernels
@@ -122,6 +190,12 @@ def test_the_self_test_notices_a_mistake_in_f16(right: str, wrong: str, tmp_path
 @pytest.mark.parametrize(("right", "wrong"), Q4_0_MISTAKES)
 def test_the_self_test_notices_a_mistake_in_q4_0(right: str, wrong: str, tmp_path: Path) -> None:
     assert "do not equal those of ggml" in run(with_mistake(tmp_path, "q4_0.cpp", right, wrong, test="Q4_0"))
+
+
+@needs_vnni
+@pytest.mark.parametrize(("name", "right", "wrong"), BLOCK_MISTAKES)
+def test_the_self_test_notices_a_mistake_in_blocks(name: str, right: str, wrong: str, tmp_path: Path) -> None:
+    assert "do not equal those of ggml" in run(with_mistake(tmp_path, "blocks.cpp", right, wrong, test=name))
 
 
 @needs_kernels
@@ -160,13 +234,14 @@ if {bool(test)}:
 
 LOGITS = """
 import hashlib
+import sys
 import numpy as np
 from edgeinfer.backends.gguf import BACKEND
 from edgeinfer.plan.types import Request
 from edgeinfer.runner.choose import choose
 from edgeinfer.runner.opening import local_path
 
-plan = choose(Request(model="demo", context=512, backend="gguf", speculation="off"), offline=True)
+plan = choose(Request(model=sys.argv[1], context=512, backend="gguf", speculation="off"), offline=True)
 model = BACKEND.load(plan, local_path(plan.artifact))
 cache = model.new_cache(plan.window)
 for n in (1, 2, 3, 4, 5, 7, 8, 11, 16):
@@ -180,11 +255,22 @@ model.close()
 
 @needs_kernels
 def test_a_model_in_q4_0_has_the_logits_of_ggml(tmp_path: Path) -> None:
-    ours = run(LOGITS)
-    assert ours == run(LOGITS, EDGEINFER_PATCH_LLAMA="off")
+    mistake = ("q4_0.cpp", "half_to_float(scale)};", "2 * half_to_float(scale)};")
+    check_logits("demo", tmp_path, mistake)
+
+
+@needs_vnni
+@pytest.mark.parametrize("tier", ["Q4_1", "Q8_0"])
+def test_a_model_in_blocks_has_the_logits_of_ggml(tier: Tier, tmp_path: Path) -> None:
+    mistake = ("blocks.cpp", "_mm512_set1_ps(inputs[n].scale)", "_mm512_set1_ps(2 * inputs[n].scale)")
+    check_logits(str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier=tier))), tmp_path, mistake)
+
+
+def check_logits(model: str, folder: Path, mistake: tuple[str, str, str]) -> None:
+    ours = run(LOGITS, model)
+    assert ours == run(LOGITS, model, EDGEINFER_PATCH_LLAMA="off")
     unnoticed = "from edgeinfer.backends.gguf.kernels import self_test\nself_test.self_test = lambda *_: ''\n"
-    mistaken = with_mistake(tmp_path, "q4_0.cpp", "half_to_float(scale)};", "2 * half_to_float(scale)};")
-    wrong = run(mistaken + unnoticed + LOGITS)
+    wrong = run(with_mistake(folder, *mistake) + unnoticed + LOGITS, model)
     assert all(a != b for a, b in zip(ours.splitlines(), wrong.splitlines(), strict=True))  # the kernel did run
 
 

@@ -40,14 +40,14 @@ class GgufBackend:
 
     def report(self) -> Mapping[str, str]:
         """Which taught drafts this build of llama.cpp can run, and for which matrices there are kernels of our own."""
-        from edgeinfer.backends.gguf.kernels.library import KERNELS, why_not
+        from edgeinfer.backends.gguf.kernels.library import types_with_kernels, why_not
         from edgeinfer.backends.gguf.probe import gives_states
         from edgeinfer.device import detect
 
         missing = "" if gives_states() else " only: this build does not give the states between layers"
         return {
             "taught drafts": f"exit{missing}" if missing else "exit and feature",
-            "own kernels": why_not(detect()) or ", ".join(KERNELS),
+            "own kernels": why_not(detect()) or ", ".join(types_with_kernels()),
         }
 
     def forget(self, path: Path) -> None:

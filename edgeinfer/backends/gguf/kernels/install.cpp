@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int F32 = 0, F16 = 1, Q4_0 = 2;  // enum ggml_type
+constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9;  // enum ggml_type
 
 std::atomic<unsigned> installed{0};  // a bit for each type
 
@@ -34,14 +34,22 @@ std::atomic<void *> ggml_sgemm{nullptr}, ggml_gemv{nullptr}, ggml_gemm{nullptr};
 // See llamafile/sgemm.h: C[n][m] = A[m] . B[n], with k values (or blocks of them) in a row. False: "do it another way".
 bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t a_stride, const void *b,
            int64_t b_stride, void *c, int64_t c_stride, int a_type, int b_type, int c_type) {
-    const bool f16 = a_type == F16 && b_type == F16 && c_type == F32 && n >= 2 && n <= MOST_F16_INPUTS;
-    if (!f16 || !is_installed(F16))
-        return reinterpret_cast<Sgemm>(ggml_sgemm.load())(params, m, n, k, a, a_stride, b, b_stride, c, c_stride, a_type,
-                                                          b_type, c_type);
-    multiply_f16({params->thread, params->n_threads},
-                 {static_cast<const uint16_t *>(a), a_stride, m, static_cast<const uint16_t *>(b), b_stride, n, k,
-                  static_cast<float *>(c), c_stride});
-    return true;
+    const Share share{params->thread, params->n_threads};
+    const auto is = [&](int matrix, int inputs) {
+        return a_type == matrix && b_type == inputs && c_type == F32 && is_installed(matrix);
+    };
+    if (is(F16, F16) && n >= 2 && n <= MOST_F16_INPUTS) {
+        multiply_f16(share, {static_cast<const uint16_t *>(a), a_stride, m, static_cast<const uint16_t *>(b), b_stride,
+                             n, k, static_cast<float *>(c), c_stride});
+        return true;
+    }
+    if (is(Q4_1, Q8_1) || is(Q8_0, Q8_0)) {
+        const auto multiply = a_type == Q4_1 ? multiply_q4_1 : multiply_q8_0;
+        multiply(share, {a, a_stride, m, b, b_stride, n, k, static_cast<float *>(c), c_stride});
+        return true;
+    }
+    return reinterpret_cast<Sgemm>(ggml_sgemm.load())(params, m, n, k, a, a_stride, b, b_stride, c, c_stride, a_type,
+                                                      b_type, c_type);
 }
 
 void repacked(std::atomic<void *> &of_ggml, int n_values, float *out, size_t out_stride, const void *matrix,
@@ -68,6 +76,10 @@ struct Place {
 
 const Place PLACES[] = {
     {F16, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+#ifdef EDGEINFER_VNNI
+    {Q4_1, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+    {Q8_0, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+#endif
     {Q4_0, "ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemv), &ggml_gemv},
     {Q4_0, "ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemm), &ggml_gemm},
 };

@@ -43,6 +43,21 @@ struct Q4_0Product {
 // False where memory is short: then nothing is written.
 bool multiply_q4_0(const Q4_0Product &product);
 
+// Matrix and inputs in ggml's blocks of 32 values; strides in blocks (those of `out` in values).
+struct BlockProduct {
+    const void *matrix;
+    int64_t matrix_stride, n_rows;
+    const void *inputs;
+    int64_t inputs_stride, n_inputs;
+    int64_t n_blocks;
+    float *out;
+    int64_t out_stride;
+};
+
+// block_q4_1 times block_q8_1, and block_q8_0 times block_q8_0. Only with VNNI.
+void multiply_q4_1(const Share &share, const BlockProduct &product);
+void multiply_q8_0(const Share &share, const BlockProduct &product);
+
 extern "C" {
 
 // Puts the kernel for matrices of this ggml_type in place in libggml-cpu. False where there is none for this processor,

@@ -19,19 +19,20 @@ from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.paths import cache_folder
 
-__all__ = ["KERNELS", "install", "remove", "version", "why_not"]
+__all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why_not"]
 
-KERNELS: Final[Mapping[str, int]] = {"F16": 1, "Q4_0": 2}  # types of matrices, and their numbers in enum ggml_type
+KERNELS: Final[Mapping[str, int]] = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8}  # by type of matrix: its ggml_type
+_NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0"})
 
 _HEADER: Final = "kernels.h"
-_SOURCES: Final = ("f16.cpp", "q4_0.cpp", "install.cpp")
+_SOURCES: Final = ("blocks.cpp", "f16.cpp", "q4_0.cpp", "install.cpp")
 _FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-mavx2", "-mfma", "-mf16c")
 _FLAGS_BY_FEATURE: Final[Mapping[str, Sequence[str]]] = {  # of the engine's build
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl"),
     "AVX512_VNNI": ("-mavx512vnni",),
 }
 _TIMEOUT_S: Final = 120
-_BUILD_BYTES: Final = 600_000_000  # the compilers, which run at the same time, take 0.4 GB
+_BUILD_BYTES: Final = 600_000_000  # the compilers, which run at the same time, take 0.5 GB
 
 
 def why_not(device: DeviceProfile) -> str:
@@ -42,6 +43,12 @@ def why_not(device: DeviceProfile) -> str:
     if not device.has_avx2:
         return "they are for Linux on x86-64 with AVX2"
     return _why_not_built()
+
+
+def types_with_kernels() -> Sequence[str]:
+    """The types of matrices for which there is a kernel with this build of llama.cpp."""
+    has_vnni = {"-mavx512vl", "-mavx512vnni"} <= set(_flags())
+    return [name for name in KERNELS if has_vnni or name not in _NEED_VNNI]
 
 
 def version() -> str:
@@ -56,7 +63,7 @@ def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     Returns why a kernel is not in place, by type; "" if it is. Types without a kernel are left out. Call it before a
     model is loaded, because the compilers need memory of their own.
     """
-    wanted = [name for name in KERNELS if name in types]
+    wanted = [name for name in types_with_kernels() if name in types]
     if not wanted:
         return {}
     reason = why_not(device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = npt.NDArray[np.float32]
     Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-__all__ = ["multiply", "self_test"]
+__all__ = ["BLOCK_TYPES", "BlockType", "multiply", "multiply_singly", "self_test"]
 
 _F32, _F16 = 0, 1  # enum ggml_type
 _REPACKED_ARGUMENTS: Final = (
@@ -27,12 +29,42 @@ _SIZES: Final = ((32, 576), (33, 64), (24, 200), (8, 2048))  # rows of the matri
 _ARENA_BYTES: Final = 4 << 20
 _REPACKED_ROWS: Final = (1, 4, 8, 12)  # one, or fours
 _REPACKED_SIZES: Final = ((8, 32), (16, 96), (40, 576), (72, 64))
-_BLOCK: Final = 32  # values of a block of Q4_0 and of Q8_0
+_BLOCK: Final = 32  # values of a block of Q4_0, Q4_1 and Q8_0
+_BLOCK_CASES: Final = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (9, 2))  # rows, threads
+_BLOCK_SIZES: Final = ((33, 96), (16, 32), (40, 576))
+_MOST_INPUT_BYTES: Final = 36  # of a block of an input
+_DOT_ARGUMENTS: Final = (
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
+    ctypes.c_int
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class BlockType:
+    """A type of matrices that are multiplied as the file holds them, in blocks: scales of 16 bits, then values."""
+
+    name: str
+    ggml_type: int
+    inputs: str  # the type of the inputs
+    n_scales: int
+    n_bytes: int  # of the values
+
+
+BLOCK_TYPES: Final[Mapping[str, BlockType]] = {
+    "Q4_1": BlockType("q4_1", 3, "q8_1", n_scales=2, n_bytes=16),
+    "Q8_0": BlockType("q8_0", 8, "q8_0", n_scales=1, n_bytes=32),
+}
 
 
 def self_test(name: str, library: ctypes.CDLL) -> str:
     """What is wrong with the kernel for matrices of this type; "" if nothing is. Takes some milliseconds."""
-    return _test_f16() if name == "F16" else _test_q4_0(library)
+    match name:
+        case "F16":
+            return _test_f16()
+        case "Q4_0":
+            return _test_q4_0(library)
+        case _:
+            return _test_blocks(BLOCK_TYPES[name])
 
 
 def _test_f16() -> str:
@@ -69,6 +101,36 @@ def _test_q4_0(library: ctypes.CDLL) -> str:
     return ""
 
 
+def _test_blocks(kind: BlockType) -> str:
+    """The products of random blocks have the bits that ggml's function for two rows gives."""
+    random = np.random.default_rng(0)
+    for n_rows, n_values in _BLOCK_SIZES:
+        blocks = _random_blocks(random, n_rows * n_values // _BLOCK, n_scales=kind.n_scales, n_bytes=kind.n_bytes)
+        matrix = blocks.reshape(n_rows, -1)
+        inputs = random.standard_normal((max(_BLOCK_CASES)[0], n_values)).astype(np.float32)
+        expected = multiply_singly(kind, matrix, inputs)
+        for n, n_threads in _BLOCK_CASES:
+            found = multiply(matrix, inputs[:n], ggml_type=kind.ggml_type, n_threads=n_threads)
+            if found.tobytes() != expected[:n].tobytes():
+                return f"{n} rows of {n_values} values do not equal those of ggml ({n_threads} threads)"
+    return ""
+
+
+def multiply_singly(kind: BlockType, matrix: Bytes, inputs: Floats) -> Floats:
+    """What ggml's function for two rows gives for each row of `inputs` (n, values) and `matrix` (rows, bytes)."""
+    library_function("ggml_cpu_init", None)()  # fills the table of 16-bit floats
+    quantize = library_function(f"quantize_row_{kind.inputs}", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    dot = library_function(f"ggml_vec_dot_{kind.name}_{kind.inputs}", None, *_DOT_ARGUMENTS)
+    found = np.empty((len(inputs), len(matrix)), np.float32)
+    blocks = np.empty(inputs.shape[1] // _BLOCK * _MOST_INPUT_BYTES, np.uint8)
+    for row, products in zip(np.ascontiguousarray(inputs), found, strict=True):
+        quantize(row.ctypes.data, blocks.ctypes.data, row.size)
+        for index, weights in enumerate(matrix):
+            out = products[index:].ctypes.data
+            dot(row.size, out, 0, weights.ctypes.data, 0, blocks.ctypes.data, 0, 1)
+    return found
+
+
 def _random_blocks(random: np.random.Generator, n: int, *, n_scales: int, n_bytes: int) -> Bytes:
     """Blocks as ggml lays them out: scales of 16 bits, then values of 4 or 8."""
     scales = random.standard_normal((n, n_scales)).astype(np.float16)
@@ -77,13 +139,15 @@ def _random_blocks(random: np.random.Generator, n: int, *, n_scales: int, n_byte
     return np.ascontiguousarray(np.hstack((scales.view(np.uint8), values)))
 
 
-def multiply(matrix: npt.NDArray[np.float16], inputs: Floats, *, n_threads: int) -> Floats:
-    """ggml's product: `inputs` (n, values) times `matrix` (rows, values), as (n, rows)."""
+def multiply(
+    matrix: npt.NDArray[np.float16] | Bytes, inputs: Floats, *, ggml_type: int = _F16, n_threads: int
+) -> Floats:
+    """ggml's product: `inputs` (n, values) times `matrix` (rows, values or the bytes of blocks), as (n, rows)."""
     pointer = ctypes.c_void_p
     tensor = base_function("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     data = base_function("ggml_get_data", pointer, pointer)
     with arena(_ARENA_BYTES) as context:
-        left = tensor(context, _F16, matrix.shape[1], matrix.shape[0])
+        left = tensor(context, ggml_type, inputs.shape[1], matrix.shape[0])
         right = tensor(context, _F32, inputs.shape[1], inputs.shape[0])
         product = base_function("ggml_mul_mat", pointer, pointer, pointer, pointer)(context, left, right)
         graph = base_function("ggml_new_graph", pointer, pointer)(context)

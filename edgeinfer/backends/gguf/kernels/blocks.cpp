@@ -1,0 +1,308 @@
+// Q4_1 and Q8_0 matrices times several rows, each row with the bits that it has alone.
+//
+// ggml (0.25) multiplies every matrix row with every input on its own (ggml_vec_dot_q4_1_q8_1, ggml_vec_dot_q8_0_q8_0):
+// a block has eight parts of four values, and each part has a sum over all blocks. Here a register holds the same part of
+// sixteen matrix rows, so a block is unpacked and its scales are multiplied once for all of them. A part of a block is a
+// whole number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
+
+#include "kernels.h"
+
+#ifdef EDGEINFER_VNNI
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int SIDE = 16;           // matrix rows side by side
+constexpr int PARTS = 8;           // of a block
+constexpr int64_t MOST_FIRST = 2;  // inputs at once while the matrix is unpacked; more would not fit the registers
+constexpr int64_t MOST_LATER = 3;  // inputs at once after that
+constexpr int64_t PASS = 128;      // inputs for which the matrix is unpacked once: their copies stay small
+constexpr uint64_t EARLY = 2;      // blocks: how far in front the scales are collected
+constexpr int64_t FAR = 8192;      // bytes beyond the next rows that are fetched into the second cache
+constexpr int64_t LINE = 64;       // bytes of a cache line
+
+// ggml's blocks of 32 values; the scales are 16-bit floats.
+struct BlockQ4_1 {
+    uint16_t scale, minimum;
+    uint8_t values[16];  // the low halves are values 0 to 15, the high ones 16 to 31
+};
+struct BlockQ8_0 {
+    uint16_t scale;
+    int8_t values[32];
+};
+struct BlockQ8_1 {
+    uint16_t scale, sum;  // sum: of the values, times the scale
+    int8_t values[32];
+};
+
+struct Rows {
+    const char *at[SIDE];
+};
+
+inline __m512 widen(__m256i halves) { return _mm512_cvtph_ps(halves); }
+
+inline __m512i every_fourth(const Rows &rows, int first, int64_t offset) {
+    const auto load = [&](int row) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows.at[first + row] + offset));
+    };
+    const __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(load(0)), load(4), 1);
+    return _mm512_inserti32x4(_mm512_inserti32x4(two, load(8), 2), load(12), 3);
+}
+
+// 16 bytes of 16 rows: four bytes of each in turn
+inline void transpose(const Rows &rows, int64_t offset, __m512i *turned) {
+    const __m512i a = every_fourth(rows, 0, offset), b = every_fourth(rows, 1, offset);
+    const __m512i c = every_fourth(rows, 2, offset), d = every_fourth(rows, 3, offset);
+    const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    const __m512i ab_high = _mm512_unpackhi_epi32(a, b), cd_high = _mm512_unpackhi_epi32(c, d);
+    turned[0] = _mm512_unpacklo_epi64(ab, cd);
+    turned[1] = _mm512_unpackhi_epi64(ab, cd);
+    turned[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+    turned[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+}
+
+// How a format is read. `Unpacked` is one block of 16 matrix rows, `Input` one block of an input, as the loop needs them.
+
+struct Q4_1 {
+    using Block = BlockQ4_1;
+    using InputBlock = BlockQ8_1;
+    using Scales = uint32_t;  // scale and minimum
+    static constexpr bool HAS_MINIMUM = true;
+
+    struct Unpacked {
+        __m512i parts[PARTS];
+        __m512 scale, minimum;
+    };
+    struct Input {
+        int32_t parts[PARTS];
+        float scale, sum;
+
+        void read(const InputBlock &block) {
+            std::memcpy(parts, block.values, sizeof parts);
+            scale = _cvtsh_ss(block.scale);
+            sum = _cvtsh_ss(block.sum);
+        }
+        __m512i start(int) const { return _mm512_setzero_si512(); }
+    };
+
+    static void unpack(const Rows &rows, int64_t block, const Scales *scales, Unpacked &out) {
+        const __m512i low = _mm512_set1_epi8(0x0F);
+        __m512i both[4];
+        transpose(rows, block * sizeof(Block) + offsetof(Block, values), both);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            out.parts[i] = _mm512_and_si512(both[i], low);
+            out.parts[4 + i] = _mm512_and_si512(_mm512_srli_epi16(both[i], 4), low);
+        }
+        const __m512i halves = _mm512_loadu_si512(scales);
+        out.scale = widen(_mm512_cvtepi32_epi16(halves));
+        out.minimum = widen(_mm512_cvtepi32_epi16(_mm512_srli_epi32(halves, 16)));
+    }
+};
+
+struct Q8_0 {
+    using Block = BlockQ8_0;
+    using InputBlock = BlockQ8_0;
+    using Scales = uint16_t;
+    static constexpr bool HAS_MINIMUM = false;
+
+    struct Unpacked {
+        __m512i parts[PARTS];  // value + 128, because vpdpbusd takes unsigned values
+        __m512 scale;
+    };
+    struct Input {
+        int32_t parts[PARTS];
+        int32_t starts[PARTS];  // -128 times the sum of the part
+        float scale;
+
+        void read(const InputBlock &block) {
+            const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(block.values));
+            const __m256i times_128 = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), values);
+            std::memcpy(parts, block.values, sizeof parts);
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(starts), _mm256_sub_epi32(_mm256_setzero_si256(), times_128));
+            scale = _cvtsh_ss(block.scale);
+        }
+        __m512i start(int part) const { return _mm512_set1_epi32(starts[part]); }
+    };
+
+    static void unpack(const Rows &rows, int64_t block, const Scales *scales, Unpacked &out) {
+        const int64_t offset = block * sizeof(Block) + offsetof(Block, values);
+        transpose(rows, offset, out.parts);
+        transpose(rows, offset + 16, out.parts + 4);
+#pragma GCC unroll 8
+        for (__m512i &part : out.parts) part = _mm512_xor_si512(part, _mm512_set1_epi8(-128));
+        out.scale = widen(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(scales)));
+    }
+};
+
+template <class Format>
+inline void collect_scales(const Rows &rows, int64_t block, typename Format::Scales *scales) {
+#pragma GCC unroll 16
+    for (int row = 0; row < SIDE; ++row)
+        std::memcpy(scales + row, rows.at[row] + block * sizeof(typename Format::Block), sizeof *scales);
+}
+
+template <class Format>
+struct Panel {  // some inputs, and 16 matrix rows
+    const Rows &rows;
+    typename Format::Unpacked *unpacked;
+    const typename Format::Input *inputs;  // [block][input]
+    int64_t n_blocks;
+    const char *next;  // the matrix rows after these
+    float *out;
+    int64_t out_stride;
+    __mmask16 wanted;  // rows
+};
+
+template <class Format, int N, bool FIRST>
+void multiply_panel(const Panel<Format> &panel) {
+    using Block = typename Format::Block;
+    __m512 sums[N][PARTS], minima[N];
+#pragma GCC unroll 3
+    for (int n = 0; n < N; ++n) {
+        minima[n] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+        for (__m512 &sum : sums[n]) sum = _mm512_setzero_ps();
+    }
+    typename Format::Scales scales[2 * EARLY][SIDE];
+    const uint64_t n_blocks = panel.n_blocks;
+    if constexpr (FIRST)
+        for (uint64_t block = 0; block < std::min(EARLY, n_blocks); ++block)
+            collect_scales<Format>(panel.rows, block, scales[block]);
+    const typename Format::Input *inputs = panel.inputs;
+    const char *next = panel.next;
+    for (uint64_t block = 0; block < n_blocks; ++block, inputs += N, next += SIDE * sizeof(Block)) {
+        typename Format::Unpacked &matrix = panel.unpacked[block];
+        if constexpr (FIRST) {
+#pragma GCC unroll 9
+            for (size_t line = 0; line < SIDE * sizeof(Block); line += LINE) {
+                _mm_prefetch(next + line, _MM_HINT_T0);
+                _mm_prefetch(next + line + FAR, _MM_HINT_T1);
+            }
+            collect_scales<Format>(panel.rows, std::min(block + EARLY, n_blocks - 1), scales[(block + EARLY) % (2 * EARLY)]);
+            Format::unpack(panel.rows, block, scales[block % (2 * EARLY)], matrix);
+        }
+        __m512 scale[N];
+#pragma GCC unroll 3
+        for (int n = 0; n < N; ++n) {
+            scale[n] = _mm512_mul_ps(matrix.scale, _mm512_set1_ps(inputs[n].scale));
+            if constexpr (Format::HAS_MINIMUM)
+                minima[n] = _mm512_fmadd_ps(matrix.minimum, _mm512_set1_ps(inputs[n].sum), minima[n]);
+        }
+#pragma GCC unroll 8
+        for (int part = 0; part < PARTS; ++part) {
+            const __m512i values = matrix.parts[part];
+#pragma GCC unroll 3
+            for (int n = 0; n < N; ++n) {
+                const __m512i input = _mm512_set1_epi32(inputs[n].parts[part]);
+                const __m512i products = _mm512_dpbusd_epi32(inputs[n].start(part), values, input);
+                sums[n][part] = _mm512_fmadd_ps(scale[n], _mm512_cvtepi32_ps(products), sums[n][part]);
+            }
+        }
+    }
+    for (int n = 0; n < N; ++n) {
+        __m512 four[4];
+        for (int i = 0; i < 4; ++i) four[i] = _mm512_add_ps(sums[n][i], sums[n][4 + i]);
+        __m512 all = _mm512_add_ps(_mm512_add_ps(four[0], four[2]), _mm512_add_ps(four[1], four[3]));
+        if constexpr (Format::HAS_MINIMUM) all = _mm512_add_ps(all, minima[n]);
+        _mm512_mask_storeu_ps(panel.out + n * panel.out_stride, panel.wanted, all);
+    }
+}
+
+template <class Format>
+void multiply_first(int64_t n_inputs, const Panel<Format> &panel) {
+    if (n_inputs == 1) multiply_panel<Format, 1, true>(panel);
+    if (n_inputs == 2) multiply_panel<Format, 2, true>(panel);
+}
+
+template <class Format>
+void multiply_later(int64_t n_inputs, const Panel<Format> &panel) {
+    if (n_inputs == 1) multiply_panel<Format, 1, false>(panel);
+    if (n_inputs == 2) multiply_panel<Format, 2, false>(panel);
+    if (n_inputs == 3) multiply_panel<Format, 3, false>(panel);
+}
+
+struct Panels {  // how some inputs are divided
+    int64_t n_inputs;
+    int64_t n_first = std::min(n_inputs, MOST_FIRST);
+    int64_t n_later = (n_inputs - n_first + MOST_LATER - 1) / MOST_LATER;
+
+    int64_t count() const { return 1 + n_later; }
+    int64_t begin(int64_t panel) const {
+        return panel == 0 ? 0 : n_later == 0 ? n_first : n_first + (n_inputs - n_first) * (panel - 1) / n_later;
+    }
+};
+
+template <class T>
+T *room_for(size_t n) {  // ends the process where memory is short, as ggml does
+    thread_local std::vector<T> kept;
+    if (kept.size() < n) kept.resize(n);
+    return kept.data();
+}
+
+template <class Format>
+void read_inputs(const BlockProduct &product, const Panels &panels, typename Format::Input *out) {
+    const auto *blocks = static_cast<const typename Format::InputBlock *>(product.inputs);
+    for (int64_t panel = 0; panel < panels.count(); ++panel)
+        for (int64_t block = 0; block < product.n_blocks; ++block)
+            for (int64_t n = panels.begin(panel); n < panels.begin(panel + 1); ++n)
+                (out++)->read(blocks[n * product.inputs_stride + block]);
+}
+
+template <class Format>
+void multiply_pass(const Share &share, const BlockProduct &product) {
+    const Panels panels{product.n_inputs};
+    auto *inputs = room_for<typename Format::Input>(product.n_inputs * product.n_blocks);
+    auto *unpacked = room_for<typename Format::Unpacked>(product.n_blocks);
+    read_inputs<Format>(product, panels, inputs);
+    const auto *matrix = static_cast<const char *>(product.matrix);
+    const int64_t row_bytes = product.matrix_stride * sizeof(typename Format::Block);
+    const int64_t n_groups = (product.n_rows + SIDE - 1) / SIDE;
+    for (int64_t group = n_groups * share.index / share.of; group < n_groups * (share.index + 1) / share.of; ++group) {
+        const int64_t row = group * SIDE, n_rows = std::min<int64_t>(SIDE, product.n_rows - row);
+        Rows rows;
+        for (int64_t i = 0; i < SIDE; ++i) rows.at[i] = matrix + (row + std::min(i, n_rows - 1)) * row_bytes;
+        for (int64_t i = 0; i < panels.count(); ++i) {
+            const int64_t begin = panels.begin(i), n = panels.begin(i + 1) - begin;
+            const Panel<Format> panel{rows,
+                                      unpacked,
+                                      inputs + begin * product.n_blocks,
+                                      product.n_blocks,
+                                      matrix + (row + SIDE) * row_bytes,
+                                      product.out + begin * product.out_stride + row,
+                                      product.out_stride,
+                                      static_cast<__mmask16>((1u << n_rows) - 1)};
+            i == 0 ? multiply_first(n, panel) : multiply_later(n, panel);
+        }
+    }
+}
+
+template <class Format>
+void multiply(const Share &share, const BlockProduct &product) {
+    const auto *inputs = static_cast<const typename Format::InputBlock *>(product.inputs);
+    for (int64_t first = 0; first < product.n_inputs; first += PASS) {
+        BlockProduct part = product;
+        part.inputs = inputs + first * product.inputs_stride;
+        part.n_inputs = std::min(PASS, product.n_inputs - first);
+        part.out = product.out + first * product.out_stride;
+        multiply_pass<Format>(share, part);
+    }
+}
+
+}  // namespace
+
+void multiply_q4_1(const Share &share, const BlockProduct &product) { multiply<Q4_1>(share, product); }
+void multiply_q8_0(const Share &share, const BlockProduct &product) { multiply<Q8_0>(share, product); }
+
+#else
+
+void multiply_q4_1(const Share &, const BlockProduct &) {}
+void multiply_q8_0(const Share &, const BlockProduct &) {}
+
+#endif
