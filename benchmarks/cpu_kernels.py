@@ -32,6 +32,7 @@ __all__ = ["add_arguments", "run"]
 ROWS: Final = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 PROMPTS: Final = (55, 256)  # rows of which only the last gives logits
 POSITION: Final = 200
+REPEATED: Final = 5  # a first decode finds caches full of other data, and builds a graph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +90,13 @@ def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> 
             for name in sorted(kernels, reverse=bool(turn % 2)):
                 kernels[name]()
                 for n in (*ROWS, *PROMPTS):
-                    context.remove(POSITION)
-                    began = time.perf_counter()
-                    rows = _rows(context, batch, POSITION, n, n_wanted=1 if n in PROMPTS else n)
-                    measured[name].seconds[n].append(time.perf_counter() - began)
+                    seconds = []
+                    for _ in range(REPEATED):
+                        context.remove(POSITION)
+                        began = time.perf_counter()
+                        rows = _rows(context, batch, POSITION, n, n_wanted=1 if n in PROMPTS else n)
+                        seconds.append(time.perf_counter() - began)
+                    measured[name].seconds[n].append(statistics.median(seconds))
                     equal = sum(np.array_equal(row, one) for row, one in zip(rows, single, strict=False))
                     measured[name].n_exact[n] = equal
         return measured

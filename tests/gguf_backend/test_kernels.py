@@ -161,7 +161,7 @@ Q4_0_MISTAKES = (
     ("_mm_sub_epi32(_mm_setzero_si128(), two)", "_mm_add_epi32(_mm_setzero_si128(), two)"),  # a wrong start of the sum
     ("7, 5, 3, 1, 6, 4, 2, 0", "7, 6, 5, 4, 3, 2, 1, 0"),  # rows in another order
     ("starts + input * n_blocks}", "starts}"),  # the sums of other inputs in a second panel
-    ("n_rows == TILE ? matrix + n_blocks * WEIGHTS : matrix", "matrix + WEIGHTS"),  # the second eight rows
+    ("*second = matrix + n_blocks * WEIGHTS", "*second = matrix + WEIGHTS"),  # the second eight rows
 )
 AVX2_MISTAKES = (
     ("static_cast<char>(0x88)", "static_cast<char>(0x08)"),  # half of the values with their highest bit flipped

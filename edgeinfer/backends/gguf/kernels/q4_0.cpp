@@ -86,9 +86,57 @@ inline void fetch_ahead(const char *matrix, int64_t n_bytes) {
     for (int64_t line = 0; line < n_bytes; line += LINE) _mm_prefetch(matrix + AHEAD + line, _MM_HINT_T0);
 }
 
+constexpr int EVEN_PAIRS_FIRST = 0xD8;
+
+// 8 rows of the matrix times N inputs. Sums are in the order of `total`: rows 0, 1, 4, 5, 2, 3, 6, 7.
+template <class Layout, int N>
+void multiply_8(const char *matrix, const Inputs &inputs, int64_t n_blocks, float *out, int64_t stride) {
+    const __m256i low = _mm256_set1_epi8(0x0F), flip = _mm256_set1_epi8(static_cast<char>(0x88));
+    const char *values[N];
+    __m256 sums[N];
+    for (int n = 0; n < N; ++n) {
+        values[n] = values_of<Layout>(inputs.data, n, n_blocks);
+        sums[n] = _mm256_setzero_ps();
+    }
+    for (int64_t block = 0; block < n_blocks; ++block, matrix += WEIGHTS) {
+        fetch_ahead(matrix, WEIGHTS);
+        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(matrix));
+        const __m256 scales = _mm256_cvtph_ps(_mm_shuffle_epi32(halves, EVEN_PAIRS_FIRST));
+        __m256i sums_of_rows[N][2];  // 16 bits: four parts of two products, each at most 2 * 15 * 127
+#pragma GCC unroll 4
+        for (int quarter = 0; quarter < 4; ++quarter) {  // four rows; values 0 to 7 and 16 to 23, then the others
+            const int four = quarter % 2, half = quarter / 2;
+            const auto *bytes = reinterpret_cast<const __m256i *>(matrix + 2 * SIDE + 32 * quarter);
+            const __m256i packed = _mm256_xor_si256(_mm256_loadu_si256(bytes), flip);  // ggml flips the highest bits
+            const __m256i lower = _mm256_and_si256(packed, low);
+            const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n) {
+                const char *at = values[n] + block * input_bytes<Layout> + half * 8 * Layout::ROWS;
+                const __m256i sum = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(lower, _mm256_set1_epi64x(load_8(at))),
+                    _mm256_maddubs_epi16(upper, _mm256_set1_epi64x(load_8(at + 16 * Layout::ROWS))));
+                sums_of_rows[n][four] = half ? _mm256_add_epi16(sums_of_rows[n][four], sum) : sum;
+            }
+        }
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) {
+            const Start &start = inputs.starts[n * n_blocks + block];
+            const __m256i begin = _mm256_set1_epi64x(start.sums), ones = _mm256_set1_epi16(1);
+            const __m256i total = _mm256_hadd_epi32(_mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][0], ones)),
+                                                    _mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][1], ones)));
+            sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(scales, _mm256_set1_ps(start.scale)),
+                                      sums[n]);
+        }
+    }
+    for (int n = 0; n < N; ++n) {
+        const __m256d ordered = _mm256_permute4x64_pd(_mm256_castps_pd(sums[n]), EVEN_PAIRS_FIRST);
+        _mm256_storeu_ps(out + n * stride, _mm256_castpd_ps(ordered));
+    }
+}
+
 #ifdef EDGEINFER_VNNI
 
-constexpr int64_t TILE = 16;      // matrix rows at once
 constexpr int MOST_TOGETHER = 8;  // inputs at once
 
 struct Unpacked {  // 8 matrix rows: values 0 to 7, 8 to 15, 16 to 23 and 24 to 31 of each
@@ -113,12 +161,11 @@ inline __m512 scales_of(const char *first, const char *second) {
     return _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi32(a, b), _mm_unpacklo_epi32(a, b)));
 }
 
-// `n_rows` (8 or 16) rows of the matrix times N inputs. Sums are in the order of `total`: in each 128 bits, two rows of
-// the first 8 and two of the second.
+// 16 rows of the matrix times N inputs. Sums are in the order of `total`: in each 128 bits, two rows of the first 8 and
+// two of the second.
 template <class Layout, int N>
-inline __attribute__((always_inline)) void multiply_tile(const char *matrix, int64_t n_rows, const Inputs &inputs,
-                                                         int64_t n_blocks, float *out, int64_t stride) {
-    const char *first = matrix, *second = n_rows == TILE ? matrix + n_blocks * WEIGHTS : matrix;
+void multiply_16(const char *matrix, const Inputs &inputs, int64_t n_blocks, float *out, int64_t stride) {
+    const char *first = matrix, *second = matrix + n_blocks * WEIGHTS;
     const char *values[N];
     __m512 sums[N];
     for (int n = 0; n < N; ++n) {
@@ -148,75 +195,32 @@ inline __attribute__((always_inline)) void multiply_tile(const char *matrix, int
         }
     }
     const __m512i in_order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
-    const __mmask16 wanted = n_rows == TILE ? 0xFFFF : 0x00FF;
     for (int n = 0; n < N; ++n) {
         const __m512d ordered = _mm512_permutexvar_pd(in_order, _mm512_castps_pd(sums[n]));
-        _mm512_mask_storeu_ps(out + n * stride, wanted, _mm512_castpd_ps(ordered));
+        _mm512_storeu_ps(out + n * stride, _mm512_castpd_ps(ordered));
     }
+}
+
+template <class Layout, int N>
+void multiply(const char *matrix, int64_t n_rows, const Inputs &inputs, int64_t n_blocks, float *out, int64_t stride) {
+    const int64_t bytes = n_blocks * WEIGHTS;  // of 8 rows
+    int64_t row = 0;
+    if constexpr (N > 1)  // a single input waits for memory, and two places at once in it take longer
+        for (; row + 16 <= n_rows; row += 16) multiply_16<Layout, N>(matrix + row / 8 * bytes, inputs, n_blocks, out + row, stride);
+    for (; row < n_rows; row += 8) multiply_8<Layout, N>(matrix + row / 8 * bytes, inputs, n_blocks, out + row, stride);
 }
 
 #else
 
-constexpr int64_t TILE = 8;       // matrix rows at once
 constexpr int MOST_TOGETHER = 4;  // inputs at once
-constexpr int EVEN_PAIRS_FIRST = 0xD8;
-
-// 8 rows of the matrix times N inputs. Sums are in the order of `total`: rows 0, 1, 4, 5, 2, 3, 6, 7.
-template <class Layout, int N>
-inline __attribute__((always_inline)) void multiply_tile(const char *matrix, int64_t, const Inputs &inputs,
-                                                         int64_t n_blocks, float *out, int64_t stride) {
-    const __m256i low = _mm256_set1_epi8(0x0F), flip = _mm256_set1_epi8(static_cast<char>(0x88));
-    const char *values[N];
-    __m256 sums[N];
-    for (int n = 0; n < N; ++n) {
-        values[n] = values_of<Layout>(inputs.data, n, n_blocks);
-        sums[n] = _mm256_setzero_ps();
-    }
-    for (int64_t block = 0; block < n_blocks; ++block, matrix += WEIGHTS) {
-        fetch_ahead(matrix, WEIGHTS);
-        const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(matrix));
-        const __m256 scales = _mm256_cvtph_ps(_mm_shuffle_epi32(halves, EVEN_PAIRS_FIRST));
-        __m256i sums_of_rows[N][2];  // 16 bits: four parts of two products, each at most 2 * 15 * 127
-#pragma GCC unroll 4
-        for (int quarter = 0; quarter < 4; ++quarter) {  // four rows; values 0 to 7 and 16 to 23, then the others
-            const int four = quarter % 2, half = quarter / 2;
-            const auto *bytes = reinterpret_cast<const __m256i *>(matrix + 2 * SIDE + 32 * quarter);
-            const __m256i packed = _mm256_xor_si256(_mm256_loadu_si256(bytes), flip);  // ggml flips the highest bits
-            const __m256i lower = _mm256_and_si256(packed, low);
-            const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
-#pragma GCC unroll 4
-            for (int n = 0; n < N; ++n) {
-                const char *at = values[n] + block * input_bytes<Layout> + half * 8 * Layout::ROWS;
-                const __m256i sum = _mm256_add_epi16(
-                    _mm256_maddubs_epi16(lower, _mm256_set1_epi64x(load_8(at))),
-                    _mm256_maddubs_epi16(upper, _mm256_set1_epi64x(load_8(at + 16 * Layout::ROWS))));
-                sums_of_rows[n][four] = half ? _mm256_add_epi16(sums_of_rows[n][four], sum) : sum;
-            }
-        }
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) {
-            const Start &start = inputs.starts[n * n_blocks + block];
-            const __m256i begin = _mm256_set1_epi64x(start.sums), ones = _mm256_set1_epi16(1);
-            const __m256i total = _mm256_hadd_epi32(_mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][0], ones)),
-                                                    _mm256_add_epi32(begin, _mm256_madd_epi16(sums_of_rows[n][1], ones)));
-            sums[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(scales, _mm256_set1_ps(start.scale)),
-                                      sums[n]);
-        }
-    }
-    for (int n = 0; n < N; ++n) {
-        const __m256d ordered = _mm256_permute4x64_pd(_mm256_castps_pd(sums[n]), EVEN_PAIRS_FIRST);
-        _mm256_storeu_ps(out + n * stride, _mm256_castpd_ps(ordered));
-    }
-}
-
-#endif
 
 template <class Layout, int N>
 void multiply(const char *matrix, int64_t n_rows, const Inputs &inputs, int64_t n_blocks, float *out, int64_t stride) {
-    for (int64_t row = 0; row < n_rows; row += TILE)
-        multiply_tile<Layout, N>(matrix + row / SIDE * n_blocks * WEIGHTS, std::min(TILE, n_rows - row), inputs, n_blocks,
-                                 out + row, stride);
+    for (int64_t row = 0; row < n_rows; row += 8)
+        multiply_8<Layout, N>(matrix + row / 8 * n_blocks * WEIGHTS, inputs, n_blocks, out + row, stride);
 }
+
+#endif
 
 Start *room_for(int64_t n) {
     thread_local std::unique_ptr<Start[]> starts;
