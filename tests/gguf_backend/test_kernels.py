@@ -266,6 +266,42 @@ def test_a_model_in_blocks_has_the_logits_of_ggml(tier: Tier, tmp_path: Path) ->
     check_logits(str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier=tier))), tmp_path, mistake)
 
 
+EXACT = """
+import sys
+import numpy as np
+from edgeinfer.backends.gguf import BACKEND
+from edgeinfer.plan.types import Request
+from edgeinfer.runner.choose import choose
+from edgeinfer.runner.opening import local_path
+
+plan = choose(Request(model=sys.argv[1], context=512, backend="gguf", threads=2, conversations=2), offline=True)
+model = BACKEND.load(plan, local_path(plan.artifact))
+single, several = model.new_cache(plan.window), model.new_cache(plan.window)
+
+def step(cache, tokens):
+    round_ = cache.begin(len(tokens))
+    rows = [row.numpy().copy() for row in round_.verify(tokens)]
+    round_.commit(len(tokens))
+    return rows
+
+for n in range(2, model.exact_rows + 1):
+    tokens = [7 * n + at for at in range(n)]
+    assert np.array_equal(step(several, tokens), [step(single, [token])[0] for token in tokens]), n
+print(model.exact_rows)
+model.close()
+"""
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+@pytest.mark.parametrize("tier", ["Q4_0", "Q4_1", "Q8_0"])
+def test_16_rows_of_a_model_have_the_bits_of_single_ones(tier: Tier, switch: str, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", Tiny(tier=tier))
+    expected = FACTS.exact_rows(DEVICE, frozenset({tier}), "q8_0/f16")
+    if expected is None:
+        pytest.skip("measured on x86")
+    assert run(EXACT, str(path), EDGEINFER_PATCH_LLAMA=switch) == "16\n"
+
+
 def check_logits(model: str, folder: Path, mistake: tuple[str, str, str]) -> None:
     ours = run(LOGITS, model)
     assert ours == run(LOGITS, model, EDGEINFER_PATCH_LLAMA="off")

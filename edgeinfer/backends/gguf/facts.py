@@ -56,9 +56,7 @@ _EXIT_BYTES: Final = 11_000_000  # docs/memory.md: two contexts that draft and v
 # Rows of a batch that round as single rows do, by the types of the file's matrices. Measured with the x86 kernels of
 # ggml 0.25, flash attention on.
 _EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
-    (frozenset({"Q8_0"}), 16),
-    (frozenset({"Q4_0"}), 16),
-    (frozenset({"Q4_1", "Q8_0"}), 8),
+    (frozenset({"Q4_0", "Q4_1", "Q8_0"}), 16),
     (frozenset({"Q4_0", "Q6_K"}), 5),
     (frozenset({"Q4_K", "Q6_K"}), 3),
 )
