@@ -75,7 +75,8 @@ class GgufBackend:
 
         return_large_buffers()
         n_gpu_layers = -1 if plan.device.accelerators else 0
-        no_kernel = {} if n_gpu_layers else install_kernels(plan.device, read_by_type(header).keys())
+        types = read_by_type(header).keys() | ({"Q8_0"} if plan.taught is not None else set())  # a draft's own layer
+        no_kernel = {} if n_gpu_layers else install_kernels(plan.device, types)
         loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
         try:
             if loaded.refusal:
