@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,6 +28,8 @@ from edgeinfer.types import ToolCall
 
 __all__ = ["count_tokens", "messages"]
 
+EMPTY_TEXT: Final[Mapping[str, object]] = {"type": "text", "text": "", "citations": None}
+
 
 @dataclass(slots=True)
 class MessageWriter:
@@ -43,8 +46,8 @@ class MessageWriter:
         content: list[dict[str, object]] = []
         if answer.thinking:
             content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
-        if answer.text or not answer.calls:
-            content.append({"type": "text", "text": answer.text, "citations": None})
+        if answer.text or not (answer.calls or answer.thinking):
+            content.append({**EMPTY_TEXT, "text": answer.text})
         content += [block_of(call) for call in answer.calls]
         reason = stop_reason(answer.finish, answer.stop_string, len(answer.calls))
         return {
@@ -83,10 +86,12 @@ class MessageWriter:
             yield self._delta({"type": "thinking_delta", "thinking": part.text})
         else:
             if self._open != "text":
-                yield from self._begin("text", {"type": "text", "text": "", "citations": None})
+                yield from self._begin("text", EMPTY_TEXT)
             yield self._delta({"type": "text_delta", "text": part.text})
 
     def _end(self, ended: Ended) -> Iterator[bytes]:
+        if self._index < 0:
+            yield from self._begin("text", EMPTY_TEXT)
         yield from self._close()
         reason = stop_reason(ended.finish, ended.stop_string, self._n_calls)
         delta = {"stop_reason": reason, "stop_sequence": ended.stop_string or None}

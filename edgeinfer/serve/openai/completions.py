@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -86,6 +88,7 @@ class CompletionWriter:
 
     async def chunks(self, answering: Answering) -> AsyncIterator[bytes]:
         ended: list[Ended] = []
+        offsets: Counter[int] = Counter()  # characters of each answer so far
         try:
             async for index, step in answering:
                 if isinstance(step, Ended):
@@ -93,7 +96,8 @@ class CompletionWriter:
                     choice = self._choice(index, "", step.finish, [])
                 else:
                     text = "".join(part.text for part in step.parts if not isinstance(part, ToolCall))
-                    choice = self._choice(index, text, None, step.logprobs)
+                    choice = self._choice(index, text, None, step.logprobs, offsets[index])
+                    offsets[index] += sum(len(self._text(one.token)) for one in step.logprobs)
                 yield event(as_json({**self._head(), "choices": [choice]}))
         except EdgeInferError as error:
             yield event(as_json(openai_error(error, status_of(error))))
@@ -113,22 +117,23 @@ class CompletionWriter:
         }
 
     def _choice(
-        self, index: int, text: str, finish: str | None, tokens: Sequence[TokenLogprob]
+        self, index: int, text: str, finish: str | None, tokens: Sequence[TokenLogprob], offset: int = 0
     ) -> Mapping[str, object]:
-        logprobs = self._logprobs(tokens) if tokens else None
+        logprobs = self._logprobs(tokens, offset) if tokens else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, object]:
-        def text(token: int) -> str:
-            return self.served.tokenizer.piece(token).decode("utf-8", "replace")
-
-        texts = [text(token.token) for token in tokens]
+    def _logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
+        """`offset` is the number of characters before the first of `tokens`."""
+        texts = [self._text(token.token) for token in tokens]
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{text(one): logprob for one, logprob in token.top} for token in tokens],
-            "text_offset": [sum(map(len, texts[:at])) for at in range(len(texts))],
+            "top_logprobs": [{self._text(one): logprob for one, logprob in token.top} for token in tokens],
+            "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)),
         }
+
+    def _text(self, token: int) -> str:
+        return self.served.tokenizer.piece(token).decode("utf-8", "replace")
 
 
 async def completions(request: Request) -> Response:

@@ -65,9 +65,9 @@ class ResponseWriter:
     _n_events: int = 0
 
     def whole(self, answer: Whole) -> dict[str, object]:
-        for kind, text in (("reasoning", answer.thinking), ("message", answer.text)):
-            if text or (kind == "message" and not answer.calls):
-                self._outputs.append(Output(kind, new_id(kind), text))
+        said = [("reasoning", answer.thinking), ("message", answer.text)]
+        kept = [(kind, text) for kind, text in said if text] or ([] if answer.calls else [("message", "")])
+        self._outputs = [Output(kind, new_id(kind), text) for kind, text in kept]
         self._outputs += [Output("function_call", new_id("function_call"), call=call) for call in answer.calls]
         return self._ended(Ended(answer.finish, answer.stats, answer.n_tokens, answer.n_thought))
 
@@ -105,7 +105,7 @@ class ResponseWriter:
         if not self._open or self._outputs[-1].kind != kind:
             yield from self._begin(kind)
         self._outputs[-1].text += part.text
-        name = "response.reasoning.delta" if part.thinking else "response.output_text.delta"
+        name = "response.reasoning_text.delta" if part.thinking else "response.output_text.delta"
         delta: dict[str, object] = {**self._place(), "content_index": 0, "delta": part.text}
         yield self._event(name, delta if part.thinking else {**delta, "logprobs": []})
 
@@ -133,7 +133,7 @@ class ResponseWriter:
             yield self._event("response.output_text.done", {**place, "text": newest.text, "logprobs": []})
             yield self._event("response.content_part.done", {**place, "part": newest.part()})
         elif newest.kind == "reasoning":
-            yield self._event("response.reasoning.done", {**place, "text": newest.text})
+            yield self._event("response.reasoning_text.done", {**place, "text": newest.text})
         done = {"output_index": len(self._outputs) - 1, "item": newest.item("completed")}
         yield self._event("response.output_item.done", done)
 
