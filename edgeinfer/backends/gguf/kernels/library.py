@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -73,6 +74,9 @@ def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     if reason:
         return dict.fromkeys(wanted, reason)
     try:
+        path = _compiled()
+        if _others_may_write(path):
+            return dict.fromkeys(wanted, f"others may write to {path.parent}, which holds their library")
         library = _library()
     except (OSError, subprocess.SubprocessError) as error:
         return dict.fromkeys(wanted, f"their library cannot be built: {_cause(error)}")
@@ -120,14 +124,22 @@ def _path() -> Path:
 def _compiled() -> Path:
     path = _path()
     if not path.exists():
-        _folder().mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_folder()) as folder, ThreadPoolExecutor() as threads:
             objects = [f"{folder}/{name}.o" for name in _SOURCES]
             list(threads.map(_compile, _SOURCES, objects))
             made = Path(folder) / path.name
             _run(_compiler(), "-shared", "-o", str(made), *objects)
+            made.chmod(0o700)
             made.replace(path)
     return path
+
+
+def _others_may_write(path: Path) -> bool:
+    """Whether another user could have made the library, or could replace it."""
+    states = [place.stat() for place in (path, path.parent)]
+    return any(state.st_uid != os.geteuid() or state.st_mode & 0o022 for state in states)
 
 
 def _compile(source: str, target: str) -> None:
