@@ -177,6 +177,7 @@ BLOCK_MISTAKES = (
     ("Q8_0", "inputs + begin * product.n_blocks", "inputs"),  # the inputs of other panels
     ("Q8_0", "std::min(block + EARLY, n_blocks - 1)", "block"),  # scales of other blocks
     ("Q8_0", "_mm256_sub_epi32(_mm256_setzero_si256(), times_128)", "times_128"),  # a wrong start of the sum
+    ("Q8_0", "FROM == Matrix::READ ? in_reg", "FROM != Matrix::KEPT ? in_reg"),  # blocks that are not kept for later
 )
 
 

@@ -1,9 +1,9 @@
-// Q4_1 and Q8_0 matrices times several rows, each row with the bits that it has alone.
+// Q4_1 and Q8_0 matrices times any number of rows, with the bits of ggml's products of two rows.
 //
-// ggml (0.25) multiplies every matrix row with every input on its own (ggml_vec_dot_q4_1_q8_1, ggml_vec_dot_q8_0_q8_0):
-// a block has eight parts of four values, and each part has a sum over all blocks. Here a register holds the same part of
-// sixteen matrix rows, so a block is unpacked and its scales are multiplied once for all of them. A part of a block is a
-// whole number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
+// ggml (0.25) multiplies a matrix row with an input in ggml_vec_dot_q4_1_q8_1 and ggml_vec_dot_q8_0_q8_0. A block has eight
+// parts of four values, and each part is added to a sum of its own. Here a register holds the same part of sixteen matrix
+// rows: their scales are multiplied at once, and a block is unpacked once for all inputs. The product of a part is a whole
+// number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
 
 #include "kernels.h"
 
@@ -23,7 +23,7 @@ constexpr int PARTS = 8;           // of a block
 constexpr int64_t MOST_FIRST = 2;  // inputs at once while the matrix is unpacked; more would not fit the registers
 constexpr int64_t MOST_LATER = 3;  // inputs at once after that
 constexpr int64_t PASS = 128;      // inputs for which the matrix is unpacked once: their copies stay small
-constexpr uint64_t EARLY = 2;      // blocks: how far in front the scales are collected
+constexpr uint64_t EARLY = 2;      // blocks: how far in front scales are collected, because fresh stores load slowly
 constexpr int64_t FAR = 8192;      // bytes beyond the next rows that are fetched into the second cache
 constexpr int64_t LINE = 64;       // bytes of a cache line
 
@@ -141,6 +141,21 @@ struct Q8_0 {
     }
 };
 
+inline void fetch(const char *next, size_t n_bytes) {
+#pragma GCC unroll 9
+    for (size_t line = 0; line < n_bytes; line += LINE) {
+        _mm_prefetch(next + line, _MM_HINT_T0);
+        _mm_prefetch(next + line + FAR, _MM_HINT_T1);
+    }
+}
+
+// In the order of ggml's hsum_float_8: four apart, two apart, neighbors.
+inline __m512 add_parts(const __m512 (&sums)[PARTS]) {
+    __m512 four[4];
+    for (int i = 0; i < 4; ++i) four[i] = _mm512_add_ps(sums[i], sums[4 + i]);
+    return _mm512_add_ps(_mm512_add_ps(four[0], four[2]), _mm512_add_ps(four[1], four[3]));
+}
+
 template <class Format>
 inline void collect_scales(const Rows &rows, int64_t block, typename Format::Scales *scales) {
 #pragma GCC unroll 16
@@ -160,7 +175,9 @@ struct Panel {  // some inputs, and 16 matrix rows
     __mmask16 wanted;  // rows
 };
 
-template <class Format, int N, bool FIRST>
+enum class Matrix { READ, READ_AND_KEEP, KEPT };  // whether it is unpacked by this panel, and for those after it
+
+template <class Format, int N, Matrix FROM>
 void multiply_panel(const Panel<Format> &panel) {
     using Block = typename Format::Block;
     __m512 sums[N][PARTS], minima[N];
@@ -172,19 +189,16 @@ void multiply_panel(const Panel<Format> &panel) {
     }
     typename Format::Scales scales[2 * EARLY][SIDE];
     const uint64_t n_blocks = panel.n_blocks;
-    if constexpr (FIRST)
+    if constexpr (FROM != Matrix::KEPT)
         for (uint64_t block = 0; block < std::min(EARLY, n_blocks); ++block)
             collect_scales<Format>(panel.rows, block, scales[block]);
     const typename Format::Input *inputs = panel.inputs;
     const char *next = panel.next;
     for (uint64_t block = 0; block < n_blocks; ++block, inputs += N, next += SIDE * sizeof(Block)) {
-        typename Format::Unpacked &matrix = panel.unpacked[block];
-        if constexpr (FIRST) {
-#pragma GCC unroll 9
-            for (size_t line = 0; line < SIDE * sizeof(Block); line += LINE) {
-                _mm_prefetch(next + line, _MM_HINT_T0);
-                _mm_prefetch(next + line + FAR, _MM_HINT_T1);
-            }
+        typename Format::Unpacked in_registers;
+        typename Format::Unpacked &matrix = FROM == Matrix::READ ? in_registers : panel.unpacked[block];
+        if constexpr (FROM != Matrix::KEPT) {
+            fetch(next, SIDE * sizeof(Block));
             collect_scales<Format>(panel.rows, std::min(block + EARLY, n_blocks - 1), scales[(block + EARLY) % (2 * EARLY)]);
             Format::unpack(panel.rows, block, scales[block % (2 * EARLY)], matrix);
         }
@@ -207,25 +221,18 @@ void multiply_panel(const Panel<Format> &panel) {
         }
     }
     for (int n = 0; n < N; ++n) {
-        __m512 four[4];
-        for (int i = 0; i < 4; ++i) four[i] = _mm512_add_ps(sums[n][i], sums[n][4 + i]);
-        __m512 all = _mm512_add_ps(_mm512_add_ps(four[0], four[2]), _mm512_add_ps(four[1], four[3]));
-        if constexpr (Format::HAS_MINIMUM) all = _mm512_add_ps(all, minima[n]);
-        _mm512_mask_storeu_ps(panel.out + n * panel.out_stride, panel.wanted, all);
+        __m512 sum = add_parts(sums[n]);
+        if constexpr (Format::HAS_MINIMUM) sum = _mm512_add_ps(sum, minima[n]);
+        _mm512_mask_storeu_ps(panel.out + n * panel.out_stride, panel.wanted, sum);
     }
 }
 
-template <class Format>
-void multiply_first(int64_t n_inputs, const Panel<Format> &panel) {
-    if (n_inputs == 1) multiply_panel<Format, 1, true>(panel);
-    if (n_inputs == 2) multiply_panel<Format, 2, true>(panel);
-}
-
-template <class Format>
-void multiply_later(int64_t n_inputs, const Panel<Format> &panel) {
-    if (n_inputs == 1) multiply_panel<Format, 1, false>(panel);
-    if (n_inputs == 2) multiply_panel<Format, 2, false>(panel);
-    if (n_inputs == 3) multiply_panel<Format, 3, false>(panel);
+template <class Format, Matrix FROM>
+void multiply_panel_of(int64_t n_inputs, const Panel<Format> &panel) {
+    if (n_inputs == 1) multiply_panel<Format, 1, FROM>(panel);
+    if (n_inputs == 2) multiply_panel<Format, 2, FROM>(panel);
+    if constexpr (FROM == Matrix::KEPT)
+        if (n_inputs == 3) multiply_panel<Format, 3, FROM>(panel);
 }
 
 struct Panels {  // how some inputs are divided
@@ -278,7 +285,12 @@ void multiply_pass(const Share &share, const BlockProduct &product) {
                                       product.out + begin * product.out_stride + row,
                                       product.out_stride,
                                       static_cast<__mmask16>((1u << n_rows) - 1)};
-            i == 0 ? multiply_first(n, panel) : multiply_later(n, panel);
+            if (i > 0)
+                multiply_panel_of<Format, Matrix::KEPT>(n, panel);
+            else if (panels.count() > 1)
+                multiply_panel_of<Format, Matrix::READ_AND_KEEP>(n, panel);
+            else
+                multiply_panel_of<Format, Matrix::READ>(n, panel);
         }
     }
 }
