@@ -82,7 +82,8 @@ class GgufBackend:
             if loaded.refusal:
                 raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
-            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_f16_rows=no_kernel.get("F16") == "")
+            own_kernels = frozenset(name for name, reason in no_kernel.items() if not reason)
+            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_kernels)
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)

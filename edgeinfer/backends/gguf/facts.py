@@ -40,7 +40,7 @@ __all__ = [
 
 PREFILL_ROWS: Final = 256  # rows of one decode; activations are sized for them
 N_OUTPUTS: Final = 16  # rows with logits of one decode; a verify of more runs in parts
-OWN_ROWS: Final = 16  # MOST_F16_INPUTS of kernels/kernels.h
+OWN_ROWS: Final = 16  # of kernels/: MOST_F16_INPUTS; other types have no limit
 DRAFT_ROWS: Final = 64  # of one decode of a taught draft's layer
 DRAFTED_ARCHITECTURES: Final[Mapping[str, frozenset[str]]] = {
     "exit": frozenset({"llama"}),  # a taught layer has no Q and K norms, so it cannot follow layers that have them
@@ -65,15 +65,15 @@ _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  #
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
 
-def exact_rows_of(tensor_types: Set[str], *, own_f16_rows: bool = False) -> int | None:
+def exact_rows_of(tensor_types: Set[str], own_kernels: Set[str] = frozenset()) -> int | None:
     """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86.
 
-    `own_f16_rows`: those of `kernels/` take the place of ggml's.
+    `own_kernels`: the types for which those of `kernels/` take the place of ggml's.
     """
-    if own_f16_rows and "F16" in tensor_types:
-        rest = tensor_types - {"F16"}
-        return exact_rows_of(rest) if rest else OWN_ROWS
-    return next((rows for types, rows in _EXACT_ROWS if tensor_types and tensor_types <= types), None)
+    rest = tensor_types - own_kernels
+    if tensor_types and not rest:
+        return OWN_ROWS
+    return next((rows for types, rows in _EXACT_ROWS if rest and rest <= types), None)
 
 
 def splits_keys(kv_type: KvType) -> bool:
@@ -134,7 +134,7 @@ class LlamaCppFacts:
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
-        return exact_rows_of(tensor_types, own_f16_rows="F16" in tensor_types and _has_own_rows(device))
+        return exact_rows_of(tensor_types, _own_kernels(device))
 
     def taught_bytes(
         self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
@@ -183,10 +183,10 @@ def _exit_bytes(shape: ModelShape) -> int:
     return _EXIT_BYTES + 2 * _CELLS * cell
 
 
-def _has_own_rows(device: DeviceProfile) -> bool:
-    from edgeinfer.backends.gguf.kernels.library import why_not
+def _own_kernels(device: DeviceProfile) -> Set[str]:
+    from edgeinfer.backends.gguf.kernels.library import types_with_kernels, why_not
 
-    return not device.named and not why_not(device)
+    return frozenset() if device.named or why_not(device) else frozenset(types_with_kernels())
 
 
 def _runs_on_x86(device: DeviceProfile) -> bool:
