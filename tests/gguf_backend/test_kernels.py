@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +16,13 @@ from edgeinfer.backends import gguf as backend
 from edgeinfer.backends.gguf.facts import FACTS, OWN_ROWS
 from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.backends.gguf.kernels.library import why_not
-from edgeinfer.backends.gguf.probe import library_versions
-from edgeinfer.device import detect
 from edgeinfer.errors import UsageError
 from edgeinfer.plan.types import Request
 from edgeinfer.protocols import Cache
 from edgeinfer.runner.choose import choose
 from edgeinfer.window import WindowPolicy
+from tests.gguf_backend.kernel_runs import DEVICE, EXACT, check_logits, needs_kernels, needs_vnni, run, with_mistake
 from tests.tiny_gguf import Tier, Tiny, write_tiny
-
-DEVICE = detect()
-needs_kernels = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
-needs_vnni = pytest.mark.skipif(
-    bool(why_not(DEVICE)) or "AVX512_VNNI" not in library_versions()["llama.cpp features"], reason="AVX-512 VNNI"
-)
 
 COMPARE = """
 import sys
@@ -54,15 +45,6 @@ for n_rows, n_values in ((64, 64), (40, 96), (8, 576), (5, 1000), (17, 4096)):
             assert np.allclose(found, exact[:n], atol=1e-3 * n_values**0.5), (n, n_values)
             print(n_values, n, np.array_equal(found, single[:n]))
 """
-
-
-def run(code: str, *arguments: str, **environment: str) -> str:
-    """In a process of its own, because the rows stay in the process that they were put into."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def step(cache: Cache, token: int) -> np.ndarray:
@@ -146,7 +128,7 @@ def test_any_number_of_rows_times_blocks_has_the_bits_of_single_products() -> No
 def test_without_vnni_blocks_stay_with_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_FLAGS_BY_FEATURE", {})
     assert library.types_with_kernels() == ["F16", "Q4_0"]
-    assert library.install(DEVICE, {"Q4_1", "Q8_0"}) == {}
+    assert library.install(DEVICE, {"Q4_1", "Q8_0", "Q4_K"}) == {}
 
 
 F16_MISTAKES = (
@@ -160,7 +142,7 @@ Q4_0_MISTAKES = (
     ("_mm512_set1_epi8(0x08)", "_mm512_setzero_si512()"),  # values with their highest bit flipped
     ("_mm_sub_epi32(_mm_setzero_si128(), two)", "_mm_add_epi32(_mm_setzero_si128(), two)"),  # a wrong start of the sum
     ("7, 5, 3, 1, 6, 4, 2, 0", "7, 6, 5, 4, 3, 2, 1, 0"),  # rows in another order
-    ("starts + input * n_blocks}", "starts}"),  # the sums of other inputs in a second panel
+    ("starts + panel.input * n_blocks}", "starts}"),  # the sums of other inputs in a second panel
     ("*second = matrix + n_blocks * WEIGHTS", "*second = matrix + WEIGHTS"),  # the second eight rows
 )
 AVX2_MISTAKES = (
@@ -212,48 +194,6 @@ def test_q4_0_without_avx512_has_the_bits_of_ggml(tmp_path: Path) -> None:
     assert run(code) == "{'Q4_0': ''}\n"
 
 
-def with_mistake(
-    folder: Path, file: str, right: str, wrong: str, *, test: str = "", features: str = "library._FLAGS_BY_FEATURE"
-) -> str:
-    """Code that installs kernels of a copy of the sources with a mistake in it. It prints what the self-test says."""
-    sources = Path(library.__file__).parent
-    for source in (*sources.glob("*.cpp"), *sources.glob("*.h")):
-        (folder / source.name).write_text(source.read_text())
-    assert (folder / file).read_text().count(right) == 1
-    (folder / file).write_text((folder / file).read_text().replace(right, wrong))
-    return f"""
-import os
-from edgeinfer.backends.gguf.kernels import library
-from edgeinfer.device import detect
-os.environ["XDG_CACHE_HOME"] = {str(folder)!r}
-library.__file__ = {str(folder / "library.py")!r}
-library._FLAGS_BY_FEATURE = {features}
-if {bool(test)}:
-    print(library.install(detect(), {{{test!r}}}))
-"""
-
-
-LOGITS = """
-import hashlib
-import sys
-import numpy as np
-from edgeinfer.backends.gguf import BACKEND
-from edgeinfer.plan.types import Request
-from edgeinfer.runner.choose import choose
-from edgeinfer.runner.opening import local_path
-
-plan = choose(Request(model=sys.argv[1], context=512, backend="gguf", speculation="off"), offline=True)
-model = BACKEND.load(plan, local_path(plan.artifact))
-cache = model.new_cache(plan.window)
-for n in (1, 2, 3, 4, 5, 7, 8, 11, 16):
-    step = cache.begin(n)
-    rows = step.verify([7 * n + at for at in range(n)])
-    print(n, hashlib.sha256(np.array([row.numpy() for row in rows]).tobytes()).hexdigest())
-    step.commit(n)
-model.close()
-"""
-
-
 @needs_kernels
 def test_a_model_in_q4_0_has_the_logits_of_ggml(tmp_path: Path) -> None:
     mistake = ("q4_0.cpp", "half_to_float(scale)};", "2 * half_to_float(scale)};")
@@ -267,32 +207,6 @@ def test_a_model_in_blocks_has_the_logits_of_ggml(tier: Tier, tmp_path: Path) ->
     check_logits(str(write_tiny(tmp_path / "tiny.gguf", Tiny(tier=tier))), tmp_path, mistake)
 
 
-EXACT = """
-import sys
-import numpy as np
-from edgeinfer.backends.gguf import BACKEND
-from edgeinfer.plan.types import Request
-from edgeinfer.runner.choose import choose
-from edgeinfer.runner.opening import local_path
-
-plan = choose(Request(model=sys.argv[1], context=512, backend="gguf", threads=2, conversations=2), offline=True)
-model = BACKEND.load(plan, local_path(plan.artifact))
-single, several = model.new_cache(plan.window), model.new_cache(plan.window)
-
-def step(cache, tokens):
-    round_ = cache.begin(len(tokens))
-    rows = [row.numpy().copy() for row in round_.verify(tokens)]
-    round_.commit(len(tokens))
-    return rows
-
-for n in range(2, model.exact_rows + 1):
-    tokens = [7 * n + at for at in range(n)]
-    assert np.array_equal(step(several, tokens), [step(single, [token])[0] for token in tokens]), n
-print(model.exact_rows)
-model.close()
-"""
-
-
 @pytest.mark.parametrize("switch", ["on", "off"])
 @pytest.mark.parametrize("tier", ["Q4_0", "Q4_1", "Q8_0"])
 def test_16_rows_of_a_model_have_the_bits_of_single_ones(tier: Tier, switch: str, tmp_path: Path) -> None:
@@ -301,14 +215,6 @@ def test_16_rows_of_a_model_have_the_bits_of_single_ones(tier: Tier, switch: str
     if expected is None:
         pytest.skip("measured on x86")
     assert run(EXACT, str(path), EDGEINFER_PATCH_LLAMA=switch) == "16\n"
-
-
-def check_logits(model: str, folder: Path, mistake: tuple[str, str, str]) -> None:
-    ours = run(LOGITS, model)
-    assert ours == run(LOGITS, model, EDGEINFER_PATCH_LLAMA="off")
-    unnoticed = "from edgeinfer.backends.gguf.kernels import self_test\nself_test.self_test = lambda *_: ''\n"
-    wrong = run(with_mistake(folder, *mistake) + unnoticed + LOGITS, model)
-    assert all(a != b for a, b in zip(ours.splitlines(), wrong.splitlines(), strict=True))  # the kernel did run
 
 
 def test_the_switch_and_a_missing_compiler_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 // Puts edgeinfer's kernels in place of ggml's, in the running process.
 //
 // libggml-cpu calls each function that it exports through a slot of its own table (.got.plt), as shared libraries do.
-// The slots of three get the addresses of functions below; what these do not take goes to ggml's own.
+// The slots of some get the addresses of functions below; what these do not take goes to ggml's own.
 
 #include <elf.h>
 #include <link.h>
@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9;  // enum ggml_type
+constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9, Q4_K = 12;  // enum ggml_type
 
 std::atomic<unsigned> installed{0};  // a bit for each type
 
@@ -28,8 +28,11 @@ struct ComputeParams {  // the start of ggml_compute_params (ggml-cpu-impl.h)
 using Sgemm = bool (*)(const ComputeParams *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t,
                        void *, int64_t, int, int, int);
 using Repacked = void (*)(int, float *, size_t, const void *, const void *, int, int);
+using Quantize = void (*)(const float *, void *, int64_t);
 
-std::atomic<void *> ggml_sgemm{nullptr}, ggml_gemv{nullptr}, ggml_gemm{nullptr};
+// ggml's own functions
+std::atomic<void *> ggml_sgemm{nullptr}, ggml_gemv_q4_0{nullptr}, ggml_gemm_q4_0{nullptr}, ggml_gemv_q4_K{nullptr},
+    ggml_gemm_q4_K{nullptr}, ggml_quantize_four{nullptr};
 
 // See llamafile/sgemm.h: C[n][m] = A[m] . B[n], with k values (or blocks of them) in a row. False: "do it another way".
 bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t a_stride, const void *b,
@@ -52,20 +55,22 @@ bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const v
                                                       b_type, c_type);
 }
 
-void repacked(std::atomic<void *> &of_ggml, int n_values, float *out, size_t out_stride, const void *matrix,
-              const void *inputs, int n_inputs, int n_rows) {
-    const Q4_0Product product{matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)};
-    if (!is_installed(Q4_0) || !multiply_q4_0(product))
+// See ggml-cpu/repack.h: gemv takes one row in blocks of its own, gemm groups of four rows in shared blocks.
+template <int TYPE, bool (*multiply)(const RepackedProduct &), std::atomic<void *> &of_ggml>
+void repacked(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs,
+              int n_rows) {
+    const RepackedProduct product{matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)};
+    if (!is_installed(TYPE) || !multiply(product))
         reinterpret_cast<Repacked>(of_ggml.load())(n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
 }
 
-// See ggml-cpu/repack.h: one row in block_q8_0, and groups of four in block_q8_0x4.
-void gemv(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs, int n_rows) {
-    repacked(ggml_gemv, n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
+void quantize_four(const float *inputs, void *blocks, int64_t n_values) {
+    const auto quantize = reinterpret_cast<Quantize>(ggml_quantize_four.load());
+    (is_installed(Q4_K) ? quantize_four_q8_K : quantize)(inputs, blocks, n_values);
 }
-void gemm(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs, int n_rows) {
-    repacked(ggml_gemm, n_values, out, out_stride, matrix, inputs, n_inputs, n_rows);
-}
+
+template <class Function>
+void *address(Function *function) { return reinterpret_cast<void *>(function); }
 
 struct Place {
     int type;
@@ -75,13 +80,16 @@ struct Place {
 };
 
 const Place PLACES[] = {
-    {F16, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+    {F16, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q4_0, "ggml_gemv_q4_0_8x8_q8_0", address(repacked<Q4_0, multiply_q4_0, ggml_gemv_q4_0>), &ggml_gemv_q4_0},
+    {Q4_0, "ggml_gemm_q4_0_8x8_q8_0", address(repacked<Q4_0, multiply_q4_0, ggml_gemm_q4_0>), &ggml_gemm_q4_0},
 #ifdef EDGEINFER_VNNI
-    {Q4_1, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
-    {Q8_0, "llamafile_sgemm", reinterpret_cast<void *>(&sgemm), &ggml_sgemm},
+    {Q4_1, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q8_0, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q4_K, "ggml_gemv_q4_K_8x8_q8_K", address(repacked<Q4_K, multiply_q4_K, ggml_gemv_q4_K>), &ggml_gemv_q4_K},
+    {Q4_K, "ggml_gemm_q4_K_8x8_q8_K", address(repacked<Q4_K, multiply_q4_K, ggml_gemm_q4_K>), &ggml_gemm_q4_K},
+    {Q4_K, "ggml_quantize_mat_q8_K_4x8", address(quantize_four), &ggml_quantize_four},
 #endif
-    {Q4_0, "ggml_gemv_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemv), &ggml_gemv},
-    {Q4_0, "ggml_gemm_q4_0_8x8_q8_0", reinterpret_cast<void *>(&gemm), &ggml_gemm},
 };
 
 struct Slot {
@@ -165,7 +173,12 @@ bool edgeinfer_kernel_install(int type) {
 
 void edgeinfer_kernel_remove(int type) { installed &= ~(1u << type); }
 
-bool edgeinfer_q4_0(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs,
-                    int n_rows) {
-    return multiply_q4_0({matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)});
+bool edgeinfer_repacked(int type, int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs,
+                        int n_inputs, int n_rows) {
+    const RepackedProduct product{matrix, n_rows, inputs, n_inputs, n_values, out, static_cast<int64_t>(out_stride)};
+    return type == Q4_K ? multiply_q4_K(product) : multiply_q4_0(product);
+}
+
+void edgeinfer_quantize_four(const float *inputs, void *blocks, int64_t n_values) {
+    quantize_four_q8_K(inputs, blocks, n_values);
 }

@@ -28,9 +28,9 @@ constexpr int64_t MOST_F16_INPUTS = 16;
 
 void multiply_f16(const Share &share, const F16Product &product);
 
-// The matrix in blocks of eight rows side by side (block_q4_0x8). One input in block_q8_0, or several, a multiple of
-// four, in block_q8_0x4. `n_values` is a multiple of 32, `n_rows` of 8.
-struct Q4_0Product {
+// The matrix in blocks of eight rows side by side. One input in blocks of its own, or several, a multiple of four, in
+// blocks of four. `n_values` is a multiple of a block's, `n_rows` of 8.
+struct RepackedProduct {
     const void *matrix;
     int64_t n_rows;
     const void *inputs;
@@ -40,8 +40,14 @@ struct Q4_0Product {
     int64_t out_stride;
 };
 
-// False where memory is short: then nothing is written.
-bool multiply_q4_0(const Q4_0Product &product);
+// block_q4_0x8 times block_q8_0 or block_q8_0x4. False where memory is short: then nothing is written.
+bool multiply_q4_0(const RepackedProduct &product);
+
+// block_q4_Kx8 times block_q8_K or block_q8_Kx4. Only with VNNI.
+bool multiply_q4_K(const RepackedProduct &product);
+
+// Four rows in block_q8_Kx4, each as ggml's quantize_row_q8_K quantizes it. Only with VNNI.
+void quantize_four_q8_K(const float *inputs, void *blocks, int64_t n_values);
 
 // Matrix and inputs in ggml's blocks of 32 values; strides in blocks (those of `out` in values).
 struct BlockProduct {
@@ -67,7 +73,10 @@ bool edgeinfer_kernel_install(int type);
 // Lets ggml's own kernel run again.
 void edgeinfer_kernel_remove(int type);
 
-// multiply_q4_0 with the arguments of ggml_gemv_q4_0_8x8_q8_0 and ggml_gemm_q4_0_8x8_q8_0, for the self-test.
-bool edgeinfer_q4_0(int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs, int n_inputs,
-                    int n_rows);
+// The kernel for repacked matrices of this ggml_type, with the arguments of ggml's gemv and gemm, for the self-test.
+bool edgeinfer_repacked(int type, int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs,
+                        int n_inputs, int n_rows);
+
+// quantize_four_q8_K, for the self-test.
+void edgeinfer_quantize_four(const float *inputs, void *blocks, int64_t n_values);
 }

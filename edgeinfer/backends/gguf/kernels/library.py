@@ -22,11 +22,13 @@ from edgeinfer.paths import cache_folder
 
 __all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why_not"]
 
-KERNELS: Final[Mapping[str, int]] = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8}  # by type of matrix: its ggml_type
-_NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0"})
+KERNELS: Final[Mapping[str, int]] = {  # by type of matrix: its ggml_type
+    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12
+}  # fmt: skip
+_NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0", "Q4_K"})
 
-_HEADER: Final = "kernels.h"
-_SOURCES: Final = ("blocks.cpp", "f16.cpp", "q4_0.cpp", "install.cpp")
+_HEADERS: Final = ("kernels.h", "repacked.h")
+_SOURCES: Final = ("blocks.cpp", "f16.cpp", "q4_0.cpp", "q4_K.cpp", "install.cpp")
 _FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-mavx2", "-mfma", "-mf16c")
 _FLAGS_BY_FEATURE: Final[Mapping[str, Sequence[str]]] = {  # of the engine's build
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl"),
@@ -152,7 +154,7 @@ def _run(*command: str) -> None:
 
 def _digest() -> str:
     state = hashlib.sha256(" ".join(_flags()).encode())
-    for name in (_HEADER, *_SOURCES):
+    for name in (*_HEADERS, *_SOURCES):
         state.update((Path(__file__).parent / name).read_bytes())
     return state.hexdigest()
 

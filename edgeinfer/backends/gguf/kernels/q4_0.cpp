@@ -5,19 +5,16 @@
 // vpdpbusd and vpmaddubsw take as they are, and the sum starts at -8 times the sum of the inputs. The sum of a block is
 // a whole number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
 
-#include "kernels.h"
+#include "repacked.h"
 
 #include <immintrin.h>
 
-#include <algorithm>
-#include <cstring>
 #include <memory>
 #include <new>
 
 namespace {
 
 constexpr int64_t BLOCK = 32;     // values of a block
-constexpr int64_t SIDE = 8;       // matrix rows side by side
 constexpr int64_t INPUT = 34;     // bytes of a block of one input: its values and a 16-bit scale
 constexpr int64_t WEIGHTS = 144;  // bytes of block_q4_0x8: eight 16-bit scales, then 8 bytes of each row, twice
 constexpr int64_t LINE = 64;      // bytes of a cache line
@@ -53,12 +50,6 @@ inline float half_to_float(const char *half) {
     uint16_t bits;
     std::memcpy(&bits, half, sizeof bits);
     return _cvtsh_ss(bits);
-}
-
-inline int64_t load_8(const char *bytes) {
-    int64_t value;
-    std::memcpy(&value, bytes, sizeof value);
-    return value;
 }
 
 // Four bytes of the inputs times four unsigned ones, which are at most 15.
@@ -234,8 +225,7 @@ Start *room_for(int64_t n) {
 
 }  // namespace
 
-bool multiply_q4_0(const Q4_0Product &product) {
-    constexpr int64_t GROUP = 64;  // matrix rows that all inputs read while they are in the cache
+bool multiply_q4_0(const RepackedProduct &product) {
     const int64_t n_blocks = product.n_values / BLOCK;
     Start *starts = room_for(product.n_inputs * n_blocks);
     if (!starts) return false;
@@ -246,17 +236,11 @@ bool multiply_q4_0(const Q4_0Product &product) {
         return true;
     }
     find_starts<Fours>(data, product.n_inputs, n_blocks, starts);
-    for (int64_t row = 0; row < product.n_rows; row += GROUP) {
-        const int64_t n_rows = std::min(GROUP, product.n_rows - row);
-        const char *group = matrix + row / SIDE * n_blocks * WEIGHTS;
-        for (int64_t input = 0; input < product.n_inputs;) {
-            const Inputs inputs{data + input * n_blocks * INPUT, starts + input * n_blocks};
-            float *out = product.out + input * product.out_stride + row;
-            const bool many = product.n_inputs - input >= MOST_TOGETHER;
-            const auto kernel = many ? multiply<Fours, MOST_TOGETHER> : multiply<Fours, Fours::ROWS>;
-            kernel(group, n_rows, inputs, n_blocks, out, product.out_stride);
-            input += many ? MOST_TOGETHER : Fours::ROWS;
-        }
-    }
+    for_each_panel(product, MOST_TOGETHER, [&](const Panel &panel, bool most) {
+        const Inputs inputs{data + panel.input * n_blocks * INPUT, starts + panel.input * n_blocks};
+        float *out = product.out + panel.input * product.out_stride + panel.row;
+        const auto kernel = most ? multiply<Fours, MOST_TOGETHER> : multiply<Fours, Fours::ROWS>;
+        kernel(matrix + panel.row / SIDE * n_blocks * WEIGHTS, panel.n_rows, inputs, n_blocks, out, product.out_stride);
+    });
     return true;
 }

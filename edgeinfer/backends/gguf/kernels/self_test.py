@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_TYPES", "BlockType", "multiply", "multiply_singly", "self_test"]
 
-_F32, _F16 = 0, 1  # enum ggml_type
+_F32, _F16, _Q4_0, _Q4_K = 0, 1, 2, 12  # enum ggml_type
 _REPACKED_ARGUMENTS: Final = (
     ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int
 )  # fmt: skip
@@ -33,6 +34,9 @@ _BLOCK: Final = 32  # values of a block of Q4_0, Q4_1 and Q8_0
 _BLOCK_CASES: Final = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (9, 2))  # rows, threads
 _BLOCK_SIZES: Final = ((33, 96), (16, 32), (40, 576))
 _MOST_INPUT_BYTES: Final = 36  # of a block of an input
+_SUPER_BLOCK: Final = 256  # values of a block of Q4_K and of its inputs
+_SUPER_SIZES: Final = ((8, 256), (24, 512), (72, 1024))
+_SUPER_INPUT_BYTES: Final = 292  # of a block of an input
 _DOT_ARGUMENTS: Final = (
     ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
     ctypes.c_int
@@ -63,6 +67,8 @@ def self_test(name: str, library: ctypes.CDLL) -> str:
             return _test_f16()
         case "Q4_0":
             return _test_q4_0(library)
+        case "Q4_K":
+            return _test_q4_k(library)
         case _:
             return _test_blocks(BLOCK_TYPES[name])
 
@@ -85,6 +91,7 @@ def _test_q4_0(library: ctypes.CDLL) -> str:
     """The products of random blocks have the bits that ggml's function gives when it is called directly."""
     random = np.random.default_rng(0)
     library_function("ggml_cpu_init", None)()  # fills the table of 16-bit floats
+    library.edgeinfer_repacked.argtypes = (ctypes.c_int, *_REPACKED_ARGUMENTS)
     for n_rows, n_values in _REPACKED_SIZES:
         matrix = _random_blocks(random, n_rows // 8 * n_values // _BLOCK, n_scales=8, n_bytes=4 * _BLOCK)
         for n in _REPACKED_ROWS:
@@ -93,10 +100,39 @@ def _test_q4_0(library: ctypes.CDLL) -> str:
             inputs = _random_blocks(random, n_blocks, n_scales=in_turn, n_bytes=in_turn * _BLOCK)
             name = "ggml_gemv_q4_0_8x8_q8_0" if n == 1 else "ggml_gemm_q4_0_8x8_q8_0"
             expected, found = (np.full((n, n_rows), np.nan, np.float32) for _ in range(2))
-            for function, out in (library_function(name, None), expected), (library.edgeinfer_q4_0, found):
-                function.argtypes = _REPACKED_ARGUMENTS
-                function(n_values, out.ctypes.data, n_rows, matrix.ctypes.data, inputs.ctypes.data, n, n_rows)
+            ours = partial(library.edgeinfer_repacked, _Q4_0)
+            for multiply, out in (library_function(name, None, *_REPACKED_ARGUMENTS), expected), (ours, found):
+                multiply(n_values, out.ctypes.data, n_rows, matrix.ctypes.data, inputs.ctypes.data, n, n_rows)
             if found.tobytes() != expected.tobytes():
+                return f"{n} rows of {n_values} values do not equal those of ggml"
+    return ""
+
+
+def _test_q4_k(library: ctypes.CDLL) -> str:
+    """Single rows and groups of four have the bits that ggml's function for a single row gives."""
+    random = np.random.default_rng(0)
+    library_function("ggml_cpu_init", None)()  # fills the table of 16-bit floats
+    arguments = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    quantize = library_function("quantize_row_q8_K", None, *arguments)
+    library.edgeinfer_quantize_four.argtypes = arguments
+    gemv = library_function("ggml_gemv_q4_K_8x8_q8_K", None, *_REPACKED_ARGUMENTS)
+    library.edgeinfer_repacked.argtypes = (ctypes.c_int, *_REPACKED_ARGUMENTS)
+    for n_rows, n_values in _SUPER_SIZES:
+        n_blocks = n_values // _SUPER_BLOCK
+        matrix = _random_blocks(random, n_rows // 8 * n_blocks, n_scales=16, n_bytes=8 * (12 + _SUPER_BLOCK // 2))
+        inputs = random.standard_normal((max(_REPACKED_ROWS), n_values)).astype(np.float32)
+        inputs[::3] = np.sign(inputs[::3])  # the sign of the scale then follows the first of equals
+        expected, found = (np.full((len(inputs), n_rows), np.nan, np.float32) for _ in range(2))
+        blocks, fours = (np.zeros((len(inputs), n_blocks * _SUPER_INPUT_BYTES), np.uint8) for _ in range(2))
+        for row, block, out in zip(inputs, blocks, expected, strict=True):
+            quantize(row.ctypes.data, block.ctypes.data, n_values)
+            gemv(n_values, out.ctypes.data, n_rows, matrix.ctypes.data, block.ctypes.data, 1, n_rows)
+        for row in range(0, len(inputs), 4):
+            library.edgeinfer_quantize_four(inputs[row:].ctypes.data, fours[row:].ctypes.data, n_values)
+        for n in _REPACKED_ROWS:
+            data = (blocks if n == 1 else fours).ctypes.data
+            library.edgeinfer_repacked(_Q4_K, n_values, found.ctypes.data, n_rows, matrix.ctypes.data, data, n, n_rows)
+            if found[:n].tobytes() != expected[:n].tobytes():
                 return f"{n} rows of {n_values} values do not equal those of ggml"
     return ""
 
