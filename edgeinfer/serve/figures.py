@@ -17,6 +17,7 @@ def figures(stats: AnswerStats, served: ServedModel) -> dict[str, object]:
         "reanchored": stats.reanchored,
         "drafted": stats.drafted,
         "accepted": stats.accepted,
+        "arms": [name for name, arm in stats.arms.items() if arm.drafted],
         "exact": served.exact,
         "first_token_s": round(stats.first_token_s, 4),
         "tokens_per_s": round(stats.tokens_per_s, 2),

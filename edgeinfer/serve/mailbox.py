@@ -83,7 +83,7 @@ def joined(letters: Iterable[Letter]) -> list[Letter]:
             and isinstance(before[1], Written)
             and not (event.logprobs or before[1].logprobs)
         ):
-            found[-1] = index, Written(joined_parts((*before[1].parts, *event.parts)))
+            found[-1] = index, Written(joined_parts((*before[1].parts, *event.parts)), n_tokens=event.n_tokens)
         else:
             found.append((index, event))
     return found

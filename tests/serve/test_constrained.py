@@ -80,7 +80,7 @@ def test_forced_tokens_are_drafted_and_accepted(server: Server) -> None:
     figures = server.chat("Name a person.", response_format=form(PERSON), temperature=0, max_tokens=100).json[
         "edgeinfer"
     ]
-    assert figures["accepted"] > 0
+    assert figures["accepted"] > 0 and "forced" in figures["arms"]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def test_consecutive_texts_are_joined() -> None:
     assert joined(letters) == [(0, Written(parts)), (0, ENDED)]
 
 
+def test_texts_that_are_joined_have_the_later_number_of_tokens() -> None:
+    one, two = Written((Segment("a", False),), n_tokens=3), Written((Segment("b", False),), n_tokens=7)
+    assert joined([(0, one), (0, two)]) == [(0, Written((Segment("ab", False),), n_tokens=7))]
+
+
 def test_answers_calls_and_log_probabilities_stay_apart() -> None:
     call = ToolCall("f", "{}")
     likely = Written((Segment("c", thinking=False),), (TokenLogprob(1, -0.5, ()),))

@@ -48,8 +48,11 @@ def test_a_stream_has_the_text_of_the_whole_answer(server: Server) -> None:
     assert counted["choices"] == []
     assert counted["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] == 20
     assert reply.body.endswith(b"data: [DONE]\n\n")
+    so_far = [chunk["edgeinfer"]["emitted"] for chunk in chunks[1:-1]]
+    assert so_far == sorted(so_far) and so_far[-1] == 20
     without = server.chat(LONG, stream=True).events
     assert all(chunk["choices"] and "usage" not in chunk for chunk in without)
+    assert not any("edgeinfer" in chunk for chunk in without[:-1])
 
 
 def test_a_repeated_prompt_is_reused(server: Server) -> None:

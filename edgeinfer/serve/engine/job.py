@@ -45,6 +45,7 @@ class Admitted:
 class Written:
     parts: tuple[Part, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    n_tokens: int = 0  # of the answer so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Job:
 
     def tell(self, parts: Sequence[Part], logprobs: Sequence[TokenLogprob] = ()) -> None:
         if parts or logprobs:
-            self.report(Written(tuple(parts), tuple(logprobs)))
+            self.report(Written(tuple(parts), tuple(logprobs), len(self.text.tokens)))
 
 
 def logprob_of(token: int, row: Row, n_top: int) -> TokenLogprob:

@@ -112,8 +112,9 @@ class ChatWriter:
                     yield self._chunk(index, {}, finish=finish, figures=figures(step.stats, self.served))
                     continue
                 logprobs = self._logprobs(step.logprobs)
+                so_far = {"emitted": step.n_tokens} if self.body.wants_usage else None
                 for part in step.parts:
-                    yield self._chunk(index, delta_of(part, n_calls[index]), logprobs=logprobs)
+                    yield self._chunk(index, delta_of(part, n_calls[index]), logprobs=logprobs, figures=so_far)
                     n_calls[index] += isinstance(part, ToolCall)
                     logprobs = None
                 if logprobs:
