@@ -13,7 +13,8 @@ from typing import Any
 
 from edgeinfer.serve.page import page_body, page_headers
 
-FIGURES = {"tokens_per_s": 41.5, "first_token_s": 0.12, "reused": 7, "kept": 90, "evicted": 32, "exact": True}
+FIGURES = {"tokens_per_s": 41.5, "first_token_s": 0.12, "reused": 7, "kept": 90, "evicted": 32}
+FIGURES |= {"drafted": 9, "accepted": 6, "arms": ["lookup", "forced"], "exact": True}
 
 
 def chunk(delta: Mapping[str, str], **more: object) -> str:
@@ -64,7 +65,9 @@ def stub_server(script: Script) -> Iterator[str]:
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             try:
-                for event in script.events or (chunk({"content": f"word {n} "}) for n in range(10_000)):
+                for event in script.events or (
+                    chunk({"content": f"word {n} "}, edgeinfer={"emitted": 100 * n}) for n in range(10_000)
+                ):
                     self.wfile.write(f"data: {event}\n\n".encode())
                     self.wfile.flush()
                     time.sleep(script.pause_s)

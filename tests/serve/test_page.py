@@ -76,7 +76,8 @@ def test_an_answer_is_shown_with_its_figures(page: Page, script: Script) -> None
     expect(page.locator("article.assistant .body")).to_have_text("Hello, there")
     figures = page.locator("article.assistant p.figures")
     expect(figures).to_have_text(
-        "41.5 tokens/s · first after 0.12 s · 3 tokens for a prompt of 12 · reused 7 · kept 90 · evicted 32 · exact"
+        "41.5 tokens/s · first after 0.12 s · 3 tokens for a prompt of 12 · "
+        "6 of 9 drafts accepted (lookup, forced) · reused 7 · kept 90 · evicted 32 · exact"
     )
     expect(page.get_by_role("status")).to_have_text("Answer: Hello, there")
     ask(page, "And?")
@@ -103,7 +104,9 @@ def test_an_answer_streams_and_stops(page: Page, script: Script) -> None:
     script.events, script.pause_s = (), 0.01
     ask(page, "Never end")
     expect(page.locator("article.assistant .body")).to_contain_text("word 5")
-    expect(page.locator("article.assistant p.figures")).to_contain_text("tokens/s")
+    expect(page.locator("article.assistant p.figures")).to_have_text(
+        re.compile(r"^\d+00 tokens · about \d+\.\d tokens/s$")
+    )
     page.keyboard.press("Escape")
     answered(page)
     assert script.left.wait(5)
@@ -114,6 +117,35 @@ def test_an_answer_streams_and_stops(page: Page, script: Script) -> None:
     ask(page, "Go on")
     answered(page)
     assert script.asked[1]["messages"][1] == {"role": "assistant", "content": text}
+
+
+def test_a_narrow_screen_shows_the_newest_turn_without_a_scroll_to_the_side(page: Page, script: Script) -> None:
+    page.set_viewport_size({"width": 400, "height": 600})
+    code = "```\n" + "a line that is longer than the screen " * 5 + "\n```"
+    for text in ("A story.\n" * 80, f"{'x' * 200} {code}"):
+        script.events = said(text)
+        ask(page, text)
+        answered(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        expect(page.locator("article.assistant p.figures").last).to_be_in_viewport()
+    page.get_by_role("button", name="Settings").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    assert page.locator("article pre").last.evaluate("(one) => one.scrollWidth > one.clientWidth")
+
+
+def test_code_has_no_blank_lines_beside_it(page: Page, script: Script) -> None:
+    script.events = said("So:\n\n```python\n  1 + 1\n```\n\n  Two.\n\nAnd ```x```.\n")
+    ask(page, "Sum?")
+    answered(page)
+    assert page.locator("article.assistant .body").evaluate(
+        "(body) => [...body.childNodes].map((one) => one.textContent)"
+    ) == [
+        "So:",
+        "  1 + 1",
+        "  Two.\n\nAnd",
+        "x",
+        ".\n",
+    ]
 
 
 def test_a_message_can_be_edited_and_sent_again(page: Page, script: Script) -> None:
