@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         from edgeinfer.serve.http.safety import Access
-        from edgeinfer.serve.run import serve
+        from edgeinfer.serve.run import accept, address_of, bound, serve
     except ModuleNotFoundError as error:
         raise BackendError(
             f"the server needs {error.name}, which is not installed", hint="pip install 'edgeinfer[serve]'"
@@ -71,11 +71,12 @@ def run(args: argparse.Namespace) -> int:
     access = Access(args.host, read_token(args.token_file), frozenset(args.allow_host), frozenset(args.origin))
     names = list(dict.fromkeys([*args.names, *args.model]))
     plans = plans_of(args, names)
+    listening = bound(args.host, args.port)  # before a model is loaded, which may take a minute
     if not names:
         say_choice(plans[0])
     rest_after_s = REST_AFTER_S if len(plans) > 1 else None
     size = StoreSize(args.prefix_memory * 10**6 // len(plans), args.prefix_disk * 10**6 // len(plans))
-    with ExitStack() as opened:
+    with listening, ExitStack() as opened:
         served = []
         for plan in plans:
             model = load_from(args, plan)
@@ -84,12 +85,13 @@ def run(args: argparse.Namespace) -> int:
                 ServedModel(model, open_prefixes=open_prefixes, max_waiting=args.queue, rest_after_s=rest_after_s)
             )
             opened.callback(served[-1].close)
+        accept(listening)  # whoever reads the next line can connect
         for plan in plans:
-            say(f"{plan.model.title}, {plan.artifact.tier}: http://{args.host}:{args.port}/v1")
+            say(f"{plan.model.title}, {plan.artifact.tier}: {address_of(args.host, args.port)}/v1")
             whisper(f"  {plan.n_conversations} conversations at once, a window of {plan.window.slots} tokens for each")
-        whisper(f"  a page to chat on: http://{args.host}:{args.port}/")
+        whisper(f"  a page to chat on: {address_of(args.host, args.port)}/")
         opened.pop_all()  # `serve` closes them
-        serve(Models(served), access, port=args.port)
+        serve(Models(served), access, listening)
     return 0
 
 

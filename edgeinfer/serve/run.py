@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,7 +20,7 @@ from edgeinfer.serve.http.connection import TimedProtocol
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
 
-__all__ = ["Listener", "bound", "configured", "listen", "serve"]
+__all__ = ["Listener", "accept", "address_of", "bound", "configured", "listen", "serve"]
 
 KEEP_ALIVE_S = 75  # longer than what clients keep an idle connection for
 MAX_CONNECTIONS = 1000  # each may hold a body in memory
@@ -27,10 +30,9 @@ SWITCH_S = (
 CLOSE_S = 5  # for answers that still run, when the server is stopped
 
 
-def serve(models: Models, access: Access, *, port: int) -> None:
-    """Owns `models`: they are closed at the end. Raises UsageError when the address cannot be used."""
+def serve(models: Models, access: Access, listening: socket.socket) -> None:
+    """Owns `models`: they are closed at the end."""
     try:
-        listening = bound(access.address, port)
         sys.setswitchinterval(SWITCH_S)
         freeze_what_is_loaded()
         listen(Listener(configured(make_app(models, access)), models), listening)
@@ -70,6 +72,21 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._models = models
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends the same way when the terminal is closed, except where that is ignored (nohup)."""
+        with super().capture_signals():
+            hang_up = getattr(signal, "SIGHUP", None)
+            is_main = threading.current_thread() is threading.main_thread()
+            if hang_up is None or not is_main or signal.getsignal(hang_up) == signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(hang_up, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(hang_up, before)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self._models.end_answers)
         await super().shutdown(sockets)
@@ -90,16 +107,31 @@ def configured(app: Starlette) -> uvicorn.Config:
     )
 
 
+def address_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def bound(address: str, port: int) -> socket.socket:
+    """A socket that does not accept clients yet. Raises UsageError where another program listens."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address, port))
-        listening.listen(128)
     except OSError as error:
         listening.close()
-        raise UsageError(
-            f"cannot listen on {address} port {port}: {error.strerror}", hint="choose another with --port"
-        ) from error
+        raise cannot_listen(address, port, error) from error
     return listening
+
+
+def accept(listening: socket.socket) -> None:
+    """Let clients connect, and wait. Raises UsageError where another program has begun to listen meanwhile."""
+    try:
+        listening.listen()
+    except OSError as error:
+        address, port = listening.getsockname()[:2]
+        raise cannot_listen(address, port, error) from error
+
+
+def cannot_listen(address: str, port: int, error: OSError) -> UsageError:
+    return UsageError(f"cannot listen on {address} port {port}: {error.strerror}", hint="choose another with --port")

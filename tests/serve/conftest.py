@@ -18,7 +18,7 @@ from edgeinfer.plan import Plan, Request
 from edgeinfer.serve.app import make_app
 from edgeinfer.serve.http.safety import Access
 from edgeinfer.serve.models import Models
-from edgeinfer.serve.run import Listener, bound, configured, listen
+from edgeinfer.serve.run import Listener, accept, bound, configured, listen
 from edgeinfer.serve.served import ServedModel
 
 NO_HEADERS: Mapping[str, str] = {}
@@ -82,6 +82,7 @@ def running(access: Access, plan: Plan | None = None, template: str = "", **opti
     plan = plan or edgeinfer.choose(Request(model="demo", conversations=4, context=1024, sink=512))
     served = ServedModel(edgeinfer.load(plan, template=template), **options)
     listening = bound("127.0.0.1", 0)
+    accept(listening)
     models = Models([served])
     server = Listener(configured(make_app(models, access)), models)
     thread = threading.Thread(target=listen, args=(server, listening), daemon=True)

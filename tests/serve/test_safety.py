@@ -11,6 +11,7 @@ import pytest
 from edgeinfer.catalog import Artifact
 from edgeinfer.errors import UsageError
 from edgeinfer.serve.http.safety import Access
+from edgeinfer.serve.run import address_of
 from edgeinfer.serve.served import fingerprint_of
 from tests.serve.conftest import Server, running
 
@@ -34,9 +35,15 @@ def test_loopback_needs_no_token(address: str) -> None:
     assert Access(address).token == ""
 
 
-def test_allowing_every_origin_is_refused() -> None:
-    with pytest.raises(UsageError, match="named in full"):
-        Access("127.0.0.1", origins=frozenset({"*"}))
+@pytest.mark.parametrize("origin", ["*", "http://*", "localhost:3000", "http://localhost:3000/", "file:///x"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(UsageError, match="is no origin"):
+        Access("127.0.0.1", origins=frozenset({origin}))
+
+
+def test_an_ipv6_address_is_a_host_name_in_brackets() -> None:
+    assert "[2001:db8::1]" in Access("2001:DB8::1", TOKEN).names
+    assert address_of("::1", 80) == "http://[::1]:80" and address_of("localhost", 80) == "http://localhost:80"
 
 
 def test_without_the_token_nothing_is_answered_but_health(guarded: Server) -> None:

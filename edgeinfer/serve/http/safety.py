@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -16,6 +17,7 @@ from edgeinfer.serve.protocols import envelope_of
 
 __all__ = ["Access", "Guard", "is_loopback"]
 
+ORIGIN = re.compile(r"https?://[^/\s]+")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OPEN_PATHS = frozenset({"/", "/health"})  # the chat page, which asks for the token itself
 
@@ -38,12 +40,15 @@ class Access:
                 f"{self.address} can be reached from other machines, and there is no token",
                 hint="--token-file FILE, or --host 127.0.0.1",
             )
-        if "*" in self.origins:
-            raise UsageError("an origin must be named in full", hint="--origin http://localhost:3000")
+        if wrong := next((one for one in self.origins if "*" in one or not ORIGIN.fullmatch(one)), ""):
+            raise UsageError(
+                f"`{wrong}` is no origin: one has a scheme, a host, and no path", hint="--origin http://localhost:3000"
+            )
 
     @property
     def names(self) -> frozenset[str]:
-        return LOCAL_NAMES | self.hosts | {self.address.lower()}
+        address = self.address.lower()
+        return LOCAL_NAMES | self.hosts | {f"[{address}]" if ":" in address else address}
 
 
 def is_loopback(address: str) -> bool:
