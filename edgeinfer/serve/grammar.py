@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import llguidance
 import numpy as np
 
-from edgeinfer.errors import EngineError
 from edgeinfer.protocols import Tokenizer
 from edgeinfer.serve.http.reading import ParameterError
 
@@ -49,8 +48,21 @@ class Grammars:
 
 
 def refused(reason: str, parameter: str) -> ParameterError:
-    said = " ".join(reason.split())[:300]
-    return ParameterError(f"`{parameter}` cannot be held to: {said}", parameter=parameter, hint="simplify the schema")
+    return ParameterError(
+        f"`{parameter}` cannot be held to: {plain(reason)}", parameter=parameter, hint="simplify the schema"
+    )
+
+
+def not_followed(matcher: llguidance.LLMatcher) -> ParameterError:
+    """Some limits of llguidance are only met by the tokens of an answer."""
+    return ParameterError(
+        f"the schema cannot be followed further: {plain(matcher.get_error())}", hint="simplify the schema"
+    )
+
+
+def plain(reason: str) -> str:
+    """In one line, without the state of the parser."""
+    return " ".join(reason.partition("<state>")[0].split())[:300]
 
 
 class Vocabulary:
@@ -87,13 +99,13 @@ class JsonConstraint:
     def masked(self, row: Logits) -> Logits:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the schema cannot be followed further: {self._matcher.get_error()[:200]}")
+            raise not_followed(self._matcher)
         allowed = np.unpackbits(self._bits.view(np.uint8), count=len(row), bitorder="little").view(np.bool_)
         return np.where(allowed, row, np.float32(-np.inf))
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the schema cannot be followed further: {self._matcher.get_error()[:200]}")
+            raise not_followed(self._matcher)
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Take `tokens`, if all of them may follow."""

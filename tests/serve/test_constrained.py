@@ -99,6 +99,27 @@ def test_an_unsupported_schema_is_refused(server: Server, schema: dict[str, obje
     assert reply.status == 400 and reply.json["error"]["param"] == "tools"
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(3000)}},
+        {
+            "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}},
+            "$ref": "#/$defs/n",
+        },
+    ],
+    ids=["wide", "endless"],
+)
+def test_a_schema_that_is_too_much_for_the_parser_is_the_mistake_of_the_request(
+    server: Server, schema: dict[str, object]
+) -> None:
+    reply = server.chat(response_format=form(schema))
+    error = reply.json["error"]
+    assert (reply.status, error["type"]) == (400, "invalid_request_error")
+    assert "cannot be followed further" in error["message"] and "\n" not in error["message"]
+    assert server.chat().status == 200
+
+
 def test_a_required_tool_is_called_according_to_its_schema(server: Server) -> None:
     named = {"type": "function", "function": {"name": "get_weather"}}
     for choice in ("required", named):
