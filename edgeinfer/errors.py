@@ -2,7 +2,8 @@
 
     EdgeInferError                    70
     ├── UsageError                     2   a flag, a value, a prompt that cannot be used
-    │   └── ModelNotFoundError         2   no such model; near names in the hint
+    │   ├── ModelNotFoundError         2   no such model; near names in the hint
+    │   └── PromptTooLongError         2   the window or the model has fewer positions
     ├── NoPlanError                    3   nothing fits this device; every rejection listed
     ├── BackendError                   3   the engine is not installed or cannot run
     ├── ArtifactError                  4   missing, truncated, wrong digest, refused format
@@ -25,6 +26,7 @@ __all__ = [
     "EngineError",
     "ModelNotFoundError",
     "NoPlanError",
+    "PromptTooLongError",
     "RewindError",
     "UsageError",
 ]
@@ -45,6 +47,10 @@ class UsageError(EdgeInferError):
 
 
 class ModelNotFoundError(UsageError):
+    pass
+
+
+class PromptTooLongError(UsageError):
     pass
 
 

@@ -6,9 +6,9 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import chain
 
-from edgeinfer.errors import UsageError
+from edgeinfer.errors import PromptTooLongError, UsageError
 from edgeinfer.types import Prompt, common_prefix, compact
-from edgeinfer.window import WindowPolicy
+from edgeinfer.window import MIN_BLOCK, WindowPolicy
 
 NO_GAP = range(0)
 
@@ -59,15 +59,18 @@ def reuse(timeline: Timeline, length: int, prompt: Prompt, policy: WindowPolicy)
 
     Starts again at position 0 where the keys of the shared tokens are evicted, or the prompt does not fit below the
     limit: with all tokens if they fit the window or belong to another conversation, and re-anchored if not.
-    Raises UsageError when the system prompt passes the sink, or the last two messages pass the limit.
+    Raises PromptTooLongError when the system prompt passes the sink, or the last two messages pass the limit.
     """
     n = len(prompt.tokens)
     if not n:
         raise UsageError("the prompt is empty", hint="give at least one token")
     if prompt.n_system > policy.sink:
-        raise UsageError(
+        may_fit = prompt.n_system + 4 * MIN_BLOCK <= policy.limit
+        raise PromptTooLongError(
             f"the system prompt has {prompt.n_system} tokens, the window keeps {policy.sink}",
-            hint=f"--sink {prompt.n_system} fits it",
+            hint=f"--sink {prompt.n_system} fits it"
+            if may_fit
+            else f"shorten it: the model has {policy.limit} positions",
         )
     shared = min(common_prefix(timeline.tokens, prompt.tokens), n - 1)
     kept = timeline.position(shared)
@@ -115,7 +118,7 @@ def _anchor_prompt(prompt: Prompt, policy: WindowPolicy) -> range:
     n, newest = len(prompt.tokens), _newest(prompt)
     needed = n - newest + min(prompt.n_system, newest)
     if needed > policy.limit:
-        raise UsageError(
+        raise PromptTooLongError(
             f"the newest message needs {needed} positions, the model has {policy.limit}",
             hint="shorten it, or choose a model with a longer context",
         )

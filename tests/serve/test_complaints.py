@@ -102,7 +102,7 @@ def test_tools_that_do_not_fit_are_refused(server: Server) -> None:
         for n in range(40)
     ]
     reply = server.chat(tools=tools)
-    assert reply.status == 400 and "--sink" in reply.json["error"]["message"]
+    assert reply.status == 400 and "the window keeps 512" in reply.json["error"]["message"]
 
 
 def post(server: Server, body: dict[str, object]) -> socket.socket:

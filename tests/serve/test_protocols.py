@@ -193,3 +193,14 @@ def test_offsets_of_a_streamed_completion_continue(server: Server) -> None:
     assert [
         whole["text"][at:].startswith(token) for at, token in zip(offsets, whole["logprobs"]["tokens"], strict=True)
     ]
+
+
+@pytest.mark.parametrize(("n_times", "hint"), [(200, "fits it"), (2000, "shorten it")])
+def test_clients_see_by_its_code_that_a_prompt_is_too_long(server: Server, n_times: int, hint: str) -> None:
+    """Agents shorten the conversation then."""
+    system, turn = "The quick brown fox. " * n_times, {"role": "user", "content": "Hi"}
+    error = server.chat("Hi", messages=[{"role": "system", "content": system}, turn]).json["error"]
+    assert error["code"] == "context_length_exceeded" and hint in error["message"]
+    body = {"model": "demo", "max_tokens": 5, "system": system, "messages": [turn]}
+    error = server.ask("/v1/messages", body).json["error"]
+    assert error["type"] == "invalid_request_error" and error["message"].startswith("prompt is too long: ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EdgeInferError, PromptTooLongError
 from edgeinfer.serve.http.errors import sentence
 
 __all__ = ["anthropic_error"]
@@ -18,4 +18,5 @@ _TYPES = {
 
 
 def anthropic_error(error: EdgeInferError, status: int) -> dict[str, object]:
-    return {"type": "error", "error": {"type": _TYPES.get(status, "api_error"), "message": sentence(error)}}
+    begins = "prompt is too long: " if isinstance(error, PromptTooLongError) else ""  # clients that compact look for it
+    return {"type": "error", "error": {"type": _TYPES.get(status, "api_error"), "message": begins + sentence(error)}}
