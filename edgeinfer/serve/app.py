@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,6 +22,8 @@ from edgeinfer.serve.models import Models
 from edgeinfer.serve.protocols import envelope_of
 
 __all__ = ["make_app"]
+
+PATHS: Final = tuple(dict.fromkeys(endpoint.path for endpoint in ENDPOINTS if endpoint.path.count("/") > 1))
 
 
 def make_app(models: Models, access: Access) -> Starlette:
@@ -48,9 +51,16 @@ def make_app(models: Models, access: Access) -> Starlette:
 
 async def not_routed(request: Request, error: HTTPException) -> Response:
     """No such path, or another method of one."""
-    what = f"{request.method} {request.url.path} is not served here"
-    body = envelope_of(request.url.path)(UsageError(what[:300]), error.status_code)
-    return JSONResponse(body, error.status_code, error.headers)
+    path, allowed = request.url.path, (error.headers or {}).get("Allow", "")
+    what = f"{request.method} {path} is not served here"
+    wrong = UsageError(what[:300], hint=f"send {allowed}" if allowed else near(path))
+    return JSONResponse(envelope_of(path)(wrong, error.status_code), error.status_code, error.headers)
+
+
+def near(path: str) -> str:
+    """Most often a client's base address has a `/v1` too few or too many."""
+    meant = next((one for one in PATHS if one.endswith(path) or path.endswith(one)), "")
+    return f"did you mean {meant}?" if meant else "GET /openapi.json lists what is"
 
 
 def log(error: Exception) -> None:
