@@ -93,7 +93,7 @@ def test_a_client_that_leaves_ends_only_its_answer(server: Server) -> None:
         ({"temperature": 3}, "temperature", "less than or equal to 2"),
         ({"temperature": "warm"}, "temperature", "valid number"),
         ({"n": 0}, "n", "greater than or equal to 1"),
-        ({"store": True}, "store", "it should be False"),
+        ({"store": True}, "store", "it should be false"),
         ({"top_logprobs": 3}, "top_logprobs", "needs `logprobs: true`"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", "ids are 0 to"),
         ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
@@ -114,6 +114,18 @@ def test_a_prompt_that_is_too_long_is_refused_before_it_runs(server: Server) -> 
     system = [{"role": "system", "content": "Be kind. " * 300}, {"role": "user", "content": "Hi"}]
     reply = server.chat(messages=system)
     assert reply.status == 400 and "--sink" in reply.json["error"]["message"]
+
+
+def test_minus_one_token_is_no_limit(server: Server) -> None:
+    """As in LM Studio's examples; and PowerShell begins a file with a byte order mark."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": -1}
+    reply = server.ask("/v1/chat/completions", b"\xef\xbb\xbf" + json.dumps(body).encode())
+    assert reply.json["choices"] == server.chat("Hi", max_tokens=2048, temperature=0).json["choices"]
+
+
+def test_a_message_without_content_is_refused(server: Server) -> None:
+    reply = server.chat(messages=[{"role": "user"}])
+    assert (reply.status, reply.json["error"]["param"]) == (400, "messages[0].content")
 
 
 def test_another_model_is_not_found(server: Server) -> None:

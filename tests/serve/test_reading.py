@@ -47,6 +47,8 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com"
         (ChatBody, chat(tool_choice="maybe"),
          "`tool_choice` cannot be used: it should be 'auto', 'none' or 'required'"),
         (ChatBody, chat(functions=[]), "`functions` is not supported"),
+        (ChatBody, chat(store=True), "`store` cannot be used: it should be false"),
+        (ChatBody, chat(max_tokens=-2), "`max_tokens` cannot be used: it should be greater than or equal to 1"),
         (MessagesBody, said([IMAGE]), "`messages[0].content[0].type` cannot be used: it should be one of 'text', "
          "'tool_use', 'tool_result', 'thinking', 'redacted_thinking'"),
         (MessagesBody, said([{"type": "tool_result", "tool_use_id": "a", "content": [IMAGE]}]),
@@ -85,3 +87,19 @@ def test_a_mistake_is_named_as_the_client_wrote_it(kind: type[Body], body: objec
 )  # fmt: skip
 def test_what_says_nothing_is_no_mistake(kind: type[Body], body: object) -> None:
     checked(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("think", '`reasoning_effort: "none"`'), ("n_predict", "`max_tokens`"), ("max_new_tokens", "`max_tokens`")],
+)
+def test_a_parameter_of_another_server_is_refused_with_the_one_to_send(name: str, hint: str) -> None:
+    with pytest.raises(ParameterError, match=f"`{name}` is not supported") as refused:
+        checked(chat(**{name: 1}), ChatBody)
+    assert hint in refused.value.hint
+
+
+def test_a_request_without_a_model_is_told_where_to_find_one() -> None:
+    with pytest.raises(ParameterError, match="`model` is missing") as refused:
+        checked({"messages": [USER]}, ChatBody)
+    assert refused.value.hint == "GET /v1/models lists them"

@@ -81,6 +81,7 @@ def nested(depth: int) -> bytes:
         (b"{", 400, "is not JSON"),
         (b"\xff\xfe", 400, "is not JSON"),
         (b"[]", 400, "must be a JSON object"),
+        (b" ", 400, "the body is empty"),
         (b'{"model": "demo", "temperature": NaN}', 400, "NaN is not a number"),
         (b'{"model": "demo", "model": "demo"}', 400, "twice"),
         (b'{"model": "\\ud800"}', 400, "UTF-8 cannot carry"),
@@ -89,7 +90,19 @@ def nested(depth: int) -> bytes:
         (json.dumps({"model": "demo", "stop": ["x"] * 100_001}).encode(), 413, "more than 100000 values"),
         (b'{"model": "' + b"x" * (8 * 1024 * 1024) + b'"}', 413, "larger than 8388608 bytes"),
     ],
-    ids=["cut", "not utf-8", "array", "nan", "twice", "surrogate", "nested", "nested far", "array size", "size"],
+    ids=[
+        "cut",
+        "not utf-8",
+        "array",
+        "empty",
+        "nan",
+        "twice",
+        "surrogate",
+        "nested",
+        "nested far",
+        "array size",
+        "size",
+    ],
 )
 def test_an_invalid_body_is_refused(server: Server, body: bytes, status: int, said: str) -> None:
     reply = server.ask("/v1/chat/completions", body)
@@ -98,8 +111,19 @@ def test_an_invalid_body_is_refused(server: Server, body: bytes, status: int, sa
 
 
 def test_an_unknown_path_and_another_method_are_refused_in_the_envelope(server: Server) -> None:
-    assert server.ask("/v1/nothing", {}).json["error"]["message"] == "POST /v1/nothing is not served here"
-    assert server.ask("/v1/chat/completions").status == 405
+    reply = server.ask("/v1/nothing", {})
+    said = "POST /v1/nothing is not served here; hint: GET /openapi.json lists what is"
+    assert (reply.status, reply.json["error"]["message"]) == (404, said)
+    reply = server.ask("/v1/chat/completions")
+    assert reply.status == 405 and reply.json["error"]["message"].endswith("hint: send POST")
+    assert server.ask("/api/embed", {}).json["error"].startswith("POST /api/embed is not served here")
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/v1/chat/completions", "//v1/chat/completions"])
+def test_a_base_address_with_a_part_too_few_or_too_many_is_noticed(server: Server, path: str) -> None:
+    reply = server.ask(path, {})
+    assert reply.status == 404
+    assert reply.json["error"]["message"].endswith("hint: did you mean /v1/chat/completions?")
 
 
 def test_a_fingerprint_does_not_reveal_the_path_of_the_file() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Sequence
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -42,9 +42,13 @@ class TooLargeError(ParameterError):
 
 
 class Body(BaseModel):
-    """A part of a body. A field that is not named here is refused by its name; with null it says nothing."""
+    """A part of a body. A field that is not named here is refused by its name; with null it says nothing.
+
+    `hints` say what to send in place of fields that other servers know, and what a field that is missing may be.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    hints: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -84,8 +88,10 @@ async def limited(request: Request) -> bytes:
 def parsed(data: bytes) -> object:
     """The JSON in `data`, held to be text that UTF-8 can carry, without NaN, and of a size that can be handled."""
     hint = "the body must be one JSON object in UTF-8"
+    if not data.strip():
+        raise ParameterError("the body is empty", hint=hint)
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique_names)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=refuse_constant, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0][:200]
         raise ParameterError(f"the body is not JSON: {what}", hint=hint) from None
@@ -153,17 +159,20 @@ def parameter_error(error: ValidationError, kind: type[Body], body: object) -> P
     if kind_of_mistake == "extra_forbidden":
         known = list(kind.model_fields) if len(first["loc"]) == 1 else []
         near = difflib.get_close_matches(place, known, n=2)
-        hint = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?" if near else "leave it out"
+        meant = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?" if near else "leave it out"
+        hint = kind.hints.get(place, meant)
         return ParameterError(f"`{place}` is not supported", parameter=place, hint=hint)
     if limits.get("max_length") == 0:
         return ParameterError(f"`{place}` is not supported", parameter=place, hint="leave it out")
     if is_missing:
-        return ParameterError(f"`{place}` is missing", parameter=place)
+        return ParameterError(f"`{place}` is missing", parameter=place, hint=kind.hints.get(place, ""))
     if not place:
         return ParameterError("the body must be a JSON object")
     if kind_of_mistake == "union_tag_not_found":
         return ParameterError(f"`{place}.type` is missing", parameter=f"{place}.type")
     said = first["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    if kind_of_mistake == "literal_error":
+        said = said.replace("False", "false").replace("True", "true")
     said = SAID_OF_JSON.get(kind_of_mistake, said.replace(" after validation", ""))
     if kind_of_mistake == "union_tag_invalid":
         place, said = f"{place}.type", f"it should be one of {limits['expected_tags']}"

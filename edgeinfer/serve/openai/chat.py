@@ -26,7 +26,7 @@ from edgeinfer.serve.http.streams import as_json, event, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.errors import openai_error
 from edgeinfer.serve.openai.messages import ChatMessage, as_conversation
-from edgeinfer.serve.openai.sampling import SamplingBody, most_tokens
+from edgeinfer.serve.openai.sampling import MostTokens, SamplingBody, most_tokens
 from edgeinfer.serve.openai.tools import (
     MAX_TOOLS,
     FunctionChoice,
@@ -44,11 +44,11 @@ __all__ = ["ChatBody", "chat_completions"]
 
 class ChatBody(SamplingBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_tokens: MostTokens | None = None
+    max_completion_tokens: MostTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None

@@ -24,7 +24,7 @@ from edgeinfer.serve.http.reading import ParameterError, read_body
 from edgeinfer.serve.http.streams import as_json, event, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.openai.errors import openai_error
-from edgeinfer.serve.openai.sampling import SamplingBody
+from edgeinfer.serve.openai.sampling import MostTokens, SamplingBody, most_tokens
 from edgeinfer.serve.openai.usage import total, usage
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
@@ -36,7 +36,7 @@ USUAL_TOKENS = 16  # OpenAI's own default for this endpoint
 
 class CompletionBody(SamplingBody):
     prompt: str | list[str] | list[int]
-    max_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    max_tokens: MostTokens | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -45,7 +45,7 @@ class CompletionBody(SamplingBody):
         return Generation(
             sampling=self.sampling(served.usual, served.tokenizer.n_vocab),
             raw=raw_of(self.prompt),
-            max_tokens=self.max_tokens or USUAL_TOKENS,
+            max_tokens=USUAL_TOKENS if self.max_tokens is None else most_tokens(self.max_tokens),
             stop=self.stops,
             n_answers=self.n or 1,
             n_top=self.logprobs,

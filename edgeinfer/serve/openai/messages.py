@@ -50,6 +50,9 @@ class ChatMessage(Body):
 
 def as_conversation(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """The system messages at the front as one, then the others. Raises ParameterError for what is no conversation."""
+    for at, message in enumerate(messages):
+        if message.content is None and message.role in ("system", "developer", "user"):
+            raise ParameterError(f"`messages[{at}].content` is missing", parameter=f"messages[{at}].content")
     n_system = next((at for at, one in enumerate(messages) if one.role not in ("system", "developer")), len(messages))
     system = "\n\n".join(message.text for message in messages[:n_system])
     turns = [turn(message, f"messages[{n_system + at}]") for at, message in enumerate(messages[n_system:])]

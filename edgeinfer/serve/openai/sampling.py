@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,10 +13,14 @@ from edgeinfer.serve.generation import MAX_TOKENS
 from edgeinfer.serve.http.reading import Body, ParameterError
 from edgeinfer.types import Sampling
 
-__all__ = ["SamplingBody", "StreamOptions"]
+__all__ = ["MostTokens", "SamplingBody", "StreamOptions", "most_tokens"]
 
 MAX_STOPS = 16
 MAX_ANSWERS = 16
+
+
+MostTokens: TypeAlias = Annotated[int, Field(ge=1, le=10**9)] | Literal[-1]
+"""-1, as LM Studio's examples have it, is no limit of the request."""
 
 
 class StreamOptions(Body):
@@ -26,6 +30,19 @@ class StreamOptions(Body):
 
 class SamplingBody(Body):
     """`top_k`, `min_p` and `repeat_penalty` are not OpenAI's, but many local clients send them."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("functions", "function_call"), "send `tools` and `tool_choice`"),
+        **dict.fromkeys(("grammar", "guided_json", "json_schema"), "send `response_format`"),
+        **dict.fromkeys(
+            ("chat_template_kwargs", "enable_thinking", "think"), 'for no reasoning, send `reasoning_effort: "none"`'
+        ),
+        "model": "GET /v1/models lists them",
+        "n_predict": "send `max_tokens`",
+        "repetition_penalty": "send `repeat_penalty`",
+        "prompt": "send `messages`, or use /v1/completions",
+        "messages": "use /v1/chat/completions",
+    }
 
     model: str
     stream: bool | None = None
@@ -92,4 +109,4 @@ def as_bias(given: Mapping[str, float], n_vocab: int) -> tuple[tuple[int, float]
 
 
 def most_tokens(*given: int | None) -> int:
-    return next((value for value in given if value is not None), MAX_TOKENS)
+    return next((value for value in given if value not in (None, -1)), MAX_TOKENS)
