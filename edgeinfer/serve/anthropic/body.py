@@ -101,6 +101,16 @@ class Thinking(Body):
     display: Literal["summarized", "omitted"] | None = None
 
 
+class AnswerForm(Body):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Body):
+    format: AnswerForm | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None  # harmless: no model here has levels
+
+
 class Metadata(Body):
     user_id: str | None = None
 
@@ -112,10 +122,14 @@ class CountBody(Body):
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
     def generation(self, served: ServedModel) -> Generation:
         tools = tuple(tool.tool for tool in self.tools or ())
         tools, choice = chosen(tools, self.tool_choice)
+        form = self.output_config.format if self.output_config else None
+        if form and tools and choice != "none":
+            raise ParameterError("an answer of a given form cannot call tools", parameter="output_config.format")
         return Generation(
             sampling=served.usual,
             messages=as_conversation(self.system, self.messages),
@@ -124,6 +138,8 @@ class CountBody(Body):
             tools=tools,
             tool_choice=choice,
             one_call=bool(self.tool_choice and self.tool_choice.disable_parallel_tool_use),
+            schema=form.schema_ if form else None,
+            schema_parameter="output_config.format",
         )
 
 

@@ -1,6 +1,8 @@
-"""`GET /v1/models`."""
+"""`GET /v1/models`: as clients of OpenAI and of Anthropic read it."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,7 +15,9 @@ __all__ = ["list_models", "show_model"]
 
 async def list_models(request: Request) -> Response:
     models: Models = request.app.state.models
-    return JSONResponse({"object": "list", "data": [model_object(one) for one in models]})
+    data = [model_object(one) for one in models]
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"], "has_more": False}
+    return JSONResponse({"object": "list", "data": data, **ends})
 
 
 async def show_model(request: Request) -> Response:
@@ -29,6 +33,9 @@ def model_object(served: ServedModel) -> dict[str, object]:
         "object": "model",
         "created": served.started_s,
         "owned_by": "edgeinfer",
+        "type": "model",
+        "display_name": plan.model.title,
+        "created_at": datetime.fromtimestamp(served.started_s, UTC).isoformat(),
         "context_length": plan.window.slots,
         "max_model_len": plan.window.limit,
         "edgeinfer": {
