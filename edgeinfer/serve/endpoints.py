@@ -42,5 +42,5 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/api/show", show, ollama_error, "Ollama: one of the models", ShowBody),
     Endpoint("GET", "/api/tags", tags, ollama_error, "Ollama: the models"),
     Endpoint("GET", "/api/ps", ps, ollama_error, "Ollama: the models that are loaded"),
-    Endpoint("GET", "/api/version", version, ollama_error, "the version of this program"),
+    Endpoint("GET", "/api/version", version, ollama_error, "Ollama: the version of its API"),
 )

@@ -123,6 +123,19 @@ def test_anthropic_tools(anthropic_client: anthropic.Anthropic) -> None:
     assert anthropic_client.messages.create(messages=echoed, **{**asked, "max_tokens": 5}).content
 
 
+def test_anthropic_models_and_forms(anthropic_client: anthropic.Anthropic) -> None:
+    (model,) = anthropic_client.models.list()
+    assert model.type == "model" and model.display_name and model.created_at.year > 2025
+    assert anthropic_client.models.retrieve("demo") == model
+    form: Any = {"format": {"type": "json_schema", "schema": SCHEMA}, "effort": "low"}
+    answer = anthropic_client.messages.create(model="demo", max_tokens=60, messages=ASK, output_config=form)
+    (block,) = answer.content
+    assert block.type == "text" and set(json.loads(block.text)) == {"city"}
+    tool: Any = {"name": "f", "input_schema": SCHEMA}
+    with pytest.raises(anthropic.BadRequestError, match="cannot call tools"):
+        anthropic_client.messages.create(model="demo", max_tokens=5, messages=ASK, output_config=form, tools=[tool])
+
+
 def test_anthropic_errors_and_stop_sequences(anthropic_client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match="not served here"):
         anthropic_client.messages.create(model="claude", max_tokens=5, messages=ASK)
@@ -145,6 +158,28 @@ def test_ollama_chat_and_generate(ollama_client: ollama.Client) -> None:
     assert ollama_client.generate("demo", "").done_reason == "load"
     person = ollama_client.chat("demo", ASK, format=SCHEMA, options={"num_predict": 60}).message.content
     assert set(json.loads(person or "")) == {"city"}
+
+
+def test_ollama_log_probabilities(ollama_client: ollama.Client, openai_client: openai.OpenAI) -> None:
+    options = {"temperature": 0, "num_predict": 8, "num_thread": 2, "num_gpu": 0}
+    whole = ollama_client.chat("demo", ASK, options=options, logprobs=True, top_logprobs=2)
+    parts = ollama_client.chat("demo", ASK, options=options, logprobs=True, top_logprobs=2, stream=True)
+    assert [one for part in parts for one in part.logprobs or ()] == list(whole.logprobs or ())
+    same = openai_client.chat.completions.create(
+        model="demo", messages=ASK, temperature=0, max_tokens=8, logprobs=True, top_logprobs=2
+    )
+    likely: Any = same.choices[0].logprobs
+    assert [(one.token, one.logprob) for one in whole.logprobs or ()] == [
+        (one.token, one.logprob) for one in likely.content
+    ]
+    assert len(likely.content) > 3
+    with pytest.raises(ollama.ResponseError, match="needs `logprobs: true`"):
+        ollama_client.generate("demo", "Hi", top_logprobs=2)
+
+
+def test_ollama_speaks_a_version_that_clients_accept(server: Server) -> None:
+    """VS Code asks for 0.6.4 at least, and agents that use Anthropic's protocol for 0.14."""
+    assert tuple(map(int, server.ask("/api/version").json["version"].split("."))) >= (0, 14, 2)
 
 
 def test_ollama_lists(ollama_client: ollama.Client) -> None:

@@ -63,7 +63,7 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com"
         (ResponsesBody, response("Hi"), "`input[0]` cannot be used: it should be an object"),
         (ResponsesBody, response(previous_response_id="a"), "`previous_response_id` is not supported"),
         (OllamaBody, chat(messages=[{**USER, "images": ["aGVsbG8="]}]), "`messages[0].images` is not supported"),
-        (OllamaBody, chat(options={"num_gpu": 1}), "`options.num_gpu` is not supported"),
+        (OllamaBody, chat(options={"mirostat": 1}), "`options.mirostat` is not supported"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_as_the_client_wrote_it(kind: type[Body], body: object, message: str) -> None:

@@ -22,6 +22,7 @@ from edgeinfer.serve.http.streams import as_json, reply, unless_gone
 from edgeinfer.serve.models import Models
 from edgeinfer.serve.ollama.body import AskedBody, ChatBody, GenerateBody
 from edgeinfer.serve.ollama.errors import ollama_error
+from edgeinfer.serve.openai.chat import logprob_object
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
 
@@ -37,9 +38,7 @@ class LineWriter:
     began: float
 
     def whole(self, answer: Whole) -> dict[str, object]:
-        calls = [call_object(call) for call in answer.calls]
-        said = self._said(answer.text, answer.thinking, calls)
-        return {**self._head(), **said, **self._end(answer.finish, answer.stats, answer.n_tokens)}
+        return {**self._head(), **self._said(answer), **self._end(answer.finish, answer.stats, answer.n_tokens)}
 
     async def lines(self, answering: Answering) -> AsyncIterator[bytes]:
         try:
@@ -50,26 +49,27 @@ class LineWriter:
 
     def loaded(self) -> dict[str, object]:
         """The answer to a request without a prompt, which only loads the model."""
-        return {**self._head(), **self._said("", "", []), "done": True, "done_reason": "load"}
+        return {**self._head(), **self._said(Whole()), "done": True, "done_reason": "load"}
 
     def _written(self, step: Written) -> dict[str, object]:
         whole = Whole()
         whole.take(step)
-        said = self._said(whole.text, whole.thinking, [call_object(call) for call in whole.calls])
-        return {**self._head(), **said, "done": False}
+        return {**self._head(), **self._said(whole), "done": False}
 
     def _ended(self, ended: Ended) -> dict[str, object]:
-        return {**self._head(), **self._said("", "", []), **self._end(ended.finish, ended.stats, ended.n_tokens)}
+        return {**self._head(), **self._said(Whole()), **self._end(ended.finish, ended.stats, ended.n_tokens)}
 
     def _head(self) -> dict[str, object]:
         return {"model": self.served.name, "created_at": datetime.now(UTC).isoformat()}
 
-    def _said(self, text: str, thinking: str, calls: list[dict[str, object]]) -> dict[str, object]:
-        thought = {"thinking": thinking} if thinking else {}
+    def _said(self, answer: Whole) -> dict[str, object]:
+        thought = {"thinking": answer.thinking} if answer.thinking else {}
+        likely = [logprob_object(token, self.served.tokenizer) for token in answer.logprobs]
+        likelihood = {"logprobs": likely} if likely else {}
         if not self.chat:
-            return {"response": text, **thought}
-        called = {"tool_calls": calls} if calls else {}
-        return {"message": {"role": "assistant", "content": text, **thought, **called}}
+            return {"response": answer.text, **thought, **likelihood}
+        called = {"tool_calls": [call_object(call) for call in answer.calls]} if answer.calls else {}
+        return {"message": {"role": "assistant", "content": answer.text, **thought, **called}, **likelihood}
 
     def _end(self, finish: str, stats: AnswerStats, n_tokens: int) -> dict[str, object]:
         return {

@@ -33,6 +33,15 @@ class Options(Body):
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     num_predict: Annotated[int, Field(ge=-2, le=10**9)] | None = None  # below 1: the request sets no limit
     num_ctx: Annotated[int, Field(ge=1)] | None = None
+    # Harmless: how a model is opened was planned when the server started, and changes no token.
+    num_thread: int | None = None
+    num_gpu: int | None = None
+    num_batch: int | None = None
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    low_vram: bool | None = None
+    numa: bool | None = None
 
     def sampling(self, usual: Sampling) -> Sampling:
         given = {
@@ -99,6 +108,8 @@ class AskedBody(Body):
     options: Options | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     keep_alive: float | str | None = None  # harmless: the model stays loaded
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @property
     def how(self) -> Options:
@@ -113,11 +124,14 @@ class AskedBody(Body):
     def asked(self, served: ServedModel) -> Generation:
         """Everything except the prompt."""
         self.how.check_context(served)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ParameterError("`top_logprobs` needs `logprobs: true`", parameter="top_logprobs")
         return Generation(
             sampling=self.how.sampling(served.usual),
             max_tokens=self.how.max_tokens,
             stop=self.how.stops,
             thinking=self.think is not False,
+            n_top=(self.top_logprobs or 0) if self.logprobs else None,
             schema=self.schema_of_answer,
             schema_parameter="format",
         )

@@ -14,6 +14,7 @@ from edgeinfer.serve.served import ServedModel
 
 __all__ = ["ShowBody", "ps", "show", "tags", "version"]
 
+SPOKEN = "0.14.2"  # the version of Ollama whose API this is: clients refuse to talk to older ones
 NEVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat()  # the model stays loaded
 
 
@@ -35,7 +36,7 @@ async def ps(request: Request) -> Response:
 
 async def version(request: Request) -> Response:
     del request
-    return JSONResponse({"version": __version__})
+    return JSONResponse({"version": SPOKEN, "edgeinfer": __version__})
 
 
 async def show(request: Request) -> Response:

@@ -39,7 +39,7 @@ from edgeinfer.serve.openai.usage import total, usage
 from edgeinfer.serve.served import ServedModel
 from edgeinfer.types import ToolCall
 
-__all__ = ["ChatBody", "chat_completions"]
+__all__ = ["ChatBody", "chat_completions", "logprob_object"]
 
 
 class ChatBody(SamplingBody):
