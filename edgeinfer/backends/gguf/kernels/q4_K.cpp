@@ -184,9 +184,8 @@ void quantize_four_q8_K(const float *inputs, void *blocks, int64_t n_values) {
             std::memcpy(block + 4 * row, &scale, sizeof scale);
             for (int64_t i = 0; i < 16; ++i) {
                 const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(values + 16 * i), _mm512_set1_ps(inverse));
-                const __m512i rounded = _mm512_cvtps_epi32(scaled);
-                const __m128i bytes = _mm512_cvtsepi32_epi8(rounded);
-                const auto sum = static_cast<int16_t>(_mm512_reduce_add_epi32(rounded));
+                const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled));
+                const auto sum = static_cast<int16_t>(_mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes)));
                 _mm_storel_epi64(reinterpret_cast<__m128i *>(block + 16 + 64 * i + 8 * row), bytes);
                 _mm_storeh_pd(reinterpret_cast<double *>(block + 48 + 64 * i + 8 * row), _mm_castsi128_pd(bytes));
                 std::memcpy(block + 1040 + 32 * (i / 4) + 8 * row + 2 * (i % 4), &sum, sizeof sum);
