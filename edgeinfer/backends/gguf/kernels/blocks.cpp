@@ -5,27 +5,21 @@
 // rows: their scales are multiplied at once, and a block is unpacked once for all inputs. The product of a part is a whole
 // number, so it is the same; it is scaled and added up as ggml does it, so the results are equal bit for bit.
 
-#include "kernels.h"
+#include "side_by_side.h"
 
 #ifdef EDGEINFER_VNNI
 
-#include <immintrin.h>
-
-#include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <vector>
 
 namespace {
 
-constexpr int SIDE = 16;           // matrix rows side by side
-constexpr int PARTS = 8;           // of a block
 constexpr int64_t MOST_FIRST = 2;  // inputs at once while the matrix is unpacked; more would not fit the registers
 constexpr int64_t MOST_LATER = 3;  // inputs at once after that
 constexpr int64_t PASS = 128;      // inputs for which the matrix is unpacked once: their copies stay small
-constexpr uint64_t EARLY = 2;      // blocks: how far in front scales are collected, because fresh stores load slowly
 constexpr int64_t FAR = 8192;      // bytes beyond the next rows that are fetched into the second cache
 constexpr int64_t LINE = 64;       // bytes of a cache line
+constexpr uint64_t EARLY = 2;      // blocks: how far in front scales are collected, because fresh stores load slowly
 
 // ggml's blocks of 32 values; the scales are 16-bit floats.
 struct BlockQ4_1 {
@@ -40,32 +34,6 @@ struct BlockQ8_1 {
     uint16_t scale, sum;  // sum: of the values, times the scale
     int8_t values[32];
 };
-
-struct Rows {
-    const char *at[SIDE];
-};
-
-inline __m512 widen(__m256i halves) { return _mm512_cvtph_ps(halves); }
-
-inline __m512i every_fourth(const Rows &rows, int first, int64_t offset) {
-    const auto load = [&](int row) {
-        return _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows.at[first + row] + offset));
-    };
-    const __m512i two = _mm512_inserti32x4(_mm512_castsi128_si512(load(0)), load(4), 1);
-    return _mm512_inserti32x4(_mm512_inserti32x4(two, load(8), 2), load(12), 3);
-}
-
-// 16 bytes of 16 rows: four bytes of each in turn
-inline void transpose(const Rows &rows, int64_t offset, __m512i *turned) {
-    const __m512i a = every_fourth(rows, 0, offset), b = every_fourth(rows, 1, offset);
-    const __m512i c = every_fourth(rows, 2, offset), d = every_fourth(rows, 3, offset);
-    const __m512i ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
-    const __m512i ab_high = _mm512_unpackhi_epi32(a, b), cd_high = _mm512_unpackhi_epi32(c, d);
-    turned[0] = _mm512_unpacklo_epi64(ab, cd);
-    turned[1] = _mm512_unpackhi_epi64(ab, cd);
-    turned[2] = _mm512_unpacklo_epi64(ab_high, cd_high);
-    turned[3] = _mm512_unpackhi_epi64(ab_high, cd_high);
-}
 
 // How a format is read. `Unpacked` is one block of 16 matrix rows, `Input` one block of an input, as the loop needs them.
 
@@ -147,13 +115,6 @@ inline void fetch(const char *next, size_t n_bytes) {
         _mm_prefetch(next + line, _MM_HINT_T0);
         _mm_prefetch(next + line + FAR, _MM_HINT_T1);
     }
-}
-
-// In the order of ggml's hsum_float_8: four apart, two apart, neighbors.
-inline __m512 add_parts(const __m512 (&sums)[PARTS]) {
-    __m512 four[4];
-    for (int i = 0; i < 4; ++i) four[i] = _mm512_add_ps(sums[i], sums[4 + i]);
-    return _mm512_add_ps(_mm512_add_ps(four[0], four[2]), _mm512_add_ps(four[1], four[3]));
 }
 
 template <class Format>
@@ -273,8 +234,7 @@ void multiply_pass(const Share &share, const BlockProduct &product) {
     const int64_t n_groups = (product.n_rows + SIDE - 1) / SIDE;
     for (int64_t group = n_groups * share.index / share.of; group < n_groups * (share.index + 1) / share.of; ++group) {
         const int64_t row = group * SIDE, n_rows = std::min<int64_t>(SIDE, product.n_rows - row);
-        Rows rows;
-        for (int64_t i = 0; i < SIDE; ++i) rows.at[i] = matrix + (row + std::min(i, n_rows - 1)) * row_bytes;
+        const Rows rows = rows_from(matrix + row * row_bytes, row_bytes, n_rows);
         for (int64_t i = 0; i < panels.count(); ++i) {
             const int64_t begin = panels.begin(i), n = panels.begin(i + 1) - begin;
             const Panel<Format> panel{rows,

@@ -15,7 +15,8 @@
 
 namespace {
 
-constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9, Q4_K = 12;  // enum ggml_type
+constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9;  // enum ggml_type
+constexpr int Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15;
 
 std::atomic<unsigned> installed{0};  // a bit for each type
 
@@ -25,34 +26,64 @@ struct ComputeParams {  // the start of ggml_compute_params (ggml-cpu-impl.h)
     int thread, n_threads;
 };
 
+struct Tensor {  // the start of ggml_tensor (ggml.h)
+    int type;
+    void *buffer;
+    int64_t sizes[4];
+    size_t strides[4];
+    int operation, parameters[16], flags;
+    const Tensor *sources[10];
+};
+
+using Tiled = bool (*)(const ComputeParams *, const Tensor *);
 using Sgemm = bool (*)(const ComputeParams *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t,
                        void *, int64_t, int, int, int);
 using Repacked = void (*)(int, float *, size_t, const void *, const void *, int, int);
 using Quantize = void (*)(const float *, void *, int64_t);
 
 // ggml's own functions
-std::atomic<void *> ggml_sgemm{nullptr}, ggml_gemv_q4_0{nullptr}, ggml_gemm_q4_0{nullptr}, ggml_gemv_q4_K{nullptr},
-    ggml_gemm_q4_K{nullptr}, ggml_quantize_four{nullptr};
+std::atomic<void *> ggml_sgemm{nullptr}, ggml_tiled{nullptr}, ggml_gemv_q4_0{nullptr}, ggml_gemm_q4_0{nullptr},
+    ggml_gemv_q4_K{nullptr}, ggml_gemm_q4_K{nullptr}, ggml_quantize_four{nullptr};
+
+using MultiplyBlocks = void (*)(const Share &, const BlockProduct &);
+
+struct Blocks {
+    int matrix, inputs;
+    int64_t fewest;  // inputs; fewer are left to ggml
+    MultiplyBlocks multiply;
+};
+
+const Blocks BLOCKS[] = {
+    {Q4_1, Q8_1, 1, multiply_q4_1},
+    {Q8_0, Q8_0, 1, multiply_q8_0},
+    {Q5_K, Q8_K, 2, multiply_q5_K},
+    {Q6_K, Q8_K, 2, multiply_q6_K},
+};
 
 // See llamafile/sgemm.h: C[n][m] = A[m] . B[n], with k values (or blocks of them) in a row. False: "do it another way".
 bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t a_stride, const void *b,
            int64_t b_stride, void *c, int64_t c_stride, int a_type, int b_type, int c_type) {
     const Share share{params->thread, params->n_threads};
-    const auto is = [&](int matrix, int inputs) {
-        return a_type == matrix && b_type == inputs && c_type == F32 && is_installed(matrix);
-    };
-    if (is(F16, F16) && n >= 2 && n <= MOST_F16_INPUTS) {
+    const bool is_ours = is_installed(a_type) && c_type == F32;
+    if (is_ours && a_type == F16 && b_type == F16 && n >= 2 && n <= MOST_F16_INPUTS) {
         multiply_f16(share, {static_cast<const uint16_t *>(a), a_stride, m, static_cast<const uint16_t *>(b), b_stride,
                              n, k, static_cast<float *>(c), c_stride});
         return true;
     }
-    if (is(Q4_1, Q8_1) || is(Q8_0, Q8_0)) {
-        const auto multiply = a_type == Q4_1 ? multiply_q4_1 : multiply_q8_0;
-        multiply(share, {a, a_stride, m, b, b_stride, n, k, static_cast<float *>(c), c_stride});
+    for (const Blocks &blocks : BLOCKS) {
+        if (!is_ours || a_type != blocks.matrix || b_type != blocks.inputs || n < blocks.fewest) continue;
+        blocks.multiply(share, {a, a_stride, m, b, b_stride, n, k, static_cast<float *>(c), c_stride});
         return true;
     }
     return reinterpret_cast<Sgemm>(ggml_sgemm.load())(params, m, n, k, a, a_stride, b, b_stride, c, c_stride, a_type,
                                                       b_type, c_type);
+}
+
+// See ggml-cpu/tiled/tiled.h: ggml calls it before `sgemm`. False: "do it another way".
+bool tiled(const ComputeParams *params, const Tensor *product) {
+    const int type = product->sources[0]->type;
+    const bool is_ours = (type == Q5_K || type == Q6_K) && is_installed(type);
+    return !is_ours && reinterpret_cast<Tiled>(ggml_tiled.load())(params, product);
 }
 
 // See ggml-cpu/repack.h: gemv takes one row in blocks of its own, gemm groups of four rows in shared blocks.
@@ -86,6 +117,10 @@ const Place PLACES[] = {
 #ifdef EDGEINFER_VNNI
     {Q4_1, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
     {Q8_0, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q5_K, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q5_K, "ggml_compute_forward_mul_mat_tiled", address(tiled), &ggml_tiled},
+    {Q6_K, "llamafile_sgemm", address(sgemm), &ggml_sgemm},
+    {Q6_K, "ggml_compute_forward_mul_mat_tiled", address(tiled), &ggml_tiled},
     {Q4_K, "ggml_gemv_q4_K_8x8_q8_K", address(repacked<Q4_K, multiply_q4_K, ggml_gemv_q4_K>), &ggml_gemv_q4_K},
     {Q4_K, "ggml_gemm_q4_K_8x8_q8_K", address(repacked<Q4_K, multiply_q4_K, ggml_gemm_q4_K>), &ggml_gemm_q4_K},
     {Q4_K, "ggml_quantize_mat_q8_K_4x8", address(quantize_four), &ggml_quantize_four},

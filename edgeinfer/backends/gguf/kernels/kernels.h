@@ -49,7 +49,7 @@ bool multiply_q4_K(const RepackedProduct &product);
 // Four rows in block_q8_Kx4, each as ggml's quantize_row_q8_K quantizes it. Only with VNNI.
 void quantize_four_q8_K(const float *inputs, void *blocks, int64_t n_values);
 
-// Matrix and inputs in ggml's blocks of 32 values; strides in blocks (those of `out` in values).
+// Matrix and inputs in ggml's blocks; strides in blocks (those of `out` in values).
 struct BlockProduct {
     const void *matrix;
     int64_t matrix_stride, n_rows;
@@ -63,6 +63,10 @@ struct BlockProduct {
 // block_q4_1 times block_q8_1, and block_q8_0 times block_q8_0. Only with VNNI.
 void multiply_q4_1(const Share &share, const BlockProduct &product);
 void multiply_q8_0(const Share &share, const BlockProduct &product);
+
+// block_q5_K and block_q6_K times block_q8_K. Only with VNNI.
+void multiply_q5_K(const Share &share, const BlockProduct &product);
+void multiply_q6_K(const Share &share, const BlockProduct &product);
 
 extern "C" {
 

@@ -23,12 +23,12 @@ from edgeinfer.paths import cache_folder
 __all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why_not"]
 
 KERNELS: Final[Mapping[str, int]] = {  # by type of matrix: its ggml_type
-    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12
+    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14
 }  # fmt: skip
-_NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0", "Q4_K"})
+_NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"})
 
-_HEADERS: Final = ("kernels.h", "repacked.h")
-_SOURCES: Final = ("blocks.cpp", "f16.cpp", "q4_0.cpp", "q4_K.cpp", "install.cpp")
+_HEADERS: Final = ("kernels.h", "repacked.h", "side_by_side.h")
+_SOURCES: Final = ("blocks.cpp", "f16.cpp", "k_blocks.cpp", "q4_0.cpp", "q4_K.cpp", "install.cpp")
 _FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-mavx2", "-mfma", "-mf16c")
 _FLAGS_BY_FEATURE: Final[Mapping[str, Sequence[str]]] = {  # of the engine's build
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl"),

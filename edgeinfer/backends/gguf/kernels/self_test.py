@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = npt.NDArray[np.float32]
     Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-__all__ = ["BLOCK_TYPES", "BlockType", "multiply", "multiply_singly", "self_test"]
+__all__ = ["BLOCK_TYPES", "BlockType", "multiply", "multiply_singly", "random_matrix", "self_test"]
 
 _F32, _F16, _Q4_0, _Q4_K = 0, 1, 2, 12  # enum ggml_type
 _REPACKED_ARGUMENTS: Final = (
@@ -32,9 +32,8 @@ _REPACKED_ROWS: Final = (1, 4, 8, 12)  # one, or fours
 _REPACKED_SIZES: Final = ((8, 32), (16, 96), (40, 576), (72, 64))
 _BLOCK: Final = 32  # values of a block of Q4_0, Q4_1 and Q8_0
 _BLOCK_CASES: Final = ((1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (9, 2))  # rows, threads
-_BLOCK_SIZES: Final = ((33, 96), (16, 32), (40, 576))
-_MOST_INPUT_BYTES: Final = 36  # of a block of an input
-_SUPER_BLOCK: Final = 256  # values of a block of Q4_K and of its inputs
+_BLOCK_SIZES: Final = ((33, 3), (16, 1), (40, 18))  # rows of the matrix, blocks of a row
+_SUPER_BLOCK: Final = 256  # values of a block of Q4_K, Q5_K, Q6_K and of their inputs
 _SUPER_SIZES: Final = ((8, 256), (24, 512), (72, 1024))
 _SUPER_INPUT_BYTES: Final = 292  # of a block of an input
 _DOT_ARGUMENTS: Final = (
@@ -45,18 +44,25 @@ _DOT_ARGUMENTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """A type of matrices that are multiplied as the file holds them, in blocks: scales of 16 bits, then values."""
+    """A type of matrices that are multiplied as the file holds them, in blocks: scales of 16 bits, and other bytes."""
 
     name: str
     ggml_type: int
     inputs: str  # the type of the inputs
     n_scales: int
-    n_bytes: int  # of the values
+    n_bytes: int  # of the others
+    scales_last: bool = False
+    n_values: int = _BLOCK
+    input_bytes: int = 36  # of a block of an input, at most
 
 
 BLOCK_TYPES: Final[Mapping[str, BlockType]] = {
     "Q4_1": BlockType("q4_1", 3, "q8_1", n_scales=2, n_bytes=16),
     "Q8_0": BlockType("q8_0", 8, "q8_0", n_scales=1, n_bytes=32),
+    "Q5_K": BlockType("q5_K", 13, "q8_K", 2, 172, n_values=_SUPER_BLOCK, input_bytes=_SUPER_INPUT_BYTES),
+    "Q6_K": BlockType(
+        "q6_K", 14, "q8_K", 1, 208, scales_last=True, n_values=_SUPER_BLOCK, input_bytes=_SUPER_INPUT_BYTES
+    ),
 }
 
 
@@ -140,9 +146,9 @@ def _test_q4_k(library: ctypes.CDLL) -> str:
 def _test_blocks(kind: BlockType) -> str:
     """The products of random blocks have the bits that ggml's function for two rows gives."""
     random = np.random.default_rng(0)
-    for n_rows, n_values in _BLOCK_SIZES:
-        blocks = _random_blocks(random, n_rows * n_values // _BLOCK, n_scales=kind.n_scales, n_bytes=kind.n_bytes)
-        matrix = blocks.reshape(n_rows, -1)
+    for n_rows, n_blocks in _BLOCK_SIZES:
+        matrix = random_matrix(random, kind, n_rows, n_blocks)
+        n_values = n_blocks * kind.n_values
         inputs = random.standard_normal((max(_BLOCK_CASES)[0], n_values)).astype(np.float32)
         expected = multiply_singly(kind, matrix, inputs)
         for n, n_threads in _BLOCK_CASES:
@@ -158,13 +164,21 @@ def multiply_singly(kind: BlockType, matrix: Bytes, inputs: Floats) -> Floats:
     quantize = library_function(f"quantize_row_{kind.inputs}", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     dot = library_function(f"ggml_vec_dot_{kind.name}_{kind.inputs}", None, *_DOT_ARGUMENTS)
     found = np.empty((len(inputs), len(matrix)), np.float32)
-    blocks = np.empty(inputs.shape[1] // _BLOCK * _MOST_INPUT_BYTES, np.uint8)
+    blocks = np.empty(inputs.shape[1] // kind.n_values * kind.input_bytes, np.uint8)
     for row, products in zip(np.ascontiguousarray(inputs), found, strict=True):
         quantize(row.ctypes.data, blocks.ctypes.data, row.size)
         for index, weights in enumerate(matrix):
             out = products[index:].ctypes.data
             dot(row.size, out, 0, weights.ctypes.data, 0, blocks.ctypes.data, 0, 1)
     return found
+
+
+def random_matrix(random: np.random.Generator, kind: BlockType, n_rows: int, n_blocks: int) -> Bytes:
+    """Rows of blocks of this type."""
+    blocks = _random_blocks(random, n_rows * n_blocks, n_scales=kind.n_scales, n_bytes=kind.n_bytes)
+    if kind.scales_last:
+        blocks = np.roll(blocks, -2 * kind.n_scales, axis=1)
+    return np.ascontiguousarray(blocks.reshape(n_rows, -1))
 
 
 def _random_blocks(random: np.random.Generator, n: int, *, n_scales: int, n_bytes: int) -> Bytes:
