@@ -75,6 +75,7 @@ private:
 struct Format {  // a block: scales, then values and whatever else belongs to them, then sums of 16 bits
     int64_t n_bytes, n_values, n_scales;
     int64_t scale_bytes = 2, n_sums = 0;
+    int64_t scales_at = 0;  // or later, where they come last
 
     Format of_four() const { return {4 * n_bytes, n_values, 4 * n_scales, scale_bytes, 4 * n_sums}; }
 };
@@ -88,7 +89,8 @@ enum class Bytes {
 void fill_matrix(Random &random, char *blocks, int64_t n_blocks, const Format &format, bool finite) {
     random.fill(blocks, n_blocks * format.n_bytes);
     for (char *block = blocks; block < blocks + n_blocks * format.n_bytes; block += format.n_bytes)
-        for (int64_t i = 1; finite && i <= format.n_scales; ++i) block[i * format.scale_bytes - 1] &= ~0x40;  // of the exponent
+        for (int64_t i = 1; finite && i <= format.n_scales; ++i)
+            block[format.scales_at + i * format.scale_bytes - 1] &= ~0x40;  // of the exponent
 }
 
 void fill_inputs(Random &random, char *blocks, int64_t n_blocks, const Format &format, Bytes bytes) {
@@ -284,7 +286,10 @@ std::vector<Kernel> kernels() {
     };
     found.push_back(shared("Q4_1", {20, 32, 2}, {36, 32, 2}, 1, 300, true, "ggml_vec_dot_q4_1_q8_1", blocks(multiply_q4_1)));
     found.push_back(shared("Q8_0", {34, 32, 1}, {34, 32, 1}, 1, 300, true, "ggml_vec_dot_q8_0_q8_0", blocks(multiply_q8_0)));
-    found.push_back(repacked("Q4_K", {1152, 256, 16}, {292, 256, 1, 4, 16}, "ggml_gemv_q4_K_8x8_q8_K", multiply_q4_K));
+    constexpr Format Q8_K{292, 256, 1, 4, 16};
+    found.push_back(shared("Q5_K", {176, 256, 2}, Q8_K, 1, 300, true, "ggml_vec_dot_q5_K_q8_K", blocks(multiply_q5_K)));
+    found.push_back(shared("Q6_K", {210, 256, 1, 2, 0, 208}, Q8_K, 1, 300, true, "ggml_vec_dot_q6_K_q8_K", blocks(multiply_q6_K)));
+    found.push_back(repacked("Q4_K", {1152, 256, 16}, Q8_K, "ggml_gemv_q4_K_8x8_q8_K", multiply_q4_K));
 #endif
     return found;
 }

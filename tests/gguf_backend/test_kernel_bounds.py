@@ -57,7 +57,7 @@ def cases(names: Iterable[str], n_cases: int) -> str:
 
 @pytest.mark.parametrize("flags", [FLAGS, AVX2], ids=["as built here", "AVX2"])
 def test_nothing_outside_the_buffers_is_read_or_written(flags: Sequence[str]) -> None:
-    names = ["F16", "Q4_0", *(["Q4_1", "Q8_0", "Q4_K"] if "-mavx512vnni" in flags else [])]
+    names = ["F16", "Q4_0", *(["Q4_1", "Q8_0", "Q5_K", "Q6_K", "Q4_K"] if "-mavx512vnni" in flags else [])]
     done = run(program(KERNELS, flags), N_CASES)
     assert (done.returncode, done.stdout) == (0, cases(names, N_CASES)), done.stderr[-3000:]
 
@@ -75,11 +75,13 @@ MISTAKES = (
     ("f16.cpp", "row + 2 <= n_rows", "row < n_rows"),  # writes one row too many
 )
 MORE_MISTAKES = (
-    ("blocks.cpp", "std::min(i, n_rows - 1)", "i"),  # reads matrix rows after the last
+    ("side_by_side.h", "std::min(i, n_rows - 1)", "i"),  # reads matrix rows after the last
     ("blocks.cpp", "(1u << n_rows) - 1", "0xFFFF"),  # writes whole groups of rows
     ("f16.cpp", "n_values / STEP * STEP", "(n_values + STEP - 1) / STEP * STEP"),  # reads whole steps
     ("f16.cpp", "n * inputs.stride, n_values,", "n * inputs.stride, stride,"),  # reads beyond the last input
     ("q4_0.cpp", "row + 16 <= n_rows", "row < n_rows"),  # reads and writes eight rows too many
+    ("k_blocks.cpp", "sizeof(Block) - CHUNK, last", "sizeof(Block), last"),  # reads after the last block
+    ("k_blocks.cpp", "block < product.n_blocks; ++block", "block <= product.n_blocks; ++block"),  # a block too many
     ("repacked.h", "product.n_inputs - input >= most_together", "product.n_inputs - input >= 4"),  # four as eight
     ("q4_K.cpp", "inputs.n_blocks; ++block", "inputs.n_blocks + 1; ++block"),  # reads a block too many
     ("q4_K.cpp", "int64_t i = 0; i < 16; ++i", "int64_t i = 0; i <= 16; ++i"),  # writes a seventeenth sum
