@@ -52,6 +52,12 @@ def test_without_the_token_nothing_is_answered_but_health(guarded: Server) -> No
         reply = guarded.ask("/v1/models", None, **headers)
         assert reply.status == 401 and reply.json["error"]["type"] == "authentication_error"
         assert reply.headers["www-authenticate"] == "Bearer"
+        said = (
+            "this token is not"
+            if headers.get("Authorization") == "Bearer wrong" or "x_api_key" in headers
+            else "a token is"
+        )
+        assert reply.json["error"]["message"].startswith(said)
     for headers in ({"Authorization": f"Bearer {TOKEN}"}, {"x_api_key": TOKEN}):
         assert guarded.ask("/v1/models", None, **headers).status == 200
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import ceil
 from threading import Condition, Thread
 from time import monotonic, perf_counter
 from typing import Final, Protocol, TypeAlias
@@ -233,7 +234,7 @@ class Scheduler:
     def _busy(self, message: str, n_before: int) -> BusyError:
         wait_s = self.pace.wait_s(n_before, len(self._slots))
         return BusyError(
-            message, retry_after_s=wait_s, hint=f"try again in {wait_s:.0f} s, or serve more conversations"
+            message, retry_after_s=wait_s, hint=f"try again in {ceil(wait_s)} s, or serve more conversations"
         )
 
     def _read(self, reading: Sequence[Slot], most: int | None, *, alone: bool) -> None:

@@ -84,14 +84,17 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin not in access.origins and not same_origin(origin, headers.get("host", "")):
             return NoAccessError("web pages of this origin may not ask this server", status=403, hint="--origin URL")
-        if access.token and scope["path"] not in OPEN_PATHS and not self._has_token(headers):
-            return NoAccessError("a token is needed", status=401, hint="send `Authorization: Bearer TOKEN`")
+        if access.token and scope["path"] not in OPEN_PATHS:
+            given = token_in(headers)
+            if not hmac.compare_digest(given.encode("utf-8", "replace"), access.token.encode()):
+                what = "this token is not the server's" if given else "a token is needed"
+                return NoAccessError(what, status=401, hint="send `Authorization: Bearer TOKEN`")
         return None
 
-    def _has_token(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._access.token.encode())
+
+def token_in(headers: Headers) -> str:
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
 def host_name(host: str) -> str:
