@@ -208,7 +208,7 @@ def test_a_note_says_when_tensor_types_let_drafts_change_a_token(tmp_path: Path)
     f16 = read_header(write_tiny(tmp_path / "f16.gguf", Tiny(tier="F16")))
     x86 = platform.machine() == "x86_64"
     assert ("(F16)" in rounding_note(f16, EngineSettings(2, "q8_0/f16"))) == x86
-    assert rounding_note(f16, EngineSettings(2, "q8_0/f16", own_kernels=frozenset({"F16"}))) == ""
+    assert rounding_note(f16, EngineSettings(2, "q8_0/f16", exact_types=frozenset({"F16"}))) == ""
     assert rounding_note(q8, EngineSettings(2, "q8_0/f16")) == ""
     assert rounding_note(f16, EngineSettings(2, "f16")) == ""  # here K and V are the reason, and the plan says so
 

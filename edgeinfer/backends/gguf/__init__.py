@@ -40,6 +40,7 @@ class GgufBackend:
 
     def report(self) -> Mapping[str, str]:
         """Which taught drafts this build of llama.cpp can run, and for which matrices there are kernels of our own."""
+        from edgeinfer.backends.gguf.amx import amx_types, would_crash
         from edgeinfer.backends.gguf.kernels.library import types_with_kernels, why_not
         from edgeinfer.backends.gguf.probe import gives_states
         from edgeinfer.device import detect
@@ -48,6 +49,8 @@ class GgufBackend:
         return {
             "taught drafts": f"exit{missing}" if missing else "exit and feature",
             "own kernels": why_not(detect()) or ", ".join(types_with_kernels()),
+            **({"AMX": "left out, because the compiler made it crash; docs/install.md helps"} if would_crash() else {}),
+            **({"AMX": f"for {', '.join(sorted(amx_types()))}"} if amx_types() else {}),
         }
 
     def forget(self, path: Path) -> None:
@@ -69,6 +72,7 @@ class GgufBackend:
         if not isinstance(header, GgufHeader):
             raise ArtifactError(f"{path} is a folder; llama.cpp loads one .gguf file")
         llama = _engine()
+        from edgeinfer.backends.gguf.amx import amx_types
         from edgeinfer.backends.gguf.kernels.library import install as install_kernels
         from edgeinfer.backends.gguf.model import EngineSettings, GgufModel, is_repacked, rounding_note
         from edgeinfer.backends.gguf.threads import fastest_threads
@@ -77,13 +81,14 @@ class GgufBackend:
         n_gpu_layers = -1 if plan.device.accelerators else 0
         types = read_by_type(header).keys() | ({"Q8_0"} if plan.taught is not None else set())  # a draft's own layer
         no_kernel = {} if n_gpu_layers else install_kernels(plan.device, types)
-        loaded = llama.load(header.parts or path, mmap=not is_repacked(header), n_gpu_layers=n_gpu_layers)
+        copied = is_repacked(header) or bool(types & amx_types())
+        loaded = llama.load(header.parts or path, mmap=not copied, n_gpu_layers=n_gpu_layers)
         try:
             if loaded.refusal:
                 raise ArtifactError(f"{path.name} cannot be used: {loaded.refusal}", hint="choose another model")
             n_threads = plan.n_threads or fastest_threads(loaded, plan.device.n_cores)
-            own_kernels = frozenset(name for name, reason in no_kernel.items() if not reason)
-            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, own_kernels)
+            exact_types = amx_types().union(name for name, reason in no_kernel.items() if not reason)
+            settings = EngineSettings(n_threads, plan.kv_type, n_gpu_layers, exact_types)
             model = GgufModel(loaded, header, settings, n_caches=plan.n_conversations, policy=plan.window)
             if plan.speculation.exit_layer is not None:
                 model.draft_with(plan.speculation.exit_layer, path)

@@ -65,12 +65,12 @@ _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  #
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
 
 
-def exact_rows_of(tensor_types: Set[str], own_kernels: Set[str] = frozenset()) -> int | None:
+def exact_rows_of(tensor_types: Set[str], exact_types: Set[str] = frozenset()) -> int | None:
     """Most rows that equal single rows bit for bit, for a file whose matrices have these types, on x86.
 
-    `own_kernels`: the types for which those of `kernels/` take the place of ggml's.
+    `exact_types`: those of which 16 rows do, by the kernels of `kernels/` or by AMX.
     """
-    rest = tensor_types - own_kernels
+    rest = tensor_types - exact_types
     if tensor_types and not rest:
         return OWN_ROWS
     return next((rows for types, rows in _EXACT_ROWS if rest and rest <= types), None)
@@ -134,7 +134,7 @@ class LlamaCppFacts:
     def exact_rows(self, device: DeviceProfile, tensor_types: Set[str], kv_type: KvType) -> int | None:
         if splits_keys(kv_type) or not _runs_on_x86(device):
             return None
-        return exact_rows_of(tensor_types, _own_kernels(device))
+        return exact_rows_of(tensor_types, _exact_types(device))
 
     def taught_bytes(
         self, draft: TaughtDraft, shape: ModelShape, policy: WindowPolicy, kv_type: KvType, n_conversations: int
@@ -183,10 +183,16 @@ def _exit_bytes(shape: ModelShape) -> int:
     return _EXIT_BYTES + 2 * _CELLS * cell
 
 
-def _own_kernels(device: DeviceProfile) -> Set[str]:
+def _exact_types(device: DeviceProfile) -> Set[str]:
+    from edgeinfer.backends.gguf.amx import amx_types
     from edgeinfer.backends.gguf.kernels.library import types_with_kernels, why_not
 
-    return frozenset() if device.named or why_not(device) else frozenset(types_with_kernels())
+    if device.named:
+        return frozenset()
+    try:
+        return amx_types() if why_not(device) else amx_types().union(types_with_kernels())
+    except (ImportError, OSError):  # llama.cpp is missing, which its probe says
+        return frozenset()
 
 
 def _runs_on_x86(device: DeviceProfile) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import llama_cpp.llama_cpp as C
 import numpy as np
 
+from edgeinfer.backends.gguf.amx import would_crash
 from edgeinfer.backends.gguf.logs import EngineLog
 from edgeinfer.backends.gguf.state import StateLayout
 from edgeinfer.errors import ArtifactError, EngineError
@@ -176,6 +177,9 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
     """
     options = C.llama_model_default_params()
     options.n_gpu_layers = n_gpu_layers
+    options.use_extra_bufts = (
+        not would_crash()
+    )  # no other choice of llama.cpp turns AMX off, and this one also repacking
     options.load_mode = C.LLAMA_LOAD_MODE_MMAP if mmap else C.LLAMA_LOAD_MODE_NONE
     parts = [paths] if isinstance(paths, Path) else list(paths)
     names = [os.fsencode(part) for part in parts]

@@ -44,7 +44,7 @@ def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
     """Model.exact_rows for this file, opened like this, on this processor."""
     if not _may_be_exact(settings):
         return None
-    return facts.exact_rows_of(read_by_type(header).keys(), settings.own_kernels)
+    return facts.exact_rows_of(read_by_type(header).keys(), settings.exact_types)
 
 
 def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: str = "") -> str:
@@ -81,7 +81,7 @@ class EngineSettings:
     n_threads: int
     kv_type: KvType
     n_gpu_layers: int = 0
-    own_kernels: frozenset[str] = frozenset()  # types of matrices for which kernels/ takes the place of ggml's
+    exact_types: frozenset[str] = frozenset()  # of matrices, by kernels/ or AMX; see facts.exact_rows_of
 
     def options(self, policy: WindowPolicy) -> ContextOptions:
         return ContextOptions(

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
-__all__ = ["GET_STATES", "SET_STATES", "gives_states", "library_versions"]
+__all__ = ["GET_STATES", "SET_STATES", "cpu_library", "gives_states", "library_versions"]
 
 # C++ names of two functions of llama-ext.h, which llama.cpp calls a staging area.
 SET_STATES: Final = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
@@ -39,11 +39,20 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _library() -> ctypes.CDLL:
+def cpu_library() -> Path:
+    """The library of ggml's CPU kernels, on Linux. Raises ImportError when the binding is missing."""
+    return _folder() / "libggml-cpu.so"
+
+
+def _folder() -> Path:
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise ImportError("it is not installed")
-    folder = Path(spec.origin).parent / "lib"
+    return Path(spec.origin).parent / "lib"
+
+
+def _library() -> ctypes.CDLL:
+    folder = _folder()
     for name in ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll"):
         if (folder / name).exists():
             return ctypes.CDLL(str(folder / name))

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device.profile import DeviceProfile
@@ -25,6 +26,7 @@ __all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why
 KERNELS: Final[Mapping[str, int]] = {  # by type of matrix: its ggml_type
     "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14
 }  # fmt: skip
+_REPACKED: Final = frozenset({"Q4_0", "Q4_K"})  # no matrix is, where AMX would crash
 _NEED_VNNI: Final = frozenset({"Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"})
 
 _HEADERS: Final = ("kernels.h", "repacked.h", "side_by_side.h")
@@ -49,9 +51,10 @@ def why_not(device: DeviceProfile) -> str:
 
 
 def types_with_kernels() -> Sequence[str]:
-    """The types of matrices for which there is a kernel with this build of llama.cpp."""
+    """The types of matrices for which a kernel runs with this build of llama.cpp."""
     has_vnni = {"-mavx512vl", "-mavx512vnni"} <= set(_flags())
-    return [name for name in KERNELS if has_vnni or name not in _NEED_VNNI]
+    others = amx_types() | (frozenset() if has_vnni else _NEED_VNNI) | (_REPACKED if would_crash() else frozenset())
+    return [name for name in KERNELS if name not in others]
 
 
 def version() -> str:
