@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,18 +82,26 @@ def running(access: Access, plan: Plan | None = None, template: str = "", **opti
     """`template` is that of `load`, `options` are those of ServedModel."""
     plan = plan or edgeinfer.choose(Request(model="demo", conversations=4, context=1024, sink=512))
     served = ServedModel(edgeinfer.load(plan, template=template), **options)
-    listening = bound("127.0.0.1", 0)
-    accept(listening)
-    models = Models([served])
+    try:
+        with listening(Models([served]), access) as port:
+            yield Server(port, served)
+    finally:
+        served.close()
+
+
+@contextmanager
+def listening(models: Models, access: Access) -> Iterator[int]:
+    """A thread that answers; the port."""
+    socket = bound("127.0.0.1", 0)
+    accept(socket)
     server = Listener(configured(make_app(models, access)), models)
-    thread = threading.Thread(target=listen, args=(server, listening), daemon=True)
+    thread = threading.Thread(target=listen, args=(server, socket), daemon=True)
     thread.start()
     try:
-        yield Server(listening.getsockname()[1], served)
+        yield socket.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(20)
-        served.close()
 
 
 @pytest.fixture(scope="session")
