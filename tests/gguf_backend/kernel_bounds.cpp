@@ -318,7 +318,12 @@ void quantize_case(int64_t number) {
 
 // The kernels ask for memory in this way.
 void *operator new[](size_t n_bytes, const std::nothrow_t &) noexcept { return memory_is_short ? nullptr : std::malloc(n_bytes); }
+void *operator new[](size_t n_bytes, std::align_val_t align, const std::nothrow_t &) noexcept {
+    const auto unit = static_cast<size_t>(align);
+    return memory_is_short ? nullptr : std::aligned_alloc(unit, (n_bytes + unit - 1) / unit * unit);
+}
 void operator delete[](void *memory) noexcept { std::free(memory); }
+void operator delete[](void *memory, std::align_val_t) noexcept { std::free(memory); }
 
 int main(int, char **arguments) {
     library = dlopen(arguments[1], RTLD_NOW);

@@ -10,7 +10,8 @@
 #ifdef EDGEINFER_VNNI
 
 #include <cstddef>
-#include <vector>
+#include <memory>
+#include <new>
 
 namespace {
 
@@ -128,7 +129,6 @@ template <class Format>
 struct Panel {  // some inputs, and 16 matrix rows
     const Rows &rows;
     typename Format::Unpacked *unpacked;
-    const typename Format::Input *inputs;  // [block][input]
     int64_t n_blocks;
     const char *next;  // the matrix rows after these
     float *out;
@@ -138,8 +138,9 @@ struct Panel {  // some inputs, and 16 matrix rows
 
 enum class Matrix { READ, READ_AND_KEEP, KEPT };  // whether it is unpacked by this panel, and for those after it
 
-template <class Format, int N, Matrix FROM>
-void multiply_panel(const Panel<Format> &panel) {
+// `inputs` points to those of the first block.
+template <class Format, int N, Matrix FROM, class Inputs>
+void multiply_panel(const Panel<Format> &panel, Inputs inputs) {
     using Block = typename Format::Block;
     __m512 sums[N][PARTS], minima[N];
 #pragma GCC unroll 3
@@ -153,7 +154,6 @@ void multiply_panel(const Panel<Format> &panel) {
     if constexpr (FROM != Matrix::KEPT)
         for (uint64_t block = 0; block < std::min(EARLY, n_blocks); ++block)
             collect_scales<Format>(panel.rows, block, scales[block]);
-    const typename Format::Input *inputs = panel.inputs;
     const char *next = panel.next;
     for (uint64_t block = 0; block < n_blocks; ++block, inputs += N, next += SIDE * sizeof(Block)) {
         typename Format::Unpacked in_registers;
@@ -189,12 +189,24 @@ void multiply_panel(const Panel<Format> &panel) {
 }
 
 template <class Format, Matrix FROM>
-void multiply_panel_of(int64_t n_inputs, const Panel<Format> &panel) {
-    if (n_inputs == 1) multiply_panel<Format, 1, FROM>(panel);
-    if (n_inputs == 2) multiply_panel<Format, 2, FROM>(panel);
+void multiply_panel_of(int64_t n_inputs, const Panel<Format> &panel, const typename Format::Input *inputs) {
+    if (n_inputs == 1) multiply_panel<Format, 1, FROM>(panel, inputs);
+    if (n_inputs == 2) multiply_panel<Format, 2, FROM>(panel, inputs);
     if constexpr (FROM == Matrix::KEPT)
-        if (n_inputs == 3) multiply_panel<Format, 3, FROM>(panel);
+        if (n_inputs == 3) multiply_panel<Format, 3, FROM>(panel, inputs);
 }
+
+template <class Format>
+struct Unread {  // one input, without a copy of it
+    const typename Format::InputBlock *block;
+
+    typename Format::Input operator[](int) const {
+        typename Format::Input input;
+        input.read(*block);
+        return input;
+    }
+    void operator+=(int) { ++block; }
+};
 
 struct Panels {  // how some inputs are divided
     int64_t n_inputs;
@@ -208,10 +220,16 @@ struct Panels {  // how some inputs are divided
 };
 
 template <class T>
-T *room_for(size_t n) {  // ends the process where memory is short, as ggml does
-    thread_local std::vector<T> kept;
-    if (kept.size() < n) kept.resize(n);
-    return kept.data();
+T *room_for(size_t n) {  // null where memory is short
+    thread_local std::unique_ptr<T[]> kept;
+    thread_local size_t size = 0;
+    if (size < n) {
+        size = 0;
+        kept.reset();
+        kept.reset(new (std::nothrow) T[n]);
+        if (kept) size = n;
+    }
+    return kept.get();
 }
 
 template <class Format>
@@ -228,29 +246,36 @@ void multiply_pass(const Share &share, const BlockProduct &product) {
     const Panels panels{product.n_inputs};
     auto *inputs = room_for<typename Format::Input>(product.n_inputs * product.n_blocks);
     auto *unpacked = room_for<typename Format::Unpacked>(product.n_blocks);
-    read_inputs<Format>(product, panels, inputs);
+    const auto *blocks = static_cast<const typename Format::InputBlock *>(product.inputs);
+    const bool has_room = inputs && unpacked;  // ggml cannot take over: its other threads may be here already
+    if (has_room) read_inputs<Format>(product, panels, inputs);
     const auto *matrix = static_cast<const char *>(product.matrix);
     const int64_t row_bytes = product.matrix_stride * sizeof(typename Format::Block);
     const int64_t n_groups = (product.n_rows + SIDE - 1) / SIDE;
     for (int64_t group = n_groups * share.index / share.of; group < n_groups * (share.index + 1) / share.of; ++group) {
         const int64_t row = group * SIDE, n_rows = std::min<int64_t>(SIDE, product.n_rows - row);
         const Rows rows = rows_from(matrix + row * row_bytes, row_bytes, n_rows);
-        for (int64_t i = 0; i < panels.count(); ++i) {
+        const auto panel_from = [&](int64_t input) {
+            return Panel<Format>{rows,
+                                 unpacked,
+                                 product.n_blocks,
+                                 matrix + (row + SIDE) * row_bytes,
+                                 product.out + input * product.out_stride + row,
+                                 product.out_stride,
+                                 static_cast<__mmask16>((1u << n_rows) - 1)};
+        };
+        for (int64_t n = 0; !has_room && n < product.n_inputs; ++n)
+            multiply_panel<Format, 1, Matrix::READ>(panel_from(n), Unread<Format>{blocks + n * product.inputs_stride});
+        for (int64_t i = 0; has_room && i < panels.count(); ++i) {
             const int64_t begin = panels.begin(i), n = panels.begin(i + 1) - begin;
-            const Panel<Format> panel{rows,
-                                      unpacked,
-                                      inputs + begin * product.n_blocks,
-                                      product.n_blocks,
-                                      matrix + (row + SIDE) * row_bytes,
-                                      product.out + begin * product.out_stride + row,
-                                      product.out_stride,
-                                      static_cast<__mmask16>((1u << n_rows) - 1)};
+            const Panel<Format> panel = panel_from(begin);
+            const auto *first = inputs + begin * product.n_blocks;
             if (i > 0)
-                multiply_panel_of<Format, Matrix::KEPT>(n, panel);
+                multiply_panel_of<Format, Matrix::KEPT>(n, panel, first);
             else if (panels.count() > 1)
-                multiply_panel_of<Format, Matrix::READ_AND_KEEP>(n, panel);
+                multiply_panel_of<Format, Matrix::READ_AND_KEEP>(n, panel, first);
             else
-                multiply_panel_of<Format, Matrix::READ>(n, panel);
+                multiply_panel_of<Format, Matrix::READ>(n, panel, first);
         }
     }
 }
