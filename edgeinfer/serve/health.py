@@ -12,6 +12,7 @@ from edgeinfer.serve.engine.counts import Counts
 from edgeinfer.serve.engine.scheduler import Scheduler
 from edgeinfer.serve.engine.slots import PrefixFigures
 from edgeinfer.serve.models import Models
+from edgeinfer.serve.served import ServedModel
 
 __all__ = ["health", "metrics"]
 
@@ -38,13 +39,13 @@ def metric_lines(models: Models) -> Iterator[str]:
         name = f"edgeinfer_{field.name.replace('_s', '_seconds')}_total"
         yield f"# TYPE {name} counter"
         for served in models:
-            yield f'{name}{{model="{served.name}"}} {getattr(served.scheduler.counts, field.name)}'
+            yield f"{name}{label(served)} {getattr(served.scheduler.counts, field.name)}"
     for field in fields(PrefixFigures):
         held = field.name in HELD_PREFIXES
         name = f"edgeinfer_prefix_{field.name}" + ("" if held else "_total")
         yield f"# TYPE {name} {'gauge' if held else 'counter'}"
         for served in models:
-            yield f'{name}{{model="{served.name}"}} {getattr(served.prefixes.figures, field.name)}'
+            yield f"{name}{label(served)} {getattr(served.prefixes.figures, field.name)}"
     gauges: dict[str, Callable[[Scheduler], float]] = {
         "running": lambda scheduler: scheduler.n_running,
         "waiting": lambda scheduler: scheduler.n_waiting,
@@ -54,4 +55,10 @@ def metric_lines(models: Models) -> Iterator[str]:
     for gauge, value in gauges.items():
         yield f"# TYPE edgeinfer_{gauge} gauge"
         for served in models:
-            yield f'edgeinfer_{gauge}{{model="{served.name}"}} {value(served.scheduler)}'
+            yield f"edgeinfer_{gauge}{label(served)} {value(served.scheduler)}"
+
+
+def label(served: ServedModel) -> str:
+    """A file may have any name."""
+    name = served.name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'{{model="{name}"}}'

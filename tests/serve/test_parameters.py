@@ -46,6 +46,8 @@ HARMLESS: Mapping[str, Mapping[str, Any]] = {
     "/api/generate": {"keep_alive": -1, "options": {"num_batch": 1, "main_gpu": 0, "low_vram": True}},
 }
 
+OTHER = 'the "other" \\'  # files may have such names
+
 
 def said(answer: Mapping[str, Any]) -> str:
     """The text of an answer, whatever its protocol."""
@@ -102,7 +104,7 @@ def two_models() -> Iterator[str]:
     plan = edgeinfer.choose(Request(model="demo", conversations=2, context=512, sink=128))
     with ExitStack() as opened:
         served = []
-        for name in ("demo", "other"):
+        for name in ("demo", OTHER):
             named = replace(plan, model=replace(plan.model, name=name))
             served.append(ServedModel(edgeinfer.load(named), rest_after_s=0.05))
             opened.callback(served[-1].close)
@@ -113,14 +115,14 @@ def test_two_models_answer_by_their_names_at_once(two_models: str) -> None:
     def ask(name: str) -> Reply:
         return asked(f"{two_models}/v1/chat/completions", {"model": name, **ASKED["/v1/chat/completions"]})
 
-    assert [one["id"] for one in asked(f"{two_models}/v1/models").json["data"]] == ["demo", "other"]
+    assert [one["id"] for one in asked(f"{two_models}/v1/models").json["data"]] == ["demo", OTHER]
     with ThreadPoolExecutor(6) as clients:
-        replies = list(clients.map(ask, ["demo", "other"] * 3))
-    assert [reply.json["model"] for reply in replies] == ["demo", "other"] * 3
+        replies = list(clients.map(ask, ["demo", OTHER] * 3))
+    assert [reply.json["model"] for reply in replies] == ["demo", OTHER] * 3
     assert len({said(reply.json) for reply in replies}) == 1
-    assert "`demo`, `other`" in ask("nothing like it").json["error"]["message"]
+    assert f"`demo`, `{OTHER}`" in ask("nothing like it").json["error"]["message"]
     metrics = asked(f"{two_models}/metrics").body.decode().splitlines()
-    for name in ("demo", "other"):
+    for name in ("demo", r"the \"other\" \\"):
         assert f'edgeinfer_finished_total{{model="{name}"}} 3' in metrics
         figures = [line for line in metrics if f'{{model="{name}"}}' in line]
         assert len(figures) == len(fields(Counts)) + len(fields(PrefixFigures)) + 4
