@@ -98,7 +98,7 @@ def configured(app: Starlette) -> uvicorn.Config:
         http=TimedProtocol,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # a stranger's mistakes are answered, and fill no log
         access_log=False,
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,

@@ -22,6 +22,10 @@ from edgeinfer.errors import UsageError
 from edgeinfer.serve.run import accept, bound
 
 NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 100_000}
+UPGRADE = (
+    b"GET /v1/models/x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 ENDLESS = {
     "model": "demo",
     "messages": [{"role": "user", "content": "Count"}],
@@ -62,6 +66,21 @@ def test_a_signal_ends_the_answers_in_words_and_then_the_server(tmp_path: Path, 
     assert last["error"]["message"] == "the server is closing"
     assert process.returncode == 128 + number
     assert "Traceback" not in out
+
+
+def test_what_is_no_request_is_not_logged(tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tmp_path, port) as process:
+        while not is_healthy(port):
+            assert process.poll() is None
+            time.sleep(0.1)
+        for data in (b"\x16\x03\x01\x00\x00", UPGRADE):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+                stranger.sendall(data)
+                assert b" 40" in stranger.recv(1000)
+        process.terminate()
+        out, _ = process.communicate(timeout=60)
+    assert out.splitlines()[-1].startswith("  a page to chat on: http://127.0.0.1:")
 
 
 def test_of_two_servers_that_start_at_once_the_second_says_why_it_ends() -> None:
