@@ -257,24 +257,6 @@ def test_a_compiler_that_fails_leaves_the_rows_of_ggml(monkeypatch: pytest.Monke
 
 
 @needs_kernels
-@pytest.mark.parametrize("what", ["folder", "file"])
-def test_a_library_that_others_may_write_is_not_loaded(
-    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = os.umask(0o002)  # new files may be written by the group
-    try:
-        assert library.install(DEVICE, {"Q4_0"}) == {"Q4_0": ""}
-    finally:
-        os.umask(before)
-    (file,) = tmp_path.rglob("*.so")
-    shared = file if what == "file" else file.parent
-    shared.chmod(0o777)
-    reason = f"others may write to {file.parent}, which holds their library"
-    assert library.install(DEVICE, {"Q4_0"}) == {"Q4_0": reason}
-
-
-@needs_kernels
 def test_they_are_not_built_where_memory_is_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     short = replace(DEVICE, available_bytes=500_000_000)

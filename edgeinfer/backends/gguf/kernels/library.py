@@ -7,11 +7,14 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,7 @@ from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device.profile import DeviceProfile
+from edgeinfer.kept import write_whole
 from edgeinfer.paths import cache_folder
 
 __all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why_not"]
@@ -73,18 +77,29 @@ def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     if not wanted:
         return {}
     reason = why_not(device)
-    if not reason and device.available_bytes < _BUILD_BYTES and not _path().exists():
+    if not reason and device.available_bytes < _BUILD_BYTES and not _is_built():
         free = device.available_bytes // 10**6
         reason = f"to build them takes {_BUILD_BYTES // 10**6} MB of memory, and {free} MB are free"
     if reason:
         return dict.fromkeys(wanted, reason)
+    path = _path()
     try:
-        path = _compiled()
-        if _others_may_write(path):
-            return dict.fromkeys(wanted, f"others may write to {path.parent}, which holds their library")
-        library = _library()
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        reason = _why_not_kept_in(path.parent)
+        if not reason and not path.exists():
+            _build(path)
+        if not reason and _others_may_write(path):
+            reason = f"others may write to {path}"
+        if reason:
+            return dict.fromkeys(wanted, reason)
     except (OSError, subprocess.SubprocessError) as error:
         return dict.fromkeys(wanted, f"their library cannot be built: {_cause(error)}")
+    try:
+        library = _library()
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        return dict.fromkeys(wanted, f"their library was damaged, and the next start builds it again: {_cause(error)}")
     return {name: _install(library, name) for name in wanted}
 
 
@@ -113,11 +128,11 @@ def _why_not_built() -> str:
         return f"{SWITCH}=off forbids them"
     if cache_folder() is None:
         return "there is no cache folder for their library"
-    return "" if _compiler() or any(_folder().glob("*.so")) else "there is no C++ compiler to build them"
+    return "" if _compiler() or _is_built() else "there is no C++ compiler to build them"
 
 
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_compiled()))
+    library = ctypes.CDLL(str(_path()))
     library.edgeinfer_kernel_install.restype = ctypes.c_bool
     return library
 
@@ -126,33 +141,73 @@ def _path() -> Path:
     return _folder() / f"{_digest()[:16]}.so"
 
 
-def _compiled() -> Path:
-    path = _path()
-    if not path.exists():
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_folder()) as folder, ThreadPoolExecutor() as threads:
-            objects = [f"{folder}/{name}.o" for name in _SOURCES]
-            list(threads.map(_compile, _SOURCES, objects))
-            made = Path(folder) / path.name
-            _run(_compiler(), "-shared", "-o", str(made), *objects)
-            made.chmod(0o700)
-            made.replace(path)
-    return path
+def _is_built() -> bool:
+    try:
+        return _path().exists()
+    except (OSError, ImportError):
+        return False
+
+
+def _why_not_kept_in(folder: Path) -> str:
+    """Why a library from this folder is not loaded; "" if it may be."""
+    if _others_may_write(folder) or any(map(_others_may_replace_in, folder.parents)):
+        return f"others may write to {folder}, which holds their library, or to a folder above it"
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+        return f"no library may be loaded from {folder} (noexec)"
+    return ""
 
 
 def _others_may_write(path: Path) -> bool:
-    """Whether another user could have made the library, or could replace it."""
-    states = [place.stat() for place in (path, path.parent)]
-    return any(state.st_uid != os.geteuid() or state.st_mode & 0o022 for state in states)
+    """Whether another user could have made it, or can change it."""
+    state = path.stat()
+    return state.st_uid != os.geteuid() or bool(state.st_mode & 0o022)
 
 
-def _compile(source: str, target: str) -> None:
-    _run(_compiler(), *_flags(), "-c", "-o", target, str(Path(__file__).parent / source))
+def _others_may_replace_in(folder: Path) -> bool:
+    """Whether another user can put something else in the place of what this folder holds. Its group is trusted: where
+    every user has a group of their own, new folders may be written by it."""
+    state = folder.stat()
+    open_to_all = bool(state.st_mode & stat.S_IWOTH) and not state.st_mode & stat.S_ISVTX
+    return state.st_uid not in (0, os.geteuid()) or open_to_all
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+def _build(path: Path) -> None:
+    """Compile in a folder that only this user can reach. A library that cannot be loaded is not kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {name: f"{folder}/{name}.o" for name in _SOURCES}
+        sources = Path(__file__).parent
+        _run(*([_compiler(), *_flags(), "-c", "-o", made, str(sources / name)] for name, made in objects.items()))
+        library = Path(folder) / path.name
+        _run([_compiler(), "-shared", "-o", str(library), *objects.values()])
+        write_whole(path, library.read_bytes(), mode=0o700, check=lambda part: ctypes.CDLL(str(part)))
+
+
+def _run(*commands: Sequence[str]) -> None:
+    """Run them at the same time. What they have started ends with them, also after Ctrl-C."""
+    end = time.monotonic() + _TIMEOUT_S
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for command in commands:
+            started.append(_started(command))
+        for process in started:
+            _, said = process.communicate(timeout=max(0.0, end - time.monotonic()))
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args, stderr=said)
+    finally:
+        for process in started:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def _started(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        errors="replace", env={**os.environ, "LC_ALL": "C"}, process_group=0,
+    )  # fmt: skip
 
 
 def _digest() -> str:
@@ -178,5 +233,7 @@ def _compiler() -> str:
 
 
 def _cause(error: Exception) -> str:
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"the compiler did not end in {_TIMEOUT_S} s"
     lines = [line.strip() for line in (getattr(error, "stderr", None) or str(error)).splitlines() if line.strip()]
     return next((line for line in lines if "error" in line), lines[0] if lines else type(error).__name__)[:300]
