@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.backends.gguf.kernels.library import why_not
 from edgeinfer.backends.gguf.probe import library_versions
 from edgeinfer.device import detect
 
 DEVICE = detect()
-needs_kernels = pytest.mark.skipif(bool(why_not(DEVICE)), reason=why_not(DEVICE) or "-")
+WHY_NOT = why_not(DEVICE) or ("this build of llama.cpp has AMX" if amx_types() or would_crash() else "")
+needs_kernels = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")
 needs_vnni = pytest.mark.skipif(
-    bool(why_not(DEVICE)) or "AVX512_VNNI" not in library_versions()["llama.cpp features"], reason="AVX-512 VNNI"
+    bool(WHY_NOT) or "AVX512_VNNI" not in library_versions()["llama.cpp features"], reason=WHY_NOT or "AVX-512 VNNI"
 )
 
 
@@ -41,6 +43,7 @@ def with_mistake(
     (folder / file).write_text((folder / file).read_text().replace(right, wrong))
     return f"""
 import os
+from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.device import detect
 os.environ["XDG_CACHE_HOME"] = {str(folder)!r}
