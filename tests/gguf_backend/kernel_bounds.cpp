@@ -195,7 +195,7 @@ void run_case(const Kernel &kernel, int64_t number) {
     std::memset(out.data(), 0x5A, out.size());
     const Operands operands{matrix.data(), inputs.data(), reinterpret_cast<float *>(out.data())};
     const bool is_short = random.one_in(8);
-    if (!multiply_in_threads(kernel, shape, operands, random.between(1, 5), is_short)) {
+    if (!multiply_in_threads(kernel, shape, operands, random.between(1, random.one_in(8) ? 16 : 5), is_short)) {
         if (!is_short) fail(number, kernel.name, "it leaves its share to ggml");
         return;
     }

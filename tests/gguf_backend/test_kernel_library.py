@@ -90,6 +90,47 @@ def test_it_is_put_in_place_where_symbols_are_bound_at_once(path: Path) -> None:
     assert run(INSTALL, LD_BIND_NOW="1") == "{'Q4_0': ''}\n"
 
 
+STAND_IN = """
+extern "C" __attribute__((visibility("default"))) bool llamafile_sgemm(
+    const void *, long, long, long, const void *, long, const void *, long, void *, long, int, int, int) {
+    return false;
+}
+extern "C" bool product(const void *threads, const void *matrix, const void *inputs, void *out) {
+    return llamafile_sgemm(threads, 1, 2, 1, matrix, 1, inputs, 1, out, 1, 1, 1, 0);
+}
+"""
+IN_STAND_IN = """
+import ctypes
+import sys
+import numpy as np
+
+own, *stand_ins = map(ctypes.CDLL, sys.argv[1:])
+
+def product(library):
+    library.product.restype = ctypes.c_bool
+    matrix, inputs, out = np.array([3], np.float16), np.array([2, 5], np.float16), np.zeros(2, np.float32)
+    threads = (ctypes.c_int * 2)(0, 1)
+    is_done = library.product(threads, *(ctypes.c_void_p(array.ctypes.data) for array in (matrix, inputs, out)))
+    return is_done, out.tolist()
+
+address = ctypes.cast(stand_ins[1].product, ctypes.c_void_p)
+own.edgeinfer_kernel_install.restype = ctypes.c_bool
+print(own.edgeinfer_kernel_install(1, address), *map(product, stand_ins))
+"""
+
+
+@pytest.mark.parametrize("flags", [["-Wl,-z,lazy"], ["-Wl,-z,relro,-z,now"]], ids=["lazy", "read-only"])
+def test_only_the_library_of_the_address_is_changed(flags: list[str], path: Path, tmp_path: Path) -> None:
+    """Also where its table is read-only."""
+    source = tmp_path / "stand_in.cpp"
+    source.write_text(STAND_IN)
+    libraries = [tmp_path / "libggml-cpu.so.0", tmp_path / "another.so"]
+    for made in libraries:
+        subprocess.run(["c++", "-shared", "-fPIC", *flags, "-o", str(made), str(source)], check=True)
+    found = run(IN_STAND_IN, str(path), *map(str, libraries))
+    assert found == "True (False, [0.0, 0.0]) (True, [6.0, 15.0])\n"
+
+
 def test_a_compiler_that_hangs_is_ended_with_what_it_started(
     cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

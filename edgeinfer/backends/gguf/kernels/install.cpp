@@ -18,9 +18,9 @@ namespace {
 constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, Q8_1 = 9;  // enum ggml_type
 constexpr int Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15;
 
-std::atomic<unsigned> installed{0};  // a bit for each type
+std::atomic<uint64_t> installed{0};  // a bit for each type
 
-bool is_installed(int type) { return installed.load(std::memory_order_relaxed) >> type & 1u; }
+bool is_installed(int type) { return installed.load(std::memory_order_relaxed) >> type & 1; }
 
 struct ComputeParams {  // the start of ggml_compute_params (ggml-cpu-impl.h)
     int thread, n_threads;
@@ -129,6 +129,7 @@ const Place PLACES[] = {
 
 struct Slot {
     const char *symbol;
+    const void *in_library;  // an address in it
     void **address = nullptr;
     void *original = nullptr;
     bool read_only = false;
@@ -158,16 +159,22 @@ Dynamic read_dynamic(const dl_phdr_info &object, const Elf64_Dyn *entry) {
 
 int find_slot(dl_phdr_info *object, size_t, void *wanted) {
     Slot &slot = *static_cast<Slot *>(wanted);
-    if (!object->dlpi_name || !std::strstr(object->dlpi_name, "ggml-cpu")) return 0;
+    const auto wanted_address = reinterpret_cast<Elf64_Addr>(slot.in_library);
+    const Elf64_Addr page = sysconf(_SC_PAGESIZE);
     const Elf64_Dyn *entries = nullptr;
     Elf64_Addr sealed = 0, sealed_end = 0;
+    bool is_wanted = false;
     for (int i = 0; i < object->dlpi_phnum; ++i) {
         const Elf64_Phdr &part = object->dlpi_phdr[i];
         const Elf64_Addr at = object->dlpi_addr + part.p_vaddr;
         if (part.p_type == PT_DYNAMIC) entries = reinterpret_cast<const Elf64_Dyn *>(at);
-        if (part.p_type == PT_GNU_RELRO) sealed = at, sealed_end = at + part.p_memsz;
+        if (part.p_type == PT_LOAD) is_wanted |= wanted_address >= at && wanted_address < at + part.p_memsz;
+        if (part.p_type == PT_GNU_RELRO) {  // whole pages are read-only; data that is written may follow on the last
+            sealed = at / page * page;
+            sealed_end = (at + part.p_memsz) / page * page;
+        }
     }
-    if (!entries) return 0;
+    if (!entries || !is_wanted) return 0;
     const Dynamic dynamic = read_dynamic(*object, entries);
     if (!dynamic.symbols || !dynamic.names || !dynamic.calls) return 0;
     for (size_t i = 0; i < dynamic.n_calls; ++i) {
@@ -192,21 +199,21 @@ bool write(const Slot &slot, void *function) {
 
 }  // namespace
 
-bool edgeinfer_kernel_install(int type) {
+bool edgeinfer_kernel_install(int type, const void *address) {
     bool found = false;
     for (const Place &place : PLACES) {
         if (place.type != type) continue;
-        Slot slot{place.symbol};
+        Slot slot{place.symbol, address};
         if (!dl_iterate_phdr(find_slot, &slot)) return false;
         place.of_ggml->store(slot.original);
         if (!write(slot, place.ours)) return false;
         found = true;
     }
-    if (found) installed |= 1u << type;
+    if (found) installed |= uint64_t{1} << type;
     return found;
 }
 
-void edgeinfer_kernel_remove(int type) { installed &= ~(1u << type); }
+void edgeinfer_kernel_remove(int type) { installed &= ~(uint64_t{1} << type); }
 
 bool edgeinfer_repacked(int type, int n_values, float *out, size_t out_stride, const void *matrix, const void *inputs,
                         int n_inputs, int n_rows) {

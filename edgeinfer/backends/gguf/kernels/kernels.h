@@ -70,9 +70,9 @@ void multiply_q6_K(const Share &share, const BlockProduct &product);
 
 extern "C" {
 
-// Puts the kernel for matrices of this ggml_type in place in libggml-cpu. False where there is none for this processor,
+// Puts the kernel for matrices of this ggml_type in place in the library that has `address` in it. False where there is none for this processor,
 // or where ggml's function is not found, or not called through a slot that can be changed.
-bool edgeinfer_kernel_install(int type);
+bool edgeinfer_kernel_install(int type, const void *address);
 
 // Lets ggml's own kernel run again.
 void edgeinfer_kernel_remove(int type);

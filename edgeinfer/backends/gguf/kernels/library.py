@@ -113,12 +113,19 @@ def remove(types: Set[str]) -> None:
 def _install(library: ctypes.CDLL, name: str) -> str:
     from edgeinfer.backends.gguf.kernels.self_test import self_test
 
-    if not library.edgeinfer_kernel_install(KERNELS[name]):
+    if not library.edgeinfer_kernel_install(KERNELS[name], _address_in_ggml()):
         return "this build of llama.cpp has no place for them"
     wrong = self_test(name, library)
     if wrong:
         library.edgeinfer_kernel_remove(KERNELS[name])
     return wrong
+
+
+def _address_in_ggml() -> int | None:
+    """Of a function of libggml-cpu: another package may have brought a library of the same name."""
+    from edgeinfer.backends.gguf.llama import library_function
+
+    return ctypes.cast(library_function("ggml_cpu_init", None), ctypes.c_void_p).value
 
 
 def _why_not_built() -> str:
@@ -134,6 +141,7 @@ def _why_not_built() -> str:
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_path()))
     library.edgeinfer_kernel_install.restype = ctypes.c_bool
+    library.edgeinfer_kernel_install.argtypes = (ctypes.c_int, ctypes.c_void_p)
     return library
 
 
@@ -175,8 +183,9 @@ def _build(path: Path) -> None:
     """Compile in a folder that only this user can reach. A library that cannot be loaded is not kept."""
     with tempfile.TemporaryDirectory() as folder:
         objects = {name: f"{folder}/{name}.o" for name in _SOURCES}
-        sources = Path(__file__).parent
-        _run(*([_compiler(), *_flags(), "-c", "-o", made, str(sources / name)] for name, made in objects.items()))
+        compiler = [_compiler(), *_flags(), "-c", "-o"]
+        commands = [[*compiler, made, str(Path(__file__).parent / name)] for name, made in objects.items()]
+        _run(*commands)
         library = Path(folder) / path.name
         _run([_compiler(), "-shared", "-o", str(library), *objects.values()])
         write_whole(path, library.read_bytes(), mode=0o700, check=lambda part: ctypes.CDLL(str(part)))
