@@ -228,6 +228,11 @@ class Backend(Protocol):
         """Delete records about the model file at `path`, which is about to be removed."""
         ...
 
+    def before_load(self, plan: Plan, path: Path) -> str:
+        """What a first load makes here, and how long that takes, for a user who waits; "" for nothing. Raises as `load`
+        does."""
+        ...
+
     def load(self, plan: Plan, path: Path) -> Model:
         """Load the plan's artifact from `path` (a file or a folder). Raises ArtifactError or EngineError."""
         ...

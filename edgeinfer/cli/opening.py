@@ -86,9 +86,15 @@ def downloads_from(args: argparse.Namespace) -> Iterator[Downloads]:
 
     progress = Progress()
     try:
-        yield Downloads(args.offline, ask=announce if args.yes else ask, progress=progress)
+        yield Downloads(args.offline, ask=announce if args.yes else ask, progress=progress, making=say_waiting)
     finally:
         progress.close()
+
+
+def say_waiting(made: str) -> None:
+    """In a terminal, where somebody waits."""
+    if sys.stderr.isatty():
+        whisper(f"{made} ...")
 
 
 def origin(artifact: Artifact) -> str:

@@ -38,6 +38,7 @@ class Downloads:
     offline: bool = False
     ask: Callable[[Plan], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda *_: None  # bytes downloaded, total
+    making: Callable[[str], None] = lambda _: None  # what is made here before a first load
 
 
 FREELY = Downloads()
@@ -64,6 +65,8 @@ def load(
     path = bring(plan, downloads)
     draft_path = bring(plan.draft, downloads) if plan.draft else path
     with ExitStack() as stack:
+        if made := backends.get(plan.backend).before_load(plan, path):
+            downloads.making(made)
         renderer = Renderer()
         stack.callback(renderer.close)
         draft_model = opened_draft_model(open_file(plan.draft, draft_path, stack), plan.draft) if plan.draft else None

@@ -7,15 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("llama_cpp")
 
+from edgeinfer.backends.gguf import BACKEND
 from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.backends.gguf.kernels.library import install, why_not
+from edgeinfer.plan.types import Request
+from edgeinfer.runner.choose import choose
 from tests.gguf_backend.kernel_runs import DEVICE, needs_kernels, run
+from tests.tiny_gguf import Tiny, write_tiny
 
 pytestmark = needs_kernels
 
@@ -78,6 +83,16 @@ def test_it_is_built_once(path: Path) -> None:
     before = path.stat()
     assert reason() == ""
     assert path.stat().st_ino == before.st_ino
+
+
+def test_a_user_who_waits_for_the_compiler_is_told(built: Path, cache: Path, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", Tiny(tier="Q4_0"))
+    plan = choose(Request(model=str(model), context=512, backend="gguf"), offline=True)
+    assert BACKEND.before_load(plan, model) == "compiling kernels for this processor, once; this takes some seconds"
+    short = replace(plan, device=replace(plan.device, available_bytes=500_000_000))
+    assert BACKEND.before_load(short, model) == ""
+    shutil.copytree(built.parent, cache / "edgeinfer" / built.parent.name)
+    assert BACKEND.before_load(plan, model) == ""
 
 
 def test_two_processes_build_it_at_once(cache: Path) -> None:

@@ -27,6 +27,9 @@ class ToyBackend:
     def forget(self, path: Path) -> None:
         self.forgotten.append(path)
 
+    def before_load(self, plan: Plan, path: Path) -> str:
+        return ""
+
     def load(self, plan: Plan, path: Path) -> Model:
         from edgeinfer.backends.reference import load_gguf
 

@@ -51,6 +51,11 @@ class ExecutorchBackend:
         if packed is not None:
             packed.unlink(missing_ok=True)
 
+    def before_load(self, plan: Plan, path: Path) -> str:  # noqa: ARG002
+        from edgeinfer.backends.executorch.build import built_library
+
+        return "" if built_library().exists() else "compiling the engine, once; this takes about a minute"
+
     def load(self, plan: Plan, path: Path) -> Model:
         """Raises ArtifactError for a folder that is no bundle, and BackendError without a compiler."""
         from edgeinfer.backends.executorch.bundle import load_bundle

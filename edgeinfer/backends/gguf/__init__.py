@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from edgeinfer.plan.types import Plan
 
 if TYPE_CHECKING:
     from edgeinfer.backends.gguf.model import GgufModel
+    from edgeinfer.formats.gguf_header import GgufHeader
 
 __all__ = ["BACKEND", "GgufBackend"]
 
@@ -61,12 +62,22 @@ class GgufBackend:
         self_test_cache.remove(path)
         remove_layers(path)
 
+    def before_load(self, plan: Plan, path: Path) -> str:
+        from edgeinfer.backends.gguf.kernels import library
+        from edgeinfer.formats.gguf_header import read_header
+
+        if plan.device.accelerators or library.is_built():
+            return ""
+        _engine()
+        builds = library.will_build(plan.device, _matrix_types(plan, read_header(path)))
+        return "compiling kernels for this processor, once; this takes some seconds" if builds else ""
+
     def load(self, plan: Plan, path: Path) -> GgufModel:
         """Raises BackendError, ArtifactError (also for architectures that cannot roll back) and EngineError."""
         from edgeinfer.formats.artifact import check_artifact
         from edgeinfer.formats.draft_file import read_draft_for
         from edgeinfer.formats.gguf_header import GgufHeader
-        from edgeinfer.formats.shape import read_by_type, shape_from_gguf
+        from edgeinfer.formats.shape import shape_from_gguf
 
         header = check_artifact(path)
         if not isinstance(header, GgufHeader):
@@ -79,7 +90,7 @@ class GgufBackend:
 
         return_large_buffers()
         n_gpu_layers = -1 if plan.device.accelerators else 0
-        types = read_by_type(header).keys() | ({"Q8_0"} if plan.taught is not None else set())  # a draft's own layer
+        types = _matrix_types(plan, header)
         no_kernel = {} if n_gpu_layers else install_kernels(plan.device, types)
         copied = is_repacked(header) or bool(types & amx_types())
         loaded = llama.load(header.parts or path, mmap=not copied, n_gpu_layers=n_gpu_layers)
@@ -102,6 +113,12 @@ class GgufBackend:
         except BaseException:
             loaded.close()
             raise
+
+
+def _matrix_types(plan: Plan, header: GgufHeader) -> Set[str]:
+    from edgeinfer.formats.shape import read_by_type
+
+    return read_by_type(header).keys() | ({"Q8_0"} if plan.taught is not None else set())  # a draft's own layer
 
 
 def _engine() -> ModuleType:

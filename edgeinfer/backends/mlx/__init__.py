@@ -38,6 +38,9 @@ class MlxBackend:
     def forget(self, path: Path) -> None:
         """Nothing is kept about a model."""
 
+    def before_load(self, plan: Plan, path: Path) -> str:  # noqa: ARG002
+        return ""
+
     def load(self, plan: Plan, path: Path) -> Model:
         """Raises NoPlanError when the plan is over its budget: MLX is never asked to load that."""
         if plan.estimate.total_bytes > plan.budget_bytes and not plan.forced:

@@ -39,6 +39,9 @@ class ReferenceBackend:
     def forget(self, path: Path) -> None:
         """Nothing is kept about a model."""
 
+    def before_load(self, plan: Plan, path: Path) -> str:  # noqa: ARG002
+        return ""
+
     def load(self, plan: Plan, path: Path) -> ReferenceModel:
         return load_gguf(
             path,

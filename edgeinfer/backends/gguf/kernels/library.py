@@ -25,7 +25,7 @@ from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.kept import write_whole
 from edgeinfer.paths import cache_folder
 
-__all__ = ["KERNELS", "install", "remove", "types_with_kernels", "version", "why_not"]
+__all__ = ["KERNELS", "install", "is_built", "remove", "types_with_kernels", "version", "why_not", "will_build"]
 
 KERNELS: Final[Mapping[str, int]] = {  # by type of matrix: its ggml_type
     "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14
@@ -67,6 +67,19 @@ def version() -> str:
     return "" if _why_not_built() else _digest()[:8]
 
 
+def is_built() -> bool:
+    try:
+        return _path().exists()
+    except (OSError, ImportError):
+        return False
+
+
+def will_build(device: DeviceProfile, types: Set[str]) -> bool:
+    """Whether `install` will compile them first."""
+    can_have = not types.isdisjoint(types_with_kernels()) and not why_not(device)
+    return can_have and not is_built() and device.available_bytes >= _BUILD_BYTES
+
+
 def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     """Put the kernels for matrices of `types` in place in this process, where they stay, once they have given the bits
     of ggml's.
@@ -78,7 +91,7 @@ def install(device: DeviceProfile, types: Set[str]) -> Mapping[str, str]:
     if not wanted:
         return {}
     reason = why_not(device)
-    if not reason and device.available_bytes < _BUILD_BYTES and not _is_built():
+    if not reason and device.available_bytes < _BUILD_BYTES and not is_built():
         free = device.available_bytes // 10**6
         reason = f"to build them takes {_BUILD_BYTES // 10**6} MB of memory, and {free} MB are free"
     if reason:
@@ -136,7 +149,7 @@ def _why_not_built() -> str:
         return f"{SWITCH}=off forbids them"
     if cache_folder() is None:
         return "there is no cache folder for their library"
-    return "" if _compiler() or _is_built() else "there is no C++ compiler to build them"
+    return "" if _compiler() or is_built() else "there is no C++ compiler to build them"
 
 
 def _library() -> ctypes.CDLL:
@@ -148,13 +161,6 @@ def _library() -> ctypes.CDLL:
 
 def _path() -> Path:
     return _folder() / f"{_digest()[:16]}.so"
-
-
-def _is_built() -> bool:
-    try:
-        return _path().exists()
-    except (OSError, ImportError):
-        return False
 
 
 def _why_not_kept_in(folder: Path) -> str:
