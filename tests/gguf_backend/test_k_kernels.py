@@ -112,9 +112,17 @@ def test_16_rows_of_k_quants_have_the_bits_of_single_ones(tier: str, tmp_path: P
 
 
 @needs_vnni
-@pytest.mark.parametrize(("tier", "expected"), [("Q4_K_S", "3\n"), ("Q6_K", "5\n")])
+@pytest.mark.parametrize(("tier", "expected"), [("Q4_K_S", "3\n"), ("Q5_K_S", "7\n"), ("Q6_K", "7\n")])
 def test_fewer_rows_have_them_with_the_kernels_of_ggml(tier: str, expected: str, tmp_path: Path) -> None:
     assert run(EXACT, str(write_k_quants(tmp_path, tier)), EDGEINFER_PATCH_LLAMA="off") == expected
+
+
+@pytest.mark.skipif(FACTS.exact_rows(DEVICE, {"Q8_0"}, "q8_0/f16") is None, reason="measured on x86")
+@pytest.mark.parametrize("tier", ["Q5_0", "Q5_1"])
+def test_16_rows_of_what_takes_the_place_of_k_quants_have_them_too(tier: str, tmp_path: Path) -> None:
+    floats = write_tiny(tmp_path / "floats.gguf", Tiny(tier="F16"))
+    quantize(floats, tmp_path / "quantized.gguf", tier, pure=True)
+    assert run(EXACT, str(tmp_path / "quantized.gguf"), EDGEINFER_PATCH_LLAMA="off") == "16\n"
 
 
 @needs_vnni

@@ -53,13 +53,11 @@ _BLOCK: Final = Scaling(n_values=32, n_bytes=2)  # block_q8_0 and block_q4_0
 _ENGINE_BYTES: Final = 87_000_000  # docs/memory.md: the interpreter with its imports, llama.cpp's code and tables
 _EXIT_BYTES: Final = 11_000_000  # docs/memory.md: two contexts that draft and verify, without their K/V
 
-# Rows of a batch that round as single rows do, by the types of the file's matrices. Measured with the x86 kernels of
-# ggml 0.25, flash attention on.
-_EXACT_ROWS: Final[tuple[tuple[frozenset[str], int], ...]] = (
-    (frozenset({"Q4_0", "Q4_1", "Q8_0"}), 16),
-    (frozenset({"Q4_0", "Q6_K"}), 5),
-    (frozenset({"Q4_K", "Q6_K"}), 3),
-)
+# Rows of a batch that round as single rows do, by type of matrix. Measured with the x86 kernels of ggml 0.25, flash
+# attention on.
+_EXACT_ROWS: Final[Mapping[str, int]] = {
+    "Q4_0": 16, "Q4_1": 16, "Q5_0": 16, "Q5_1": 16, "Q8_0": 16, "Q4_K": 3, "Q5_K": 7, "Q6_K": 7
+}  # fmt: skip
 
 _REPACKED_X86: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})  # ggml-cpu/repack.cpp, AVX2
 _REPACKED_ARM: Final = _REPACKED_X86 | {"Q5_K", "Q6_K", "Q8_0"}
@@ -70,10 +68,8 @@ def exact_rows_of(tensor_types: Set[str], exact_types: Set[str] = frozenset()) -
 
     `exact_types`: those of which 16 rows do, by the kernels of `kernels/` or by AMX.
     """
-    rest = tensor_types - exact_types
-    if tensor_types and not rest:
-        return OWN_ROWS
-    return next((rows for types, rows in _EXACT_ROWS if rest and rest <= types), None)
+    rows = {**_EXACT_ROWS, **dict.fromkeys(exact_types, OWN_ROWS)}
+    return min(rows[name] for name in tensor_types) if tensor_types and tensor_types <= rows.keys() else None
 
 
 def splits_keys(kv_type: KvType) -> bool:
