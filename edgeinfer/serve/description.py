@@ -20,6 +20,7 @@ ERRORS = {
     "405": "another method is needed",
     "413": "the body is too large",
     "429": "too many requests wait; Retry-After says when to come again",
+    "503": "the server is closing",
 }
 
 

@@ -279,12 +279,17 @@ def test_the_description_names_every_parameter(server: Server) -> None:
 def test_a_server_that_is_stopped_tells_its_clients() -> None:
     server_run = running(Access("127.0.0.1"))
     server = next(server_run)
-    held = post(server, {"max_tokens": 100_000, "stream": True, "logit_bias": endless(server)})
-    wait(server, 1)
+    kinds = {True: b"HTTP/1.1 200 OK", False: b"HTTP/1.1 503 Service Unavailable"}
+    held = {
+        streamed: post(server, {"max_tokens": 100_000, "stream": streamed, "logit_bias": endless(server)})
+        for streamed in kinds
+    }
+    wait(server, 2)
     with pytest.raises(StopIteration):
         next(server_run)
-    received = b""
-    while part := held.recv(65536):
-        received += part
-    held.close()
-    assert b"the server is closing" in received
+    for streamed, status in kinds.items():
+        received = b""
+        while part := held[streamed].recv(65536):
+            received += part
+        held[streamed].close()
+        assert received.startswith(status) and b"the server is closing" in received

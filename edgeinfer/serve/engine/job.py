@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeinfer.decode.constraint import Constraint
 from edgeinfer.decode.stats import AnswerStats
-from edgeinfer.errors import EdgeInferError
+from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.protocols import Row
 from edgeinfer.serve.engine.text import AnswerText, Part
 from edgeinfer.types import Prompt, Sampling
@@ -25,6 +25,13 @@ class BusyError(EdgeInferError):
     def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class ClosingError(EngineError):
+    """The server ends. The request may be sent again when it is back."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is closing")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from edgeinfer.decode.stats import AnswerStats
 from edgeinfer.errors import EdgeInferError, EngineError
 from edgeinfer.protocols import Ask, Cache, Row
 from edgeinfer.serve.engine.counts import Counts
-from edgeinfer.serve.engine.job import Admitted, BusyError, Ended, Failed, Finish, Job, State
+from edgeinfer.serve.engine.job import Admitted, BusyError, ClosingError, Ended, Failed, Finish, Job, State
 from edgeinfer.serve.engine.pace import Pace
 from edgeinfer.serve.engine.slots import NoPrefixes, Prefixes, Slot, by_turn, choose_slot
 from edgeinfer.types import Prompt, compact
@@ -80,10 +80,12 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Let `jobs` wait for a conversation, first in, first out. Raises BusyError when too many wait already."""
+        """Let `jobs` wait for a conversation, first in, first out. Raises BusyError when too many wait already,
+        ClosingError after `close`.
+        """
         with self._changed:
             if self._closing:
-                raise BusyError("the server is closing", retry_after_s=1.0)
+                raise ClosingError
             free = sum(slot.job is None for slot in self._slots)
             n_waiting = len(self._waiting)
             if n_waiting + len(jobs) > self._max_waiting + free:
@@ -132,7 +134,7 @@ class Scheduler:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        closed = EngineError("the server is closing")
+        closed = ClosingError()
         while self._waiting:
             self._waiting.popleft().report(Failed(closed))
         for slot in self._slots:

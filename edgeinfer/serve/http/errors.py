@@ -9,7 +9,7 @@ from typing import TypeAlias
 from starlette.responses import JSONResponse
 
 from edgeinfer.errors import EdgeInferError, ModelNotFoundError, UsageError
-from edgeinfer.serve.engine.job import BusyError
+from edgeinfer.serve.engine.job import BusyError, ClosingError
 from edgeinfer.serve.http.reading import TooLargeError
 
 __all__ = ["Envelope", "NoAccessError", "error_response", "sentence", "status_of"]
@@ -31,6 +31,8 @@ def status_of(error: EdgeInferError) -> int:
         return error.status
     if isinstance(error, BusyError):
         return 429
+    if isinstance(error, ClosingError):
+        return 503
     if isinstance(error, TooLargeError):
         return 413
     if isinstance(error, ModelNotFoundError):
