@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from edgeinfer.backends.gguf.facts import FACTS
+from edgeinfer.backends.gguf.model import EngineSettings, exact_rows
 from edgeinfer.backends.gguf.quantize import quantize
+from edgeinfer.formats.gguf_header import read_header
 from tests.gguf_backend.kernel_runs import DEVICE, EXACT, check_logits, needs_vnni, run, with_mistake
 from tests.tiny_gguf import Tiny, write_tiny
 
@@ -132,3 +136,11 @@ def test_plans_know_of_exact_rows_before_a_model_is_loaded(monkeypatch: pytest.M
         monkeypatch.setenv("EDGEINFER_PATCH_LLAMA", switch)
         rows[switch] = [FACTS.exact_rows(DEVICE, types, "q8_0/f16") for types in ({"Q4_K"}, {"Q4_K", "Q6_K"})]
     assert rows == {"on": [16, 16], "off": [3, 3]}
+
+
+def test_a_matrix_that_ggml_does_not_repack_has_the_exact_rows_of_ggml(tmp_path: Path) -> None:
+    header = read_header(write_k_quants(tmp_path, "Q4_K_S"))
+    settings = EngineSettings(2, "q8_0/f16", exact_types=frozenset({"Q4_K"}))
+    odd = [replace(one, shape=(one.shape[0], 321)) if one.name == "output.weight" else one for one in header.tensors]
+    found = [exact_rows(one, settings) for one in (header, replace(header, tensors=tuple(odd)))]
+    assert found == ([16, 3] if platform.machine() == "x86_64" else [None, None])

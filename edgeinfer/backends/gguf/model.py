@@ -44,7 +44,7 @@ def exact_rows(header: GgufHeader, settings: EngineSettings) -> int | None:
     """Model.exact_rows for this file, opened like this, on this processor."""
     if not _may_be_exact(settings):
         return None
-    return facts.exact_rows_of(read_by_type(header).keys(), settings.exact_types)
+    return facts.exact_rows_of(read_by_type(header).keys(), settings.exact_types - _not_repacked(header))
 
 
 def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: str = "") -> str:
@@ -61,6 +61,12 @@ def rounding_note(header: GgufHeader, settings: EngineSettings, *, no_own_rows: 
         ": with drafts, a token may differ where the best two are nearly tied. `--speculation off` is exactly plain "
         "decoding, without the gain on repeated text"
     )
+
+
+def _not_repacked(header: GgufHeader) -> frozenset[str]:
+    """Types that edgeinfer's kernels multiply only repacked, and of which ggml leaves a matrix as it is."""
+    odd = any(one.type.name == "Q4_K" and len(one.shape) > 1 and one.shape[1] % 8 for one in header.tensors)
+    return frozenset({"Q4_K"}) if odd else frozenset()
 
 
 def _may_be_exact(settings: EngineSettings) -> bool:
