@@ -31,13 +31,13 @@ __all__ = ["add_arguments", "run"]
 
 ROWS: Final = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 PROMPTS: Final = (55, 256)  # rows of which only the last gives logits
-POSITION: Final = 200
 REPEATED: Final = 5  # a first decode finds caches full of other data, and builds a graph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, nargs="+", help="GGUF files")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--position", type=int, default=200, help="of the first row (200)")
     parser.add_argument("--runs", type=int, default=15, help="turns of each kernel (15)")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the report")
 
@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
     device = detect()
     names = " ".join(path.name for path in args.source)
     command = ["python", "-m", "benchmarks", "cpu_kernels", *names.split(), "--runs", str(args.runs)]
+    command += [] if args.position == 200 else ["--position", str(args.position)]
     text = head("Kernels for llama.cpp on CPUs", command, device, backends.get("gguf").probe().versions)
     for path in args.source:
-        text += _section(path.name, _measure(path, args.threads, args.runs, device), args.threads)
+        text += _section(path.name, _measure(path, args, device), args)
     sys.stdout.write(text)
     if args.out:
         write_text(args.out, text)
@@ -63,7 +64,7 @@ class Measured:
     n_exact: dict[int, int]  # rows that equal single rows bit for bit, by rows of the decode
 
 
-def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> Mapping[str, Measured]:
+def _measure(path: Path, args: argparse.Namespace, device: DeviceProfile) -> Mapping[str, Measured]:
     from edgeinfer.backends.gguf import llama
     from edgeinfer.backends.gguf.batch import Batch
     from edgeinfer.backends.gguf.kernels.library import install, remove
@@ -77,24 +78,24 @@ def _measure(path: Path, n_threads: int, n_runs: int, device: DeviceProfile) -> 
         "ggml": lambda: remove(types),
     }
     model = llama.load(path)
-    context = llama.Context(
-        model, llama.ContextOptions(512, max(PROMPTS), n_threads=n_threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
-    )
+    start, slots = args.position, args.position + max(PROMPTS)
+    options = llama.ContextOptions(slots, max(PROMPTS), n_threads=args.threads, n_outputs=max(ROWS), kv_type="q8_0/f16")
+    context = llama.Context(model, options)
     try:
         batch = Batch(max(PROMPTS))
-        batch.fill(_tokens(0, POSITION), 0, n_wanted=1)
-        context.decode(batch)
-        single = np.stack([_rows(context, batch, POSITION + row, 1)[0] for row in range(max(ROWS))])
+        for at in range(0, start, max(PROMPTS)):
+            _rows(context, batch, at, min(max(PROMPTS), start - at), n_wanted=1)
+        single = np.stack([_rows(context, batch, start + row, 1)[0] for row in range(max(ROWS))])
         measured = {name: Measured({n: [] for n in (*ROWS, *PROMPTS)}, {}) for name in kernels}
-        for turn in range(n_runs):
+        for turn in range(args.runs):
             for name in sorted(kernels, reverse=bool(turn % 2)):
                 kernels[name]()
                 for n in (*ROWS, *PROMPTS):
                     seconds = []
                     for _ in range(REPEATED):
-                        context.remove(POSITION)
+                        context.remove(start)
                         began = time.perf_counter()
-                        rows = _rows(context, batch, POSITION, n, n_wanted=1 if n in PROMPTS else n)
+                        rows = _rows(context, batch, start, n, n_wanted=1 if n in PROMPTS else n)
                         seconds.append(time.perf_counter() - began)
                     measured[name].seconds[n].append(statistics.median(seconds))
                     equal = sum(np.array_equal(row, one) for row, one in zip(rows, single, strict=False))
@@ -118,7 +119,7 @@ def _tokens(position: int, n: int) -> list[int]:
     return [3 + index * 7 % 200 for index in range(position, position + n)]
 
 
-def _section(name: str, measured: Mapping[str, Measured], n_threads: int) -> str:
+def _section(name: str, measured: Mapping[str, Measured], args: argparse.Namespace) -> str:
     ours, ggml = measured["edgeinfer"], measured["ggml"]
 
     def row(n: int) -> list[str]:
@@ -136,6 +137,6 @@ def _section(name: str, measured: Mapping[str, Measured], n_threads: int) -> str
 
     titles = ("rows", "ms, edgeinfer", "ggml", "of one row", "ggml", "speed-up (middle half)", "equal to single rows")
     return (
-        f"\n## {name}\n\n{n_threads} threads, position {POSITION}, K in q8_0, V in f16; medians. "
+        f"\n## {name}\n\n{args.threads} threads, position {args.position}, K in q8_0, V in f16; medians. "
         f"The last {len(PROMPTS)} lines are prompts.\n\n" + table(titles, [row(n) for n in (*ROWS, *PROMPTS)])
     )
