@@ -263,10 +263,11 @@ Kernel repacked(const char *name, Format matrix, Format input, const char *gemv,
 }
 
 std::vector<Kernel> kernels() {
-    const auto f16 = [](const Shape &shape, const Operands &operands, const Share &share) {
-        multiply_f16(share, {reinterpret_cast<const uint16_t *>(operands.matrix), shape.matrix_stride, shape.n_rows,
-                             reinterpret_cast<const uint16_t *>(operands.inputs), shape.inputs_stride, shape.n_inputs,
-                             shape.n_blocks, operands.out, shape.out_stride});
+    const auto blocks = [](auto multiply) {
+        return [=](const Shape &shape, const Operands &operands, const Share &share) {
+            multiply(share, {operands.matrix, shape.matrix_stride, shape.n_rows, operands.inputs, shape.inputs_stride,
+                             shape.n_inputs, shape.n_blocks, operands.out, shape.out_stride});
+        };
     };
 #ifdef __AVX512F__
     const bool as_wide_as_ggml = true;
@@ -274,16 +275,10 @@ std::vector<Kernel> kernels() {
     const bool as_wide_as_ggml = false;
 #endif
     std::vector<Kernel> found{
-        shared("F16", {2, 1, 1}, {2, 1, 1}, 2, MOST_F16_INPUTS, as_wide_as_ggml, "ggml_vec_dot_f16", f16),
+        shared("F16", {2, 1, 1}, {2, 1, 1}, 2, MOST_F16_INPUTS, as_wide_as_ggml, "ggml_vec_dot_f16", blocks(multiply_f16)),
         repacked("Q4_0", {144, 32, 8}, {34, 32, 1}, "ggml_gemv_q4_0_8x8_q8_0", multiply_q4_0),
     };
 #ifdef EDGEINFER_VNNI
-    const auto blocks = [](auto multiply) {
-        return [=](const Shape &shape, const Operands &operands, const Share &share) {
-            multiply(share, {operands.matrix, shape.matrix_stride, shape.n_rows, operands.inputs, shape.inputs_stride,
-                             shape.n_inputs, shape.n_blocks, operands.out, shape.out_stride});
-        };
-    };
     found.push_back(shared("Q4_1", {20, 32, 2}, {36, 32, 2}, 1, 300, true, "ggml_vec_dot_q4_1_q8_1", blocks(multiply_q4_1)));
     found.push_back(shared("Q8_0", {34, 32, 1}, {34, 32, 1}, 1, 300, true, "ggml_vec_dot_q8_0_q8_0", blocks(multiply_q8_0)));
     constexpr Format Q8_K{292, 256, 1, 4, 16};

@@ -282,14 +282,8 @@ void multiply_pass(const Share &share, const BlockProduct &product) {
 
 template <class Format>
 void multiply(const Share &share, const BlockProduct &product) {
-    const auto *inputs = static_cast<const typename Format::InputBlock *>(product.inputs);
-    for (int64_t first = 0; first < product.n_inputs; first += PASS) {
-        BlockProduct part = product;
-        part.inputs = inputs + first * product.inputs_stride;
-        part.n_inputs = std::min(PASS, product.n_inputs - first);
-        part.out = product.out + first * product.out_stride;
-        multiply_pass<Format>(share, part);
-    }
+    for (int64_t first = 0; first < product.n_inputs; first += PASS)
+        multiply_pass<Format>(share, part_of<typename Format::InputBlock>(product, first, PASS));
 }
 
 }  // namespace

@@ -193,17 +193,19 @@ Halves spread(Halves inputs, int64_t n_inputs, int64_t n_values) {
 
 }  // namespace
 
-void multiply_f16(const Share &share, const F16Product &product) {
+void multiply_f16(const Share &share, const BlockProduct &product) {
     constexpr int64_t GROUP = 16;  // matrix rows that all panels read while they are in the cache
     const int64_t from = product.n_rows * share.index / share.of, to = product.n_rows * (share.index + 1) / share.of;
-    const Halves matrix{product.matrix, product.matrix_stride};
-    const Halves inputs = spread({product.inputs, product.inputs_stride}, product.n_inputs, product.n_values);
+    const int64_t n_values = product.n_blocks;
+    const Halves matrix{static_cast<const uint16_t *>(product.matrix), product.matrix_stride};
+    const Halves given{static_cast<const uint16_t *>(product.inputs), product.inputs_stride};
+    const Halves inputs = spread(given, product.n_inputs, n_values);
     const Products out{product.out, product.out_stride};
     const int64_t n_panels = (product.n_inputs + PANEL - 1) / PANEL;
     for (int64_t row = from; row < to; row += GROUP) {
         for (int64_t panel = 0; panel < n_panels; ++panel) {
             const int64_t first = product.n_inputs * panel / n_panels, end = product.n_inputs * (panel + 1) / n_panels;
-            multiply(end - first, matrix.from(row), std::min(GROUP, to - row), inputs.from(first), product.n_values,
+            multiply(end - first, matrix.from(row), std::min(GROUP, to - row), inputs.from(first), n_values,
                      out.from(first, row));
         }
     }

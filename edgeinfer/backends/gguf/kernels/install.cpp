@@ -49,15 +49,18 @@ using MultiplyBlocks = void (*)(const Share &, const BlockProduct &);
 
 struct Blocks {
     int matrix, inputs;
-    int64_t fewest;  // inputs; fewer are left to ggml
+    int64_t fewest, most;  // inputs; other numbers are left to ggml
     MultiplyBlocks multiply;
 };
 
+constexpr int64_t ANY = INT64_MAX;
+
 const Blocks BLOCKS[] = {
-    {Q4_1, Q8_1, 1, multiply_q4_1},
-    {Q8_0, Q8_0, 1, multiply_q8_0},
-    {Q5_K, Q8_K, 2, multiply_q5_K},
-    {Q6_K, Q8_K, 2, multiply_q6_K},
+    {F16, F16, 2, MOST_F16_INPUTS, multiply_f16},
+    {Q4_1, Q8_1, 1, ANY, multiply_q4_1},
+    {Q8_0, Q8_0, 1, ANY, multiply_q8_0},
+    {Q5_K, Q8_K, 2, ANY, multiply_q5_K},
+    {Q6_K, Q8_K, 2, ANY, multiply_q6_K},
 };
 
 // See llamafile/sgemm.h: C[n][m] = A[m] . B[n], with k values (or blocks of them) in a row. False: "do it another way".
@@ -65,13 +68,9 @@ bool sgemm(const ComputeParams *params, int64_t m, int64_t n, int64_t k, const v
            int64_t b_stride, void *c, int64_t c_stride, int a_type, int b_type, int c_type) {
     const Share share{params->thread, params->n_threads};
     const bool is_ours = is_installed(a_type) && c_type == F32;
-    if (is_ours && a_type == F16 && b_type == F16 && n >= 2 && n <= MOST_F16_INPUTS) {
-        multiply_f16(share, {static_cast<const uint16_t *>(a), a_stride, m, static_cast<const uint16_t *>(b), b_stride,
-                             n, k, static_cast<float *>(c), c_stride});
-        return true;
-    }
     for (const Blocks &blocks : BLOCKS) {
-        if (!is_ours || a_type != blocks.matrix || b_type != blocks.inputs || n < blocks.fewest) continue;
+        if (!is_ours || a_type != blocks.matrix || b_type != blocks.inputs) continue;
+        if (n < blocks.fewest || n > blocks.most) continue;
         blocks.multiply(share, {a, a_stride, m, b, b_stride, n, k, static_cast<float *>(c), c_stride});
         return true;
     }

@@ -244,14 +244,6 @@ void add_up(const Rows &rows, const char *next, const BlockProduct &product, Sum
     }
 }
 
-BlockProduct part_of(const BlockProduct &product, int64_t first, int64_t most) {
-    BlockProduct part = product;
-    part.inputs = static_cast<const BlockQ8_K *>(product.inputs) + first * product.inputs_stride;
-    part.n_inputs = std::min(most, product.n_inputs - first);
-    part.out = product.out + first * product.out_stride;
-    return part;
-}
-
 template <class Format>
 void multiply_near(const Share &share, const BlockProduct &product) {
     Sums sums[PASS];
@@ -264,7 +256,7 @@ void multiply_near(const Share &share, const BlockProduct &product) {
         const Rows rows = rows_from(start, row_bytes, n_rows);
         const auto wanted = static_cast<__mmask16>((1u << n_rows) - 1);
         for (int64_t first = 0; first < product.n_inputs; first += PASS) {
-            const BlockProduct part = part_of(product, first, PASS);
+            const BlockProduct part = part_of<BlockQ8_K>(product, first, PASS);
             add_up<Format>(rows, start + SIDE * row_bytes, part, sums);
             for (int64_t n = 0; n < part.n_inputs; ++n) {
                 __m512 sum = add_parts(sums[n].parts);
@@ -280,7 +272,7 @@ void multiply(const Share &share, const BlockProduct &product) {
     const int64_t bytes_of_pass = PASS * product.n_blocks * sizeof(BlockQ8_K);
     const int64_t most = PASS * std::max<int64_t>(1, NEAR / bytes_of_pass);
     for (int64_t first = 0; first < product.n_inputs; first += most)
-        multiply_near<Format>(share, part_of(product, first, most));
+        multiply_near<Format>(share, part_of<BlockQ8_K>(product, first, most));
 }
 
 }  // namespace

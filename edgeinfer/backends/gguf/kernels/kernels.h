@@ -13,21 +13,6 @@ struct Share {  // the part of one thread: index of `of`
     int64_t index, of;
 };
 
-// out[n * out_stride + r] = sum over v of matrix[r * matrix_stride + v] * inputs[n * inputs_stride + v]; strides in values
-struct F16Product {
-    const uint16_t *matrix;
-    int64_t matrix_stride, n_rows;
-    const uint16_t *inputs;
-    int64_t inputs_stride, n_inputs;
-    int64_t n_values;
-    float *out;
-    int64_t out_stride;
-};
-
-constexpr int64_t MOST_F16_INPUTS = 16;
-
-void multiply_f16(const Share &share, const F16Product &product);
-
 // The matrix in blocks of eight rows side by side. One input in blocks of its own, or several, a multiple of four, in
 // blocks of four. `n_values` is a multiple of a block's, `n_rows` of 8.
 struct RepackedProduct {
@@ -49,7 +34,8 @@ bool multiply_q4_K(const RepackedProduct &product);
 // Four rows in block_q8_Kx4, each as ggml's quantize_row_q8_K quantizes it. Only with VNNI.
 void quantize_four_q8_K(const float *inputs, void *blocks, int64_t n_values);
 
-// Matrix and inputs in ggml's blocks; strides in blocks (those of `out` in values).
+// out[n * out_stride + r] = row r of the matrix times input n. Both are in ggml's blocks; strides in blocks (those of `out`
+// in values). A 16-bit float is a block of one value.
 struct BlockProduct {
     const void *matrix;
     int64_t matrix_stride, n_rows;
@@ -59,6 +45,11 @@ struct BlockProduct {
     float *out;
     int64_t out_stride;
 };
+
+constexpr int64_t MOST_F16_INPUTS = 16;
+
+// 16-bit floats, 2 to MOST_F16_INPUTS inputs.
+void multiply_f16(const Share &share, const BlockProduct &product);
 
 // block_q4_1 times block_q8_1, and block_q8_0 times block_q8_0. Only with VNNI.
 void multiply_q4_1(const Share &share, const BlockProduct &product);

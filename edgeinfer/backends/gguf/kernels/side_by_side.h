@@ -55,6 +55,16 @@ inline __m512 add_parts(const __m512 (&sums)[PARTS]) {
     return _mm512_add_ps(_mm512_add_ps(four[0], four[2]), _mm512_add_ps(four[1], four[3]));
 }
 
+// The product of some of the inputs: at most `most`, from `first` on.
+template <class InputBlock>
+BlockProduct part_of(const BlockProduct &product, int64_t first, int64_t most) {
+    BlockProduct part = product;
+    part.inputs = static_cast<const InputBlock *>(product.inputs) + first * product.inputs_stride;
+    part.n_inputs = std::min(most, product.n_inputs - first);
+    part.out = product.out + first * product.out_stride;
+    return part;
+}
+
 inline void fetch(const char *from, const char *to) {
     for (; from < to; from += 64) _mm_prefetch(from, _MM_HINT_T0);  // a line of the cache
 }
