@@ -12,15 +12,13 @@ import pytest
 from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.kernels import library
 from edgeinfer.backends.gguf.kernels.library import why_not
-from edgeinfer.backends.gguf.probe import library_versions
+from edgeinfer.backends.gguf.probe import cpu_features
 from edgeinfer.device import detect
 
 DEVICE = detect()
 WHY_NOT = why_not(DEVICE) or ("this build of llama.cpp has AMX" if amx_types() or would_crash() else "")
 needs_kernels = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")
-needs_vnni = pytest.mark.skipif(
-    bool(WHY_NOT) or "AVX512_VNNI" not in library_versions()["llama.cpp features"], reason=WHY_NOT or "AVX-512 VNNI"
-)
+needs_vnni = pytest.mark.skipif(bool(WHY_NOT) or "AVX512_VNNI" not in cpu_features(), reason=WHY_NOT or "AVX-512 VNNI")
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:

@@ -26,7 +26,7 @@ def built_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
     library = tmp_path / "libggml-cpu.so"
     library.write_bytes(GCC_13)
     monkeypatch.setattr(amx, "cpu_library", lambda: library)
-    monkeypatch.setattr(amx, "library_versions", lambda: {"llama.cpp features": f"CPU : AVX2, {request.param}"})
+    monkeypatch.setattr(amx, "cpu_features", lambda: frozenset({"AVX2", request.param}))
     amx.would_crash.cache_clear()
     yield library
     amx.would_crash.cache_clear()

@@ -46,12 +46,14 @@ class GgufBackend:
         from edgeinfer.backends.gguf.probe import gives_states
         from edgeinfer.device import detect
 
+        amx = f"for {', '.join(sorted(amx_types()))}" if amx_types() else ""
+        if would_crash():
+            amx = "left out, because the compiler made it crash; docs/install.md helps"
         missing = "" if gives_states() else " only: this build does not give the states between layers"
         return {
             "taught drafts": f"exit{missing}" if missing else "exit and feature",
             "own kernels": why_not(detect()) or ", ".join(types_with_kernels()),
-            **({"AMX": "left out, because the compiler made it crash; docs/install.md helps"} if would_crash() else {}),
-            **({"AMX": f"for {', '.join(sorted(amx_types()))}"} if amx_types() else {}),
+            **({"AMX": amx} if amx else {}),
         }
 
     def forget(self, path: Path) -> None:

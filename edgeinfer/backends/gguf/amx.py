@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import Final
 
-from edgeinfer.backends.gguf.probe import cpu_library, library_versions
+from edgeinfer.backends.gguf.probe import cpu_features, cpu_library
 
 __all__ = ["amx_types", "is_miscompiled", "would_crash"]
 
@@ -38,4 +38,4 @@ def is_miscompiled(library: bytes) -> bool:
 
 
 def _has_amx() -> bool:
-    return "AMX_INT8" in library_versions()["llama.cpp features"].split(", ")
+    return "AMX_INT8" in cpu_features()

@@ -177,9 +177,8 @@ def load(paths: Path | Sequence[Path], *, mmap: bool = True, n_gpu_layers: int =
     """
     options = C.llama_model_default_params()
     options.n_gpu_layers = n_gpu_layers
-    options.use_extra_bufts = (
-        not would_crash()
-    )  # no other choice of llama.cpp turns AMX off, and this one also repacking
+    # No other option of llama.cpp turns AMX off. This one also turns off repacking.
+    options.use_extra_bufts = not would_crash()
     options.load_mode = C.LLAMA_LOAD_MODE_MMAP if mmap else C.LLAMA_LOAD_MODE_NONE
     parts = [paths] if isinstance(paths, Path) else list(paths)
     names = [os.fsencode(part) for part in parts]

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import Final
 
-__all__ = ["GET_STATES", "SET_STATES", "cpu_library", "gives_states", "library_versions"]
+__all__ = ["GET_STATES", "SET_STATES", "cpu_features", "cpu_library", "gives_states", "library_versions"]
 
 # C++ names of two functions of llama-ext.h, which llama.cpp calls a staging area.
 SET_STATES: Final = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
@@ -37,6 +37,11 @@ def library_versions() -> dict[str, str]:
             word.strip().removesuffix(" = 1") for word in features.split("|") if word.strip()
         ),
     }
+
+
+def cpu_features() -> frozenset[str]:
+    """What this build of llama.cpp uses of the processor, in its words. Raises what `library_versions` raises."""
+    return frozenset(library_versions()["llama.cpp features"].split(", "))
 
 
 def cpu_library() -> Path:

@@ -20,7 +20,7 @@ from typing import Final
 
 from edgeinfer.backends.gguf.amx import amx_types, would_crash
 from edgeinfer.backends.gguf.exit.switch import SWITCH, may_patch
-from edgeinfer.backends.gguf.probe import library_versions
+from edgeinfer.backends.gguf.probe import cpu_features
 from edgeinfer.device.profile import DeviceProfile
 from edgeinfer.kept import write_whole
 from edgeinfer.paths import cache_folder
@@ -236,7 +236,7 @@ def _digest() -> str:
 
 def _flags() -> tuple[str, ...]:
     """F16 vectors must be as wide as ggml's, because their width decides the order of additions."""
-    features = library_versions()["llama.cpp features"].split(", ")
+    features = cpu_features()
     more = [flag for feature, flags in _FLAGS_BY_FEATURE.items() if feature in features for flag in flags]
     return (*_FLAGS, *more)
 
